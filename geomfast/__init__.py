@@ -1,0 +1,46 @@
+"""geomfast: the geometry of neural networks while they learn.
+
+Public names are loaded on first use, so that the command line and analyses that need no torch
+do not wait for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from geomfast.kernels import backend_report
+    from geomfast.measures.spectra import effective_rank, rankme, singular_values
+    from geomfast.records import load_records
+
+_HOME = {
+    "backend_report": "geomfast.kernels",
+    "effective_rank": "geomfast.measures.spectra",
+    "load_records": "geomfast.records",
+    "rankme": "geomfast.measures.spectra",
+    "singular_values": "geomfast.measures.spectra",
+}
+
+__all__ = [
+    "__version__",
+    "backend_report",
+    "effective_rank",
+    "load_records",
+    "rankme",
+    "singular_values",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'geomfast' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

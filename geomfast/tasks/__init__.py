@@ -1,0 +1,64 @@
+"""The eight algorithmic tasks of arXiv:2602.15997 at three levels each. No torch here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from geomfast.tasks import (
+    addition,
+    compare,
+    copy,
+    modular,
+    multiplication,
+    parity,
+    reverse,
+    sort,
+)
+from geomfast.tasks.task import Examples, Task, examples
+from geomfast.tasks.vocabulary import TASK_NAMES
+
+_MODULES = (copy, reverse, sort, parity, compare, addition, multiplication, modular)
+TASKS: dict[str, Task] = {module.TASK.name: module.TASK for module in _MODULES}
+LEVELS = (1, 2, 3)
+
+#: The stream the diagnostic samples come from; no training stream has this name.
+DIAGNOSTIC_STREAM = "diagnostic"
+
+
+class TaskLevel(NamedTuple):
+    """A task at one difficulty."""
+
+    task: str
+    level: int
+
+    @property
+    def name(self) -> str:
+        """For instance MOD-1."""
+        return f"{self.task}-{self.level}"
+
+    @property
+    def chance(self) -> float:
+        """Exact-match rate of the best answer that ignores the input."""
+        return TASKS[self.task].chance(self.level)
+
+    def examples(self, stream: str, start: int, count: int) -> Examples:
+        """Examples ``start`` ... ``start + count`` of a stream; see :func:`examples`."""
+        return examples(TASKS[self.task], self.level, stream, start, count)
+
+
+def task_levels(tasks: tuple[str, ...], levels: tuple[int, ...]) -> list[TaskLevel]:
+    """Every task at every level, in the tables' order."""
+    return [TaskLevel(task, level) for task in tasks for level in levels]
+
+
+__all__ = [
+    "DIAGNOSTIC_STREAM",
+    "LEVELS",
+    "TASKS",
+    "TASK_NAMES",
+    "Examples",
+    "Task",
+    "TaskLevel",
+    "examples",
+    "task_levels",
+]
