@@ -1,0 +1,174 @@
+"""Checkpoints: safetensors and JSON, written whole, read with suspicion, never unpickled.
+
+A checkpoint is a folder ``step-00000012/`` with ``weights.safetensors``, while it may still be
+resumed from ``optimizer.safetensors``, and ``checkpoint.json``, written last: a folder without it
+is the remains of an interrupted write and does not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from geomfast.files import write_atomically, write_json
+from geomfast.training.loop import Trainer
+
+_FORMAT = "geomfast checkpoint 1"
+_WEIGHTS, _OPTIMIZER, _META = "weights.safetensors", "optimizer.safetensors", "checkpoint.json"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is damaged, foreign or of another run; the message names the file."""
+
+
+def folder_name(step: int) -> str:
+    """Folder of the checkpoint at ``step``; sorts by step."""
+    return f"step-{step:08d}"
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """16 hexadecimal digits that name a model's parameters and buffers, by name and value."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save(trainer: Trainer, run_folder: Path, identity: dict[str, Any]) -> Path:
+    """Write the state a run can be resumed from; returns the checkpoint's folder.
+
+    Args:
+        trainer: the run.
+        run_folder: folder of the run's checkpoints.
+        identity: JSON-able description of run and settings, compared when loading.
+
+    Raises:
+        OSError: the disk is full or not writable; earlier checkpoints are untouched.
+    """
+    folder = run_folder / folder_name(trainer.step)
+    weights = safetensors.torch.save(_on_cpu(trainer.model.state_dict()))
+    optimizer = safetensors.torch.save(_on_cpu(_optimizer_tensors(trainer)))
+    write_atomically(folder / _WEIGHTS, weights)
+    write_atomically(folder / _OPTIMIZER, optimizer)
+    meta = {
+        "format": _FORMAT,
+        "identity": identity,
+        "step": trainer.step,
+        "tokens": trainer.tokens,
+        "processed_tokens": trainer.processed_tokens,
+        "train_seconds": trainer.seconds,
+        "loss": float(trainer.loss),
+        "sha256": {_WEIGHTS: _sha256(weights), _OPTIMIZER: _sha256(optimizer)},
+    }
+    write_json(folder / _META, meta)
+    return folder
+
+
+def steps_saved(run_folder: Path) -> list[int]:
+    """Steps of the complete checkpoints of a run that can be resumed from, ascending."""
+    return sorted(
+        int(meta.parent.name.removeprefix("step-"))
+        for meta in run_folder.glob(f"step-*/{_META}")
+        if (meta.parent / _OPTIMIZER).exists()
+    )
+
+
+def load(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
+    """Put a trainer into the state of a checkpoint.
+
+    Raises:
+        CheckpointError: damaged, foreign, or of another run.
+    """
+    meta = read_meta(folder)
+    if meta["identity"] != identity:
+        raise CheckpointError(f"{folder}: belongs to another run or other settings")
+    weights = _read(folder / _WEIGHTS, meta["sha256"][_WEIGHTS])
+    optimizer = _read(folder / _OPTIMIZER, meta["sha256"][_OPTIMIZER])
+    try:
+        trainer.model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / _WEIGHTS}: not this model's weights: {error}") from error
+    for name, parameter in trainer.model.named_parameters():
+        trainer.optimizer.state[parameter] = {
+            "step": torch.tensor(float(meta["step"]), device=trainer.device),
+            "exp_avg": optimizer[f"exp_avg.{name}"].to(trainer.device),
+            "exp_avg_sq": optimizer[f"exp_avg_sq.{name}"].to(trainer.device),
+        }
+    trainer.step = meta["step"]
+    trainer.tokens = meta["tokens"]
+    trainer.processed_tokens = meta["processed_tokens"]
+    trainer.seconds = meta["train_seconds"]
+    trainer.loss = torch.tensor(meta["loss"], device=trainer.device)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The metadata of a checkpoint folder.
+
+    Raises:
+        CheckpointError: it is missing or not geomfast's.
+    """
+    path = folder / _META
+    try:
+        meta = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+    if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
+        raise CheckpointError(f"{path}: not a geomfast checkpoint")
+    return meta
+
+
+def prune(run_folder: Path, *, keep_states: int, keep_weights: bool) -> None:
+    """Drop what no resume needs any more.
+
+    Args:
+        run_folder: folder of the run's checkpoints.
+        keep_states: latest checkpoints left untouched.
+        keep_weights: keep the weights of older ones, drop only their optimiser state.
+    """
+    for step in steps_saved(run_folder)[:-keep_states]:
+        folder = run_folder / folder_name(step)
+        if keep_weights:
+            (folder / _OPTIMIZER).unlink()
+        else:
+            (folder / _META).unlink()  # first, so that no half-deleted folder counts
+            shutil.rmtree(folder)
+
+
+def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in trainer.model.named_parameters():
+        state = trainer.optimizer.state.get(parameter) or {}
+        for key in ("exp_avg", "exp_avg_sq"):
+            tensors[f"{key}.{name}"] = state.get(key, torch.zeros_like(parameter))
+    return tensors
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _read(path: Path, expected: str) -> dict[str, Tensor]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if _sha256(content) != expected:
+        raise CheckpointError(f"{path}: truncated or changed since it was written")
+    try:
+        return safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

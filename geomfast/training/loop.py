@@ -1,0 +1,148 @@
+"""Training one model: AdamW, warm-up and cosine, clipping, bucketed batches."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geomfast.models.gpt import GPT
+from geomfast.models.scales import SCALES
+from geomfast.tasks import TaskLevel
+from geomfast.training.mixture import IGNORE, Mixture
+from geomfast.training.schedule import learning_rate
+
+
+class TrainingDiverged(Exception):
+    """The loss or its gradient stopped being finite."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that shapes a run besides scale, seed and data.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: examples per step, over all task-levels together.
+        learning_rate: peak rate; None takes the scale's own.
+        warmup: steps of linear warm-up.
+        final_rate: fraction of the peak left at the end of the cosine.
+        betas: AdamW's.
+        weight_decay: on matrices; biases and LayerNorm gains are left alone.
+        clip: largest gradient norm.
+        precision: ``fp32`` or ``bf16`` (autocast; weights and optimiser stay fp32).
+    """
+
+    steps: int
+    batch_size: int = 128
+    learning_rate: float | None = None
+    warmup: int = 100
+    final_rate: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    precision: str = "fp32"
+
+
+class Trainer:
+    """One run in progress; ``step`` and ``tokens`` say how far it is.
+
+    Args:
+        scale: name of the model scale.
+        seed: of initialisation and of the training streams.
+        levels: task-levels of the mixture.
+        settings: see :class:`TrainSettings`.
+        device: where to train.
+    """
+
+    def __init__(
+        self,
+        scale: str,
+        seed: int,
+        levels: list[TaskLevel],
+        settings: TrainSettings,
+        device: str = "cpu",
+    ) -> None:
+        self.settings = settings
+        self.device = torch.device(device)
+        self.model = GPT(SCALES[scale], seed).to(self.device)
+        self.mixture = Mixture(levels, settings.batch_size, seed)
+        self.peak = settings.learning_rate or SCALES[scale].learning_rate
+        self.optimizer = self._optimizer()
+        self.step = 0
+        self.tokens = 0
+        self.processed_tokens = 0
+        self.seconds = 0.0
+        self.loss = torch.zeros((), device=self.device)
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
+        free = [p for p in self.model.parameters() if p.ndim < 2]
+        groups = [
+            {"params": decayed, "weight_decay": self.settings.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.peak, betas=self.settings.betas, fused=True)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.settings.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def train_step(self) -> None:
+        """One optimiser step on the next batch.
+
+        The loss is the mean over the batch's answer tokens, in nats; it is left in ``loss`` on
+        the device, so that reading it is the caller's choice of when to wait.
+        """
+        begin = time.perf_counter()
+        s = self.settings
+        batch = self.mixture.batch(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.device)
+        for inputs, targets in batch.buckets:
+            inputs = inputs.to(self.device, non_blocking=True)
+            targets = targets.to(self.device, non_blocking=True)
+            with self._precision():
+                logits = self.model(inputs)
+            loss = answer_nats(logits, targets) / batch.answer_tokens
+            loss.backward()
+            total += loss.detach()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
+        rate = learning_rate(
+            self.step, peak=self.peak, steps=s.steps, warmup=s.warmup, final=s.final_rate
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.loss = total
+        self.step += 1
+        self.tokens += batch.real_tokens
+        self.processed_tokens += batch.processed_tokens
+        self.seconds += time.perf_counter() - begin
+
+    def check_finite(self) -> None:
+        """Raise :class:`TrainingDiverged` if the last loss or any weight is not finite."""
+        loss = float(self.loss)
+        finite = loss == loss and abs(loss) != float("inf")
+        if not finite or not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise TrainingDiverged(
+                f"loss {loss} at step {self.step} (learning rate {self.peak:g}): "
+                "lower the learning rate"
+            )
+
+
+def answer_nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """Summed negative log-likelihood of the targets that count, in nats.
+
+    Args:
+        logits: (N, T, V); computed in any precision, summed in float32.
+        targets: (N, T) ids, :data:`IGNORE` where nothing counts.
+    """
+    return F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
