@@ -1,0 +1,34 @@
+"""What the model can do: exact match and answer log-probability."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def judge(logits: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact match and log-probability of each answer under teacher forcing.
+
+    An answer whose every token is the argmax given the true prefix is exactly what greedy
+    decoding would produce, so one forward pass judges both.
+
+    Args:
+        logits: (N, A, V) at the positions that predict the answer tokens, ``[eos]`` included.
+        answers: (N, A) ids of those tokens.
+
+    Returns:
+        ``exact`` (N,) float64, 0 or 1, and ``logprob`` (N,) float64, the mean log-probability
+        of the answer's tokens in nats per token.
+    """
+    exact = (logits.argmax(dim=-1) == answers).all(dim=-1).double()
+    logprobs = torch.log_softmax(logits.double(), dim=-1)
+    chosen = logprobs.gather(-1, answers.unsqueeze(-1)).squeeze(-1)
+    return exact, chosen.mean(dim=-1)
+
+
+def mean_and_stderr(values: Tensor) -> tuple[float, float]:
+    """Mean and standard error of (N,) samples; the error is NaN for N < 2."""
+    mean = float(values.mean())
+    if values.numel() < 2:
+        return mean, float("nan")
+    return mean, float(values.std() / values.numel() ** 0.5)

@@ -1,0 +1,156 @@
+"""One run: what it records, how it resumes, what stops it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from geomfast.records import load_records
+from geomfast.sweep import cell as cell_module
+from geomfast.sweep.cell import CellError, Job, missing, run, schedule
+from geomfast.sweep.plan import Settings, cells
+from geomfast.training import checkpoints
+from geomfast.training.loop import TrainingDiverged
+
+SETTINGS = Settings(
+    mixture="joint",
+    tasks=("COPY", "MOD"),
+    levels=(1,),
+    steps=12,
+    batch_size=8,
+    learning_rate=None,
+    precision="fp32",
+    dense_until=6,
+    dense_every=2,
+    checkpoints=6,
+    samples=16,
+)
+
+
+def job(out: Path, **changes: Any) -> Job:
+    settings = dataclasses.replace(SETTINGS, **changes)
+    (one,) = cells(settings, ("nano",), (0,))
+    return Job(one, settings, ("rankme",), out, "cpu", threads=1)
+
+
+def values(out: Path) -> pd.DataFrame:
+    """Records without the one column a rerun does not repeat."""
+    return load_records(out).drop(columns="seconds")
+
+
+def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:
+    assert run(job(tmp_path))
+    frame = load_records(tmp_path)
+    at = schedule(SETTINGS)
+    assert at == [0, 2, 4, 6, 8, 12]
+    assert sorted(frame["step"].unique()) == at
+    # 2 task-levels x (accuracy, log-probability, RankMe of two blocks and the final state)
+    assert len(frame) == len(at) * 2 * 5
+    assert not frame.drop(columns="stderr").isna().any().any()
+    rankme = frame[frame["measure"] == "rankme"]
+    assert set(rankme["layer"]) == {"block 1", "block 2", "final"}
+    assert rankme["value"].between(1.0, 16.0).all()
+    assert frame["weights"].nunique() == len(at)
+    assert frame["data"].nunique() == 2
+    assert (frame[frame["measure"] == "answer_logprob"]["value"] < 0).all()
+    assert missing(job(tmp_path)) == {}
+
+
+def test_recorded_rankme_is_that_of_the_recorded_weights(tmp_path: Path) -> None:
+    """The last record against a slow float64 computation on the saved weights."""
+    one = job(tmp_path)
+    run(one)
+    model = cell_module.Trainer("nano", 0, one.cell.task_levels, cell_module.TrainSettings(12))
+    folder = one.checkpoints / "step-00000012"
+    identity = cell_module._identity(one)
+    checkpoints.load(model, folder, identity)
+    drawn = one.cell.task_levels[1].examples("diagnostic", 0, 16)
+    collected: list[torch.Tensor] = []
+    with torch.no_grad():
+        model.model(torch.from_numpy(drawn.tokens), collect=collected)
+    x = collected[-1][:, drawn.answer_start - 1].double()
+    p = torch.linalg.svdvals(x)
+    p = p / p.sum()
+    expected = float(torch.exp(-(p * p.log()).sum()))
+    frame = load_records(tmp_path)
+    chosen = frame.query("step == 12 and task == 'MOD' and layer == 'final'")["value"].item()
+    assert chosen == pytest.approx(expected, rel=2e-5)
+
+
+def test_stopping_and_resuming_at_every_step_changes_nothing(tmp_path: Path) -> None:
+    run(job(tmp_path / "straight"))
+    stopped = 0
+    while not run(job(tmp_path / "stopped"), stop=lambda: True):
+        stopped += 1
+    assert stopped >= 6
+    pd.testing.assert_frame_equal(values(tmp_path / "straight"), values(tmp_path / "stopped"))
+
+
+def test_recorded_checkpoints_are_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(job(tmp_path))
+    last = max((job(tmp_path).records).glob("*.parquet"))
+    last.unlink()
+    asked: list[set[str]] = []
+    original = cell_module.measure
+
+    def spy(model: Any, samples: Any, names: set[str], settings: Any) -> Any:
+        asked.append(names)
+        return original(model, samples, names, settings)
+
+    monkeypatch.setattr(cell_module, "measure", spy)
+    assert list(missing(job(tmp_path))) == [12]
+    run(job(tmp_path))
+    assert asked == [{"rankme", "behaviour"}]
+    assert missing(job(tmp_path)) == {}
+
+
+def test_a_measure_added_later_is_taken_of_the_same_weights(tmp_path: Path) -> None:
+    bare = dataclasses.replace(job(tmp_path), measures=())
+    run(bare)
+    assert set(load_records(tmp_path)["measure"]) == {"accuracy", "answer_logprob"}
+    assert all(names == {"rankme"} for names in missing(job(tmp_path)).values())
+    run(job(tmp_path))
+    frame = load_records(tmp_path)
+    assert (frame.groupby("step")["weights"].nunique() == 1).all()
+    run(job(tmp_path / "at-once"))
+    pd.testing.assert_frame_equal(values(tmp_path), values(tmp_path / "at-once"))
+
+
+def test_weights_that_do_not_reproduce_are_refused(tmp_path: Path) -> None:
+    run(dataclasses.replace(job(tmp_path), measures=()))
+    parts = sorted(job(tmp_path).records.glob("*.parquet"))
+    frame = load_records(parts[0])
+    frame["weights"] = "0" * 16
+    frame.to_parquet(parts[0])
+    with pytest.raises(CellError, match="came out different"):
+        run(job(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_named_and_records_stay(tmp_path: Path) -> None:
+    one = job(tmp_path)
+    calls = iter([False] * 7 + [True])
+    run(one, stop=lambda: next(calls))
+    before = values(tmp_path)
+    last = one.checkpoints / checkpoints.folder_name(checkpoints.steps_saved(one.checkpoints)[-1])
+    (last / "weights.safetensors").write_bytes(b"truncated")
+    with pytest.raises(checkpoints.CheckpointError, match="truncated"):
+        run(one)
+    pd.testing.assert_frame_equal(values(tmp_path), before)
+
+
+def test_divergence_ends_the_run_and_keeps_what_was_measured(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match="lower the learning rate"):
+        run(job(tmp_path, learning_rate=1e30))
+    assert set(load_records(tmp_path)["step"]) == {0}
+
+
+def test_keep_all_keeps_every_weight(tmp_path: Path) -> None:
+    one = dataclasses.replace(job(tmp_path), keep="all")
+    run(one)
+    assert len(list(one.checkpoints.glob("*/weights.safetensors"))) == 5
+    assert len(list(one.checkpoints.glob("*/optimizer.safetensors"))) == 2

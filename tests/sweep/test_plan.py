@@ -1,0 +1,135 @@
+"""Planning: run names, refusal of other settings, folders that are not ours."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from geomfast.sweep.plan import (
+    FolderInUse,
+    PlanError,
+    Settings,
+    cells,
+    diagnostic_settings,
+    locked,
+    prepare_folder,
+)
+from geomfast.sweep.presets import PRESETS
+from geomfast.tasks import TaskLevel
+
+GRID: dict[str, list[Any]] = {"scales": ["nano"], "seeds": [0], "measures": ["rankme"]}
+CONTEXT = {"preset": "smoke", "commands": ["geomfast sweep out"], "versions": {}, "machine": "m"}
+
+
+def settings(**changes: object) -> Settings:
+    values: dict[str, Any] = {
+        "mixture": "joint",
+        "tasks": ("COPY", "MOD"),
+        "levels": (1, 2),
+        "steps": 100,
+        "batch_size": 8,
+        "learning_rate": None,
+        "precision": "fp32",
+        "dense_until": 10,
+        "dense_every": 2,
+        "checkpoints": 10,
+        "samples": 20,
+    }
+    return Settings(**{**values, **changes})
+
+
+def test_cells_of_a_joint_and_a_per_task_sweep() -> None:
+    joint = cells(settings(), ("nano", "micro"), (0, 1))
+    assert [c.run for c in joint] == [
+        "joint-nano-seed0",
+        "joint-nano-seed1",
+        "joint-micro-seed0",
+        "joint-micro-seed1",
+    ]
+    assert [level.name for level in joint[0].task_levels] == ["COPY-1", "COPY-2", "MOD-1", "MOD-2"]
+    single = cells(settings(mixture="per-task"), ("nano",), (3,))
+    assert [c.run for c in single] == ["copy-nano-seed3", "mod-nano-seed3"]
+    assert single[1].tasks == ("MOD",)
+
+
+def test_settings_file_resolves_every_hash(tmp_path: Path) -> None:
+    prepare_folder(tmp_path, settings(), GRID, CONTEXT)
+    content = json.loads((tmp_path / "settings.json").read_text())
+    data, description = diagnostic_settings(settings(), TaskLevel("MOD", 2))
+    assert content["hashes"][data] == description
+    measures = {v["measure"] for v in content["hashes"].values() if "measure" in v}
+    assert measures == {"behaviour", "rankme"}
+    assert content["chance"]["MOD-1"] == pytest.approx(1 / 7)
+
+
+def test_the_same_settings_resume_and_the_grid_may_grow(tmp_path: Path) -> None:
+    prepare_folder(tmp_path, settings(), GRID, CONTEXT)
+    prepare_folder(tmp_path, settings(), GRID, CONTEXT)
+    more = {**GRID, "scales": ["micro"], "seeds": [0, 1]}
+    prepare_folder(tmp_path, settings(), more, {**CONTEXT, "commands": ["another"]})
+    content = json.loads((tmp_path / "settings.json").read_text())
+    assert content["grid"]["scales"] == ["nano", "micro"]
+    assert content["grid"]["seeds"] == [0, 1]
+    assert content["commands"] == ["geomfast sweep out", "another"]
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
+    prepare_folder(tmp_path, settings(), GRID, CONTEXT)
+    before = (tmp_path / "settings.json").read_bytes()
+    with pytest.raises(PlanError) as refusal:
+        prepare_folder(tmp_path, settings(steps=200, tasks=("ADD",)), GRID, CONTEXT)
+    assert "steps: 100 there, 200 asked for" in str(refusal.value)
+    assert "tasks: COPY MOD there, ADD asked for" in str(refusal.value)
+    assert "batch_size" not in str(refusal.value)
+    assert (tmp_path / "settings.json").read_bytes() == before
+
+
+def test_a_file_a_foreign_folder_and_foreign_settings_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("precious")
+    with pytest.raises(PlanError, match="is a file"):
+        prepare_folder(file, settings(), GRID, CONTEXT)
+    assert file.read_text() == "precious"
+    with pytest.raises(PlanError, match="not empty"):
+        prepare_folder(tmp_path, settings(), GRID, CONTEXT)
+    ours = tmp_path / "out"
+    ours.mkdir()
+    (ours / "settings.json").write_text('{"format": "something else"}')
+    with pytest.raises(PlanError, match="not a geomfast sweep's"):
+        prepare_folder(ours, settings(), GRID, CONTEXT)
+    (ours / "settings.json").write_text("{")
+    with pytest.raises(PlanError, match="cannot be read"):
+        prepare_folder(ours, settings(), GRID, CONTEXT)
+
+
+def test_an_unwritable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "readonly"
+    folder.mkdir()
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    # root may write anywhere, so ask as another user would be answered
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PlanError, match="not writable"):
+        prepare_folder(folder, settings(), GRID, CONTEXT)
+    with pytest.raises(PlanError, match="cannot make"):
+        prepare_folder(Path("/proc/geomfast"), settings(), GRID, CONTEXT)
+
+
+def test_a_folder_has_one_writer(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path, "OUT"),
+        pytest.raises(FolderInUse, match="in use"),
+        locked(tmp_path, "OUT"),
+    ):
+        pass
+    with locked(tmp_path, "OUT"):
+        pass
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_name_every_setting(name: str) -> None:
+    grid = {"scales", "seeds", "measures"}
+    chosen = {"learning_rate", "position", "center", "eps"}
+    assert set(PRESETS[name]) - grid == set(Settings.__dataclass_fields__) - chosen

@@ -1,0 +1,77 @@
+"""Data flows one way: no room of the house imports a later one."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import geomfast
+
+HOUSE = Path(geomfast.__file__).parent
+#: In the order data flows; what stands in one group may import the groups before it.
+ORDER = [
+    {"files"},
+    {"kernels", "tasks"},
+    {"models"},
+    {"training"},
+    {"measures"},
+    {"records"},
+    {"sweep"},
+    {"analysis"},
+    {"report"},
+    {"integrations"},
+    {"cli"},
+]
+RANK = {room: rank for rank, group in enumerate(ORDER) for room in group}
+FILES = sorted(path for path in HOUSE.rglob("*.py") if path.parent != HOUSE or path.stem in RANK)
+
+
+def room(path: Path) -> str:
+    return path.relative_to(HOUSE).with_suffix("").parts[0]
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level packages and geomfast rooms a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(HOUSE)))
+def test_imports_go_one_way(path: Path) -> None:
+    here = room(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "geomfast" and len(parts) > 1 and parts[1] in RANK:
+            assert RANK[parts[1]] < RANK[here] or parts[1] == here, f"{here} imports {name}"
+
+
+@pytest.mark.parametrize(
+    ("rooms", "forbidden"),
+    [
+        ({"analysis", "report"}, {"torch", "geomfast.models", "geomfast.training"}),
+        ({"records", "files", "tasks"}, {"torch"}),
+    ],
+    ids=["analysis-without-torch", "records-without-torch"],
+)
+def test_what_must_do_without_torch(rooms: set[str], forbidden: set[str]) -> None:
+    for path in FILES:
+        if room(path) in rooms:
+            for name in imports(path):
+                assert not any(name == f or name.startswith(f"{f}.") for f in forbidden), path
+
+
+def test_only_kernels_know_the_native_module() -> None:
+    for path in FILES:
+        if room(path) != "kernels":
+            assert "geomfast._cpu" not in imports(path), path
+
+
+def test_every_room_is_in_the_order() -> None:
+    rooms = {room(path) for path in HOUSE.rglob("*.py")} - {"__init__"}
+    assert rooms <= set(RANK)
