@@ -18,7 +18,6 @@ from geomfast.training import checkpoints
 from geomfast.training.loop import Trainer, TrainSettings
 from geomfast.training.schedule import checkpoint_steps
 
-
 #: Called with the step reached and the state of the run there.
 Progress = Callable[[int, dict[str, float]], None]
 #: Least time between two calls of it; each reads the loss, which makes a GPU wait.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.plan import FolderInUse
+
+#: Signals that ask a sweep to finish the write in hand and leave.
+_POLITE = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,11 @@ def local(jobs: list[Job], workers: int, stop: Callable[[], bool]) -> Iterator[E
             job = waiting.pop(0)
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=_child, args=(job, sender), name=job.cell.run)
+            # A child met by a signal before it can handle one would die with a traceback: it is
+            # born with them blocked, and unblocks them when it is ready.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _POLITE)
             process.start()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _POLITE)
             sender.close()
             running[job.cell.run] = (process, receiver)
             yield Event(job.cell.run, "started")
@@ -100,13 +108,15 @@ def _child(job: Job, sender: Connection) -> None:
     """Body of a run's process: run the job and send events."""
     parent = os.getppid()
     asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _POLITE:
         signal.signal(number, lambda number, frame: asked.append(number))
-    reached = [0, {}]
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _POLITE)
+    last = Event(job.cell.run, "progress")
 
     def progress(step: int, state: dict[str, float]) -> None:
-        reached[:] = [step, state]
-        sender.send(Event(job.cell.run, "progress", step, state))
+        nonlocal last
+        last = Event(job.cell.run, "progress", step, state)
+        sender.send(last)
 
     def stop() -> bool:
         # A sweep killed outright cannot tell its runs; they see that their parent changed.
@@ -114,14 +124,12 @@ def _child(job: Job, sender: Connection) -> None:
 
     try:
         finished = _run_when_free(job, progress, stop)
-        event = Event(job.cell.run, "finished" if finished else "stopped", *reached)
+        event = replace(last, kind="finished" if finished else "stopped")
     except Exception as error:
-        name = type(error).__name__
-        event = Event(job.cell.run, "failed", *reached, f"{name}: {error}", traceback.format_exc())
-    try:
+        why = f"{type(error).__name__}: {error}"
+        event = replace(last, kind="failed", error=why, details=traceback.format_exc())
+    with contextlib.suppress(OSError):  # a killed parent cannot be told
         sender.send(event)
-    except OSError:  # the parent is gone; there is nobody to tell
-        pass
     sender.close()
 
 

@@ -167,7 +167,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         FolderInUse: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as handle:
+    with (folder / ".lock").open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -1,5 +1,7 @@
 """Batches: the right examples, little padding, targets only where answers are."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -92,7 +94,7 @@ def test_partition_is_minimal_and_within_its_bound(seed: int) -> None:
     # No split with fewer runs stays within the bound: try them all.
     for cuts in range(2**5):
         edges = [0, *(i + 1 for i in range(5) if cuts >> i & 1), 6]
-        ranges = list(zip(edges[:-1], edges[1:], strict=True))
+        ranges = list(pairwise(edges))
         if len(ranges) < len(chosen):
             assert padding(ranges) > 0.1
 

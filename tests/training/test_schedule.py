@@ -1,5 +1,7 @@
 """The learning rate and the checkpoint steps."""
 
+from itertools import pairwise
+
 import pytest
 
 from geomfast.training.schedule import checkpoint_steps, learning_rate
@@ -29,7 +31,7 @@ def test_checkpoints_cover_the_run(steps: int) -> None:
 def test_the_paper_run_has_over_200_and_their_spacing_grows() -> None:
     at = checkpoint_steps(50_000, dense_until=60, dense_every=2, count=220)
     assert 200 <= len(at) <= 221
-    gaps = [b - a for a, b in zip(at[30:], at[31:], strict=False)]
+    gaps = [b - a for a, b in pairwise(at[30:])]
     assert gaps[-1] > 100 * gaps[0]
 
 
