@@ -1,0 +1,24 @@
+"""Records -> events and claims.  Needs neither torch nor a model."""
+
+from geomfast.analysis.collapse import collapse, half_collapse
+from geomfast.analysis.events import emergence
+from geomfast.analysis.paper import REFERENCES, reference
+from geomfast.analysis.summary import cells, mod_floor, summarise
+from geomfast.analysis.topdown import top_down, top_down_summary
+from geomfast.analysis.trajectories import select, task_level, trajectories
+
+__all__ = [
+    "REFERENCES",
+    "cells",
+    "collapse",
+    "emergence",
+    "half_collapse",
+    "mod_floor",
+    "reference",
+    "select",
+    "summarise",
+    "task_level",
+    "top_down",
+    "top_down_summary",
+    "trajectories",
+]

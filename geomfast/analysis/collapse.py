@@ -1,0 +1,173 @@
+"""Collapse of the representation and its recovery.
+
+RankMe of a layer first falls below its value at initialisation, to a floor, and later rises above
+it (arXiv:2602.15997).  The definitions of floor, half-collapse and recovery are ours.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geomfast.analysis.trajectories import CELL, first_held, in_order, trajectories
+from geomfast.records import layer_depth
+
+#: A layer whose floor is less than this share below its initial value has not collapsed, as far
+#: as the order of layers goes: half of so small a fall is within the noise of 200 samples.
+MIN_DEPTH = 0.02
+
+COLLAPSE_COLUMNS = [
+    *CELL,
+    "layer",
+    "initial",
+    "floor",
+    "floor_step",
+    "depth",
+    "recovery_step",
+    "final",
+    "collapsed",
+    "recovered",
+    "checkpoints",
+]
+HALF_COLUMNS = [*CELL, "layer", "initial", "floor", "floor_step", "depth", "half_step", "collapsed"]
+
+
+def floor_of(steps: np.ndarray, values: np.ndarray) -> tuple[int, float, float]:
+    """Floor of one trajectory: its minimum after the first checkpoint, the earliest on a tie.
+
+    Args:
+        steps: (n,) ascending.
+        values: (n,).
+
+    Returns:
+        Index, value and depth = 1 - floor / initial; (0, NaN, NaN) with fewer than 2 checkpoints.
+    """
+    if len(steps) < 2:
+        return 0, math.nan, math.nan
+    index = 1 + int(np.argmin(values[1:]))
+    return index, float(values[index]), 1.0 - float(values[index]) / float(values[0])
+
+
+def collapse(
+    records: pd.DataFrame,
+    *,
+    layer: str | None = "final",
+    measure: str = "rankme",
+    regained: float = 0.5,
+    persistence: int = 3,
+) -> pd.DataFrame:
+    """Initial value, floor and recovery of every trajectory.
+
+    Args:
+        records: the table of :func:`geomfast.records.load_records`.
+        layer: layer label; all layers when None.
+        measure: any measure of a layer.
+        regained: share of what was lost that must be regained to count as recovered.
+        persistence: for how many consecutive checkpoints, or to the end of the run.
+
+    Returns:
+        One row per run, scale, seed, task, level and layer: ``initial`` (first checkpoint),
+        ``floor`` and ``floor_step`` (minimum over the whole run after the first checkpoint),
+        ``depth`` = 1 - floor / initial, ``collapsed`` (floor < initial), ``recovery_step`` (first
+        checkpoint after the floor from which at least ``regained`` of initial - floor is back;
+        NaN if never or if there was no collapse), ``recovered``, ``final`` (last value) and
+        ``checkpoints``.  With a single checkpoint floor and depth are NaN.
+
+    Raises:
+        ValueError: ``regained`` is not in (0, 1] or ``persistence`` is below 1.
+    """
+    if not 0.0 < regained <= 1.0:
+        raise ValueError(f"regained must be in (0, 1], got {regained}")
+    if persistence < 1:
+        raise ValueError(f"persistence must be at least 1, got {persistence}")
+    rows = []
+    for cell, steps, values in trajectories(records, measure, layer):
+        index, floor, depth = floor_of(steps, values)
+        initial = float(values[0])
+        recovery = math.nan
+        if floor < initial:
+            back = values[index + 1 :] >= floor + regained * (initial - floor)
+            held = first_held(back, persistence, to_end=True)
+            if held is not None:
+                recovery = float(steps[index + 1 + held])
+        rows.append(
+            cell
+            | {
+                "initial": initial,
+                "floor": floor,
+                "floor_step": float(steps[index]) if len(steps) > 1 else math.nan,
+                "depth": depth,
+                "recovery_step": recovery,
+                "final": float(values[-1]),
+                "collapsed": floor < initial,
+                "recovered": not math.isnan(recovery),
+                "checkpoints": len(steps),
+            }
+        )
+    return _by_depth(rows, COLLAPSE_COLUMNS)
+
+
+def half_collapse(
+    records: pd.DataFrame,
+    *,
+    measure: str = "rankme",
+    min_depth: float = MIN_DEPTH,
+    until: int | None = None,
+    interpolate: bool = False,
+) -> pd.DataFrame:
+    """When each layer has fallen half of the way from its initial value to its floor.
+
+    Args:
+        records: the table of :func:`geomfast.records.load_records`.
+        measure: any measure of a layer.
+        min_depth: a layer whose depth is below this has not collapsed; its ``half_step`` is NaN.
+        until: ignore checkpoints after this step when looking for the floor; None for the whole
+            run.
+        interpolate: place the crossing on the straight line between the two checkpoints around
+            it.  Off by default: it resolves ties between layers by a fraction of the distance
+            between checkpoints, which is finer than what was measured.
+
+    Returns:
+        One row per run, scale, seed, task, level and layer: ``initial``, ``floor``,
+        ``floor_step``, ``depth``, ``half_step`` (first checkpoint, never after the floor, at which
+        the value is at or below the middle between initial and floor) and ``collapsed``.
+    """
+    rows = []
+    for cell, steps, values in trajectories(records, measure):
+        if cell["layer"] == "":
+            continue
+        initial = float(values[0])
+        if until is not None:
+            steps, values = steps[steps <= until], values[steps <= until]
+        index, floor, depth = floor_of(steps, values)
+        collapsed = depth >= min_depth and floor < initial
+        half = math.nan
+        if collapsed:
+            middle = 0.5 * (initial + floor)
+            # Index 0 is the initial value itself, and the floor is below the middle: one is found.
+            at = int(np.argmax(values[: index + 1] <= middle))
+            half = float(steps[at])
+            if interpolate:
+                share = (values[at - 1] - middle) / (values[at - 1] - values[at])
+                half = float(steps[at - 1] + share * (steps[at] - steps[at - 1]))
+        rows.append(
+            cell
+            | {
+                "initial": initial,
+                "floor": floor,
+                "floor_step": float(steps[index]) if len(steps) > 1 else math.nan,
+                "depth": depth,
+                "half_step": half,
+                "collapsed": collapsed,
+            }
+        )
+    return _by_depth(rows, HALF_COLUMNS)
+
+
+def _by_depth(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
+    """Rows as a table: cells in their usual order, and layers from first to last inside a cell."""
+    rows = sorted(rows, key=lambda row: layer_depth(row["layer"]))
+    return in_order(pd.DataFrame(rows, columns=columns))

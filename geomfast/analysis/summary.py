@@ -1,0 +1,117 @@
+"""The numbers a reader looks at first, out of one table of records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from geomfast.analysis.collapse import collapse
+from geomfast.analysis.events import emergence
+from geomfast.analysis.topdown import top_down, top_down_summary
+from geomfast.analysis.trajectories import CELL, in_order
+
+#: Exact-match accuracy from which a task-level counts as solved.
+SOLVED = 0.95
+
+
+def cells(
+    records: pd.DataFrame, *, chance: Mapping[str, float] | None = None, layer: str = "final"
+) -> pd.DataFrame:
+    """Collapse and emergence side by side, a row per run and task-level.
+
+    Args:
+        records: the table of :func:`geomfast.records.load_records`.
+        chance: exact-match chance by task-level name.
+        layer: the layer whose RankMe is taken.
+
+    Returns:
+        The columns of :func:`collapse` and, from :func:`emergence`, ``emerged_step``,
+        ``final_accuracy``, ``best_accuracy``, ``pending``, ``logprob_step`` and
+        ``final_logprob``; NaN where a measure is missing.
+    """
+    table = collapse(records, layer=layer).drop(columns=["layer", "checkpoints"])
+    accuracy = emergence(records, chance=chance).rename(
+        columns={"step": "emerged_step", "final": "final_accuracy", "best": "best_accuracy"}
+    )
+    logprob = emergence(records, measure="answer_logprob", chance=chance).rename(
+        columns={"step": "logprob_step", "final": "final_logprob"}
+    )
+    accuracy = accuracy.drop(columns="checkpoints")
+    table = table.merge(accuracy, on=CELL, how="outer")
+    table = table.merge(logprob[[*CELL, "logprob_step", "final_logprob"]], on=CELL, how="outer")
+    for flag in ("collapsed", "recovered", "pending"):
+        table[flag] = table[flag].eq(True)
+    return in_order(table)
+
+
+def mod_floor(table: pd.DataFrame, *, level: int = 1) -> dict[str, Any]:
+    """Floor of the final state's RankMe on modular addition, over runs.
+
+    Args:
+        table: the rows of :func:`cells` or of :func:`collapse` for one layer.
+        level: difficulty level.
+
+    Returns:
+        ``value`` (mean over runs), ``low`` and ``high`` (95% t interval over runs, NaN below two
+        runs), ``n`` (runs) and ``by_scale`` (mean per scale).
+    """
+    rows = table[(table["task"] == "MOD") & (table["level"] == level) & table["floor"].notna()]
+    floors = rows["floor"].to_numpy(dtype=float)
+    low = high = math.nan
+    if len(floors) > 1:
+        half = stats.t.ppf(0.975, len(floors) - 1) * floors.std(ddof=1) / math.sqrt(len(floors))
+        low, high = float(floors.mean() - half), float(floors.mean() + half)
+    by_scale = rows.groupby("scale", sort=False)["floor"].mean()
+    return {
+        "value": float(floors.mean()) if len(floors) else math.nan,
+        "low": low,
+        "high": high,
+        "n": len(floors),
+        "by_scale": {str(scale): float(value) for scale, value in by_scale.items()},
+    }
+
+
+def summarise(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+    """Key numbers over all runs; every count says of how many.
+
+    Args:
+        records: the table of :func:`geomfast.records.load_records`.
+        table: the rows of :func:`cells` for the same records.
+
+    Returns:
+        A dict of plain numbers and dicts, ready for JSON but for NaN.
+    """
+    measured = table[table["floor"].notna()]
+    behaved = table[table["final_accuracy"].notna()]
+    both = behaved[behaved["emerged_step"].notna() & behaved["collapsed"]]
+    by_level = top_down(records)
+    by_task = top_down(records, by_task=True)
+    return {
+        "runs": int(records["run"].nunique()),
+        "task_levels": int(
+            records.loc[records["level"] > 0, ["task", "level"]].drop_duplicates().shape[0]
+        ),
+        "checkpoints": int(records.groupby("run")["step"].nunique().max()),
+        "last_step": int(records["step"].max()),
+        "mod_floor": mod_floor(table),
+        "collapsed": _count(measured["collapsed"]),
+        "recovered": _count(measured["recovered"]),
+        "emerged": _count(behaved["emerged_step"].notna()),
+        "emerged_logprob": _count(
+            table.loc[table["final_logprob"].notna(), "logprob_step"].notna()
+        ),
+        "solved": _count(behaved["final_accuracy"] >= SOLVED) | {"threshold": SOLVED},
+        "floor_before_emergence": _count(both["floor_step"] < both["emerged_step"]),
+        "top_down_task_levels": top_down_summary(by_level),
+        "top_down_tasks": top_down_summary(by_task),
+        "top_down_tasks_4_blocks": top_down_summary(by_task, min_blocks=4),
+    }
+
+
+def _count(flags: pd.Series) -> dict[str, int]:
+    return {"count": int(np.sum(flags.to_numpy(dtype=bool))), "of": len(flags)}

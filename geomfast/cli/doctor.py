@@ -1,0 +1,104 @@
+"""``geomfast doctor``: what this machine has, what is missing and why, and whether kernels agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from geomfast import __version__
+
+
+@click.command(short_help="Devices, compilers, backends, and a self-test of every kernel.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--strict", is_flag=True, help="Exit 1 also where the C++ backend is missing.")
+def doctor(as_json: bool, strict: bool) -> None:
+    """Say what geomfast finds on this machine, and what is missing and why.
+
+    Every kernel is run on small matrices and compared with the float64 reference.
+
+    Exit codes: 0 all that is here works, 1 a self-test failed.
+    """
+    findings = _findings()
+    if as_json:
+        click.echo(json.dumps(findings, indent=2))
+    else:
+        _show(findings)
+    broken = [test for test in findings["self_tests"] if not test["passed"]]
+    lacking = [b for b in findings["backends"] if b["name"] == "cpu" and not b["available"]]
+    if broken or (strict and lacking):
+        sys.exit(1)
+
+
+def _findings() -> dict[str, Any]:
+    import torch
+
+    from geomfast.kernels import backend_report
+    from geomfast.kernels.self_test import self_test
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "geomfast": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu": f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+        "gpus": gpus,
+        "compilers": {name: _version(name) for name in ("c++", "nvcc")},
+        "backends": [asdict(backend) for backend in backend_report()],
+        "self_tests": [asdict(result) for result in self_test()],
+    }
+
+
+def _version(command: str) -> str | None:
+    """First line of a compiler's version that holds a number; None where there is no compiler."""
+    path = shutil.which(command)
+    if path is None:
+        return None
+    ran = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+    lines = [line for line in ran.stdout.splitlines() if "release" in line or "(" in line]
+    if not lines:
+        return f"found, but says nothing of its version: {ran.stderr.strip()}"
+    return lines[-1].strip()
+
+
+def _show(findings: dict[str, Any]) -> None:
+    console = Console(highlight=False)
+    facts = Table(show_header=False, box=None)
+    for name in ("geomfast", "python", "torch", "cpu"):
+        facts.add_row(name, findings[name])
+    facts.add_row("gpu", ", ".join(findings["gpus"]) or "none that torch can use")
+    for name, version in findings["compilers"].items():
+        facts.add_row(name, version or "not found: the kernels it builds are left out")
+    console.print(facts)
+
+    backends = Table(title="Backends", title_justify="left")
+    for heading in ("backend", "available", "detail"):
+        backends.add_column(heading)
+    for backend in findings["backends"]:
+        backends.add_row(
+            backend["name"], "yes" if backend["available"] else "no", backend["detail"]
+        )
+    console.print(backends)
+
+    tests = Table(title="Self-test against the float64 reference", title_justify="left")
+    for heading in ("kernel", "backend", "largest relative error", "allowed", "result"):
+        tests.add_column(heading)
+    for test in findings["self_tests"]:
+        tests.add_row(
+            test["kernel"],
+            test["backend"],
+            f"{test['error']:.1e}",
+            f"{test['allowed']:.1e}",
+            "passed" if test["passed"] else "FAILED",
+        )
+    console.print(tests)

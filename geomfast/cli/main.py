@@ -1,0 +1,29 @@
+"""The ``geomfast`` command."""
+
+from __future__ import annotations
+
+import click
+
+import geomfast
+from geomfast.cli.doctor import doctor
+from geomfast.cli.report import report
+from geomfast.cli.sweep import sweep
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(geomfast.__version__, prog_name="geomfast")
+def main() -> None:
+    """Measure the geometry of neural networks while capabilities emerge.
+
+    \b
+    geomfast sweep out/demo --preset smoke    train and measure, in minutes on a laptop
+    geomfast report out/demo                  tables, figures and one HTML page
+    """
+
+
+main.add_command(sweep)
+main.add_command(report)
+main.add_command(doctor)
+
+if __name__ == "__main__":
+    main()

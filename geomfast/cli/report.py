@@ -1,0 +1,58 @@
+"""``geomfast report``: tables, figures and one HTML page from the records of a sweep."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from geomfast.analysis.paper import REFERENCES
+from geomfast.records import RecordsError
+
+
+@click.command(short_help="Tables, figures and one HTML page from the records of a sweep.")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where to write the page.  [default: OUT/report.html]",
+)
+@click.option(
+    "--against",
+    type=click.Choice(sorted(REFERENCES)),
+    default="v4",
+    show_default=True,
+    help="Version of arXiv:2602.15997 whose values stand beside ours.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def report(out: Path, html: Path | None, against: str, as_json: bool) -> None:
+    """Report on the sweep in OUT.
+
+    Writes OUT/report.html (one page that opens offline), OUT/report.json, OUT/figures/ and
+    OUT/tables/, and prints the tables.  The last line is the path of the page.  A sweep that is
+    still running can be reported on.
+
+    Exit codes: 0 done, 1 the report failed, 2 bad usage or no records in OUT.
+    """
+    # Only now, so that --help does not wait for the packages of the report.
+    from geomfast.report import MissingExtra, build, tables
+
+    waiting = Console(stderr=True)
+    try:
+        with waiting.status("building the report ..."):
+            result = build(out, html, against=against)
+    except FileNotFoundError as error:
+        raise click.BadParameter(str(error), param_hint="OUT") from error
+    except (MissingExtra, RecordsError, ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(result, indent=2, allow_nan=False))
+        return
+    console = Console(file=sys.stdout, highlight=False)
+    tables.terminal(result["cells"], result["lines"], console)
+    click.echo()
+    # Not through rich, which would break a long path into lines.
+    click.echo(result["paths"]["html"])

@@ -1,0 +1,172 @@
+"""The report's tables: in the terminal, as CSV and as JSON."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from geomfast.analysis.trajectories import task_level
+from geomfast.files import write_atomically
+
+#: Heading in the terminal, heading on the page, and column of :func:`geomfast.analysis.cells`.
+COLLAPSE = (
+    ("initial", "initial", "initial"),
+    ("floor", "floor", "floor"),
+    ("at step", "floor at step", "floor_step"),
+    ("regained", "half regained at step", "recovery_step"),
+    ("final", "final", "final"),
+    ("emerged", "emerged at step", "emerged_step"),
+    ("accuracy", "final accuracy", "final_accuracy"),
+)
+
+
+def number(value: float, none: str = "-") -> str:
+    """A value of RankMe or of a log-probability with three significant digits."""
+    if math.isnan(value):
+        return none
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: never "-0.000"
+
+
+def step(value: float, none: str = "-") -> str:
+    """A step with thousands separators."""
+    return none if math.isnan(value) else f"{value:,.0f}"
+
+
+def _known(value: float | None) -> float:
+    """NaN for the None that stands for it in JSON."""
+    return math.nan if value is None else float(value)
+
+
+def cell(row: Any, column: str, none: str = "-") -> str:
+    """Text of one cell of the collapse table.
+
+    Where a step is missing it says why: *no* (it has not happened by the last checkpoint, which
+    may not be the end of the run), or *pending* (above the threshold, for too few checkpoints).
+    """
+    value = _known(row[column])
+    if (
+        column == "emerged_step"
+        and math.isnan(value)
+        and not math.isnan(_known(row["final_accuracy"]))
+    ):
+        return "pending" if row["pending"] else "no"
+    if column == "recovery_step" and math.isnan(value) and row["collapsed"]:
+        return "no"
+    if column.endswith("_step"):
+        return step(value, none)
+    if column.endswith("_accuracy"):
+        return none if math.isnan(value) else f"{100 * value:.1f}%"
+    return number(value, none)
+
+
+def terminal(
+    cells: list[dict[str, Any]], lines: list[tuple[str, str, str]], console: Console
+) -> None:
+    """Print the collapse table of every run and the summary.
+
+    Args:
+        cells: rows of :func:`geomfast.analysis.cells`, None or NaN where a value is missing.
+        lines: label, value and remark of every line of the summary.
+        console: where to print; 80 columns are enough.
+    """
+    for run, group in itertools.groupby(cells, key=lambda row: row["run"]):
+        rows = list(group)
+        grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+        grid.title = Text(f"{run}: RankMe of the final state, and emergence", style="bold")
+        grid.add_column("task", no_wrap=True)
+        for heading, _, _ in COLLAPSE:
+            grid.add_column(heading, justify="right", no_wrap=True)
+        previous = None
+        for row in rows:
+            if previous is not None and row["task"] != previous and len(rows) > 8:
+                grid.add_section()
+            previous = row["task"]
+            texts = [cell(row, column) for _, _, column in COLLAPSE]
+            grid.add_row(task_level(row["task"], row["level"]), *texts)
+        console.print(grid)
+    summary = Table.grid(padding=(0, 2))
+    summary.add_column(no_wrap=True)
+    summary.add_column(no_wrap=True, justify="right")
+    summary.add_column(style="dim")
+    for label, value, remark in lines:
+        summary.add_row(label, Text(value, style="bold"), remark)
+    console.print(Group(summary))
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table as CSV, atomically; missing values are empty."""
+    write_atomically(path, table.to_csv(index=False).encode())
+    return path
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: NaN and infinities become None, numpy scalars Python's own."""
+    if isinstance(value, pd.DataFrame):
+        return [plain(row) for row in value.to_dict("records")]
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value if value is None else str(value)
+
+
+def summary_lines(summary: dict[str, Any], paper: dict[str, Any], version: str):
+    """Label, value and remark of the key numbers, with the paper's values beside ours.
+
+    Args:
+        summary: of :func:`geomfast.analysis.summarise`.
+        paper: of :func:`geomfast.analysis.reference`.
+        version: of the paper, for instance ``v4``.
+    """
+
+    def share(name: str) -> str:
+        return f"{summary[name]['count']}/{summary[name]['of']}"
+
+    mod = summary["mod_floor"]
+    remark = f"paper {version}: {paper['mod_floor']:.1f} at every size"
+    if mod["n"] > 1:
+        remark += f"; 95% {mod['low']:.2f} to {mod['high']:.2f} over {mod['n']} runs"
+    lines = [
+        ("MOD level 1, floor of RankMe", number(mod["value"]), remark),
+        ("Floors below the initial value", share("collapsed"), ""),
+        ("Later rise above the floor", share("recovered"), "half of the loss regained and held"),
+        ("Emergence events so far", share("emerged"), f"paper {version}: {paper['emerged']}"),
+        ("Accuracy of 95% or more", share("solved"), "at the last checkpoint"),
+        ("Floor before emergence", share("floor_before_emergence"), "of those with both"),
+    ]
+    remarks = [_other_verdicts(summary["top_down_task_levels"])]
+    deep = share("top_down_tasks_4_blocks") + " with 4 blocks or more; "
+    has_deep = summary["top_down_tasks_4_blocks"]["of"] > 0
+    remarks.append((deep if has_deep else "") + f"paper {version}: {paper['top_down']}")
+    if summary["top_down_tasks"]["of"] == 0:
+        remarks = ["needs at least two blocks"] * 2
+    lines.append(("Top-down, task-levels", share("top_down_task_levels"), remarks[0]))
+    lines.append(("Top-down, task x model", share("top_down_tasks"), remarks[1]))
+    return lines
+
+
+def _other_verdicts(counts: dict[str, Any]) -> str:
+    others = [
+        f"{count} {name}"
+        for name, count in counts["verdicts"].items()
+        if count and name != "top-down"
+    ]
+    p_value = counts["p_value"]
+    others.append("p undefined" if math.isnan(p_value) else f"p = {p_value:.2g} by permutation")
+    return "; ".join(others)

@@ -1,0 +1,32 @@
+"""Option values: what exists is listed when something does not."""
+
+import click
+import pytest
+
+from geomfast.cli.choices import Levels, ListOf, Seeds
+
+TASKS = ListOf("task", ["COPY", "REV", "MOD"])
+
+
+def test_names_come_back_in_table_order_whatever_their_case() -> None:
+    assert TASKS.convert("mod, COPY", None, None) == ("COPY", "MOD")
+    assert TASKS.convert("all", None, None) == ("COPY", "REV", "MOD")
+
+
+@pytest.mark.parametrize("text", ["XYZ", "COPY,", ""])
+def test_an_unknown_name_lists_those_there_are(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="there are: COPY, REV, MOD"):
+        TASKS.convert(text, None, None)
+
+
+def test_levels() -> None:
+    assert Levels([1, 2, 3]).convert("3,1", None, None) == (1, 3)
+    with pytest.raises(click.BadParameter, match="no level '4'; there are: 1, 2, 3"):
+        Levels([1, 2, 3]).convert("4", None, None)
+
+
+def test_seeds() -> None:
+    assert Seeds().convert("0..3,7,2", None, None) == (0, 1, 2, 3, 7)
+    for text in ("a", "3..1", "-1", "1.5", ""):
+        with pytest.raises(click.BadParameter):
+            Seeds().convert(text, None, None)

@@ -1,0 +1,191 @@
+"""``geomfast sweep`` as a user meets it: real processes, real signals."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from geomfast.cli.main import main
+from geomfast.records import load_records
+
+SMALL = [
+    "--tasks",
+    "COPY,MOD",
+    "--levels",
+    "1",
+    "--steps",
+    "40",
+    "--checkpoints",
+    "24",
+    "--samples",
+    "16",
+    "--batch-size",
+    "8",
+]
+COMMAND = [sys.executable, "-m", "geomfast.cli.main", "sweep"]
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["sweep", *map(str, arguments)])
+
+
+def start(out: Path, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, str(out), *SMALL, "--threads", "1", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    stdout, stderr = process.communicate(timeout=120)
+    return process.returncode, stdout, stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "listed"),
+    [
+        ("--tasks", "FOO", "COPY, REV, SORT, PAR, CMP, ADD, MUL, MOD"),
+        ("--levels", "9", "1, 2, 3"),
+        ("--scales", "huge", "nano, micro, small, medium, large, xlarge"),
+        ("--measures", "vibes", "rankme"),
+        ("--preset", "grande", "smoke, nano, paper"),
+    ],
+)
+def test_an_unknown_name_lists_what_exists(
+    tmp_path: Path, flag: str, value: str, listed: str
+) -> None:
+    result = call(tmp_path / "out", flag, value)
+    assert result.exit_code == 2
+    assert value in result.output
+    assert listed in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_out_that_cannot_be_is_refused_before_training(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    for out, why in ((file, "is a file"), (tmp_path / "other", "not empty")):
+        result = call(out, *SMALL)
+        assert result.exit_code == 2
+        assert why in result.output
+
+
+def test_an_unusable_device_is_refused(tmp_path: Path) -> None:
+    result = call(tmp_path / "out", *SMALL, "--device", "cuda:99")
+    assert result.exit_code == 2
+    assert "--device cuda:99 cannot be used" in result.output
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    code, stdout, stderr = finish(start(out, "--json"))
+    assert code == 0, stderr
+    return out, json.loads(stdout)
+
+
+def test_json_is_alone_on_stdout_and_says_what_happened(
+    finished: tuple[Path, dict[str, object]],
+) -> None:
+    out, outcome = finished
+    assert outcome["out"] == str(out)
+    (run,) = outcome["runs"]  # type: ignore[misc]
+    assert (run["run"], run["state"], run["step"]) == ("joint-nano-seed0", "finished", 40)
+    assert run["measure_seconds"] > 0
+
+
+def test_the_same_command_again_does_nothing(finished: tuple[Path, dict[str, object]]) -> None:
+    out, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")}
+    result = call(out, *SMALL, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")} == before
+
+
+def test_other_settings_are_refused(finished: tuple[Path, dict[str, object]]) -> None:
+    out, _ = finished
+    result = call(out, *SMALL, "--steps", 41)
+    assert result.exit_code == 2
+    assert "steps: 40 there, 41 asked for" in result.output
+
+
+def test_three_kills_at_random_moments_change_no_record(
+    finished: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    straight, _ = finished
+    out = tmp_path / "out"
+    generator = random.Random(time.time_ns())
+    kills = 0
+    while kills < 3:
+        parts = len(list(out.rglob("step-*.parquet")))
+        process = start(out)
+        deadline = time.monotonic() + 60
+        # Wait until it has done something new, then a random moment more.
+        while len(list(out.rglob("step-*.parquet"))) < parts + 2 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(generator.uniform(0, 0.15))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        load_records(out)  # always readable
+    code, _, stderr = finish(start(out))
+    assert code == 0, stderr
+    drop = "seconds"
+    pd.testing.assert_frame_equal(
+        load_records(straight).drop(columns=drop), load_records(out).drop(columns=drop)
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_polite_stop_saves_and_resumes(
+    finished: tuple[Path, dict[str, object]], tmp_path: Path, number: int
+) -> None:
+    straight, _ = finished
+    out = tmp_path / "out"
+    process = start(out, "--json")
+    while len(list(out.rglob("step-*.parquet"))) < 3 and process.poll() is None:
+        time.sleep(0.005)
+    # A terminal sends Ctrl-C to the whole group; a scheduler sends SIGTERM to one process.
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    code, stdout, stderr = finish(process)
+    assert "Traceback" not in stderr
+    assert code == 130, stderr
+    assert json.loads(stdout)["runs"][0]["state"] == "stopped"
+    assert not list(out.rglob(".tmp-*"))
+    code, _, stderr = finish(start(out))
+    assert code == 0, stderr
+    pd.testing.assert_frame_equal(
+        load_records(straight).drop(columns="seconds"), load_records(out).drop(columns="seconds")
+    )
+
+
+def test_a_failed_cell_leaves_the_others_and_is_listed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, _, stderr = finish(start(out, "--seeds", "0"))
+    assert code == 0, stderr
+    # Seed 1's folder is a file: that cell cannot run, seed 2's can.
+    (out / "checkpoints" / "joint-nano-seed1").write_text("in the way")
+    code, stdout, stderr = finish(start(out, "--seeds", "0..2", "--json"))
+    states = {run["run"]: run["state"] for run in json.loads(stdout)["runs"]}
+    assert code == 1, stderr
+    assert states == {
+        "joint-nano-seed0": "finished",
+        "joint-nano-seed1": "failed",
+        "joint-nano-seed2": "finished",
+    }

@@ -1,0 +1,30 @@
+"""Numbers as text."""
+
+import math
+
+import numpy as np
+import pytest
+
+from geomfast.report import tables
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(2.0712, "2.07"), (26.96, "27.0"), (123.4, "123"), (-0.0002, "0.000"), (-0.51, "-0.510"),
+     (math.nan, "-")],
+)  # fmt: skip
+def test_number(value, text):
+    assert tables.number(value) == text
+
+
+def test_cell_says_why_a_step_is_missing():
+    row = {"emerged_step": None, "final_accuracy": 0.4, "pending": False}
+    assert tables.cell(row, "emerged_step") == "no"
+    assert tables.cell(row | {"pending": True}, "emerged_step") == "pending"
+    assert tables.cell(row | {"final_accuracy": math.nan}, "emerged_step") == "-"
+    assert tables.cell(row | {"emerged_step": 12345.0}, "emerged_step") == "12,345"
+
+
+def test_plain_is_json():
+    value = {"a": np.float64("nan"), 1: (np.int64(2), np.bool_(True)), "c": [None, "x", math.inf]}
+    assert tables.plain(value) == {"a": None, "1": [2, True], "c": [None, "x", None]}
