@@ -10,7 +10,7 @@ import geomfast
 HOUSE = Path(geomfast.__file__).parent
 #: In the order data flows; what stands in one group may import the groups before it.
 ORDER = [
-    {"files"},
+    {"files", "machine"},
     {"kernels", "tasks"},
     {"models"},
     {"training"},

@@ -27,9 +27,11 @@ COLLAPSE_COLUMNS = [
     "floor_step",
     "depth",
     "recovery_step",
+    "exceeded_step",
     "final",
     "collapsed",
     "recovered",
+    "exceeded",
     "checkpoints",
 ]
 HALF_COLUMNS = [*CELL, "layer", "initial", "floor", "floor_step", "depth", "half_step", "collapsed"]
@@ -73,8 +75,9 @@ def collapse(
         ``floor`` and ``floor_step`` (minimum over the whole run after the first checkpoint),
         ``depth`` = 1 - floor / initial, ``collapsed`` (floor < initial), ``recovery_step`` (first
         checkpoint after the floor from which at least ``regained`` of initial - floor is back;
-        NaN if never or if there was no collapse), ``recovered``, ``final`` (last value) and
-        ``checkpoints``.  With a single checkpoint floor and depth are NaN.
+        NaN if never or if there was no collapse), ``exceeded_step`` (the same for rising above the
+        initial value), ``recovered``, ``exceeded``, ``final`` (last value) and ``checkpoints``.
+        With a single checkpoint floor and depth are NaN.
 
     Raises:
         ValueError: ``regained`` is not in (0, 1] or ``persistence`` is below 1.
@@ -87,12 +90,12 @@ def collapse(
     for cell, steps, values in trajectories(records, measure, layer):
         index, floor, depth = floor_of(steps, values)
         initial = float(values[0])
-        recovery = math.nan
+        recovery = exceeded = math.nan
         if floor < initial:
-            back = values[index + 1 :] >= floor + regained * (initial - floor)
-            held = first_held(back, persistence, to_end=True)
-            if held is not None:
-                recovery = float(steps[index + 1 + held])
+            after = values[index + 1 :]
+            later = steps[index + 1 :]
+            recovery = _step_of(after >= floor + regained * (initial - floor), later, persistence)
+            exceeded = _step_of(after > initial, later, persistence)
         rows.append(
             cell
             | {
@@ -101,13 +104,21 @@ def collapse(
                 "floor_step": float(steps[index]) if len(steps) > 1 else math.nan,
                 "depth": depth,
                 "recovery_step": recovery,
+                "exceeded_step": exceeded,
                 "final": float(values[-1]),
                 "collapsed": floor < initial,
                 "recovered": not math.isnan(recovery),
+                "exceeded": not math.isnan(exceeded),
                 "checkpoints": len(steps),
             }
         )
     return _by_depth(rows, COLLAPSE_COLUMNS)
+
+
+def _step_of(flags: np.ndarray, steps: np.ndarray, persistence: int) -> float:
+    """Step from which flags hold for ``persistence`` checkpoints or to the end; NaN if never."""
+    held = first_held(flags, persistence, to_end=True)
+    return math.nan if held is None else float(steps[held])
 
 
 def half_collapse(

@@ -44,7 +44,7 @@ def cells(
     accuracy = accuracy.drop(columns="checkpoints")
     table = table.merge(accuracy, on=CELL, how="outer")
     table = table.merge(logprob[[*CELL, "logprob_step", "final_logprob"]], on=CELL, how="outer")
-    for flag in ("collapsed", "recovered", "pending"):
+    for flag in ("collapsed", "recovered", "exceeded", "pending"):
         table[flag] = table[flag].eq(True)
     return in_order(table)
 
@@ -101,6 +101,7 @@ def summarise(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
         "mod_floor": mod_floor(table),
         "collapsed": _count(measured["collapsed"]),
         "recovered": _count(measured["recovered"]),
+        "exceeded": _count(measured["exceeded"]),
         "emerged": _count(behaved["emerged_step"].notna()),
         "emerged_logprob": _count(
             table.loc[table["final_logprob"].notna(), "logprob_step"].notna()

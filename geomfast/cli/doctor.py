@@ -1,4 +1,4 @@
-"""``geomfast doctor``: what this machine has, what is missing and why, and whether kernels agree."""
+"""``geomfast doctor``: what this machine has, what is missing and why, whether kernels agree."""
 
 from __future__ import annotations
 

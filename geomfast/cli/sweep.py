@@ -14,7 +14,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from geomfast import __version__
+from geomfast import __version__, machine
 from geomfast.cli.choices import Levels, ListOf, Seeds
 from geomfast.models.scales import SCALES
 from geomfast.sweep.plan import (
@@ -203,15 +203,5 @@ def _context(preset: str) -> dict[str, Any]:
             "torch": metadata.version("torch"),
             "numpy": metadata.version("numpy"),
         },
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": machine.describe(),
     }
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

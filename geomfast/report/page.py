@@ -60,8 +60,8 @@ def render(
         runs=runs,
         first_run=runs[0] if runs else "",
         lines=lines,
-        collapse_head=[heading for _, heading, _ in tables.COLLAPSE[:5]],
-        collapse={run: _rows(rows, tables.COLLAPSE[:5]) for run, rows in by_run.items()},
+        collapse_head=[heading for _, heading, _ in tables.COLLAPSE[:6]],
+        collapse={run: _rows(rows, tables.COLLAPSE[:6]) for run, rows in by_run.items()},
         emergence={run: _emergence(rows) for run, rows in by_run.items()},
         orders={run: _orders(orders[orders["run"] == run]) for run in runs},
         figures={

@@ -21,8 +21,9 @@ from geomfast.files import write_atomically
 COLLAPSE = (
     ("initial", "initial", "initial"),
     ("floor", "floor", "floor"),
-    ("at step", "floor at step", "floor_step"),
+    ("at", "floor at step", "floor_step"),
     ("regained", "half regained at step", "recovery_step"),
+    ("above", "above initial at step", "exceeded_step"),
     ("final", "final", "final"),
     ("emerged", "emerged at step", "emerged_step"),
     ("accuracy", "final accuracy", "final_accuracy"),
@@ -60,7 +61,7 @@ def cell(row: Any, column: str, none: str = "-") -> str:
         and not math.isnan(_known(row["final_accuracy"]))
     ):
         return "pending" if row["pending"] else "no"
-    if column == "recovery_step" and math.isnan(value) and row["collapsed"]:
+    if column in ("recovery_step", "exceeded_step") and math.isnan(value) and row["collapsed"]:
         return "no"
     if column.endswith("_step"):
         return step(value, none)
@@ -146,6 +147,7 @@ def summary_lines(summary: dict[str, Any], paper: dict[str, Any], version: str):
         ("MOD level 1, floor of RankMe", number(mod["value"]), remark),
         ("Floors below the initial value", share("collapsed"), ""),
         ("Later rise above the floor", share("recovered"), "half of the loss regained and held"),
+        ("Later rise above the initial value", share("exceeded"), "held"),
         ("Emergence events so far", share("emerged"), f"paper {version}: {paper['emerged']}"),
         ("Accuracy of 95% or more", share("solved"), "at the last checkpoint"),
         ("Floor before emergence", share("floor_before_emergence"), "of those with both"),

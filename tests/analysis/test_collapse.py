@@ -29,6 +29,15 @@ def test_recovery_must_be_held_for_three_checkpoints_or_to_the_end():
     assert math.isnan(one([10, 2, 7, 7, 3, 3, 3, 3, 7, 3])["recovery_step"])
 
 
+def test_rising_above_the_initial_value_is_more_than_recovering():
+    row = one([10, 2, 7, 7, 7, 11, 12, 10.5, 9])
+    assert (row["recovery_step"], row["exceeded_step"]) == (20, 50)
+    assert row["exceeded"]
+    below = one([10, 2, 9, 10, 10, 10])
+    assert below["recovered"] and not below["exceeded"]
+    assert math.isnan(below["exceeded_step"])
+
+
 def test_no_recovery():
     row = one([10, 8, 6, 4, 2])
     assert row["collapsed"] and not row["recovered"] and math.isnan(row["recovery_step"])

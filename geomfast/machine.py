@@ -1,0 +1,29 @@
+"""What machine this is, in the words a results file needs."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+
+def processor() -> str:
+    """Model of the processor; virtual machines hide it, hence family and model number too."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = {}
+    for line in lines:
+        key, colon, value = line.partition(":")
+        if colon:
+            fields[key.strip()] = value.strip()
+    if "model name" not in fields:
+        return platform.machine()
+    number = f"family {fields.get('cpu family')}, model {fields.get('model')}"
+    return f"{fields['model name']} ({number})"
+
+
+def describe() -> str:
+    """Processor, cores and system in one line."""
+    return f"{processor()}, {os.cpu_count()} cores, {platform.system()}"
