@@ -96,8 +96,8 @@ class Trainer:
     def train_step(self) -> None:
         """One optimiser step on the next batch.
 
-        The loss is the mean over the batch's answer tokens, in nats; it is left in ``loss`` on
-        the device, so that reading it is the caller's choice of when to wait.
+        The loss is the mean over the batch's examples of their nats per answer token; it is left
+        in ``loss`` on the device, so that reading it is the caller's choice of when to wait.
         """
         begin = time.perf_counter()
         s = self.settings
@@ -109,7 +109,7 @@ class Trainer:
             targets = targets.to(self.device, non_blocking=True)
             with self._precision():
                 logits = self.model(inputs)
-            loss = answer_nats(logits, targets) / batch.answer_tokens
+            loss = answer_loss(logits, targets).sum() / s.batch_size
             loss.backward()
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
@@ -136,13 +136,20 @@ class Trainer:
             )
 
 
-def answer_nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """Summed negative log-likelihood of the targets that count, in nats.
+def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Each example's negative log-likelihood in nats per answer token.
+
+    Examples weigh the same whatever the length of their answers: with a mean over tokens the
+    twelve digits of COPY-3 would outweigh the one of PAR or CMP six to one.
 
     Args:
         logits: (N, T, V); computed in any precision, summed in float32.
-        targets: (N, T) ids, :data:`IGNORE` where nothing counts.
+        targets: (N, T) ids, :data:`IGNORE` where nothing counts; at least one counts per row.
+
+    Returns:
+        (N,) float32.
     """
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+    nats = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="none"
     )
+    return nats.view(targets.shape).sum(dim=1) / (targets != IGNORE).sum(dim=1)

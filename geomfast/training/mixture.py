@@ -37,13 +37,11 @@ class Batch(NamedTuple):
 
     Attributes:
         buckets: the examples, grouped by length.
-        answer_tokens: targets that count.
         real_tokens: input tokens that are not padding.
         processed_tokens: input tokens, padding included.
     """
 
     buckets: list[Bucket]
-    answer_tokens: int
     real_tokens: int
     processed_tokens: int
 
@@ -93,7 +91,7 @@ def _bucketed(parts: list[tuple[np.ndarray, int]]) -> Batch:
     parts = sorted(parts, key=lambda part: part[0].shape[1])
     lengths = tuple(tokens.shape[1] - 1 for tokens, _ in parts)
     counts = tuple(tokens.shape[0] for tokens, _ in parts)
-    buckets, answer_tokens, processed = [], 0, 0
+    buckets, processed = [], 0
     for first, last in partition(lengths, counts, _MAX_PADDING):
         width, rows = lengths[last - 1], sum(counts[first:last])
         inputs = np.full((rows, width), PAD, dtype=np.int64)
@@ -103,12 +101,11 @@ def _bucketed(parts: list[tuple[np.ndarray, int]]) -> Batch:
             n, length = tokens.shape
             inputs[row : row + n, : length - 1] = tokens[:, :-1]
             targets[row : row + n, answer_start - 1 : length - 1] = tokens[:, answer_start:]
-            answer_tokens += n * (length - answer_start)
             row += n
         processed += rows * width
         buckets.append(Bucket(torch.from_numpy(inputs), torch.from_numpy(targets)))
     real = sum(length * n for length, n in zip(lengths, counts, strict=True))
-    return Batch(buckets, answer_tokens, real, processed)
+    return Batch(buckets, real, processed)
 
 
 @lru_cache(maxsize=256)

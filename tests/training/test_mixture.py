@@ -34,7 +34,6 @@ def test_at_least_90_percent_of_processed_tokens_are_real() -> None:
 
 def test_targets_are_the_next_tokens_of_answers_only() -> None:
     batch = Mixture(ALL, 128, seed=0).batch(3)
-    counted = 0
     for inputs, targets in batch.buckets:
         for row, target in zip(inputs.tolist(), targets.tolist(), strict=True):
             first = next(i for i, t in enumerate(target) if t != IGNORE)
@@ -43,8 +42,6 @@ def test_targets_are_the_next_tokens_of_answers_only() -> None:
             assert target[last] == EOS
             assert target[first:last] == row[first + 1 : last + 1]
             assert set(target[:first]) <= {IGNORE}
-            counted += last - first + 1
-    assert counted == batch.answer_tokens
 
 
 def test_a_batch_is_a_function_of_its_step() -> None:

@@ -1,0 +1,129 @@
+"""Options of the benchmarks, and the file that their results go into."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from geomfast.kernels.backends import backend_report
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--results", metavar="FILE", help="write medians, ratios and errors as JSON")
+
+
+class Results:
+    """What one run of the benchmarks measured, keyed by benchmark, size and contender."""
+
+    def __init__(self):
+        self.milliseconds: dict[str, float] = {}
+        self.ratios: dict[str, float] = {}
+        self.errors: dict[str, float] = {}
+
+    def add(
+        self,
+        benchmark: str,
+        seconds: dict[str, float],
+        ratios: dict[str, tuple[str, str]],
+        errors: dict[str, float],
+    ) -> None:
+        """Adds one interleaved comparison.
+
+        Args:
+            benchmark: name and size.
+            seconds: contender -> median seconds.
+            ratios: name of a ratio -> (slower contender, faster contender).
+            errors: contender -> largest relative error of its result.
+        """
+        print(f"\n{benchmark}")
+        for name, value in seconds.items():
+            self.milliseconds[f"{benchmark} / {name}"] = round(1e3 * value, 4)
+            error = f"  error {errors[name]:.1e}" if name in errors else ""
+            print(f"  {name:<28} {1e3 * value:10.2f} ms{error}")
+        for name, error in errors.items():
+            self.errors[f"{benchmark} / {name}"] = float(f"{error:.2e}")
+        for name, (slower, faster) in ratios.items():
+            ratio = seconds[slower] / seconds[faster]
+            self.ratios[f"{benchmark} / {name}"] = round(ratio, 3)
+            print(f"  {name:<28} {ratio:10.2f} x")
+
+    def write(self, path: Path) -> None:
+        packages = ("geomfast", "torch", "numpy", "scipy")
+        document = {
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": _command(path),
+            "sizes": "full" if is_full() else "tiny",
+            "machine": {
+                "cpu": _cpu_model(),
+                "cores": os.cpu_count(),
+                "backends": {b.name: b.detail for b in backend_report() if b.available},
+                "instruction set forced": os.environ.get("GEOMFAST_ISA") or None,
+            },
+            "versions": {"python": platform.python_version()}
+            | {name: _version(name) for name in packages},
+            "ratios": self.ratios,
+            "median milliseconds": self.milliseconds,
+            "relative errors": self.errors,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def is_full() -> bool:
+    """Whether to run the real sizes; otherwise the benchmarks only show that they run."""
+    return os.environ.get("GEOMFAST_BENCH") == "full"
+
+
+def _command(results: Path) -> str:
+    """What to type to repeat this run; without the machine's folders."""
+    names = ("GEOMFAST_BENCH", "GEOMFAST_ISA", "GEOMFAST_BACKEND")
+    variables = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name)]
+    arguments = [argument.replace(str(results), results.name) for argument in sys.argv[1:]]
+    return shlex.join([*variables, "pytest", *arguments])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    """Model name; virtual machines hide it, hence family and model number with it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in fields.items()}
+    number = f"family {fields.get('cpu family')}, model {fields.get('model')}"
+    return f"{fields.get('model name', platform.processor())} ({number})"
+
+
+@pytest.fixture(scope="session")
+def full() -> bool:
+    return is_full()
+
+
+@pytest.fixture(scope="session")
+def results(request: pytest.FixtureRequest):
+    collected = Results()
+    yield collected
+    if path := request.config.getoption("--results"):
+        collected.write(Path(path))
+
+
+@pytest.fixture
+def restore_threads():
+    """Leaves the number of torch threads as it was."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

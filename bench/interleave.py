@@ -1,0 +1,26 @@
+"""Timing of several functions in turn, so that a slow minute of the machine hits all of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def interleave(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each function over rounds in which each runs once.
+
+    The order rotates from round to round: none always runs in the wake of the same other.
+
+    Args:
+        functions: name -> call to time; each is run once before, untimed.
+        rounds: number of timed calls of each.
+    """
+    names = list(functions)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for function in functions.values():
+        function()
+    for i in range(rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            start = time.perf_counter()
+            functions[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}

@@ -1,0 +1,114 @@
+// Float64 Gram matrix of the smaller side of one matrix: lower triangle, row-major.
+//
+// The input is converted and packed once per block of the long side into panels of kPanel columns,
+// [panel][k][kPanel]; a tile of kTileRows x kPanel results stays in registers for the whole block.
+
+namespace {
+
+constexpr int kPanel = kTileVectors * kWidth;
+constexpr long kBlock = 128;  // of the long side: a panel (12 KiB) twice in L1, all panels in L2
+static_assert(kPanel % kTileRows == 0 && kPanel % 4 == 0, "tile shapes must nest");
+
+GEOMFAST_INLINE long round_up(long x, long to) { return (x + to - 1) / to * to; }
+
+// Packs entries [k0, k0 + kc) of the n rows of x: the smaller side is the strided one.
+template <class T>
+void pack_rows(const T* x, long stride, long n, long k0, long kc, double scale, double* packed) {
+  for (long panel = 0; panel < n; panel += kPanel) {
+    for (long r = 0; r < kPanel; r += 4) {
+      const T* rows[4];
+      double scales[4];
+      for (long i = 0; i < 4; ++i) {
+        // Rows beyond the end read the last one and count for nothing.
+        const long row = panel + r + i;
+        rows[i] = x + (row < n ? row : n - 1) * stride + k0;
+        scales[i] = row < n ? scale : 0.0;
+      }
+      double* out = packed + panel * kc + r;
+      long k = 0;
+      for (; k + 4 <= kc; k += 4) {
+        transpose_4x4(rows, scales, out + k * kPanel, kPanel);
+        for (int i = 0; i < 4; ++i) rows[i] += 4;
+      }
+      for (; k < kc; ++k) {
+        for (int i = 0; i < 4; ++i) {
+          out[k * kPanel + i] = scales[i] * static_cast<double>(*rows[i]++);
+        }
+      }
+    }
+  }
+}
+
+// Packs rows [k0, k0 + kc) of x: the smaller side is the contiguous one, of length n.
+template <class T>
+void pack_columns(const T* x, long stride, long n, long k0, long kc, double scale,
+                  double* packed) {
+  for (long panel = 0; panel < n; panel += kPanel) {
+    double* out = packed + panel * kc;
+    const T* row = x + k0 * stride + panel;
+    if (panel + kPanel <= n) {
+      for (long k = 0; k < kc; ++k, row += stride, out += kPanel) {
+        for (int c = 0; c < kPanel; ++c) out[c] = scale * static_cast<double>(row[c]);
+      }
+    } else {
+      for (long k = 0; k < kc; ++k, row += stride, out += kPanel) {
+        for (long c = 0; c < kPanel; ++c) {
+          out[c] = panel + c < n ? scale * static_cast<double>(row[c]) : 0.0;
+        }
+      }
+    }
+  }
+}
+
+// gram[kTileRows x kPanel] (+)= a^T b over kc packed entries.
+GEOMFAST_INLINE void gram_tile(const double* a, const double* b, long kc, double* gram, long ld,
+                               bool first) {
+  Vec acc[kTileRows][kTileVectors] = {};
+#pragma GCC unroll 4
+  for (long k = 0; k < kc; ++k) {
+    Vec columns[kTileVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kTileVectors; ++v) columns[v] = load(b + k * kPanel + v * kWidth);
+#pragma GCC unroll 8
+    for (int r = 0; r < kTileRows; ++r) {
+      const Vec row = broadcast(a[k * kPanel + r]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kTileVectors; ++v) acc[r][v] = fma(row, columns[v], acc[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kTileRows; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kTileVectors; ++v) {
+      double* out = gram + r * ld + v * kWidth;
+      store(out, first ? acc[r][v] : load(out) + acc[r][v]);
+    }
+  }
+}
+
+// gram: round_up(n, kPanel) rows of ld; tiles on and below the diagonal are written, with zeros
+// beyond n.
+template <class T>
+void gram_matrix(const T* x, long rows, long cols, long stride, double scale, double* packed,
+                 double* gram, long ld) {
+  const bool wide = rows <= cols;
+  const long n = wide ? rows : cols, length = wide ? cols : rows;
+  const long padded = round_up(n, kPanel);
+  for (long k0 = 0; k0 < length; k0 += kBlock) {
+    const long kc = length - k0 < kBlock ? length - k0 : kBlock;
+    if (wide) {
+      pack_rows(x, stride, n, k0, kc, scale, packed);
+    } else {
+      pack_columns(x, stride, n, k0, kc, scale, packed);
+    }
+    for (long j = 0; j < padded; j += kPanel) {
+      for (long i = j; i < padded; i += kTileRows) {
+        const long panel = i / kPanel * kPanel;
+        gram_tile(packed + panel * kc + (i - panel), packed + j * kc, kc, gram + i * ld + j, ld,
+                  k0 == 0);
+      }
+    }
+  }
+}
+
+}  // namespace

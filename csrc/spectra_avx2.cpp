@@ -1,0 +1,1 @@
+#include "spectra_kernel.inl"

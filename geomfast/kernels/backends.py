@@ -1,0 +1,159 @@
+"""Which backends exist here, why the others do not, and how one of them is chosen.
+
+`GEOMFAST_BACKEND` forces one backend for every operation; an operation that it cannot serve then
+raises. Without it an operation takes the first backend of its own table that serves the input, and
+a fall-back caused by something missing is logged once.
+"""
+
+import functools
+import importlib
+import importlib.resources
+import json
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+
+logger = logging.getLogger("geomfast")
+
+NAMES = ("reference", "torch", "cpu", "triton", "cuda")
+ENVIRONMENT_VARIABLE = "GEOMFAST_BACKEND"
+
+
+class BackendError(RuntimeError):
+    """The backend asked for does not exist here or cannot serve the input."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One line of the backend report.
+
+    Attributes:
+        name: as accepted by `GEOMFAST_BACKEND`.
+        available: whether it can run on this machine.
+        detail: what is in use (version, instruction set), or the reason why it is missing.
+    """
+
+    name: str
+    available: bool
+    detail: str
+
+
+class MissingModule:
+    """Stands in for a native module that did not load; explains itself when it is used."""
+
+    def __init__(self, name: str, reason: str):
+        self._name = name
+        self.reason = reason
+
+    def __getattr__(self, attribute: str) -> NoReturn:
+        if attribute.startswith("__"):  # protocol look-ups (copy, pickle) must fail as usual
+            raise AttributeError(attribute)
+        raise BackendError(f"{self._name} is not available: {self.reason}")
+
+
+@functools.cache
+def native_module(name: str) -> Any:
+    """The native module `geomfast.<name>`, or a `MissingModule` that says why it is missing."""
+    try:
+        return importlib.import_module(f"geomfast.{name}")
+    except ImportError as error:
+        reason = _build_failure(f"geomfast.{name}") or f"{type(error).__name__}: {error}"
+        return MissingModule(f"geomfast.{name}", reason)
+
+
+def missing_reason(name: str) -> str:
+    """Why the native module `geomfast.<name>` is missing; empty if it is there."""
+    module = native_module(name)
+    return module.reason if isinstance(module, MissingModule) else ""
+
+
+def _build_failure(module: str) -> str:
+    """What setup.py wrote down when it could not build the module; empty if nothing."""
+    report = importlib.resources.files("geomfast") / "_build_report.json"
+    try:
+        outcome = json.loads(report.read_text())[module]
+    except (OSError, ValueError, KeyError):
+        return ""
+    return "" if outcome["built"] else f"it was not built at install time. {outcome['reason']}"
+
+
+def backend_report() -> list[Backend]:
+    """What is available on this machine, and why not where it is not.
+
+    Returns:
+        One `Backend` for each name that `GEOMFAST_BACKEND` accepts.
+    """
+    missing = missing_reason("_cpu")
+    threads = f"{torch.get_num_threads()} threads"
+    cpu = missing or f"C++, instruction set {native_module('_cpu').isa()}, {threads}"
+    none_yet = "this version of geomfast has no {} kernels"
+    return [
+        Backend("reference", True, f"float64 torch {torch.__version__}, any device"),
+        Backend("torch", True, f"torch {torch.__version__}, any device"),
+        Backend("cpu", not missing, cpu),
+        Backend("triton", False, none_yet.format("triton")),
+        Backend("cuda", False, none_yet.format("cuda")),
+    ]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backend's answer for one input.
+
+    Attributes:
+        name: of the backend.
+        refusal: why it cannot serve the input; empty if it can.
+        missing: the refusal is due to something missing on this machine, worth telling the user.
+        slower: why another backend is preferred although this one could serve; empty if not.
+    """
+
+    name: str
+    refusal: str = ""
+    missing: bool = False
+    slower: str = ""
+
+
+def choose(operation: str, candidates: Iterable[Candidate]) -> str:
+    """Picks the backend for one call.
+
+    Args:
+        operation: name for messages.
+        candidates: the operation's table for this input, best first.
+
+    Returns:
+        The name of the forced backend, else of the first candidate that serves.
+
+    Raises:
+        BackendError: the forced backend is unknown, not available or cannot serve, or none can.
+    """
+    table = {candidate.name: candidate for candidate in candidates}
+    forced = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    if forced:
+        if forced not in NAMES:
+            raise BackendError(f"{ENVIRONMENT_VARIABLE}={forced!r} is not one of {list(NAMES)}")
+        if forced not in table:
+            detail = next(b.detail for b in backend_report() if b.name == forced)
+            raise BackendError(
+                f"{ENVIRONMENT_VARIABLE}={forced}: not available for {operation}: {detail}"
+            )
+        if table[forced].refusal:
+            raise BackendError(
+                f"{ENVIRONMENT_VARIABLE}={forced} cannot serve {operation}: {table[forced].refusal}"
+            )
+        return forced
+    for candidate in table.values():
+        if candidate.missing:
+            _log_once(operation, candidate.name, candidate.refusal)
+        if not candidate.refusal and not candidate.slower:
+            return candidate.name
+    reasons = "; ".join(f"{c.name}: {c.refusal or c.slower}" for c in table.values())
+    raise BackendError(f"no backend serves {operation}: {reasons}")
+
+
+@functools.cache
+def _log_once(operation: str, name: str, reason: str) -> None:
+    logger.warning("%s: backend %s is not used: %s", operation, name, reason)

@@ -1,0 +1,95 @@
+"""Families of matrices with known or treacherous spectra, shared by the tests."""
+
+import functools
+
+import numpy as np
+import torch
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
+    """Independent standard normal entries."""
+    return torch.randn(*shape, dtype=dtype, generator=generator(seed))
+
+
+def orthogonal(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    """(n, d) float64 with orthonormal rows (n <= d) or columns (n > d)."""
+    long_side = torch.linalg.qr(normal(max(n, d), min(n, d), dtype=torch.float64, seed=seed))[0]
+    return long_side.mT.contiguous() if n <= d else long_side
+
+
+def with_spectrum(values: torch.Tensor, n: int, d: int, seed: int = 0) -> torch.Tensor:
+    """(n, d) float64 with these singular values, zeros after them."""
+    k = len(values)
+    left, right = orthogonal(n, n, seed)[:, :k], orthogonal(d, d, seed + 1)[:k]
+    return (left * values.double()) @ right
+
+
+def equal_rank(rank: int, n: int, d: int) -> torch.Tensor:
+    """(n, d) float64 of exactly this rank, all non-zero singular values equal: RankMe = rank."""
+    return with_spectrum(torch.ones(rank), n, d)
+
+
+def geometric(ratio: float, n: int, d: int) -> torch.Tensor:
+    """(n, d) float64 with singular values ratio^k."""
+    return with_spectrum(ratio ** torch.arange(min(n, d), dtype=torch.float64), n, d)
+
+
+def near_rank_two(n: int, d: int, noise: float = 1e-3) -> torch.Tensor:
+    """(n, d) float32, rank 2 plus small noise: what collapsed representations look like."""
+    return normal(n, 2) @ normal(2, d, seed=1) + noise * normal(n, d, seed=2)
+
+
+@functools.cache
+def matrices() -> dict[str, torch.Tensor]:
+    """Name -> (N, d) matrix; treat as read-only."""
+    cases = {
+        "orthogonal rows": orthogonal(40, 64),
+        "orthogonal columns": orthogonal(64, 40).float(),
+        "identity": torch.eye(33),
+        "diagonal": torch.diag(torch.arange(20.0)),
+        "rank 1, float64": normal(200, 1).double() @ normal(1, 128, seed=1).double(),
+        "rank 2, float32": normal(200, 2) @ normal(2, 128, seed=1),
+        "rank 3, equal": equal_rank(3, 60, 90),
+        "rank 50, equal": equal_rank(50, 128, 200),
+        "geometric 0.9": geometric(0.9, 100, 80),
+        "geometric 0.5": geometric(0.5, 70, 70),
+        "near rank 2": near_rank_two(200, 128),
+        "near rank 2, tall": near_rank_two(300, 64),
+        "near rank 2, 1e-6": near_rank_two(100, 150, noise=1e-6),
+        "constant": torch.full((50, 70), 0.37),
+        "one row repeated": normal(1, 96).expand(40, 96),
+        "blocks": torch.block_diag(normal(10, 12), normal(9, 7), torch.zeros(5, 5)),
+        "zero": torch.zeros(12, 17),
+        "one entry": -torch.eye(12, 17)[:, :1] @ torch.eye(17)[:1],
+        "huge": normal(30, 45) * 1e18,
+        "tiny": normal(30, 45) * 1e-18,
+        "subnormal float32": normal(20, 30) * 1e-40,
+        "1e150": normal(30, 45, dtype=torch.float64) * 1e150,
+        "1e-150": normal(45, 30, dtype=torch.float64) * 1e-150,
+        "1e300": normal(45, 30, dtype=torch.float64) * 1e300,
+        "1e-310": normal(30, 45, dtype=torch.float64) * 1e-310,
+        "mixed scales": normal(40, 50, dtype=torch.float64) * torch.logspace(-12, 12, 50).double(),
+        "tall": normal(500, 24),
+        "wide": normal(24, 500),
+        "odd": normal(101, 67),
+        "237": normal(237, 300),
+        "1000": normal(1000, 260),
+    }
+    for n in range(1, 10):
+        cases[f"{n} x {n}"] = normal(n, n, seed=n)
+        cases[f"{n} x {n + 4}, float64"] = normal(n, n + 4, dtype=torch.float64, seed=n)
+        cases[f"{2 * n + 1} x {n}"] = normal(2 * n + 1, n, seed=n)
+    return cases
+
+
+@functools.cache
+def reference_values(name: str) -> torch.Tensor:
+    """Singular values of matrices()[name] by numpy's float64 SVD, descending."""
+    x = matrices()[name].double().numpy()
+    largest = np.abs(x).max()
+    scale = 2.0 ** np.floor(np.log2(largest)) if largest > 0 else 1.0
+    return torch.from_numpy(np.linalg.svd(x / scale, compute_uv=False) * scale)

@@ -1,0 +1,108 @@
+"""Choice of backends, and what is said about the missing ones."""
+
+import json
+import logging
+
+import pytest
+import torch
+
+from geomfast.kernels import backends, spectra
+from geomfast.kernels.backends import Backend, BackendError, Candidate, MissingModule, choose
+
+
+@pytest.fixture(autouse=True)
+def _not_forced(monkeypatch):
+    monkeypatch.delenv("GEOMFAST_BACKEND", raising=False)
+    backends._log_once.cache_clear()
+
+
+@pytest.fixture
+def no_native_module(monkeypatch):
+    missing = MissingModule("geomfast._cpu", "no compiler was found")
+    monkeypatch.setattr(backends, "native_module", lambda name: missing)
+
+
+def test_report_names_every_backend():
+    report = backends.backend_report()
+    assert all(isinstance(line, Backend) and line.detail for line in report)
+    assert [line.name for line in report] == list(backends.NAMES)
+    available = {line.name: line.available for line in report}
+    assert available["reference"] and available["torch"]
+    assert not available["triton"] and not available["cuda"]
+
+
+def test_report_without_native_module(no_native_module):
+    line = next(line for line in backends.backend_report() if line.name == "cpu")
+    assert line == Backend("cpu", False, "no compiler was found")
+
+
+def test_falls_back_without_native_module_and_logs_once(no_native_module, caplog):
+    with caplog.at_level(logging.WARNING, "geomfast"):
+        for _ in range(3):
+            assert spectra.backend_for(torch.eye(3)) == "torch"
+    assert spectra.singular_values(torch.eye(3)).tolist() == [1.0, 1.0, 1.0]
+    assert len(caplog.records) == 1
+    assert "no compiler was found" in caplog.text
+
+
+def test_forced_but_missing(no_native_module, monkeypatch):
+    monkeypatch.setenv("GEOMFAST_BACKEND", "cpu")
+    with pytest.raises(BackendError, match="no compiler was found"):
+        spectra.singular_values(torch.eye(3))
+
+
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_forced_backend_that_does_not_exist(name, monkeypatch):
+    monkeypatch.setenv("GEOMFAST_BACKEND", name)
+    with pytest.raises(BackendError, match=f"not available for singular_values.*{name}"):
+        spectra.singular_values(torch.eye(3))
+
+
+def test_forced_backend_with_unknown_name(monkeypatch):
+    monkeypatch.setenv("GEOMFAST_BACKEND", "abacus")
+    with pytest.raises(BackendError, match="'abacus' is not one of"):
+        spectra.singular_values(torch.eye(3))
+
+
+@pytest.mark.parametrize("name", ["reference", "torch"])
+def test_forced_backend_is_the_one_recorded(name, monkeypatch):
+    monkeypatch.setenv("GEOMFAST_BACKEND", name)
+    assert spectra.backend_for(torch.eye(3)) == name
+
+
+def test_forced_backend_on_another_device(monkeypatch):
+    monkeypatch.setenv("GEOMFAST_BACKEND", "cpu")
+    with pytest.raises(BackendError, match="x is on meta"):
+        spectra.backend_for(torch.empty(3, 3, device="meta"))
+
+
+def test_forced_backend_serves_although_slower(monkeypatch):
+    table = [Candidate("cpu"), Candidate("reference", slower="for comparison only")]
+    assert choose("op", table) == "cpu"
+    monkeypatch.setenv("GEOMFAST_BACKEND", "reference")
+    assert choose("op", table) == "reference"
+
+
+def test_nobody_serves():
+    with pytest.raises(BackendError, match=r"no backend serves op: cpu: too large; torch: gone"):
+        choose("op", [Candidate("cpu", "too large"), Candidate("torch", "gone")])
+
+
+def test_missing_module_explains_itself():
+    missing = MissingModule("geomfast._cpu", "no compiler was found")
+    with pytest.raises(BackendError, match=r"geomfast\._cpu is not available: no compiler"):
+        missing.singular_values()
+
+
+def test_absent_native_module_tells_the_reason_of_the_import():
+    module = backends.native_module("_no_such_module")
+    assert isinstance(module, MissingModule)
+    assert "_no_such_module" in module.reason
+
+
+def test_absent_native_module_tells_the_reason_of_the_build(tmp_path, monkeypatch):
+    report = {"geomfast._no_such": {"built": False, "reason": "CompileError: g++ not found"}}
+    (tmp_path / "_build_report.json").write_text(json.dumps(report))
+    monkeypatch.setattr(backends.importlib.resources, "files", lambda package: tmp_path)
+    assert "g++ not found" in backends._build_failure("geomfast._no_such")
+    assert backends._build_failure("geomfast._other") == ""
