@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from geomfast.models.scales import Scale
 
+#: (rows, tokens per row) of each bucket whose tokens lie one after the other in a flat tensor.
+Shapes = list[tuple[int, int]]
+
 
 class Block(nn.Module):
     """Causal self-attention and an MLP, each after a LayerNorm and added to the stream."""
@@ -28,16 +31,22 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(d_model, 4 * d_model)
         self.mlp_out = nn.Linear(4 * d_model, d_model)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, d) -> (N, T, d)."""
-        n, t, d = x.shape
-        q, k, v = (
-            part.view(n, t, self.heads, d // self.heads).transpose(1, 2)
-            for part in self.attention_in(self.norm_1(x)).split(d, dim=-1)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.attention_out(mixed.transpose(1, 2).reshape(n, t, d))
+    def forward(self, x: Tensor, shapes: Shapes) -> Tensor:
+        """(M, d) -> (M, d): everything acts on single tokens but attention, which needs rows."""
+        d = x.shape[1]
+        qkv = self.attention_in(self.norm_1(x))
+        mixed = [
+            self._attend(rows.view(n, t, 3, self.heads, d // self.heads)).reshape(n * t, d)
+            for rows, (n, t) in zip(qkv.split([n * t for n, t in shapes]), shapes, strict=True)
+        ]
+        x = x + self.attention_out(torch.cat(mixed))
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x))))
+
+    @staticmethod
+    def _attend(qkv: Tensor) -> Tensor:
+        """Causal attention inside each row: (N, T, 3, heads, d/heads) -> (N, T, heads, d/heads)."""
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
 
 class GPT(nn.Module):
@@ -87,12 +96,32 @@ class GPT(nn.Module):
         Returns:
             (N, T, vocabulary) logits.
         """
-        x = self.tokens(tokens) + self.positions[: tokens.shape[1]]
+        flat: list[Tensor] | None = None if collect is None else []
+        logits = self.forward_buckets([tokens], flat)
+        if collect is not None and flat is not None:
+            collect += [x.unflatten(0, tokens.shape) for x in flat]
+        return logits.unflatten(0, tokens.shape)
+
+    def forward_buckets(self, buckets: list[Tensor], collect: list[Tensor] | None = None) -> Tensor:
+        """The same for rows of several lengths at once, without padding them to one length.
+
+        Args:
+            buckets: (N_i, T_i) ids each.
+            collect: as in :meth:`forward`, but receives (M, d) tensors.
+
+        Returns:
+            (M, vocabulary) logits of the buckets' M = sum N_i T_i tokens, row by row.
+        """
+        shapes = [(tokens.shape[0], tokens.shape[1]) for tokens in buckets]
+        x = torch.cat([self._embed(tokens).flatten(0, 1) for tokens in buckets])
         for block in self.blocks:
-            x = block(x)
+            x = block(x, shapes)
             if collect is not None:
                 collect.append(x)
         x = self.norm(x)
         if collect is not None:
             collect.append(x)
         return F.linear(x, self.tokens.weight)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.tokens(tokens) + self.positions[: tokens.shape[1]]

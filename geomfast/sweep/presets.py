@@ -24,7 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Collapse, recovery and the first emergence events, in minutes on two cores.
     "smoke": {**_COMMON, "scales": ("nano",), "steps": 1800, "checkpoints": 60},
     # The whole curriculum at the smallest scale, under half an hour on two cores.
-    "nano": {**_COMMON, "scales": ("nano",), "steps": 12_000, "checkpoints": 100},
+    "nano": {**_COMMON, "scales": ("nano",), "steps": 12_000, "checkpoints": 80},
     # The paper's grid: five scales, 24 task-levels, 200+ checkpoints. For GPU nodes.
     "paper": {
         **_COMMON,

@@ -103,15 +103,12 @@ class Trainer:
         s = self.settings
         batch = self.mixture.batch(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        for inputs, targets in batch.buckets:
-            inputs = inputs.to(self.device, non_blocking=True)
-            targets = targets.to(self.device, non_blocking=True)
-            with self._precision():
-                logits = self.model(inputs)
-            loss = answer_loss(logits, targets).sum() / s.batch_size
-            loss.backward()
-            total += loss.detach()
+        inputs = [b.inputs.to(self.device, non_blocking=True) for b in batch.buckets]
+        targets = [b.targets.to(self.device, non_blocking=True) for b in batch.buckets]
+        with self._precision():
+            logits = self.model.forward_buckets(inputs)
+        loss = answer_loss(logits, targets).mean()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
         rate = learning_rate(
             self.step, peak=self.peak, steps=s.steps, warmup=s.warmup, final=s.final_rate
@@ -119,7 +116,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self.loss = total
+        self.loss = loss.detach()
         self.step += 1
         self.tokens += batch.real_tokens
         self.processed_tokens += batch.processed_tokens
@@ -136,20 +133,22 @@ class Trainer:
             )
 
 
-def answer_loss(logits: Tensor, targets: Tensor) -> Tensor:
+def answer_loss(logits: Tensor, targets: list[Tensor]) -> Tensor:
     """Each example's negative log-likelihood in nats per answer token.
 
     Examples weigh the same whatever the length of their answers: with a mean over tokens the
     twelve digits of COPY-3 would outweigh the one of PAR or CMP six to one.
 
     Args:
-        logits: (N, T, V); computed in any precision, summed in float32.
-        targets: (N, T) ids, :data:`IGNORE` where nothing counts; at least one counts per row.
+        logits: (M, V), as :meth:`GPT.forward_buckets` returns them; computed in any precision,
+            summed in float32.
+        targets: (N_i, T_i) ids of each bucket, :data:`IGNORE` where nothing counts; at least one
+            counts in every row.
 
     Returns:
-        (N,) float32.
+        (N,) float32, over the rows of all buckets.
     """
-    nats = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="none"
-    )
-    return nats.view(targets.shape).sum(dim=1) / (targets != IGNORE).sum(dim=1)
+    flat = torch.cat([t.flatten() for t in targets])
+    nats = F.cross_entropy(logits.float(), flat, ignore_index=IGNORE, reduction="none")
+    parts = zip(nats.split([t.numel() for t in targets]), targets, strict=True)
+    return torch.cat([n.view(t.shape).sum(1) / (t != IGNORE).sum(1) for n, t in parts])
