@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from geomfast.kernels.backends import backend_report
+from geomfast.machine import processor
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,7 +62,7 @@ class Results:
             "command": _command(path),
             "sizes": "full" if is_full() else "tiny",
             "machine": {
-                "cpu": _cpu_model(),
+                "cpu": processor(),
                 "cores": os.cpu_count(),
                 "backends": {b.name: b.detail for b in backend_report() if b.available},
                 "instruction set forced": os.environ.get("GEOMFAST_ISA") or None,
@@ -94,18 +95,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    """Model name; virtual machines hide it, hence family and model number with it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in fields.items()}
-    number = f"family {fields.get('cpu family')}, model {fields.get('model')}"
-    return f"{fields.get('model name', platform.processor())} ({number})"
 
 
 @pytest.fixture(scope="session")

@@ -176,10 +176,12 @@ def timeline(run: pd.DataFrame, table: pd.DataFrame) -> Any:
         look = {"color": colour, "markersize": 5.5, "linestyle": ""} | hollow
         axes.plot(order[name], place, marker=marker, label=label, zorder=3, **look)
     never = order["emerged_step"].isna() & order["final_accuracy"].notna()
-    for y, accuracy in zip(place[never], order["final_accuracy"][never], strict=True):
+    accuracies, pending = order["final_accuracy"][never], order["pending"][never]
+    for y, accuracy, nearly in zip(place[never], accuracies, pending, strict=True):
         # Beside the axes, where no mark can be.
         axes.annotate(
-            f"not emerged ({accuracy:.0%})", (1.01, y), xycoords=("axes fraction", "data"),
+            f"{'pending' if nearly else 'not emerged'} ({accuracy:.0%})",
+            (1.01, y), xycoords=("axes fraction", "data"),
             va="center", fontsize=7.5, color=VERMILLION,
         )  # fmt: skip
     names = [task_level(t, v) for t, v in zip(order["task"], order["level"], strict=True)]
