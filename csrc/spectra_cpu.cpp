@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -79,11 +80,20 @@ void singular_values(SpectraJob job, const SpectraKernel& kernel, int threads) {
     for (long first; (first = next.fetch_add(group)) < job.batch;) {
       const long count = std::min(group, job.batch - first);
       kernel.run(job, first, count, workspace);
-      for (long i = first; i < first + count; ++i) finish(job, i, n);
+      for (long i = first; i < first + count; ++i) {
+        // A matrix that failed has no values: sorting what is there instead could read anywhere.
+        if (job.status[i] == kOk) finish(job, i, n);
+      }
     }
   };
   std::vector<std::thread> others;
-  for (long i = 1; i < workers; ++i) others.emplace_back(work, memory[i].get());
+  for (long i = 1; i < workers; ++i) {
+    try {
+      others.emplace_back(work, memory[i].get());
+    } catch (const std::system_error&) {
+      break;  // no more threads to be had: those there are share the work
+    }
+  }
   work(memory[0].get());
   for (std::thread& other : others) other.join();
 }

@@ -24,6 +24,13 @@ def processor() -> str:
     return f"{fields['model name']} ({number})"
 
 
+def usable_cores() -> int:
+    """Cores this process may run on, which a scheduler may have made fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def describe() -> str:
     """Processor, cores and system in one line."""
-    return f"{processor()}, {os.cpu_count()} cores, {platform.system()}"
+    return f"{processor()}, {usable_cores()} cores, {platform.system()}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,20 @@ def part_name(step: int, measures: Iterable[str]) -> str:
     return f"step-{step:08d}.{'+'.join(sorted(measures))}.parquet"
 
 
+def parse_part_name(name: str) -> tuple[int, set[str]] | None:
+    """Step and measures in a part's file name; None for any other name."""
+    found = re.fullmatch(r"step-(\d{8,})\.([\w+]+)\.parquet", name)
+    return (int(found[1]), set(found[2].split("+"))) if found else None
+
+
+def is_part(path: Path) -> bool:
+    """Whether a file is a whole part of geomfast records; reads its footer only."""
+    try:
+        return pyarrow.parquet.read_schema(path).names == SCHEMA.names
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def write_part(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one part file; every row must have every column of :data:`COLUMNS`."""
     complete = [{name: row[name] for name in SCHEMA.names} for row in rows]
@@ -124,10 +139,4 @@ def load_records(path: str | os.PathLike[str]) -> pd.DataFrame:
 
 def _first_foreign(files: list[Path]) -> Path | None:
     """The first file that cannot be read or has other columns than ours."""
-    for file in files:
-        try:
-            if pyarrow.parquet.read_schema(file).names != SCHEMA.names:
-                return file
-        except (pa.ArrowException, OSError):
-            return file
-    return None
+    return next((file for file in files if not is_part(file)), None)

@@ -54,7 +54,7 @@ def test_imports_go_one_way(path: Path) -> None:
 @pytest.mark.parametrize(
     ("rooms", "forbidden"),
     [
-        ({"analysis", "report"}, {"torch", "geomfast.models", "geomfast.training"}),
+        ({"analysis", "report"}, {"torch", "geomfast.models.gpt", "geomfast.training"}),
         ({"records", "files", "tasks"}, {"torch"}),
     ],
     ids=["analysis-without-torch", "records-without-torch"],
@@ -70,6 +70,15 @@ def test_only_kernels_know_the_native_module() -> None:
     for path in FILES:
         if room(path) != "kernels":
             assert "geomfast._cpu" not in imports(path), path
+
+
+def test_only_measures_and_doctor_call_kernels() -> None:
+    callers = {
+        str(path.relative_to(HOUSE))
+        for path in FILES
+        if room(path) != "kernels" and any(n.startswith("geomfast.kernels") for n in imports(path))
+    }
+    assert callers == {"measures/spectra.py", "cli/doctor.py"}
 
 
 def test_every_room_is_in_the_order() -> None:

@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geomfast.models.scales import SCALES
+from geomfast.tasks import TASK_NAMES, TaskLevel
+
 #: The columns that name one cell: one task-level of one run.
 CELL = ["run", "scale", "seed", "task", "level"]
-#: Order in which task names are listed; a task not named here comes after them.
-TASKS = ("COPY", "REV", "SORT", "PAR", "CMP", "ADD", "MUL", "MOD")
-#: Order in which scales are listed, smallest first.
-SCALES = ("nano", "micro", "small", "medium", "large", "xlarge")
 
 
 def task_level(task: str, level: int) -> str:
     """Name of a task-level, for instance ``MOD-1``."""
-    return f"{task}-{level}"
+    return TaskLevel(task, level).name
 
 
 def select(records: pd.DataFrame, measure: str, layer: str | None = None) -> pd.DataFrame:
@@ -107,8 +106,9 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame sorted by scale (smallest first), seed, run, task and level, with a fresh index."""
     if frame.empty:
         return frame.reset_index(drop=True)
-    scale = frame["scale"].map(lambda s: SCALES.index(s) if s in SCALES else len(SCALES))
-    task = frame["task"].map(lambda t: TASKS.index(t) if t in TASKS else len(TASKS))
+    # What is not in the tables comes after what is.
+    scale = frame["scale"].map({name: i for i, name in enumerate(SCALES)}).fillna(len(SCALES))
+    task = frame["task"].map({name: i for i, name in enumerate(TASK_NAMES)}).fillna(len(TASK_NAMES))
     ordered = frame.assign(_scale=scale, _task=task)
     by = ["_scale", "scale", "seed", "run", "_task", "task", "level"]
     ordered = ordered.sort_values(by, kind="stable")

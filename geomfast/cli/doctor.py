@@ -78,7 +78,7 @@ def _show(findings: dict[str, Any]) -> None:
         facts.add_row(name, findings[name])
     facts.add_row("gpu", ", ".join(findings["gpus"]) or "none that torch can use")
     for name, version in findings["compilers"].items():
-        facts.add_row(name, version or "not found: the kernels it builds are left out")
+        facts.add_row(name, version or "not found")
     console.print(facts)
 
     backends = Table(title="Backends", title_justify="left")

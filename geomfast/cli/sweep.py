@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-import os
 import platform
+import shlex
 import signal
 import sys
 from importlib import metadata
@@ -25,6 +26,7 @@ from geomfast.sweep.plan import (
     PlanError,
     Settings,
     cells,
+    check_folder,
     locked,
     prepare_folder,
 )
@@ -102,8 +104,10 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
     )
     console = Console(stderr=options["as_json"])
     try:
-        prepare_folder(out, settings, {key: list(chosen[key]) for key in _GRID}, _context(preset))
+        check_folder(out)
         with locked(out, str(out)):
+            grid = {key: list(chosen[key]) for key in _GRID}
+            prepare_folder(out, settings, grid, _call(preset))
             outcome = _run(out, settings, chosen, options, console)
     except PlanError as error:
         raise click.UsageError(str(error)) from error
@@ -127,7 +131,7 @@ def _run(
 
     _check_device(options["device"])
     workers = options["workers"]
-    threads = options["threads"] or max(1, (os.cpu_count() or 1) // workers)
+    threads = options["threads"] or max(1, machine.usable_cores() // workers)
     jobs = [
         Job(cell, settings, chosen["measures"], out, options["device"], threads, options["keep"])
         for cell in cells(settings, chosen["scales"], chosen["seeds"])
@@ -152,28 +156,25 @@ def _run(
 
 
 def _outcome(job: Any, event: Any, todo: list[Any]) -> dict[str, Any]:
-    from geomfast.records import load_records
-
     state = event.kind if event else ("stopped" if job in todo else "finished")
     result: dict[str, Any] = {"run": job.cell.run, "state": state}
     if event:
         result |= {"step": event.step, **event.state}
         if event.error:
             result |= {"error": event.error, "details": event.details}
-    if any(job.records.glob("*.parquet")):
-        result["measure_seconds"] = sum(load_records(job.records)["seconds"].tolist())
     return result
 
 
 def _print_outcome(console: Console, out: Path, outcome: dict[str, Any]) -> None:
     for run in outcome["runs"]:
         line = f"{run['run']}: {run['state']}"
-        if "train_seconds" in run and "measure_seconds" in run:
-            trained, measured = run["train_seconds"], run["measure_seconds"]
+        if "train_seconds" in run:
+            seconds = {what: run[f"{what}_seconds"] for what in ("train", "measure", "write")}
+            wall = sum(seconds.values())
             line += (
-                f"; trained {trained:.0f} s, measured {measured:.0f} s "
-                f"({measured / (trained + measured):.1%} of both); "
-                f"{run['real_fraction']:.1%} of processed tokens real"
+                f" after {wall:.0f} s: {seconds['train'] / wall:.1%} training, "
+                f"{seconds['measure'] / wall:.1%} measuring, {seconds['write'] / wall:.1%} writing"
+                f"; {run['real_fraction']:.1%} of the tokens processed were real"
             )
         if "error" in run:
             line += f"\n{run['details']}{run['error']}"
@@ -191,17 +192,18 @@ def _check_device(device: str) -> None:
         raise click.UsageError(f"--device {device} cannot be used: {why}") from error
 
 
-def _context(preset: str) -> dict[str, Any]:
-    """What a reader of the folder wants to know and no number depends on."""
+def _call(preset: str) -> dict[str, Any]:
+    """What a reader of the folder wants to know of this call and no number depends on."""
     arguments = click.get_current_context().command_path
     return {
+        "command": shlex.join([arguments.split()[0], *sys.argv[1:]]),
         "preset": preset,
-        "commands": [" ".join([arguments.split()[0], *sys.argv[1:]])],
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine.describe(),
         "versions": {
             "geomfast": __version__,
             "python": platform.python_version(),
             "torch": metadata.version("torch"),
             "numpy": metadata.version("numpy"),
         },
-        "machine": machine.describe(),
     }

@@ -6,17 +6,17 @@ from geomfast.kernels import spectra
 from geomfast.kernels.checks import all_finite, bad_entry_error, not_finite_error
 
 
-def _check_matrix(x: torch.Tensor) -> None:
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise TypeError(f"x must be a floating-point tensor, not {kind}")
-    if x.dim() < 2:
-        raise ValueError(f"x must have shape (..., N, d), not {tuple(x.shape)}")
-    samples, width = x.shape[-2:]
-    if samples < 2:
-        raise ValueError(f"x of shape {tuple(x.shape)} has N = {samples} samples; N >= 2 is needed")
-    if width < 1:
-        raise ValueError(f"x of shape {tuple(x.shape)} has width d = {width}; d >= 1 is needed")
+def _check_samples(x: torch.Tensor) -> None:
+    spectra.check(x)
+    if x.shape[-2] < 2:
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} has N = {x.shape[-2]} samples; N >= 2 is needed"
+        )
+
+
+def backend(x: torch.Tensor) -> str:
+    """Name of the kernel backend that serves x here; records store it beside the value."""
+    return spectra.backend_for(x)
 
 
 def singular_values(x: torch.Tensor) -> torch.Tensor:
@@ -40,7 +40,7 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
         >>> singular_values(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
         tensor([4., 3.], dtype=torch.float64)
     """
-    _check_matrix(x)
+    _check_samples(x)
     return spectra.singular_values(x)
 
 
@@ -70,7 +70,7 @@ def rankme(x: torch.Tensor, *, center: bool = False, eps: float = 0.0) -> torch.
     """
     if not 0.0 <= eps < float("inf"):
         raise ValueError(f"eps must be finite and >= 0, not {eps}")
-    _check_matrix(x)
+    _check_samples(x)
     x = x.detach()
     if center:
         if not all_finite(x):  # the mean would spread a NaN over its column

@@ -78,8 +78,14 @@ def render(
 
 def _title(records: pd.DataFrame, settings: dict[str, Any]) -> str:
     scales = ", ".join(dict.fromkeys(records["scale"].astype(str)))
-    preset = settings.get("preset")
-    return f"geomfast: {scales}" + (f" ({preset} preset)" if isinstance(preset, str) else "")
+    presets = [str(call.get("preset", "")) for call in _calls(settings)]
+    return f"geomfast: {scales}" + (f" ({presets[0]} preset)" if any(presets[:1]) else "")
+
+
+def _calls(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The calls of ``geomfast sweep`` that made the records, as settings.json lists them."""
+    calls = settings.get("calls")
+    return [c for c in calls if isinstance(c, dict)] if isinstance(calls, list) else []
 
 
 def _measured(records: pd.DataFrame) -> list[tuple[str, str]]:
@@ -125,8 +131,17 @@ def _orders(rows: pd.DataFrame) -> list[tuple[str, str, str, str]]:
 
 def shown_settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and text of what settings.json says in scalars, lists or one level of names."""
+    rest = {name: value for name, value in settings.items() if name not in ("calls", "recipes")}
+    recipes = settings.get("recipes")
+    if isinstance(recipes, dict):
+        rest |= {f"recipe of {scale}": recipe for scale, recipe in recipes.items()}
+    for name in ("command", "date", "machine", "versions"):
+        said = [call[name] for call in _calls(settings) if name in call]
+        said = [value for index, value in enumerate(said) if value not in said[:index]]
+        if said:
+            rest[name] = said[0] if len(said) == 1 else said
     shown = []
-    for name, value in settings.items():
+    for name, value in rest.items():
         if isinstance(value, dict):
             texts = {key: _flat(item) for key, item in value.items()}
             text = "; ".join(f"{key} {item}" for key, item in texts.items() if item)
@@ -138,12 +153,18 @@ def shown_settings(settings: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _flat(value: Any) -> str:
-    """A scalar, or a list of scalars, as text; empty for anything deeper and for nothing."""
+    """A scalar, a list or one level of names as text; empty for nothing."""
     if isinstance(value, list):
         return ", ".join(_flat(item) for item in value)
-    if value is None or isinstance(value, dict):
+    if isinstance(value, dict):
+        return " ".join(f"{key} {item}" for key, item in value.items() if _is_plain(item))
+    if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, dict | list) and value is not None
 
 
 def chart_data(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:

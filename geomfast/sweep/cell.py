@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,20 @@ from typing import Any
 import pyarrow.parquet
 import torch
 
-from geomfast.records import part_name, write_part
+from geomfast.records import is_part, parse_part_name, part_files, part_name, write_part
 from geomfast.sweep.measuring import Probe, measure, probes
-from geomfast.sweep.plan import BEHAVIOUR, KEEP, Cell, Settings, locked
+from geomfast.sweep.plan import (
+    BEHAVIOUR,
+    KEEP,
+    Cell,
+    PlanError,
+    Settings,
+    locked,
+    run_identity,
+    train_settings,
+)
 from geomfast.training import checkpoints
-from geomfast.training.loop import Trainer, TrainSettings
+from geomfast.training.loop import Trainer
 from geomfast.training.schedule import checkpoint_steps
 
 #: Called with the step reached and the state of the run there.
@@ -72,12 +82,19 @@ def schedule(settings: Settings) -> list[int]:
 
 
 def missing(job: Job) -> dict[int, set[str]]:
-    """Measures not yet recorded, by checkpoint step; steps with nothing missing are left out."""
+    """Measures not yet recorded, by checkpoint step; steps with nothing missing are left out.
+
+    Raises:
+        PlanError: a file among the run's records is not one of its parts.
+    """
     wanted = {BEHAVIOUR, *job.measures}
     recorded: dict[int, set[str]] = {}
-    for part in job.records.glob("step-*.parquet"):
-        step, names, _ = part.name.removeprefix("step-").split(".")
-        recorded.setdefault(int(step), set()).update(names.split("+"))
+    for part in part_files(job.records) if job.records.is_dir() else []:
+        named = parse_part_name(part.name)
+        if named is None or not is_part(part):
+            raise PlanError(f"{part} is not a part of the records; move it away and run again")
+        step, names = named
+        recorded.setdefault(step, set()).update(names)
     lacking = {step: wanted - recorded.get(step, set()) for step in schedule(job.settings)}
     return {step: names for step, names in lacking.items() if names}
 
@@ -92,7 +109,8 @@ def run(
     Args:
         job: the cell.
         progress: called now and then with the step and its state: loss (nats per answer token),
-            train_seconds, tokens, real_fraction (of the processed tokens).
+            tokens, real_fraction (of the processed tokens), and wall seconds since the run
+            began: train_seconds, measure_seconds, write_seconds.
         stop: asked after every step; when true the state is saved and the run left.
 
     Returns:
@@ -103,6 +121,9 @@ def run(
             written before stays readable.
     """
     with locked(job.checkpoints, f"run {job.cell.run}"):
+        checkpoints.sweep_up(job.checkpoints)
+        for remains in job.records.glob(".tmp-*"):
+            remains.unlink(missing_ok=True)
         return _run(job, progress, stop)
 
 
@@ -112,99 +133,126 @@ def _run(job: Job, progress: Progress, stop: Callable[[], bool]) -> bool:
     lacking = missing(job)
     if not lacking:
         return True
-    trainer = Trainer(
-        cell.scale,
-        cell.seed,
-        cell.task_levels,
-        TrainSettings(
-            settings.steps,
-            settings.batch_size,
-            settings.learning_rate,
-            precision=settings.precision,
-        ),
-        job.device,
-    )
+    trainer = Trainer(cell.scale, cell.seed, cell.task_levels, train_settings(settings), job.device)
     samples = probes(cell, settings, trainer.device)
     identity = _identity(job)
+    _measure_kept(trainer, job, samples, lacking, identity)
+    if not lacking:
+        return True
     _resume(trainer, job, min(lacking), identity)
     shown = 0.0
-    for target in (step for step in schedule(settings) if step >= trainer.step):
-        while trainer.step < target:
-            trainer.train_step()
-            if stop():
-                _save(trainer, job, identity)
-                return False
-            if time.monotonic() - shown > _PROGRESS_SECONDS:
-                progress(trainer.step, _state(trainer))
-                shown = time.monotonic()
-        if target in lacking:
+    last = max(lacking)
+    for target in (step for step in schedule(settings) if trainer.step <= step <= last):
+        stopping = False
+        with _timed(trainer, "train"):
+            while trainer.step < target and not stopping:
+                trainer.train_step()
+                stopping = stop()
+                if time.monotonic() - shown > _PROGRESS_SECONDS:
+                    progress(trainer.step, _state(trainer))
+                    shown = time.monotonic()
             trainer.check_finite()
+        if trainer.step == target and target in lacking:
             _measure(trainer, job, samples, lacking[target])
         # The state is saved after the records: a kill in between repeats the steps, and finds
         # the records already there.
         _save(trainer, job, identity)
-        if target == max(lacking):
+        if stopping and trainer.step < last:
             break
     progress(trainer.step, _state(trainer))
-    return True
+    return trainer.step >= last
+
+
+@contextmanager
+def _timed(trainer: Trainer, what: str) -> Iterator[None]:
+    """Count wall time; what is timed must end with the device idle."""
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        trainer.seconds[what] += time.perf_counter() - begin
 
 
 def _save(trainer: Trainer, job: Job, identity: dict[str, Any]) -> None:
     if trainer.step > 0:
-        trainer.check_finite()
-        checkpoints.save(trainer, job.checkpoints, identity)
-        checkpoints.prune(job.checkpoints, keep_states=2, keep_weights=job.keep == "all")
+        with _timed(trainer, "write"):
+            checkpoints.save(trainer, job.checkpoints, identity)
+            checkpoints.prune(
+                job.checkpoints, trainer.step, keep_states=2, keep_weights=job.keep == "all"
+            )
+
+
+def _measure_kept(
+    trainer: Trainer,
+    job: Job,
+    samples: list[Probe],
+    lacking: dict[int, set[str]],
+    identity: dict[str, Any],
+) -> None:
+    """Take what is lacking of weights that were kept, without training; shortens ``lacking``."""
+    fresh = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    for step in checkpoints.steps_kept(job.checkpoints):
+        if step in lacking:
+            folder = job.checkpoints / checkpoints.folder_name(step)
+            checkpoints.load_weights(trainer, folder, identity)
+            _measure(trainer, job, samples, lacking.pop(step))
+    trainer.model.load_state_dict(fresh)
+    trainer.step = trainer.tokens = 0
 
 
 def _resume(trainer: Trainer, job: Job, first: int, identity: dict[str, Any]) -> None:
     """Load the latest state from which the first lacking checkpoint can still be reached."""
     usable = [step for step in checkpoints.steps_saved(job.checkpoints) if step <= first]
-    if usable:
-        folder = job.checkpoints / checkpoints.folder_name(usable[-1])
+    if not usable:
+        return
+    folder = job.checkpoints / checkpoints.folder_name(usable[-1])
+    try:
         checkpoints.load(trainer, folder, identity)
+    except checkpoints.CheckpointError as error:
+        before = f"step {usable[-2]}" if len(usable) > 1 else "the beginning"
+        raise CellError(f"{error}\nTo go on from {before} instead, delete {folder}") from error
 
 
 def _measure(trainer: Trainer, job: Job, samples: list[Probe], names: set[str]) -> None:
-    trainer.model.eval()
-    rows = measure(trainer.model, samples, names, job.settings)
-    trainer.model.train()
-    weights = checkpoints.weights_hash(trainer.model)
-    for part in job.records.glob(f"step-{trainer.step:08d}.*.parquet"):
-        before = pyarrow.parquet.read_table(part, columns=["weights"])["weights"][0].as_py()
-        if before != weights:
-            raise CellError(
-                f"{part}: the weights of step {trainer.step} came out different from the ones "
-                "measured there; use the same --threads and device, or another OUT"
-            )
-    shared = {
-        "run": job.cell.run,
-        "scale": job.cell.scale,
-        "seed": job.cell.seed,
-        "step": trainer.step,
-        "tokens": trainer.tokens,
-        "weights": weights,
-    }
-    write_part(job.records / part_name(trainer.step, names), [{**shared, **row} for row in rows])
+    with _timed(trainer, "measure"):
+        trainer.model.eval()
+        rows = measure(trainer.model, samples, names, job.settings)
+        trainer.model.train()
+    with _timed(trainer, "write"):
+        weights = checkpoints.weights_hash(trainer.model)
+        for part in job.records.glob(f"step-{trainer.step:08d}.*.parquet"):
+            before = pyarrow.parquet.read_table(part, columns=["weights"])["weights"][0].as_py()
+            if before != weights:
+                raise CellError(
+                    f"{part}: the weights of step {trainer.step} came out different from the ones "
+                    "measured there; use the same --threads and --device, or another OUT"
+                )
+        shared = {
+            "run": job.cell.run,
+            "scale": job.cell.scale,
+            "seed": job.cell.seed,
+            "step": trainer.step,
+            "tokens": trainer.tokens,
+            "weights": weights,
+        }
+        part = job.records / part_name(trainer.step, names)
+        write_part(part, [{**shared, **row} for row in rows])
 
 
 def _identity(job: Job) -> dict[str, Any]:
-    """What a checkpoint must agree on before it is resumed from."""
-    s = job.settings
-    return {
-        "run": job.cell.run,
-        "tasks": list(job.cell.tasks),
-        "levels": list(job.cell.levels),
-        "steps": s.steps,
-        "batch_size": s.batch_size,
-        "learning_rate": s.learning_rate,
-        "precision": s.precision,
-    }
+    """What a checkpoint must agree on before it is resumed from.
+
+    Threads and device are among it: sums in another order give other bits, and a run is one
+    computation from its first step to its last.
+    """
+    here = {"device": torch.device(job.device).type, "threads": job.threads}
+    return run_identity(job.settings, job.cell) | here
 
 
 def _state(trainer: Trainer) -> dict[str, float]:
     return {
         "loss": float(trainer.loss),
-        "train_seconds": trainer.seconds,
         "tokens": trainer.tokens,
         "real_fraction": trainer.tokens / max(1, trainer.processed_tokens),
+        **{f"{what}_seconds": seconds for what, seconds in trainer.seconds.items()},
     }

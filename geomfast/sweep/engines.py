@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from geomfast.sweep.cell import Job, run
@@ -55,6 +56,8 @@ def local(jobs: list[Job], workers: int, stop: Callable[[], bool]) -> Iterator[E
     """
     # spawn: a forked child would inherit torch's thread pools in an unusable state.
     context = multiprocessing.get_context("spawn")
+    # Started with the first child, it would unblock the signals blocked for that child's birth.
+    resource_tracker.ensure_running()
     waiting, running = list(jobs), {}
     told = False
     while waiting or running:
@@ -70,9 +73,11 @@ def local(jobs: list[Job], workers: int, stop: Callable[[], bool]) -> Iterator[E
             process = context.Process(target=_child, args=(job, sender), name=job.cell.run)
             # A child met by a signal before it can handle one would die with a traceback: it is
             # born with them blocked, and unblocks them when it is ready.
-            signal.pthread_sigmask(signal.SIG_BLOCK, _POLITE)
-            process.start()
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _POLITE)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _POLITE)
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             sender.close()
             running[job.cell.run] = (process, receiver)
             yield Event(job.cell.run, "started")
@@ -93,7 +98,7 @@ def local(jobs: list[Job], workers: int, stop: Callable[[], bool]) -> Iterator[E
 def _receive(name: str, connection: Connection) -> Event | None:
     try:
         return connection.recv()
-    except EOFError:
+    except (EOFError, OSError):  # OSError: killed in the middle of a message
         return None
 
 

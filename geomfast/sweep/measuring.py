@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from geomfast.files import fingerprint
-from geomfast.kernels.spectra.op import backend_for
 from geomfast.measures.activations import Observation, observe
 from geomfast.measures.behaviour import mean_and_stderr
-from geomfast.measures.spectra import rankme
+from geomfast.measures.spectra import backend, rankme
 from geomfast.records import FINAL, block
 from geomfast.sweep.plan import BEHAVIOUR, Cell, Settings, diagnostic_settings, measure_settings
 from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel
@@ -85,14 +84,14 @@ def _rankme(samples: list[Probe], observed: list[Observation], settings: Setting
     begin = time.perf_counter()
     activations = torch.stack([seen.activations for seen in observed])  # (levels, layers, N, d)
     values = rankme(activations, center=settings.center, eps=settings.eps).tolist()
-    backend = backend_for(activations)
+    ran_on = backend(activations)
     layers = activations.shape[1]
     labels = [*(block(i) for i in range(1, layers)), FINAL]
     seconds = (time.perf_counter() - begin) / (len(samples) * layers)
     named = fingerprint(measure_settings(settings, "rankme"))
     for probe, per_layer in zip(samples, values, strict=True):
         for label, value in zip(labels, per_layer, strict=True):
-            yield _row(probe, label, "rankme", value, float("nan"), named, backend, seconds)
+            yield _row(probe, label, "rankme", value, float("nan"), named, ran_on, seconds)
 
 
 def _row(

@@ -6,7 +6,6 @@ Settings shape the numbers, so a folder holds one set of them and another is ref
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -17,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from geomfast.files import fingerprint, write_json
-from geomfast.tasks import DIAGNOSTIC_STREAM, TASKS, TaskLevel, task_levels
+from geomfast.models.scales import SCALES
+from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
+from geomfast.training.settings import TrainSettings, peak_rate
 
 _FORMAT = "geomfast sweep 1"
+_SETTINGS = "settings.json"
 MIXTURES = ("joint", "per-task")
 PRECISIONS = ("fp32", "bf16")
 KEEP = ("last", "all")
@@ -108,19 +110,11 @@ def diagnostic_settings(settings: Settings, level: TaskLevel) -> tuple[str, dict
     return hashlib.sha256(tokens.tobytes()).hexdigest()[:16], description
 
 
-def prepare_folder(
-    out: Path, settings: Settings, grid: dict[str, list[Any]], context: dict[str, Any]
-) -> None:
-    """Check that OUT is ours to write, and write or extend its ``settings.json``.
-
-    Args:
-        out: the sweep's folder.
-        settings: what its runs share.
-        grid: scales, seeds and measures asked for; merged with those already there.
-        context: command, versions, machine; kept for the reader, never compared.
+def check_folder(out: Path) -> None:
+    """Check that OUT is, or can be, a sweep's folder; makes it where it is missing.
 
     Raises:
-        PlanError: a file, not writable, of another program, or of a sweep with other settings.
+        PlanError: a file, not writable, or a folder of something else.
     """
     if out.exists() and not out.is_dir():
         raise PlanError(f"{out} is a file; OUT must be a folder")
@@ -130,15 +124,41 @@ def prepare_folder(
         raise PlanError(f"cannot make {out}: {error.strerror}") from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise PlanError(f"{out} is not writable")
-    path = out / "settings.json"
-    shared = json.loads(json.dumps(asdict(settings)))
+    # Hidden files may be our lock, or the remains of a first write that was killed.
+    visible = [entry for entry in out.iterdir() if not entry.name.startswith(".")]
+    if visible and not (out / _SETTINGS).exists():
+        raise PlanError(f"{out} is not empty and has no {_SETTINGS}: not a sweep's folder")
+
+
+def prepare_folder(
+    out: Path, settings: Settings, grid: dict[str, list[Any]], call: dict[str, Any]
+) -> None:
+    """Write or extend OUT's ``settings.json``; the caller holds OUT's lock.
+
+    Args:
+        out: the sweep's folder.
+        settings: what its runs share.
+        grid: scales, seeds and measures asked for; merged with those already there.
+        call: command, versions, machine, date; kept for the reader, never compared.
+
+    Raises:
+        PlanError: OUT cannot be written, or belongs to a sweep with other settings.
+    """
+    path = out / _SETTINGS
+    shared = _plain(asdict(settings))
+    recipes = {name: _recipe(settings, name) for name in grid["scales"]}
+    calls = [call]
     if path.exists():
         before = _read_settings(path)
-        _refuse_other(out, before["settings"], shared)
+        both = {name: recipe for name, recipe in before["recipes"].items() if name in recipes}
+        _refuse_other(
+            out,
+            before["settings"] | both,
+            shared | {name: recipes[name] for name in both},
+        )
         grid = {key: _union(before["grid"].get(key, []), values) for key, values in grid.items()}
-        context = {**context, "commands": _union(before["commands"], context["commands"])}
-    elif any(entry.name != ".lock" for entry in out.iterdir()):
-        raise PlanError(f"{out} is not empty and has no settings.json: not a sweep's folder")
+        recipes = before["recipes"] | recipes
+        calls = [*before["calls"], call]
     levels = task_levels(settings.tasks, settings.levels)
     hashes = {
         fingerprint(value): value
@@ -147,16 +167,38 @@ def prepare_folder(
     hashes |= dict(diagnostic_settings(settings, level) for level in levels)
     content = {
         "format": _FORMAT,
-        **context,
         "settings": shared,
+        "recipes": recipes,
         "grid": grid,
-        "chance": {level.name: TASKS[level.task].chance(level.level) for level in levels},
+        "chance": {level.name: level.chance for level in levels},
         "hashes": hashes,
+        "calls": calls,
     }
     try:
         write_json(path, content)
     except OSError as error:
         raise PlanError(f"cannot write {path}: {error.strerror}") from error
+
+
+def train_settings(settings: Settings) -> TrainSettings:
+    """The part of a sweep's settings that training needs."""
+    return TrainSettings(
+        settings.steps, settings.batch_size, settings.learning_rate, precision=settings.precision
+    )
+
+
+def _recipe(settings: Settings, scale: str) -> dict[str, Any]:
+    """How a scale is built and trained, defaults included, so that a later default shows."""
+    training = train_settings(settings)
+    recipe = {**asdict(SCALES[scale]), **asdict(training)}
+    return _plain(recipe | {"learning_rate": peak_rate(training, scale)})
+
+
+def run_identity(settings: Settings, cell: Cell) -> dict[str, Any]:
+    """What names a run's computation: its recipe, its seed and what it is trained on."""
+    cell_fields = _plain(asdict(cell))
+    del cell_fields["scale"]
+    return cell_fields | _recipe(settings, cell.scale)
 
 
 @contextmanager
@@ -166,6 +208,8 @@ def locked(folder: Path, what: str) -> Iterator[None]:
     Raises:
         FolderInUse: another process holds it.
     """
+    import fcntl  # not on Windows, where reports still work
+
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as handle:
         try:
@@ -180,22 +224,40 @@ def _read_settings(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise PlanError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+    wanted = {"settings", "recipes", "grid", "calls"}
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != _FORMAT
+        or not wanted <= content.keys()
+    ):
         raise PlanError(f"{path} is not a geomfast sweep's")
     return content
 
 
 def _refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = [
-        f"  {key}: {_show(before.get(key))} there, {_show(now.get(key))} asked for"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-    ]
+    changed = []
+    for key in sorted({*before, *now}):
+        there, here = before.get(key), now.get(key)
+        if isinstance(there, dict) and isinstance(here, dict):
+            inside = [k for k in sorted({*there, *here}) if there.get(k) != here.get(k)]
+            # What a setting of the sweep says already need not be said again for every scale.
+            changed += [
+                f"  {key}.{k}: {_show(there.get(k))} there, {_show(here.get(k))} asked for"
+                for k in inside
+                if before.get(k) == now.get(k)
+            ]
+        elif there != here:
+            changed.append(f"  {key}: {_show(there)} there, {_show(here)} asked for")
     if changed:
         raise PlanError(
             f"{out} belongs to a sweep with other settings:\n" + "\n".join(changed) + "\n"
             "Choose another folder, or ask for the same settings."
         )
+
+
+def _plain(value: Any) -> Any:
+    """The value as it comes back from a JSON file."""
+    return json.loads(json.dumps(value))
 
 
 def _show(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Presets as plain data: read them, or override any line with a flag of ``geomfast sweep``."""
+"""Presets as plain data; flags of ``geomfast sweep`` override their lines one by one."""
 
 from __future__ import annotations
 

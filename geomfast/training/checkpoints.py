@@ -66,7 +66,7 @@ def save(trainer: Trainer, run_folder: Path, identity: dict[str, Any]) -> Path:
         "step": trainer.step,
         "tokens": trainer.tokens,
         "processed_tokens": trainer.processed_tokens,
-        "train_seconds": trainer.seconds,
+        "seconds": trainer.seconds,
         "loss": float(trainer.loss),
         "sha256": {_WEIGHTS: _sha256(weights), _OPTIMIZER: _sha256(optimizer)},
     }
@@ -76,10 +76,14 @@ def save(trainer: Trainer, run_folder: Path, identity: dict[str, Any]) -> Path:
 
 def steps_saved(run_folder: Path) -> list[int]:
     """Steps of the complete checkpoints of a run that can be resumed from, ascending."""
+    kept = steps_kept(run_folder)
+    return [step for step in kept if (run_folder / folder_name(step) / _OPTIMIZER).exists()]
+
+
+def steps_kept(run_folder: Path) -> list[int]:
+    """Steps of all complete checkpoints of a run, with or without optimiser state, ascending."""
     return sorted(
-        int(meta.parent.name.removeprefix("step-"))
-        for meta in run_folder.glob(f"step-*/{_META}")
-        if (meta.parent / _OPTIMIZER).exists()
+        int(meta.parent.name.removeprefix("step-")) for meta in run_folder.glob(f"step-*/{_META}")
     )
 
 
@@ -90,25 +94,35 @@ def load(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
         CheckpointError: damaged, foreign, or of another run.
     """
     meta = read_meta(folder)
-    if meta["identity"] != identity:
-        raise CheckpointError(f"{folder}: belongs to another run or other settings")
-    weights = _read(folder / _WEIGHTS, meta["sha256"][_WEIGHTS])
+    _refuse_other(folder, meta["identity"], identity)
     optimizer = _read(folder / _OPTIMIZER, meta["sha256"][_OPTIMIZER])
-    try:
-        trainer.model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder / _WEIGHTS}: not this model's weights: {error}") from error
+    load_weights(trainer, folder, identity)
     for name, parameter in trainer.model.named_parameters():
         trainer.optimizer.state[parameter] = {
             "step": torch.tensor(float(meta["step"]), device=trainer.device),
             "exp_avg": optimizer[f"exp_avg.{name}"].to(trainer.device),
             "exp_avg_sq": optimizer[f"exp_avg_sq.{name}"].to(trainer.device),
         }
+    trainer.processed_tokens = meta["processed_tokens"]
+    trainer.seconds = dict(meta["seconds"])
+    trainer.loss = torch.tensor(meta["loss"], device=trainer.device)
+
+
+def load_weights(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
+    """Put a trainer at a checkpoint as far as measuring goes: weights, step and tokens.
+
+    Raises:
+        CheckpointError: damaged, foreign, or of another run.
+    """
+    meta = read_meta(folder)
+    _refuse_other(folder, meta["identity"], identity)
+    weights = _read(folder / _WEIGHTS, meta["sha256"][_WEIGHTS])
+    try:
+        trainer.model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / _WEIGHTS}: not this model's weights: {error}") from error
     trainer.step = meta["step"]
     trainer.tokens = meta["tokens"]
-    trainer.processed_tokens = meta["processed_tokens"]
-    trainer.seconds = meta["train_seconds"]
-    trainer.loss = torch.tensor(meta["loss"], device=trainer.device)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -127,21 +141,43 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def prune(run_folder: Path, *, keep_states: int, keep_weights: bool) -> None:
+def prune(run_folder: Path, step: int, *, keep_states: int, keep_weights: bool) -> None:
     """Drop what no resume needs any more.
 
     Args:
         run_folder: folder of the run's checkpoints.
-        keep_states: latest checkpoints left untouched.
+        step: where the run is now.  A run that is repeated for a measure added later finds states
+            of its first time ahead of it; they are left alone until it gets there.
+        keep_states: latest checkpoints up to ``step`` left untouched.
         keep_weights: keep the weights of older ones, drop only their optimiser state.
     """
-    for step in steps_saved(run_folder)[:-keep_states]:
-        folder = run_folder / folder_name(step)
+    reached = [saved for saved in steps_saved(run_folder) if saved <= step]
+    for saved in reached[:-keep_states]:
+        folder = run_folder / folder_name(saved)
         if keep_weights:
             (folder / _OPTIMIZER).unlink()
         else:
             (folder / _META).unlink()  # first, so that no half-deleted folder counts
             shutil.rmtree(folder)
+
+
+def sweep_up(run_folder: Path) -> None:
+    """Remove what writes that were killed have left behind; only the run's one writer may."""
+    for remains in run_folder.rglob(".tmp-*"):
+        remains.unlink(missing_ok=True)
+    for folder in run_folder.glob("step-*"):
+        if folder.is_dir() and not (folder / _META).exists():
+            shutil.rmtree(folder)
+
+
+def _refuse_other(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    changed = [
+        f"{key} {there.get(key)} there, {here.get(key)} here"
+        for key in sorted({*there, *here})
+        if there.get(key) != here.get(key)
+    ]
+    if changed:
+        raise CheckpointError(f"{folder}: of another run: {'; '.join(changed)}")
 
 
 def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:

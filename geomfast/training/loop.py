@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,41 +13,18 @@ from geomfast.models.scales import SCALES
 from geomfast.tasks import TaskLevel
 from geomfast.training.mixture import IGNORE, Mixture
 from geomfast.training.schedule import learning_rate
+from geomfast.training.settings import TrainSettings, peak_rate
 
 
 class TrainingDiverged(Exception):
     """The loss or its gradient stopped being finite."""
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """Everything that shapes a run besides scale, seed and data.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: examples per step, over all task-levels together.
-        learning_rate: peak rate; None takes the scale's own.
-        warmup: steps of linear warm-up.
-        final_rate: fraction of the peak left at the end of the cosine.
-        betas: AdamW's.
-        weight_decay: on matrices; biases and LayerNorm gains are left alone.
-        clip: largest gradient norm.
-        precision: ``fp32`` or ``bf16`` (autocast; weights and optimiser stay fp32).
-    """
-
-    steps: int
-    batch_size: int = 128
-    learning_rate: float | None = None
-    warmup: int = 100
-    final_rate: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    precision: str = "fp32"
-
-
 class Trainer:
     """One run in progress; ``step`` and ``tokens`` say how far it is.
+
+    ``seconds`` is wall time by what it went into; whoever drives the run keeps it, and it is
+    saved and restored with the run.
 
     Args:
         scale: name of the model scale.
@@ -71,12 +46,12 @@ class Trainer:
         self.device = torch.device(device)
         self.model = GPT(SCALES[scale], seed).to(self.device)
         self.mixture = Mixture(levels, settings.batch_size, seed)
-        self.peak = settings.learning_rate or SCALES[scale].learning_rate
+        self.peak = peak_rate(settings, scale)
         self.optimizer = self._optimizer()
         self.step = 0
         self.tokens = 0
         self.processed_tokens = 0
-        self.seconds = 0.0
+        self.seconds = {"train": 0.0, "measure": 0.0, "write": 0.0}
         self.loss = torch.zeros((), device=self.device)
 
     def _optimizer(self) -> torch.optim.AdamW:
@@ -96,10 +71,9 @@ class Trainer:
     def train_step(self) -> None:
         """One optimiser step on the next batch.
 
-        The loss is the mean over the batch's examples of their nats per answer token; it is left
-        in ``loss`` on the device, so that reading it is the caller's choice of when to wait.
+        The loss is the mean over the batch's answer tokens, in nats; it is left in ``loss`` on
+        the device, so that reading it is the caller's choice of when to wait.
         """
-        begin = time.perf_counter()
         s = self.settings
         batch = self.mixture.batch(self.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -107,7 +81,7 @@ class Trainer:
         targets = [b.targets.to(self.device, non_blocking=True) for b in batch.buckets]
         with self._precision():
             logits = self.model.forward_buckets(inputs)
-        loss = answer_loss(logits, targets).mean()
+        loss = answer_loss(logits, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
         rate = learning_rate(
@@ -120,7 +94,6 @@ class Trainer:
         self.step += 1
         self.tokens += batch.real_tokens
         self.processed_tokens += batch.processed_tokens
-        self.seconds += time.perf_counter() - begin
 
     def check_finite(self) -> None:
         """Raise :class:`TrainingDiverged` if the last loss or any weight is not finite."""
@@ -134,21 +107,12 @@ class Trainer:
 
 
 def answer_loss(logits: Tensor, targets: list[Tensor]) -> Tensor:
-    """Each example's negative log-likelihood in nats per answer token.
-
-    Examples weigh the same whatever the length of their answers: with a mean over tokens the
-    twelve digits of COPY-3 would outweigh the one of PAR or CMP six to one.
+    """Mean negative log-likelihood of the answer tokens of all buckets, in nats.
 
     Args:
         logits: (M, V), as :meth:`GPT.forward_buckets` returns them; computed in any precision,
             summed in float32.
-        targets: (N_i, T_i) ids of each bucket, :data:`IGNORE` where nothing counts; at least one
-            counts in every row.
-
-    Returns:
-        (N,) float32, over the rows of all buckets.
+        targets: (N_i, T_i) ids of each bucket, :data:`IGNORE` where nothing counts.
     """
     flat = torch.cat([t.flatten() for t in targets])
-    nats = F.cross_entropy(logits.float(), flat, ignore_index=IGNORE, reduction="none")
-    parts = zip(nats.split([t.numel() for t in targets]), targets, strict=True)
-    return torch.cat([n.view(t.shape).sum(1) / (t != IGNORE).sum(1) for n, t in parts])
+    return F.cross_entropy(logits.float(), flat, ignore_index=IGNORE)

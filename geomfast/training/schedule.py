@@ -28,15 +28,16 @@ def checkpoint_steps(steps: int, *, dense_until: int, dense_every: int, count: i
         steps: length of the run; always the last entry.
         dense_until: end of the dense part, where collapse happens.
         dense_every: spacing there.
-        count: about how many checkpoints altogether; rounding to whole steps merges a few.
+        count: about how many checkpoints altogether; rounding to whole steps merges a few, and
+            the log-spaced part has at least ten however small the count.
 
     Returns:
         Strictly increasing steps from 0 to ``steps``.
     """
     dense = [s for s in range(0, dense_until + 1, dense_every) if s <= steps]
-    sparse = count - len(dense)
+    sparse = max(count - len(dense), 10)
     last = dense[-1]
-    if sparse <= 0 or steps <= last or last == 0:
+    if steps <= last or last == 0:
         return sorted({*dense, steps})
     ratio = (steps / last) ** (1 / sparse)
     return sorted({*dense, *(round(last * ratio**i) for i in range(1, sparse + 1)), steps})

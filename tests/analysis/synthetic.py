@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from geomfast import records
-from geomfast.analysis.trajectories import TASKS
 from geomfast.files import write_json
+from geomfast.tasks import TASK_NAMES
 
 CHANCE = {f"PAR-{level}": 0.5 for level in (1, 2, 3)} | {f"CMP-{v}": 1 / 3 for v in (1, 2, 3)}
 
@@ -81,7 +81,7 @@ def sweep(
     scale: str = "nano",
     seed: int = 0,
     blocks: int = 2,
-    tasks: Sequence[str] = TASKS,
+    tasks: Sequence[str] = TASK_NAMES,
     levels: Sequence[int] = (1, 2, 3),
     steps: Sequence[int] | None = None,
     noise: float = 0.01,

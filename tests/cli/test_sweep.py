@@ -105,6 +105,7 @@ def test_json_is_alone_on_stdout_and_says_what_happened(
     (run,) = outcome["runs"]  # type: ignore[misc]
     assert (run["run"], run["state"], run["step"]) == ("joint-nano-seed0", "finished", 40)
     assert run["measure_seconds"] > 0
+    assert run["train_seconds"] > 0
 
 
 def test_the_same_command_again_does_nothing(finished: tuple[Path, dict[str, object]]) -> None:
@@ -137,8 +138,15 @@ def test_three_kills_at_random_moments_change_no_record(
         while len(list(out.rglob("step-*.parquet"))) < parts + 2 and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(generator.uniform(0, 0.15))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        if kills == 1:
+            # Only the sweep: its orphaned run must notice, and let the next sweep have the run.
+            process.kill()
+            process.stdout.close()  # type: ignore[union-attr]
+            process.stderr.close()  # type: ignore[union-attr]
+            process.wait()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
         kills += 1
         load_records(out)  # always readable
     code, _, stderr = finish(start(out))
@@ -173,6 +181,34 @@ def test_a_polite_stop_saves_and_resumes(
     pd.testing.assert_frame_equal(
         load_records(straight).drop(columns="seconds"), load_records(out).drop(columns="seconds")
     )
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """Process ids of the runs of a sweep."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+        if parent == process.pid and "spawn_main" in command:
+            found.append(int(folder.name))
+    return found
+
+
+def test_a_run_that_is_killed_is_a_failed_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(out, "--json")
+    while len(list(out.rglob("step-*.parquet"))) < 3 and process.poll() is None:
+        time.sleep(0.005)
+    (child,) = children(process)
+    os.kill(child, signal.SIGKILL)
+    code, stdout, stderr = finish(process)
+    (run,) = json.loads(stdout)["runs"]
+    assert code == 1, stderr
+    assert run["state"] == "failed"
+    assert "SIGKILL" in run["error"]
 
 
 def test_a_failed_cell_leaves_the_others_and_is_listed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from geomfast.records import load_records
 from geomfast.sweep import cell as cell_module
 from geomfast.sweep.cell import CellError, Job, missing, run, schedule
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import PlanError, Settings, cells, train_settings
 from geomfast.training import checkpoints
 from geomfast.training.loop import TrainingDiverged
 
@@ -25,7 +25,7 @@ SETTINGS = Settings(
     precision="fp32",
     dense_until=6,
     dense_every=2,
-    checkpoints=6,
+    checkpoints=14,
     samples=16,
 )
 
@@ -45,7 +45,7 @@ def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:
     assert run(job(tmp_path))
     frame = load_records(tmp_path)
     at = schedule(SETTINGS)
-    assert at == [0, 2, 4, 6, 8, 12]
+    assert at == [0, 2, 4, 6, 7, 8, 9, 10, 11, 12]
     assert sorted(frame["step"].unique()) == at
     # 2 task-levels x (accuracy, log-probability, RankMe of two blocks and the final state)
     assert len(frame) == len(at) * 2 * 5
@@ -63,7 +63,7 @@ def test_recorded_rankme_is_that_of_the_recorded_weights(tmp_path: Path) -> None
     """The last record against a slow float64 computation on the saved weights."""
     one = job(tmp_path)
     run(one)
-    model = cell_module.Trainer("nano", 0, one.cell.task_levels, cell_module.TrainSettings(12))
+    model = cell_module.Trainer("nano", 0, one.cell.task_levels, train_settings(SETTINGS))
     folder = one.checkpoints / "step-00000012"
     identity = cell_module._identity(one)
     checkpoints.load(model, folder, identity)
@@ -85,7 +85,7 @@ def test_stopping_and_resuming_at_every_step_changes_nothing(tmp_path: Path) -> 
     stopped = 0
     while not run(job(tmp_path / "stopped"), stop=lambda: True):
         stopped += 1
-    assert stopped >= 6
+    assert stopped == 11  # a checkpoint step is as good a place to stop as any
     pd.testing.assert_frame_equal(values(tmp_path / "straight"), values(tmp_path / "stopped"))
 
 
@@ -121,6 +121,60 @@ def test_a_measure_added_later_is_taken_of_the_same_weights(tmp_path: Path) -> N
     pd.testing.assert_frame_equal(values(tmp_path), values(tmp_path / "at-once"))
 
 
+def test_a_measure_added_later_resumes_like_any_other_work(tmp_path: Path) -> None:
+    """The states of the first time, further on than the repeat, are not in its way."""
+    run(dataclasses.replace(job(tmp_path), measures=()))
+    calls = 0
+    while not run(job(tmp_path), stop=lambda: True):
+        calls += 1
+        assert calls < 20
+    run(job(tmp_path / "at-once"))
+    pd.testing.assert_frame_equal(values(tmp_path), values(tmp_path / "at-once"))
+
+
+def test_kept_weights_are_measured_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(dataclasses.replace(job(tmp_path), measures=(), keep="all"))
+    trained: list[int] = []
+    original = cell_module.Trainer.train_step
+    monkeypatch.setattr(
+        cell_module.Trainer, "train_step", lambda self: (trained.append(self.step), original(self))
+    )
+    run(dataclasses.replace(job(tmp_path), keep="all"))
+    assert trained == []  # step 0 needs no kept weights: it is the initialisation
+    run(job(tmp_path / "at-once"))
+    pd.testing.assert_frame_equal(values(tmp_path), values(tmp_path / "at-once"))
+
+
+def test_other_threads_are_refused_by_name(tmp_path: Path) -> None:
+    run(job(tmp_path), stop=lambda: True)
+    with pytest.raises(CellError, match="threads 1 there, 2 here"):
+        run(dataclasses.replace(job(tmp_path), threads=2))
+
+
+@pytest.mark.parametrize("name", ["step-00000002.rankme.parquet", "notes.parquet"])
+def test_a_file_that_is_no_part_is_named(tmp_path: Path, name: str) -> None:
+    one = job(tmp_path)
+    one.records.mkdir(parents=True)
+    (one.records / name).write_bytes(b"PAR1 of something else")
+    with pytest.raises(PlanError, match=name):
+        missing(one)
+
+
+def test_the_remains_of_kills_are_swept_up(tmp_path: Path) -> None:
+    one = job(tmp_path)
+    run(one, stop=lambda: True)
+    half = one.checkpoints / "step-00000099"
+    half.mkdir()
+    remains = [half / "weights.safetensors", one.checkpoints / "step-00000001" / ".tmp-w-1"]
+    remains.append(one.records / ".tmp-part-1")
+    for file in remains:
+        file.write_bytes(b"half")
+    run(one)
+    assert not any(file.exists() for file in remains)
+
+
 def test_weights_that_do_not_reproduce_are_refused(tmp_path: Path) -> None:
     run(dataclasses.replace(job(tmp_path), measures=()))
     parts = sorted(job(tmp_path).records.glob("*.parquet"))
@@ -134,11 +188,11 @@ def test_weights_that_do_not_reproduce_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_named_and_records_stay(tmp_path: Path) -> None:
     one = job(tmp_path)
     calls = iter([False] * 7 + [True])
-    run(one, stop=lambda: next(calls))
+    assert not run(one, stop=lambda: next(calls))
     before = values(tmp_path)
     last = one.checkpoints / checkpoints.folder_name(checkpoints.steps_saved(one.checkpoints)[-1])
     (last / "weights.safetensors").write_bytes(b"truncated")
-    with pytest.raises(checkpoints.CheckpointError, match="truncated"):
+    with pytest.raises(CellError, match=r"truncated(.|\n)*go on from step 7 instead, delete"):
         run(one)
     pd.testing.assert_frame_equal(values(tmp_path), before)
 
@@ -152,5 +206,5 @@ def test_divergence_ends_the_run_and_keeps_what_was_measured(tmp_path: Path) -> 
 def test_keep_all_keeps_every_weight(tmp_path: Path) -> None:
     one = dataclasses.replace(job(tmp_path), keep="all")
     run(one)
-    assert len(list(one.checkpoints.glob("*/weights.safetensors"))) == 5
+    assert len(list(one.checkpoints.glob("*/weights.safetensors"))) == 9
     assert len(list(one.checkpoints.glob("*/optimizer.safetensors"))) == 2

@@ -1,5 +1,6 @@
 """Planning: run names, refusal of other settings, folders that are not ours."""
 
+import dataclasses
 import json
 import os
 import stat
@@ -8,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from geomfast.models.scales import SCALES
 from geomfast.sweep.plan import (
     FolderInUse,
     PlanError,
     Settings,
     cells,
+    check_folder,
     diagnostic_settings,
     locked,
     prepare_folder,
@@ -21,7 +24,7 @@ from geomfast.sweep.presets import PRESETS
 from geomfast.tasks import TaskLevel
 
 GRID: dict[str, list[Any]] = {"scales": ["nano"], "seeds": [0], "measures": ["rankme"]}
-CONTEXT = {"preset": "smoke", "commands": ["geomfast sweep out"], "versions": {}, "machine": "m"}
+CALL = {"command": "geomfast sweep out", "preset": "smoke", "machine": "m"}
 
 
 def settings(**changes: object) -> Settings:
@@ -56,7 +59,7 @@ def test_cells_of_a_joint_and_a_per_task_sweep() -> None:
 
 
 def test_settings_file_resolves_every_hash(tmp_path: Path) -> None:
-    prepare_folder(tmp_path, settings(), GRID, CONTEXT)
+    prepare_folder(tmp_path, settings(), GRID, CALL)
     content = json.loads((tmp_path / "settings.json").read_text())
     data, description = diagnostic_settings(settings(), TaskLevel("MOD", 2))
     assert content["hashes"][data] == description
@@ -66,43 +69,63 @@ def test_settings_file_resolves_every_hash(tmp_path: Path) -> None:
 
 
 def test_the_same_settings_resume_and_the_grid_may_grow(tmp_path: Path) -> None:
-    prepare_folder(tmp_path, settings(), GRID, CONTEXT)
-    prepare_folder(tmp_path, settings(), GRID, CONTEXT)
+    prepare_folder(tmp_path, settings(), GRID, CALL)
+    prepare_folder(tmp_path, settings(), GRID, CALL)
     more = {**GRID, "scales": ["micro"], "seeds": [0, 1]}
-    prepare_folder(tmp_path, settings(), more, {**CONTEXT, "commands": ["another"]})
+    prepare_folder(tmp_path, settings(), more, {**CALL, "command": "another"})
     content = json.loads((tmp_path / "settings.json").read_text())
     assert content["grid"]["scales"] == ["nano", "micro"]
     assert content["grid"]["seeds"] == [0, 1]
-    assert content["commands"] == ["geomfast sweep out", "another"]
+    assert list(content["recipes"]) == ["nano", "micro"]
+    said = [call["command"] for call in content["calls"]]
+    assert said == ["geomfast sweep out", "geomfast sweep out", "another"]
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
-    prepare_folder(tmp_path, settings(), GRID, CONTEXT)
+    prepare_folder(tmp_path, settings(), GRID, CALL)
     before = (tmp_path / "settings.json").read_bytes()
     with pytest.raises(PlanError) as refusal:
-        prepare_folder(tmp_path, settings(steps=200, tasks=("ADD",)), GRID, CONTEXT)
+        prepare_folder(tmp_path, settings(steps=200, tasks=("ADD",)), GRID, CALL)
     assert "steps: 100 there, 200 asked for" in str(refusal.value)
     assert "tasks: COPY MOD there, ADD asked for" in str(refusal.value)
     assert "batch_size" not in str(refusal.value)
+    assert "nano.steps" not in str(refusal.value)  # said once, not for every scale
     assert (tmp_path / "settings.json").read_bytes() == before
+
+
+def test_a_default_that_changed_since_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder remembers the whole recipe, also what nobody asked for."""
+    prepare_folder(tmp_path, settings(), GRID, CALL)
+    faster = dataclasses.replace(SCALES["nano"], learning_rate=2e-3)
+    monkeypatch.setitem(SCALES, "nano", faster)
+    with pytest.raises(PlanError, match=r"nano\.learning_rate: 0\.001 there, 0\.002 asked for"):
+        prepare_folder(tmp_path, settings(), GRID, CALL)
+
+
+def test_the_remains_of_a_killed_first_write_are_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-settings.json-99").write_text("{")
+    (tmp_path / ".lock").touch()
+    check_folder(tmp_path)
 
 
 def test_a_file_a_foreign_folder_and_foreign_settings_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("precious")
     with pytest.raises(PlanError, match="is a file"):
-        prepare_folder(file, settings(), GRID, CONTEXT)
+        check_folder(file)
     assert file.read_text() == "precious"
     with pytest.raises(PlanError, match="not empty"):
-        prepare_folder(tmp_path, settings(), GRID, CONTEXT)
+        check_folder(tmp_path)
     ours = tmp_path / "out"
     ours.mkdir()
     (ours / "settings.json").write_text('{"format": "something else"}')
     with pytest.raises(PlanError, match="not a geomfast sweep's"):
-        prepare_folder(ours, settings(), GRID, CONTEXT)
+        prepare_folder(ours, settings(), GRID, CALL)
     (ours / "settings.json").write_text("{")
     with pytest.raises(PlanError, match="cannot be read"):
-        prepare_folder(ours, settings(), GRID, CONTEXT)
+        prepare_folder(ours, settings(), GRID, CALL)
 
 
 def test_an_unwritable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +135,9 @@ def test_an_unwritable_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     # root may write anywhere, so ask as another user would be answered
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(PlanError, match="not writable"):
-        prepare_folder(folder, settings(), GRID, CONTEXT)
+        check_folder(folder)
     with pytest.raises(PlanError, match="cannot make"):
-        prepare_folder(Path("/proc/geomfast"), settings(), GRID, CONTEXT)
+        check_folder(Path("/proc/geomfast"))
 
 
 def test_a_folder_has_one_writer(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import torch
 from geomfast.tasks import TaskLevel
 from geomfast.training import checkpoints
 from geomfast.training.checkpoints import CheckpointError
-from geomfast.training.loop import Trainer, TrainingDiverged, TrainSettings, answer_loss
+from geomfast.training.loop import Trainer, TrainingDiverged, answer_loss
 from geomfast.training.mixture import IGNORE
+from geomfast.training.settings import TrainSettings
 
 LEVELS = [TaskLevel("COPY", 1), TaskLevel("CMP", 1)]
 SETTINGS = TrainSettings(steps=30, batch_size=16)
@@ -58,15 +59,16 @@ def test_buckets_change_the_work_and_not_the_gradient() -> None:
     batch = one.mixture.batch(0)
     assert len(batch.buckets) > 1
     logits = one.model.forward_buckets([b.inputs for b in batch.buckets])
-    answer_loss(logits, [b.targets for b in batch.buckets]).mean().backward()
+    answer_loss(logits, [b.targets for b in batch.buckets]).backward()
     bucketed = [p.grad.clone() for p in one.model.parameters() if p.grad is not None]
     one.model.zero_grad()
+    answer_tokens = sum(int((b.targets != IGNORE).sum()) for b in batch.buckets)
     for inputs, targets in batch.buckets:
         for row, target in zip(inputs, targets, strict=True):
             counted = target != IGNORE
             logits = one.model(row[None])[0, counted]
-            nats = torch.nn.functional.cross_entropy(logits, target[counted])
-            (nats / SETTINGS.batch_size).backward()
+            nats = torch.nn.functional.cross_entropy(logits, target[counted], reduction="sum")
+            (nats / answer_tokens).backward()
     alone = [p.grad for p in one.model.parameters() if p.grad is not None]
     assert len(alone) == len(bucketed) == len(list(one.model.parameters()))
     for a, b in zip(bucketed, alone, strict=True):
@@ -156,11 +158,11 @@ def test_an_unfinished_folder_does_not_count_and_pruning_keeps_the_last(tmp_path
         checkpoints.save(one, tmp_path, IDENTITY)
     (tmp_path / "step-00000004" / "checkpoint.json").unlink()
     assert checkpoints.steps_saved(tmp_path) == [1, 2, 3]
-    checkpoints.prune(tmp_path, keep_states=1, keep_weights=True)
+    checkpoints.prune(tmp_path, 3, keep_states=1, keep_weights=True)
     assert checkpoints.steps_saved(tmp_path) == [3]
     assert (tmp_path / "step-00000001" / "weights.safetensors").exists()
     checkpoints.save(after(1, one), tmp_path, IDENTITY)
-    checkpoints.prune(tmp_path, keep_states=1, keep_weights=False)
+    checkpoints.prune(tmp_path, 5, keep_states=1, keep_weights=False)
     assert checkpoints.steps_saved(tmp_path) == [5]
     assert not (tmp_path / "step-00000003").exists()
 

@@ -44,6 +44,20 @@ def backends_serving(x: torch.Tensor) -> list[str]:
     return [candidate.name for candidate in _candidates(x) if not candidate.refusal]
 
 
+def check(x: torch.Tensor) -> None:
+    """Raises what `singular_values` raises for the type and shape of x."""
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
+        raise TypeError(f"x must be a floating-point tensor, not {kind}")
+    if x.dim() < 2:
+        raise ValueError(f"x must have shape (..., N, d), not {tuple(x.shape)}")
+    samples, width = x.shape[-2:]
+    if samples < 1 or width < 1:
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} has N = {samples}, d = {width}; both must be 1 or more"
+        )
+
+
 def singular_values(x: torch.Tensor) -> torch.Tensor:
     """Singular values of each matrix of a batch.
 
@@ -58,13 +72,7 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
         ValueError: too few dimensions, an empty matrix, NaN or infinity.
         BackendError: the forced backend cannot serve.
     """
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise TypeError(f"x must be a floating-point tensor, not {kind}")
-    if x.dim() < 2:
-        raise ValueError(f"x must have shape (..., N, d), not {tuple(x.shape)}")
-    if x.shape[-1] < 1 or x.shape[-2] < 1:
-        raise ValueError(f"x of shape {tuple(x.shape)} must have N >= 1 and d >= 1")
+    check(x)
     run = IMPLEMENTATIONS[backend_for(x)]
     x = x.detach()
     if x.dtype not in (torch.float32, torch.float64):
