@@ -71,8 +71,8 @@ class Trainer:
     def train_step(self) -> None:
         """One optimiser step on the next batch.
 
-        The loss is the mean over the batch's answer tokens, in nats; it is left in ``loss`` on
-        the device, so that reading it is the caller's choice of when to wait.
+        The loss is the mean over the batch's examples of their nats per answer token; it is left
+        in ``loss`` on the device, so that reading it is the caller's choice of when to wait.
         """
         s = self.settings
         batch = self.mixture.batch(self.step)
@@ -81,7 +81,7 @@ class Trainer:
         targets = [b.targets.to(self.device, non_blocking=True) for b in batch.buckets]
         with self._precision():
             logits = self.model.forward_buckets(inputs)
-        loss = answer_loss(logits, targets)
+        loss = answer_loss(logits, targets).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
         rate = learning_rate(
@@ -107,12 +107,21 @@ class Trainer:
 
 
 def answer_loss(logits: Tensor, targets: list[Tensor]) -> Tensor:
-    """Mean negative log-likelihood of the answer tokens of all buckets, in nats.
+    """Each example's negative log-likelihood in nats per answer token.
+
+    Examples weigh the same whatever the length of their answers: in a mean over tokens the
+    twelve digits of COPY-3 would outweigh the one of PAR or CMP six to one.
 
     Args:
         logits: (M, V), as :meth:`GPT.forward_buckets` returns them; computed in any precision,
             summed in float32.
-        targets: (N_i, T_i) ids of each bucket, :data:`IGNORE` where nothing counts.
+        targets: (N_i, T_i) ids of each bucket, :data:`IGNORE` where nothing counts; at least one
+            counts in every row.
+
+    Returns:
+        (N,) float32, over the rows of all buckets.
     """
     flat = torch.cat([t.flatten() for t in targets])
-    return F.cross_entropy(logits.float(), flat, ignore_index=IGNORE)
+    nats = F.cross_entropy(logits.float(), flat, ignore_index=IGNORE, reduction="none")
+    parts = zip(nats.split([t.numel() for t in targets]), targets, strict=True)
+    return torch.cat([n.view(t.shape).sum(1) / (t != IGNORE).sum(1) for n, t in parts])

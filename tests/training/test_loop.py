@@ -59,16 +59,15 @@ def test_buckets_change_the_work_and_not_the_gradient() -> None:
     batch = one.mixture.batch(0)
     assert len(batch.buckets) > 1
     logits = one.model.forward_buckets([b.inputs for b in batch.buckets])
-    answer_loss(logits, [b.targets for b in batch.buckets]).backward()
+    answer_loss(logits, [b.targets for b in batch.buckets]).mean().backward()
     bucketed = [p.grad.clone() for p in one.model.parameters() if p.grad is not None]
     one.model.zero_grad()
-    answer_tokens = sum(int((b.targets != IGNORE).sum()) for b in batch.buckets)
     for inputs, targets in batch.buckets:
         for row, target in zip(inputs, targets, strict=True):
             counted = target != IGNORE
             logits = one.model(row[None])[0, counted]
-            nats = torch.nn.functional.cross_entropy(logits, target[counted], reduction="sum")
-            (nats / answer_tokens).backward()
+            nats = torch.nn.functional.cross_entropy(logits, target[counted])
+            (nats / SETTINGS.batch_size).backward()
     alone = [p.grad for p in one.model.parameters() if p.grad is not None]
     assert len(alone) == len(bucketed) == len(list(one.model.parameters()))
     for a, b in zip(bucketed, alone, strict=True):
