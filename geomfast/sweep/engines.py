@@ -13,11 +13,15 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
-from geomfast.sweep.cell import Job, run
-from geomfast.sweep.plan import FolderInUse
+from geomfast.sweep.cell import CellError, Job, run
+from geomfast.sweep.plan import FolderInUse, PlanError
+from geomfast.training.checkpoints import CheckpointError
+from geomfast.training.loop import TrainingDiverged
 
 #: Signals that ask a sweep to finish the write in hand and leave.
 _POLITE = (signal.SIGINT, signal.SIGTERM)
+#: Failures whose message says what happened and what to do; a traceback would only bury it.
+_EXPLAINED = (CellError, CheckpointError, PlanError, TrainingDiverged, OSError)
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,8 @@ class Event:
         kind: ``started``, ``progress``, ``finished``, ``stopped`` or ``failed``.
         step: optimiser steps taken.
         state: see :func:`geomfast.sweep.cell.run`.
-        error: for ``failed``, one line that says why; ``details`` has the traceback.
+        error: for ``failed``, why.
+        details: the traceback, where the error alone does not explain itself.
     """
 
     run: str
@@ -130,6 +135,8 @@ def _child(job: Job, sender: Connection) -> None:
     try:
         finished = _run_when_free(job, progress, stop)
         event = replace(last, kind="finished" if finished else "stopped")
+    except _EXPLAINED as error:
+        event = replace(last, kind="failed", error=f"{type(error).__name__}: {error}")
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
         event = replace(last, kind="failed", error=why, details=traceback.format_exc())

@@ -98,9 +98,10 @@ def test_a_default_that_changed_since_is_refused(
 ) -> None:
     """A folder remembers the whole recipe, also what nobody asked for."""
     prepare_folder(tmp_path, settings(), GRID, CALL)
-    faster = dataclasses.replace(SCALES["nano"], learning_rate=2e-3)
-    monkeypatch.setitem(SCALES, "nano", faster)
-    with pytest.raises(PlanError, match=r"nano\.learning_rate: 0\.001 there, 0\.002 asked for"):
+    before = SCALES["nano"].learning_rate
+    monkeypatch.setitem(SCALES, "nano", dataclasses.replace(SCALES["nano"], learning_rate=0.25))
+    expected = rf"nano\.learning_rate: {before} there, 0\.25 asked for"
+    with pytest.raises(PlanError, match=expected):
         prepare_folder(tmp_path, settings(), GRID, CALL)
 
 
