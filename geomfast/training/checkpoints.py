@@ -93,10 +93,8 @@ def load(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
     Raises:
         CheckpointError: damaged, foreign, or of another run.
     """
-    meta = read_meta(folder)
-    _refuse_other(folder, meta["identity"], identity)
+    meta = load_weights(trainer, folder, identity)
     optimizer = _read(folder / _OPTIMIZER, meta["sha256"][_OPTIMIZER])
-    load_weights(trainer, folder, identity)
     for name, parameter in trainer.model.named_parameters():
         trainer.optimizer.state[parameter] = {
             "step": torch.tensor(float(meta["step"]), device=trainer.device),
@@ -108,8 +106,11 @@ def load(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
     trainer.loss = torch.tensor(meta["loss"], device=trainer.device)
 
 
-def load_weights(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
+def load_weights(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
     """Put a trainer at a checkpoint as far as measuring goes: weights, step and tokens.
+
+    Returns:
+        The checkpoint's metadata.
 
     Raises:
         CheckpointError: damaged, foreign, or of another run.
@@ -123,6 +124,7 @@ def load_weights(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> No
         raise CheckpointError(f"{folder / _WEIGHTS}: not this model's weights: {error}") from error
     trainer.step = meta["step"]
     trainer.tokens = meta["tokens"]
+    return meta
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
