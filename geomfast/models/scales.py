@@ -1,8 +1,6 @@
 """The six model scales of arXiv:2602.15997 (v4), and the peak learning rate each trains with.
 
 The paper gives the ends of the range; the middle sizes and the learning rates are our choice.
-nano's is half of the usual 1e-3: there parity and three-digit addition waited until the cosine had
-brought the rate down to 3e-4 or so, and one or the other did not emerge within 12,000 steps.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ class Scale:
 SCALES: dict[str, Scale] = {
     scale.name: scale
     for scale in (
-        Scale("nano", 2, 128, 4, 5e-4),
+        Scale("nano", 2, 128, 4, 8e-4),
         Scale("micro", 4, 256, 4, 3e-4),
         Scale("small", 6, 384, 6, 3e-4),
         Scale("medium", 8, 512, 8, 3e-4),

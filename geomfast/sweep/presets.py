@@ -12,7 +12,7 @@ _COMMON: dict[str, Any] = {
     "mixture": "joint",
     "seeds": (0,),
     "measures": ("rankme",),
-    "batch_size": 128,
+    "batch_size": 168,  # seven of each of the 24 task-levels
     "precision": "fp32",
     # Collapse happens in the first 60 steps (floor near step 20), so those are seen closely.
     "dense_until": 60,
