@@ -67,10 +67,18 @@ class BuildExtensions(build_ext):
             super().build_extension(ext)
             self.outcome[ext.name] = {"built": True, "reason": ""}
         except Exception as error:  # a missing compiler shows in many ways
-            reason = f"{type(error).__name__}: {error}"
+            reason = self.why(error)
             self.outcome[ext.name] = {"built": False, "reason": reason}
             self.warn(f"{ext.name} was not built, slower paths will serve. {reason}")
             ext.optional = True  # later steps skip the missing file
+
+    def why(self, error):
+        compiler = self.compiler.compiler_so[0] if hasattr(self.compiler, "compiler_so") else ""
+        if compiler and not shutil.which(compiler):
+            return f"there is no C++ compiler: {compiler} was not found"
+        # The whole command line says nothing to a reader; `pip install -v` shows it.
+        said = re.sub(r"[Cc]ommand '?\[?.*\]?' (?=returned|failed)", "", str(error))
+        return f"{compiler} {said}" if compiler else f"{type(error).__name__}: {said}"
 
     def copy_extensions_to_source(self):
         super().copy_extensions_to_source()

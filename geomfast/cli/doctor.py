@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -60,15 +61,13 @@ def _findings() -> dict[str, Any]:
 
 
 def _version(command: str) -> str | None:
-    """First line of a compiler's version that holds a number; None where there is no compiler."""
+    """The line of a compiler's --version that says it; None where there is no compiler."""
     path = shutil.which(command)
     if path is None:
         return None
     ran = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
-    lines = [line for line in ran.stdout.splitlines() if "release" in line or "(" in line]
-    if not lines:
-        return f"found, but says nothing of its version: {ran.stderr.strip()}"
-    return lines[-1].strip()
+    lines = [line.strip() for line in ran.stdout.splitlines() if re.search(r"\d+\.\d+", line)]
+    return lines[0] if lines else f"found, but says nothing of its version: {ran.stderr.strip()}"
 
 
 def _show(findings: dict[str, Any]) -> None:

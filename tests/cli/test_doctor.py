@@ -1,0 +1,49 @@
+"""``geomfast doctor``: findings as table and JSON, exit codes."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from geomfast.cli import doctor as module
+from geomfast.cli.main import main
+from geomfast.kernels.self_test import SelfTest
+
+
+def test_json_names_compilers_backends_and_self_tests() -> None:
+    result = CliRunner().invoke(main, ["doctor", "--json"])
+    assert result.exit_code == 0, result.output
+    findings = json.loads(result.output)
+    assert {"c++", "nvcc"} == set(findings["compilers"])
+    assert "reference" in [backend["name"] for backend in findings["backends"]]
+    assert all(test["passed"] for test in findings["self_tests"])
+
+
+def test_the_table_is_for_people() -> None:
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0, result.output
+    assert "Backends" in result.output
+    assert "passed" in result.output
+
+
+def test_a_kernel_that_disagrees_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = [SelfTest("singular_values", "cpu", 0.5, 1e-7, False)]
+    monkeypatch.setattr("geomfast.kernels.self_test.self_test", lambda: wrong)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "FAILED" in result.output
+
+
+def test_a_compiler_that_is_not_there_is_none() -> None:
+    assert module._version("no-such-compiler") is None
+
+
+def test_strict_fails_without_the_native_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    from geomfast.kernels.backends import Backend
+
+    missing = [Backend("cpu", False, "not built")]
+    monkeypatch.setattr("geomfast.kernels.backend_report", lambda: missing)
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
+    strict = CliRunner().invoke(main, ["doctor", "--strict"])
+    assert strict.exit_code == 1
+    assert "not built" in strict.output
