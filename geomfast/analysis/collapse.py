@@ -37,7 +37,7 @@ COLLAPSE_COLUMNS = [
 HALF_COLUMNS = [*CELL, "layer", "initial", "floor", "floor_step", "depth", "half_step", "collapsed"]
 
 
-def floor_of(steps: np.ndarray, values: np.ndarray) -> tuple[int, float, float]:
+def floor_of(steps: np.ndarray, values: np.ndarray) -> tuple[int, dict[str, float]]:
     """Floor of one trajectory: its minimum after the first checkpoint, the earliest on a tie.
 
     Args:
@@ -45,12 +45,18 @@ def floor_of(steps: np.ndarray, values: np.ndarray) -> tuple[int, float, float]:
         values: (n,).
 
     Returns:
-        Index, value and depth = 1 - floor / initial; (0, NaN, NaN) with fewer than 2 checkpoints.
+        Index of the floor, and ``initial``, ``floor``, ``floor_step`` and ``depth`` = 1 - floor /
+        initial; index 0 and NaN for all but ``initial`` with fewer than 2 checkpoints.
     """
+    initial = float(values[0])
     if len(steps) < 2:
-        return 0, math.nan, math.nan
+        nothing = {"floor": math.nan, "floor_step": math.nan, "depth": math.nan}
+        return 0, {"initial": initial, **nothing}
     index = 1 + int(np.argmin(values[1:]))
-    return index, float(values[index]), 1.0 - float(values[index]) / float(values[0])
+    floor = float(values[index])
+    depth = 1.0 - floor / initial
+    fall = {"floor": floor, "floor_step": float(steps[index]), "depth": depth}
+    return index, {"initial": initial, **fall}
 
 
 def collapse(
@@ -88,8 +94,8 @@ def collapse(
         raise ValueError(f"persistence must be at least 1, got {persistence}")
     rows = []
     for cell, steps, values in trajectories(records, measure, layer):
-        index, floor, depth = floor_of(steps, values)
-        initial = float(values[0])
+        index, fall = floor_of(steps, values)
+        initial, floor = fall["initial"], fall["floor"]
         recovery = exceeded = math.nan
         if floor < initial:
             after = values[index + 1 :]
@@ -98,11 +104,8 @@ def collapse(
             exceeded = _step_of(after > initial, later, persistence)
         rows.append(
             cell
+            | fall
             | {
-                "initial": initial,
-                "floor": floor,
-                "floor_step": float(steps[index]) if len(steps) > 1 else math.nan,
-                "depth": depth,
                 "recovery_step": recovery,
                 "exceeded_step": exceeded,
                 "final": float(values[-1]),
@@ -150,11 +153,12 @@ def half_collapse(
     for cell, steps, values in trajectories(records, measure):
         if cell["layer"] == "":
             continue
-        initial = float(values[0])
         if until is not None:
-            steps, values = steps[steps <= until], values[steps <= until]
-        index, floor, depth = floor_of(steps, values)
-        collapsed = depth >= min_depth and floor < initial
+            kept = max(1, int(np.searchsorted(steps, until, side="right")))  # the first always
+            steps, values = steps[:kept], values[:kept]
+        index, fall = floor_of(steps, values)
+        initial, floor = fall["initial"], fall["floor"]
+        collapsed = fall["depth"] >= min_depth and floor < initial
         half = math.nan
         if collapsed:
             middle = 0.5 * (initial + floor)
@@ -166,11 +170,8 @@ def half_collapse(
                 half = float(steps[at - 1] + share * (steps[at] - steps[at - 1]))
         rows.append(
             cell
+            | fall
             | {
-                "initial": initial,
-                "floor": floor,
-                "floor_step": float(steps[index]) if len(steps) > 1 else math.nan,
-                "depth": depth,
                 "half_step": half,
                 "collapsed": collapsed,
             }
