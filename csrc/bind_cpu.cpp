@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "spectra_cpu.h"
+#include "spectra_on_host.h"
 
 namespace {
 
@@ -49,6 +50,18 @@ std::pair<long, int> singular_values(std::uintptr_t data, int dtype, long batch,
   return {-1, geomfast::kOk};
 }
 
+void spectra_on_host(std::uintptr_t gram, long batch, int n, int threads, int groups, int order,
+                     bool packed, double eps, std::uintptr_t values, std::uintptr_t rankme) {
+  if (batch < 0 || n < 1) throw std::invalid_argument("empty matrix");
+  if (threads < 32 || threads % 32 != 0 || groups < 1 || order < 0 || order > 2) {
+    throw std::invalid_argument("threads must come in whole warps, groups from 1, order 0 to 2");
+  }
+  pybind11::gil_scoped_release release;
+  geomfast::spectra_on_host({reinterpret_cast<const double*>(gram), batch, n, threads, groups,
+                             order, packed, eps, reinterpret_cast<double*>(values),
+                             reinterpret_cast<double*>(rankme)});
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
@@ -70,4 +83,11 @@ PYBIND11_MODULE(_cpu, module) {
              "Descending singular values of (batch, rows, cols) with contiguous rows, float32 (0)\n"
              "or float64 (1), into float64 (batch, min(rows, cols)). Returns the index of the\n"
              "first matrix that failed, or -1, and why: 1 not finite, 2 not converged.");
+  module.def("spectra_on_host", &spectra_on_host, pybind11::arg("gram"), pybind11::arg("batch"),
+             pybind11::arg("n"), pybind11::arg("threads"), pybind11::arg("groups"),
+             pybind11::arg("order"), pybind11::arg("packed"), pybind11::arg("eps"),
+             pybind11::arg("values"), pybind11::arg("rankme"),
+             "For tests: the algorithm of the CUDA kernels, run by one CPU thread. The threads of\n"
+             "a phase run forward (order 0), backward (1) or shuffled (2), on a packed triangle as\n"
+             "in shared memory or a square matrix as in global memory.");
 }

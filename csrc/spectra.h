@@ -7,8 +7,14 @@
 
 #if defined(__CUDACC__)
 #define GEOMFAST_HD __host__ __device__ static inline
+GEOMFAST_HD double square_root(double x) { return sqrt(x); }
+GEOMFAST_HD double logarithm(double x) { return log(x); }
+GEOMFAST_HD double exponential(double x) { return exp(x); }
 #else
 #define GEOMFAST_HD static inline __attribute__((always_inline))
+GEOMFAST_HD double square_root(double x) { return __builtin_sqrt(x); }
+GEOMFAST_HD double logarithm(double x) { return __builtin_log(x); }
+GEOMFAST_HD double exponential(double x) { return __builtin_exp(x); }
 #endif
 
 // Scalars of the Householder reflection H = I - u u^T / h that maps (rest, alpha) to (0, -+norm).
@@ -27,7 +33,7 @@ GEOMFAST_HD Householder householder(double alpha, double rest_squared) {
   Householder out;
   out.norm_squared = alpha * alpha + rest_squared;
   out.identity = rest_squared <= negligible;
-  const double norm = __builtin_sqrt(out.norm_squared);
+  const double norm = square_root(out.norm_squared);
   const double sign_norm = alpha < 0.0 ? -norm : norm;  // same sign: no cancellation in the pivot
   out.pivot = alpha + sign_norm;
   out.h = out.norm_squared + alpha * sign_norm;
@@ -36,9 +42,9 @@ GEOMFAST_HD Householder householder(double alpha, double rest_squared) {
 
 // Wilkinson's shift: the eigenvalue of [[d0, e], [e, d1]] that is closer to d0; e_squared > 0.
 GEOMFAST_HD double wilkinson_shift(double d0, double d1, double e_squared) {
-  const double e = __builtin_sqrt(e_squared);
+  const double e = square_root(e_squared);
   const double ratio = (d1 - d0) / (2.0 * e);
-  const double root = __builtin_sqrt(ratio * ratio + 1.0);
+  const double root = square_root(ratio * ratio + 1.0);
   return d0 - e / (ratio + (ratio < 0.0 ? -root : root));
 }
 

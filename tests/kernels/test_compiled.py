@@ -1,0 +1,74 @@
+"""What compilers make of the GPU kernels; no GPU is needed to look."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SOURCES = sorted((ROOT / "csrc").glob("*.cu"))
+
+
+@pytest.fixture(scope="module")
+def disassembly():
+    """Triton kernel -> opcode counts and stack bytes, for sm_90."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("the package triton is not installed")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.triton_to_sass"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def test_triton_kernels_keep_everything_in_registers(disassembly):
+    assert disassembly
+    for name, found in disassembly.items():
+        spilled = {op: found["opcodes"].get(op, 0) for op in ("LDL", "STL")}
+        assert spilled == {"LDL": 0, "STL": 0} and found["stack"] == 0, name
+
+
+def test_gram_kernel_runs_on_the_float64_tensor_cores(disassembly):
+    grams = {name: found for name, found in disassembly.items() if name.startswith("gram")}
+    assert grams
+    for name, found in grams.items():
+        assert found["opcodes"].get("DMMA", 0) > 0, name
+        assert "DFMA" not in found["opcodes"], name  # none of the product is left to plain cores
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+def test_cuda_kernels_neither_spill_nor_use_local_memory(source, tmp_path):
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("nvcc was not found")
+    architectures = ("80", "90a")
+    code = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+    output = ["-c", source, "-o", tmp_path / "object.o"]
+    ran = subprocess.run(
+        [nvcc, "-O3", "-std=c++17", "--threads=0", *code, "-Xptxas=-v", *output],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    compiled = re.findall(r"Compiling entry function '(\S+)' for 'sm_(\w+)'", ran.stderr)
+    memory = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", ran.stderr)
+    assert {architecture for _, architecture in compiled} == set(architectures)
+    assert len(memory) >= len(compiled) == len(architectures) * _kernels(source)
+    assert set(memory) == {("0", "0")}, ran.stderr
+
+
+def _kernels(source: Path) -> int:
+    return len(re.findall(r"__global__ void", source.read_text()))
