@@ -93,3 +93,44 @@ def reference_values(name: str) -> torch.Tensor:
     largest = np.abs(x).max()
     scale = 2.0 ** np.floor(np.log2(largest)) if largest > 0 else 1.0
     return torch.from_numpy(np.linalg.svd(x / scale, compute_uv=False) * scale)
+
+
+# The shapes of the paper's RankMe values: widths of five scales, and the larger sides.
+SHAPES = [(200, 128), (200, 768), (1000, 768), (200, 2560)]
+
+
+@functools.cache
+def families(n: int, d: int) -> dict[str, torch.Tensor]:
+    """Name -> (n, d) matrix of a family for which RankMe is hard or easy; treat as read-only.
+
+    "rank 2 + 1e-7" and its like lie where the noise is of the size of float64 rounding in the Gram
+    matrix.
+    """
+
+    def draw(*shape: int) -> torch.Tensor:
+        return normal(*shape, dtype=torch.float64, seed=sum(shape))
+
+    rank_two = draw(n, 2) @ draw(2, d)
+    noise = normal(n, d, dtype=torch.float64, seed=9)
+    return {
+        "random": draw(n, d).float(),
+        "rank 2 + 1e-3": (rank_two + 1e-3 * noise).float(),
+        "rank 2 + 1e-6": (rank_two + 1e-6 * noise).float(),
+        "rank 2 + 1e-7, float64": rank_two + 1e-7 * noise,
+        "rank 2 + 1e-8, float64": rank_two + 1e-8 * noise,
+        "rank 2, float32": rank_two.float(),
+        "rank 2, float64": rank_two,
+        "rank 1, float64": draw(n, 1) @ draw(1, d),
+        "rank 10, float64": draw(n, 10) @ draw(10, d),
+        "geometric 0.8": geometric(0.8, n, d),
+        "constant": torch.full((n, d), 0.37),
+        "bfloat16": draw(n, d).bfloat16(),
+    }
+
+
+@functools.cache
+def exact_rankme(n: int, d: int, name: str) -> float:
+    """RankMe of families(n, d)[name] by float64 SVD, written apart from the package's own."""
+    values = torch.linalg.svdvals(families(n, d)[name].double())
+    p = values / values.sum()
+    return torch.exp(-torch.xlogy(p, p).sum()).item()

@@ -7,7 +7,9 @@ a fall-back caused by something missing is logged once.
 
 import functools
 import importlib
+import importlib.metadata
 import importlib.resources
+import importlib.util
 import json
 import logging
 import os
@@ -71,6 +73,31 @@ def missing_reason(name: str) -> str:
     return module.reason if isinstance(module, MissingModule) else ""
 
 
+def interpreting_triton() -> bool:
+    """Whether Triton kernels run in its interpreter, on CPU tensors: for tests."""
+    wanted = os.environ.get("TRITON_INTERPRET") == "1"
+    return wanted and importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def triton_missing() -> str:
+    """Why Triton kernels cannot run on a GPU here; empty if they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    return "" if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+@functools.cache
+def cuda_missing() -> str:
+    """Why the native CUDA kernels cannot run here; empty if they can."""
+    if missing := missing_reason("_cuda"):
+        return missing
+    if not torch.cuda.is_available():
+        return "built, but torch sees no CUDA device"
+    refused = native_module("_cuda").missing()
+    return f"built, but CUDA says: {refused}" if refused else ""
+
+
 def _build_failure(module: str) -> str:
     """What setup.py wrote down when it could not build the module; empty if nothing."""
     report = importlib.resources.files("geomfast") / "_build_report.json"
@@ -90,13 +117,18 @@ def backend_report() -> list[Backend]:
     missing = missing_reason("_cpu")
     threads = f"{torch.get_num_threads()} threads"
     cpu = missing or f"C++, instruction set {native_module('_cpu').isa()}, {threads}"
-    none_yet = "this version of geomfast has no {} kernels"
+    without_triton = triton_missing()
+    triton = without_triton or f"Triton {importlib.metadata.version('triton')}"
+    if interpreting_triton():
+        without_triton, triton = "", f"{triton}; its interpreter serves tensors on the cpu"
+    without_cuda = cuda_missing()
+    cuda = without_cuda or f"CUDA C++, {torch.cuda.device_count()} device(s)"
     return [
         Backend("reference", True, f"float64 torch {torch.__version__}, any device"),
         Backend("torch", True, f"torch {torch.__version__}, any device"),
         Backend("cpu", not missing, cpu),
-        Backend("triton", False, none_yet.format("triton")),
-        Backend("cuda", False, none_yet.format("cuda")),
+        Backend("triton", not without_triton, triton),
+        Backend("cuda", not without_cuda, cuda),
     ]
 
 

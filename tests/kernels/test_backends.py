@@ -28,7 +28,21 @@ def test_report_names_every_backend():
     assert [line.name for line in report] == list(backends.NAMES)
     available = {line.name: line.available for line in report}
     assert available["reference"] and available["torch"]
-    assert not available["triton"] and not available["cuda"]
+    if not torch.cuda.is_available():
+        assert available["triton"] == backends.interpreting_triton()
+        assert not available["cuda"]
+
+
+def test_report_says_why_there_is_no_gpu(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for missing in (backends.triton_missing, backends.cuda_missing):
+        missing.cache_clear()
+    detail = {line.name: line.detail for line in backends.backend_report()}
+    for missing in (backends.triton_missing, backends.cuda_missing):
+        missing.cache_clear()
+    assert "no CUDA device" in detail["triton"] or "not installed" in detail["triton"]
+    assert "CUDA" in detail["cuda"] or "nvcc" in detail["cuda"]
 
 
 def test_report_without_native_module(no_native_module):
@@ -52,9 +66,10 @@ def test_forced_but_missing(no_native_module, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["triton", "cuda"])
-def test_forced_backend_that_does_not_exist(name, monkeypatch):
+def test_forced_gpu_backend_on_the_cpu(name, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setenv("GEOMFAST_BACKEND", name)
-    with pytest.raises(BackendError, match=f"not available for singular_values.*{name}"):
+    with pytest.raises(BackendError, match=f"{name} cannot serve .* cuda device, x is on cpu"):
         spectra.singular_values(torch.eye(3))
 
 

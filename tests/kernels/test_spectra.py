@@ -1,11 +1,12 @@
 """Every backend and instruction set against float64 SVD."""
 
 import functools
+import importlib
 
 import pytest
 import torch
 
-from geomfast.kernels.backends import missing_reason, native_module
+from geomfast.kernels.backends import interpreting_triton, missing_reason, native_module
 from geomfast.kernels.spectra import backend_for, singular_values
 from geomfast.kernels.spectra.op import backends_serving
 from tests import cases
@@ -25,6 +26,11 @@ def _path(isa: str):
 PATHS = [
     pytest.param(("reference", ""), id="reference"),
     pytest.param(("torch", ""), id="torch"),
+    pytest.param(
+        ("triton", ""),
+        id="triton",
+        marks=pytest.mark.skipif(not interpreting_triton(), reason="Triton's interpreter is off"),
+    ),
     *(_path(isa) for isa in ISAS),
 ]
 NATIVE = [_path(isa) for isa in ISAS]
@@ -68,6 +74,17 @@ def test_against_float64_svd(run, name):
     well_conditioned = expected[-1] >= 1e-5 * expected[0]
     error = (rankme(values) - rankme(expected)).abs() / rankme(expected).clamp_min(1.0)
     assert error <= (1e-7 if well_conditioned else 2e-5)
+
+
+@pytest.mark.parametrize("name", cases.families(2, 2))
+@pytest.mark.parametrize(("n", "d"), cases.SHAPES)
+@pytest.mark.parametrize("run", PATHS, indirect=True)
+def test_rankme_on_every_shape_and_family(run, n, d, name, monkeypatch):
+    if interpreting_triton():  # whose time goes by operations, not by their size
+        gram_kernel = importlib.import_module("geomfast.kernels.spectra.gram_kernel")
+        monkeypatch.setattr(gram_kernel, "_BLOCK_K", 512)
+    value = rankme(run(cases.families(n, d)[name])).item()
+    assert value == pytest.approx(cases.exact_rankme(n, d, name), rel=2e-5)
 
 
 @pytest.mark.parametrize("run", NATIVE, indirect=True)
@@ -132,6 +149,7 @@ def test_half_precision_is_read_exactly(run, dtype):
 
 
 @pytest.mark.parametrize("run", PATHS, indirect=True)
+@pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")  # Triton's interpreter
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_not_finite_names_the_entry(run, bad, dtype):
@@ -170,7 +188,8 @@ def test_huge_matrices_go_to_torch():
 
 def test_backends_serving():
     native = [] if missing_reason("_cpu") else ["cpu"]
-    assert backends_serving(torch.eye(3)) == [*native, "torch", "reference"]
+    interpreted = ["triton"] if interpreting_triton() else []
+    assert backends_serving(torch.eye(3)) == [*interpreted, *native, "torch", "reference"]
     assert backends_serving(torch.empty(3, 3, device="meta")) == ["torch", "reference"]
 
 

@@ -1,5 +1,6 @@
-"""Singular values of batches of matrices."""
+"""Singular values and RankMe of batches of matrices."""
 
-from geomfast.kernels.spectra.op import backend_for, check, singular_values
+from geomfast.kernels.spectra.entropy import exp_entropy
+from geomfast.kernels.spectra.op import backend_for, check, rankme, singular_values
 
-__all__ = ["backend_for", "check", "singular_values"]
+__all__ = ["backend_for", "check", "exp_entropy", "rankme", "singular_values"]

@@ -16,12 +16,14 @@ _NOT_FINITE = 1
 
 
 def singular_values(x: torch.Tensor) -> torch.Tensor:
-    """(..., N, d) float32 or float64 on the CPU -> (..., min(N, d)) float64, descending.
+    """(..., N, d) on the CPU -> (..., min(N, d)) float64, descending.
 
     Raises:
         ValueError: NaN or infinity in x; `GEOMFAST_ISA` names what the processor does not run.
         RuntimeError: the eigenvalue iteration did not converge.
     """
+    if x.dtype not in _DTYPES:
+        x = x.float()  # exact for the 16-bit types
     matrices = x.reshape(-1, *x.shape[-2:])
     if matrices.stride(-1) != 1 and matrices.stride(-2) == 1:
         matrices = matrices.mT  # the transpose has the same singular values

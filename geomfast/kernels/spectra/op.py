@@ -1,33 +1,70 @@
-"""Singular values: signature, checks and the table of who serves."""
+"""Singular values and RankMe: signatures, checks and the table of who serves.
+
+Both are also operators of torch (`torch.ops.geomfast.singular_values`, `.rankme`), which is what
+`torch.compile` sees; eager calls go straight through, since passing the dispatcher costs more than
+a small spectrum.
+"""
+
+from typing import Any
 
 import torch
 
-from geomfast.kernels.backends import Candidate, choose, missing_reason
-from geomfast.kernels.spectra import cpu, plain, reference
+from geomfast.kernels.backends import (
+    Candidate,
+    choose,
+    cuda_missing,
+    interpreting_triton,
+    missing_reason,
+    triton_missing,
+)
+from geomfast.kernels.checks import all_finite, not_finite_error
+from geomfast.kernels.spectra import cpu, cuda, plain, reference, triton
+from geomfast.kernels.spectra.entropy import exp_entropy
 
-# Backend -> function (..., N, d) float32 or float64, at least one entry -> singular values.
+# Backend -> function (..., N, d) of any floating-point type, at least one entry -> singular values.
 IMPLEMENTATIONS = {
+    "cuda": cuda.singular_values,
+    "triton": triton.singular_values,
     "cpu": cpu.singular_values,
     "torch": plain.singular_values,
     "reference": reference.singular_values,
 }
 
-
 # Above this smaller side one matrix no longer fits the caches, and the blocked reduction behind
 # torch's eigvalsh wins (measured: 1.1x behind at 2000, 1.2x ahead at 3000, one thread).
 _LARGEST_SIDE_ON_CPU = 2000
 
+# The bisection kernel keeps a tridiagonal matrix in shared memory; far above it lies the side at
+# which a whole GPU serves one matrix better than one cluster does. Not yet measured on a GPU.
+_LARGEST_SIDE_ON_CUDA = 2000
+
 
 def _candidates(x: torch.Tensor) -> list[Candidate]:
     """Who serves x, best first; the measurements behind it are in this folder's README."""
-    if x.device.type != "cpu":
-        native = Candidate("cpu", f"serves tensors on the cpu, x is on {x.device}")
+    side, device = min(x.shape[-2:]), x.device.type
+    elsewhere = "serves tensors on the {}, x is on " + str(x.device)
+    if device == "cuda":
+        missing = cuda_missing()
+        too_large = side > _LARGEST_SIDE_ON_CUDA
+        limit = f"serves a smaller side up to {_LARGEST_SIDE_ON_CUDA}" if too_large else ""
+        on_gpu = Candidate("cuda", missing or limit, missing=bool(missing))
+        missing = triton_missing()
+        in_triton = Candidate("triton", missing, missing=bool(missing))
+    else:
+        on_gpu = Candidate("cuda", elsewhere.format("cuda device"))
+        if device == "cpu" and interpreting_triton():
+            in_triton = Candidate("triton", slower="the interpreter is for tests")
+        else:
+            in_triton = Candidate("triton", elsewhere.format("cuda device"))
+    if device != "cpu":
+        native = Candidate("cpu", elsewhere.format("cpu"))
     else:
         missing = missing_reason("_cpu")
-        side = min(x.shape[-2:])
         slower = "torch is faster at this size" if side > _LARGEST_SIDE_ON_CPU else ""
         native = Candidate("cpu", missing, missing=bool(missing), slower=slower)
     return [
+        on_gpu,
+        in_triton,
         native,
         Candidate("torch"),
         Candidate("reference", slower="for comparison only"),
@@ -35,7 +72,7 @@ def _candidates(x: torch.Tensor) -> list[Candidate]:
 
 
 def backend_for(x: torch.Tensor) -> str:
-    """Name of the backend that `singular_values(x)` runs on; records store it."""
+    """Name of the backend that spectra of x run on; records store it."""
     return choose("singular_values", _candidates(x))
 
 
@@ -45,7 +82,7 @@ def backends_serving(x: torch.Tensor) -> list[str]:
 
 
 def check(x: torch.Tensor) -> None:
-    """Raises what `singular_values` raises for the type and shape of x."""
+    """Raises what the functions below raise for the type and shape of x."""
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
         raise TypeError(f"x must be a floating-point tensor, not {kind}")
@@ -69,14 +106,69 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
 
     Raises:
         TypeError: x is not a floating-point tensor.
-        ValueError: too few dimensions, an empty matrix, NaN or infinity.
+        ValueError: too few dimensions, an empty matrix; NaN or infinity, except on the backend
+            "cuda", which does not wait for the GPU: there such a matrix gives NaN.
         BackendError: the forced backend cannot serve.
     """
     check(x)
+    if torch.compiler.is_compiling():
+        return torch.ops.geomfast.singular_values(x.detach())
+    return _singular_values(x.detach())
+
+
+def rankme(x: torch.Tensor, center: bool, eps: float) -> torch.Tensor:
+    """RankMe of each matrix of a batch: exp of the entropy of p = values / sum + eps.
+
+    Args:
+        x: (..., N, d) as in `singular_values`.
+        center: subtract the mean over N first, in float64.
+        eps: added to every p, finite and >= 0.
+
+    Returns:
+        (...) float64 on x's device; 0 for a matrix of zeros. Not differentiable.
+
+    Raises:
+        As `singular_values`.
+    """
+    check(x)
+    if torch.compiler.is_compiling():
+        return torch.ops.geomfast.rankme(x.detach(), center, eps)
+    return _rankme(x.detach(), center, eps)
+
+
+def _singular_values(x: torch.Tensor) -> torch.Tensor:
     run = IMPLEMENTATIONS[backend_for(x)]
-    x = x.detach()
-    if x.dtype not in (torch.float32, torch.float64):
-        x = x.float()  # exact
+    return _empty_values(x) if x.numel() == 0 else run(x)
+
+
+def _rankme(x: torch.Tensor, center: bool, eps: float) -> torch.Tensor:
+    backend = backend_for(x)
     if x.numel() == 0:
-        return x.new_empty((*x.shape[:-2], min(x.shape[-2:])), dtype=torch.float64)
-    return run(x)
+        return _empty_rankme(x, center, eps)
+    if center:
+        if backend != "cuda" and not all_finite(x):  # the mean would spread a NaN over its column
+            raise not_finite_error(x)
+        x = x.double()
+        x = x - x.mean(-2, keepdim=True)
+    if backend == "cuda":
+        return cuda.rankme(x, eps)
+    return exp_entropy(IMPLEMENTATIONS[backend](x), eps)
+
+
+def _empty_values(x: torch.Tensor) -> torch.Tensor:
+    side: Any = torch.sym_min(x.shape[-2], x.shape[-1])  # symbolic while torch.compile traces
+    return x.new_empty((*x.shape[:-2], side), dtype=torch.float64)
+
+
+def _empty_rankme(x: torch.Tensor, center: bool, eps: float) -> torch.Tensor:
+    return x.new_empty(x.shape[:-2], dtype=torch.float64)
+
+
+torch.library.define("geomfast::singular_values", "(Tensor x) -> Tensor")
+torch.library.define("geomfast::rankme", "(Tensor x, bool center, float eps) -> Tensor")
+for _name, _run, _fake in (
+    ("geomfast::singular_values", _singular_values, _empty_values),
+    ("geomfast::rankme", _rankme, _empty_rankme),
+):
+    torch.library.register_kernel(_name, ("cpu", "cuda"), _run)
+    torch.library.register_fake(_name, _fake)

@@ -6,7 +6,7 @@ from geomfast.kernels.checks import all_finite, not_finite_error
 
 
 def singular_values(x: torch.Tensor) -> torch.Tensor:
-    """(..., N, d) float32 or float64 -> (..., min(N, d)) float64, descending."""
+    """(..., N, d) -> (..., min(N, d)) float64, descending."""
     if not all_finite(x):
         raise not_finite_error(x)
     return torch.linalg.svdvals(x.double())

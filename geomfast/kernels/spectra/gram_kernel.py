@@ -1,0 +1,121 @@
+"""Triton kernel: float64 Gram matrices of the smaller side of a batch of matrices.
+
+Importing this module imports Triton; `geomfast.kernels.spectra.triton` does so when it is needed.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+# 64 x 64 float64 results stay in the registers of 8 warps; 128 x 128 spill.
+_LARGEST_BLOCK = 64
+_BLOCK_K = 16
+
+
+@triton.jit
+def _gram_kernel(
+    x,
+    inverse_scale,
+    gram,
+    n,
+    length,
+    tiles,
+    batch_stride,
+    side_stride,
+    long_stride,
+    SCALED: tl.constexpr,
+    MIRRORED: tl.constexpr,
+    STEPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    # Programs are numbered matrix by matrix, and within one along the lower triangle of tiles:
+    # (0, 0), (1, 0), (1, 1), (2, 0), ... The root in float32 may be one off, for which two tests
+    # make up.
+    pairs = tiles * (tiles + 1) // 2
+    matrix = (tl.program_id(0) // pairs).to(tl.int64)
+    pair = tl.program_id(0) % pairs
+    i = ((tl.sqrt(8.0 * pair.to(tl.float32) + 1.0) - 1.0) / 2.0).to(tl.int32)
+    i = tl.where(i * (i + 1) // 2 > pair, i - 1, i)
+    i = tl.where((i + 1) * (i + 2) // 2 <= pair, i + 1, i)
+    j = pair - i * (i + 1) // 2
+
+    rows = i * BLOCK + tl.arange(0, BLOCK)
+    columns = j * BLOCK + tl.arange(0, BLOCK)
+    k = tl.arange(0, BLOCK_K)
+    base = x + matrix * batch_stride
+    left = base + rows[:, None].to(tl.int64) * side_stride + k[None, :] * long_stride
+    right = base + columns[None, :].to(tl.int64) * side_stride + k[:, None] * long_stride
+    total = tl.zeros((BLOCK, BLOCK), dtype=tl.float64)
+    for step in range(STEPS):
+        inside = k < length - step * BLOCK_K
+        a = tl.load(left, mask=(rows < n)[:, None] & inside[None, :], other=0.0).to(tl.float64)
+        b = tl.load(right, mask=(columns < n)[None, :] & inside[:, None], other=0.0).to(tl.float64)
+        if SCALED:
+            scale = tl.load(inverse_scale + matrix)
+            a = a * scale
+            b = b * scale
+        total = tl.dot(a, b, total, out_dtype=tl.float64)
+        left += BLOCK_K * long_stride
+        right += BLOCK_K * long_stride
+
+    out = gram + matrix * n * n
+    valid = (rows < n)[:, None] & (columns < n)[None, :]
+    tl.store(out + rows[:, None] * n + columns[None, :], total, mask=valid)
+    if MIRRORED:
+        tl.store(out + columns[None, :] * n + rows[:, None], total, mask=valid)
+
+
+def block_for(n: int) -> int:
+    """Side of a tile for Gram matrices of side n."""
+    return min(_LARGEST_BLOCK, max(16, triton.next_power_of_2(n)))
+
+
+def options_for(block: int) -> dict[str, int | bool]:
+    """Compiler options for tiles of this side."""
+    warps = 8 if block == _LARGEST_BLOCK else 4
+    return {"num_warps": warps, "num_stages": 3, "enable_fp_fusion": True}
+
+
+def gram_matrices(
+    x: torch.Tensor, inverse_scale: torch.Tensor | None, mirrored: bool
+) -> torch.Tensor:
+    """Gram matrices of the smaller side, in float64.
+
+    Args:
+        x: (B, N, d), B, N, d >= 1; any floating-point type, any strides. Converted on the way.
+        inverse_scale: (B,) float64 that multiplies each matrix; None for 1.
+        mirrored: write the upper triangle too; otherwise it holds anything.
+
+    Returns:
+        (B, n, n) float64 with n = min(N, d): X X^T for N <= d, else X^T X.
+    """
+    batch, samples, width = x.shape
+    batch_stride, row_stride, column_stride = x.stride()
+    n, length = min(samples, width), max(samples, width)
+    side, long = (row_stride, column_stride) if samples <= width else (column_stride, row_stride)
+    gram = torch.empty((batch, n, n), dtype=torch.float64, device=x.device)
+    block = block_for(n)
+    tiles = triton.cdiv(n, block)
+    launch: Any = _gram_kernel[(batch * tiles * (tiles + 1) // 2,)]
+    launch(
+        x,
+        gram if inverse_scale is None else inverse_scale,
+        gram,
+        n,
+        length,
+        tiles,
+        batch_stride,
+        side,
+        long,
+        SCALED=inverse_scale is not None,
+        MIRRORED=mirrored,
+        # A constant: under Triton's interpreter bounds known only at run time can fail.
+        STEPS=triton.cdiv(length, _BLOCK_K),
+        BLOCK=block,
+        BLOCK_K=_BLOCK_K,
+        **options_for(block),
+    )
+    return gram
