@@ -1,7 +1,8 @@
-"""Singular values: ours against looped float32 SVD and the looped float64 Gram matrix.
+"""Singular values: ours against SVDs, the float64 Gram matrix, SciPy and CuPy.
 
 Random matrices take part with the times, nearly rank-two ones with the errors too: collapsed
-representations are what the accuracy is for.
+representations are what the accuracy is for. On the CPU (the default) every contender runs on one
+thread, and ours on two as well; with `--device cuda` times end when the GPU has finished.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,26 @@ import torch
 
 from bench.interleave import interleave
 from bench.peers import spectra_peers
-from geomfast.kernels.spectra import singular_values
+from geomfast.kernels.spectra import backend_for, singular_values
 from geomfast.measures.spectra import effective_rank
 
-FULL = [(48, 200, 128), (144, 200, 384), (288, 200, 768)]
-TINY = [(6, 20, 12), (6, 20, 38), (6, 20, 76)]
+# A checkpoint's worth of matrices by scale, then few and many of the paper's shapes, then sides
+# beyond shared memory and the widest scale.
+FULL = [
+    (48, 200, 128),
+    (144, 200, 384),
+    (288, 200, 768),
+    (24, 200, 128),
+    (600, 200, 128),
+    (24, 200, 768),
+    (600, 200, 768),
+    (24, 1000, 768),
+    (24, 200, 2560),
+]
+TINY = [(6, 20, 12), (6, 20, 38), (6, 20, 76), (2, 30, 20)]
+ROUNDS = 5
+
+Contender = Callable[[torch.Tensor], torch.Tensor]
 
 
 def near_rank_two(batch: int, n: int, d: int) -> torch.Tensor:
@@ -31,52 +47,70 @@ def looped_svdvals(x: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.linalg.svdvals(matrix) for matrix in x])
 
 
+def batched_gram(x: torch.Tensor) -> torch.Tensor:
+    y = x.double()
+    gram = y @ y.mT if y.shape[-2] <= y.shape[-1] else y.mT @ y
+    return torch.linalg.eigvalsh(gram).clamp_min(0.0).sqrt()
+
+
 def looped_gram(x: torch.Tensor) -> torch.Tensor:
-    def one(matrix: torch.Tensor) -> torch.Tensor:
-        y = matrix.double()
-        gram = y @ y.mT if y.shape[0] <= y.shape[1] else y.mT @ y
-        return torch.linalg.eigvalsh(gram).clamp_min(0.0).sqrt()
-
-    return torch.stack([one(matrix) for matrix in x])
+    return torch.stack([batched_gram(matrix) for matrix in x])
 
 
-def on_threads(count: int, function: Callable, x: torch.Tensor) -> Callable[[], torch.Tensor]:
-    def call() -> torch.Tensor:
-        torch.set_num_threads(count)
-        return function(x)
-
-    return call
-
-
-@pytest.mark.parametrize("index", range(3), ids=["narrow", "square", "wide"])
-def bench_spectra(benchmark, results, full, restore_threads, index):
-    batch, n, d = (FULL if full else TINY)[index]
-    functions = {
+def contenders(device: str) -> dict[str, tuple[int, Contender]]:
+    """Name -> CPU threads, function (B, N, d) float32 -> (B, min(N, d)) singular values."""
+    found: dict[str, tuple[int, Contender]] = {
         "svdvals float32 looped": (1, looped_svdvals),
+        "svdvals float32 batched": (1, torch.linalg.svdvals),
         "gram float64 looped": (1, looped_gram),
+        "gram float64 batched": (1, batched_gram),
         "geomfast": (1, singular_values),
-        "geomfast 2 threads": (2, singular_values),
-        **{name: (1, function) for name, function in spectra_peers().items()},
     }
+    if device == "cpu":
+        found["geomfast 2 threads"] = (2, singular_values)
+    return found | {name: (1, function) for name, function in spectra_peers(device).items()}
+
+
+def call(threads: int, function: Contender, x: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """The timed call: on this many CPU threads, and until the device has finished."""
+
+    def run() -> torch.Tensor:
+        torch.set_num_threads(threads)
+        values = function(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        return values
+
+    return run
+
+
+@pytest.mark.parametrize("index", range(len(FULL)))
+def bench_spectra(benchmark, results, full, device, restore_threads, index):
+    sizes = FULL if full else TINY
+    if index >= len(sizes):
+        pytest.skip("a size of the full run")
+    batch, n, d = sizes[index]
+    functions = contenders(device)
     torch.set_num_threads(1)
-    hard = near_rank_two(min(batch, 16), n, d)
+    hard = near_rank_two(min(batch, 16), n, d).to(device)
     exact = effective_rank(torch.linalg.svdvals(hard.double()))
     errors = {
         name: ((effective_rank(function(hard)) - exact).abs() / exact).max().item()
         for name, (_, function) in functions.items()
     }
     assert errors["geomfast"] <= 2e-5
-    x = torch.randn(batch, n, d, generator=torch.Generator().manual_seed(0))
-    calls = {name: on_threads(k, function, x) for name, (k, function) in functions.items()}
-    seconds = interleave(calls, rounds=5 if full else 2)
-    results.add(
-        f"spectra {batch} x ({n} x {d})",
-        seconds,
-        {
-            "over svdvals": ("svdvals float32 looped", "geomfast"),
-            "over gram": ("gram float64 looped", "geomfast"),
-            "2 threads over 1": ("geomfast", "geomfast 2 threads"),
-        },
-        errors,
-    )
-    benchmark.pedantic(calls["geomfast"], rounds=5 if full else 1, warmup_rounds=1)
+    x = torch.randn(batch, n, d, generator=torch.Generator().manual_seed(0)).to(device)
+    calls = {name: call(threads, function, x) for name, (threads, function) in functions.items()}
+    seconds = interleave(calls, rounds=ROUNDS if full else 2)
+    peers = {name: value for name, value in seconds.items() if not name.startswith("geomfast")}
+    ratios = {
+        "over svdvals": ("svdvals float32 looped", "geomfast"),
+        "over gram": ("gram float64 looped", "geomfast"),
+        "over best peer": (min(peers, key=lambda name: peers[name]), "geomfast"),
+    }
+    if device == "cpu":
+        ratios["2 threads over 1"] = ("geomfast", "geomfast 2 threads")
+    where = "" if device == "cpu" else f" on {device}"
+    results.add(f"spectra{where} {batch} x ({n} x {d})", seconds, ratios, errors)
+    results.note(f"spectra{where} {batch} x ({n} x {d})", backend=backend_for(x))
+    benchmark.pedantic(calls["geomfast"], rounds=ROUNDS if full else 1, warmup_rounds=1)

@@ -18,6 +18,7 @@ from geomfast.machine import processor
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--results", metavar="FILE", help="write medians, ratios and errors as JSON")
+    parser.addoption("--device", default="cpu", choices=("cpu", "cuda"), help="what to measure on")
 
 
 class Results:
@@ -27,6 +28,7 @@ class Results:
         self.milliseconds: dict[str, float] = {}
         self.ratios: dict[str, float] = {}
         self.errors: dict[str, float] = {}
+        self.notes: dict[str, dict[str, str]] = {}
 
     def add(
         self,
@@ -55,8 +57,12 @@ class Results:
             self.ratios[f"{benchmark} / {name}"] = round(ratio, 3)
             print(f"  {name:<28} {ratio:10.2f} x")
 
+    def note(self, benchmark: str, **facts: str) -> None:
+        """Adds what explains a comparison: the backend that ran, for one."""
+        self.notes[benchmark] = facts
+
     def write(self, path: Path) -> None:
-        packages = ("geomfast", "torch", "numpy", "scipy")
+        packages = ("geomfast", "torch", "triton", "numpy", "scipy", "cupy-cuda13x")
         document = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": _command(path),
@@ -66,12 +72,14 @@ class Results:
                 "cores": os.cpu_count(),
                 "backends": {b.name: b.detail for b in backend_report() if b.available},
                 "instruction set forced": os.environ.get("GEOMFAST_ISA") or None,
+                "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             },
             "versions": {"python": platform.python_version()}
             | {name: _version(name) for name in packages},
             "ratios": self.ratios,
             "median milliseconds": self.milliseconds,
             "relative errors": self.errors,
+            "notes": self.notes,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=2) + "\n")
@@ -100,6 +108,11 @@ def _version(package: str) -> str | None:
 @pytest.fixture(scope="session")
 def full() -> bool:
     return is_full()
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    return str(request.config.getoption("--device"))
 
 
 @pytest.fixture(scope="session")

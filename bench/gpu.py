@@ -1,87 +1,180 @@
-"""Everything only a GPU can show, in one script: build, tests, timings, one JSON.
+"""Everything only a GPU can show, in one script: build, tests, race checks, timings, one JSON.
 
-    make gpu            # or: python bench/gpu.py [FILE]
+    make gpu            # or: python bench/gpu.py [FILE] [--only STEP ...]
 
-Works from a fresh checkout without a network, given torch, setuptools and pybind11.  Exits 1,
-saying why, where there is no GPU or something fails; the JSON is written in either case once the
-GPU is known.
+Works from a fresh checkout without a network, given torch, setuptools, pybind11 and nvcc. Exits 1,
+saying why, where there is no GPU or a step fails; every step is tried and the JSON is written in
+either case, once the GPU is known.
 """
 
+import argparse
 import datetime
 import json
+import os
 import platform
+import re
+import shutil
+import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ["-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "-e", "."]
+SMALLEST = ["bench/gpu_smallest.py"]
+SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+STEPS = ("build", "tests", "sanitizers", "ceilings", "benchmarks")
 
 
 def main() -> int:
-    """Run all steps; 0 when every one passed."""
+    """Runs all steps; 0 when every one passed."""
     import torch
 
+    parser = argparse.ArgumentParser(description="Build, test, check and time on this GPU.")
+    parser.add_argument("file", nargs="?", type=Path, default=ROOT / "bench/results/gpu.json")
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, metavar="STEP")
+    options = parser.parse_args()
     if not torch.cuda.is_available():
         built = torch.version.cuda or "without CUDA"
         print(f"no GPU: torch {torch.__version__} (built {built}) sees none; nothing measured")
         return 1
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "bench" / "results" / "gpu.json"
-    outcome = {
+    outcome: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(),
+        "driver": _driver(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "cuda": torch.version.cuda,
+            "nvcc": _nvcc(),
         },
         "steps": {},
     }
-    steps = {
-        "build": BUILD,
-        "tests": ["-m", "pytest", "tests", "-m", "gpu"],
-    }
-    for name, command in steps.items():
+    for name in options.only:
         print(f"== {name}", flush=True)
-        code = subprocess.run([sys.executable, *command], cwd=ROOT, check=False).returncode
-        outcome["steps"][name] = "passed" if code == 0 else f"failed with exit code {code}"
-    if outcome["steps"]["build"] == "passed":
-        print("== timings", flush=True)
-        outcome["spectra"] = time_spectra()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(outcome, indent=2) + "\n")
-    print(f"== {target}")
+        begin = time.perf_counter()
+        passed = globals()[name](outcome)
+        said = "passed" if passed else "FAILED"
+        outcome["steps"][name] = said
+        print(f"== {name} {said} after {time.perf_counter() - begin:.0f} s", flush=True)
+        options.file.parent.mkdir(parents=True, exist_ok=True)
+        options.file.write_text(json.dumps(outcome, indent=2) + "\n")
+    print(f"== {options.file}")
     return 0 if set(outcome["steps"].values()) == {"passed"} else 1
 
 
-def time_spectra() -> list[dict[str, float | str]]:
-    """Ours against looped float32 `svdvals` on the GPU, interleaved, at two sizes."""
+def build(outcome: dict[str, Any]) -> bool:
+    """Installs the checkout in place, and sees that the CUDA module came of it."""
+    install = ["-m", "pip", "install", "-q", "--no-build-isolation", "--no-deps", "-e", "."]
+    report = ROOT / "geomfast" / "_build_report.json"
+    if _python(install) != 0 or not report.exists():
+        return False
+    built = {name: done["built"] for name, done in json.loads(report.read_text()).items()}
+    outcome["built"] = built
+    return all(built.values())
+
+
+def tests(outcome: dict[str, Any]) -> bool:
+    """The tests that need a GPU."""
+    return _python(["-m", "pytest", "tests", "-m", "gpu"]) == 0
+
+
+def sanitizers(outcome: dict[str, Any]) -> bool:
+    """compute-sanitizer over every kernel's smallest shapes; without the tool, only the run."""
+    outcome["sanitizers"] = found = {}
+    if _python(SMALLEST) != 0:
+        return False
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        found["compute-sanitizer"] = "not found"
+        return True
+    for check in SANITIZERS:
+        command = [tool, "--tool", check, "--error-exitcode", "9", sys.executable, *SMALLEST]
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        summary = re.findall(r"(?:ERROR|RACECHECK) SUMMARY: (.*)", ran.stdout)
+        found[check] = summary[-1] if summary else f"exit code {ran.returncode}"
+        print(f"{check}: {found[check]}", flush=True)
+        if ran.returncode != 0:
+            print(ran.stdout[-3000:], ran.stderr[-2000:])
+    return all(re.match(r"0 (errors|hazards)", said) for said in found.values())
+
+
+def ceilings(outcome: dict[str, Any]) -> bool:
+    """What this device can do at best: the yardstick for every kernel."""
     import torch
 
-    sys.path.insert(0, str(ROOT))
-    from bench.interleave import interleave
-    from geomfast.kernels.spectra import singular_values
-    from geomfast.kernels.spectra.op import backend_for
+    source = torch.randn(2**30, device="cuda")
+    target = torch.empty_like(source)
+    copied = _median_ms(lambda source=source, target=target: target.copy_(source))
+    found = {"copy, TB/s read and written": round(2 * source.nbytes / copied / 1e9, 3)}
+    n = 8192
+    for name, dtype, tf32 in (
+        ("float64", torch.float64, False),
+        ("float32", torch.float32, False),
+        ("tf32", torch.float32, True),
+        ("bfloat16", torch.bfloat16, False),
+    ):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        a, b = (torch.randn(n, n, device="cuda", dtype=dtype) for _ in range(2))
+        taken = _median_ms(lambda a=a, b=b: a @ b)
+        found[f"matrix product {name}, TFLOP/s"] = round(2 * n**3 / taken / 1e9, 1)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    outcome["ceilings"] = found
+    for name, value in found.items():
+        print(f"{name}: {value}")
+    return True
 
-    rows = []
-    for batch, n, d in ((24, 200, 128), (24, 200, 768)):
-        x = torch.randn(batch, n, d, device="cuda")
 
-        def ours(x: torch.Tensor = x) -> None:
-            singular_values(x)
-            torch.cuda.synchronize()
+def benchmarks(outcome: dict[str, Any]) -> bool:
+    """Every benchmark on the GPU, at its full sizes."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results.json"
+        environment = {"GEOMFAST_BENCH": "full"}
+        command = ["-m", "pytest", "bench", "--device", "cuda", "--results", str(results), "-s"]
+        code = _python(command, environment)
+        if results.exists():
+            measured = json.loads(results.read_text())
+            kept = ("versions", "ratios", "median milliseconds", "relative errors", "notes")
+            outcome["benchmarks"] = {name: measured[name] for name in kept}
+    return code == 0
 
-        def looped(x: torch.Tensor = x) -> None:
-            for matrix in x:
-                torch.linalg.svdvals(matrix)
-            torch.cuda.synchronize()
 
-        seconds = interleave({"geomfast": ours, "svdvals looped": looped}, rounds=5)
-        ratio = seconds["svdvals looped"] / seconds["geomfast"]
-        size = f"{batch} x ({n} x {d})"
-        rows.append({"size": size, "backend": backend_for(x), "over svdvals": ratio, **seconds})
-        print(f"{size}: {ratio:.1f}x over looped svdvals")
-    return rows
+def _python(arguments: list[str], environment: dict[str, str] | None = None) -> int:
+    command = [sys.executable, *arguments]
+    ran = subprocess.run(command, cwd=ROOT, env=os.environ | (environment or {}), check=False)
+    return ran.returncode
+
+
+def _median_ms(function: Any, repeats: int = 20) -> float:
+    import torch
+
+    times = []
+    for _ in range(repeats + 3):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        function()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return statistics.median(times[3:])
+
+
+def _driver() -> str | None:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    if shutil.which(query[0]) is None:
+        return None
+    return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip() or None
+
+
+def _nvcc() -> str | None:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        return None
+    ran = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
+    versions = re.findall(r"release [\d.]+, V([\d.]+)", ran.stdout)
+    return versions[0] if versions else None
 
 
 if __name__ == "__main__":

@@ -6,24 +6,159 @@ import pytest
 import torch
 
 import geomfast as gf
+from geomfast.kernels.backends import cuda_missing, native_module
+from geomfast.kernels.spectra.op import backend_for
 from geomfast.records import load_records
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.plan import Settings, cells
+from tests import cases
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
+BACKENDS = ("cuda", "triton", "torch")
 
 
-@pytest.mark.parametrize("shape", [(5, 200, 128), (3, 40, 100), (1, 2, 1)])
-def test_rankme_agrees_with_the_cpu(shape: tuple[int, ...]) -> None:
-    x = torch.randn(shape)
-    assert torch.allclose(gf.rankme(x.cuda()).cpu(), gf.rankme(x), rtol=2e-5)
+@pytest.fixture(params=BACKENDS)
+def forced(request, monkeypatch) -> str:
+    monkeypatch.setenv("GEOMFAST_BACKEND", request.param)
+    return request.param
+
+
+def test_the_native_module_is_there_and_serves():
+    assert cuda_missing() == ""
+    assert backend_for(torch.ones(2, 3, 4, device="cuda")) == "cuda"
+
+
+@pytest.mark.parametrize("name", cases.matrices())
+def test_singular_values_against_float64_svd(forced, name):
+    x, expected = cases.matrices()[name], cases.reference_values(name)
+    if x.shape[0] < 2:
+        pytest.skip("one sample")
+    values = gf.singular_values(x.cuda()).cpu()
+    assert values.dtype == torch.float64 and (values >= 0).all() and (values.diff() <= 0).all()
+    largest = expected[0].item()
+    torch.testing.assert_close(values, expected, rtol=1e-13, atol=5e-8 * largest)
+
+
+@pytest.mark.parametrize("name", cases.families(2, 2))
+@pytest.mark.parametrize(("n", "d"), cases.SHAPES)
+def test_rankme_on_every_shape_and_family(forced, n, d, name):
+    x = cases.families(n, d)[name].cuda()
+    exact = cases.exact_rankme(n, d, name)
+    assert gf.rankme(x).item() == pytest.approx(exact, rel=2e-5)
+    assert gf.effective_rank(gf.singular_values(x)).item() == pytest.approx(exact, rel=2e-5)
+
+
+# Sides around what fits into shared memory, whole warps, and clusters of 8, 4, 2 and 1 blocks.
+@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 128, 200, 237, 238, 239, 240, 333, 512])
+@pytest.mark.parametrize("batch", [1, 2, 40, 100])
+def test_every_plan(n, batch):
+    x = cases.normal(batch, max(n, 2), n, dtype=torch.float64)
+    expected = torch.linalg.svdvals(x)
+    values, ranks = gf.singular_values(x.cuda()), gf.rankme(x.cuda(), eps=1e-7)
+    torch.testing.assert_close(values.cpu(), expected, rtol=1e-9, atol=1e-6)
+    torch.testing.assert_close(ranks.cpu(), gf.rankme(x, eps=1e-7), rtol=1e-7, atol=0.0)
+
+
+def test_many_matrices_and_the_same_bits_again():
+    x = cases.normal(3000, 60, 40).cuda()
+    values = gf.singular_values(x)
+    torch.testing.assert_close(values, torch.linalg.svdvals(x.double()), rtol=1e-9, atol=1e-7)
+    for _ in range(5):
+        assert torch.equal(gf.singular_values(x), values)
+    assert torch.equal(gf.singular_values(x[7]), values[7])
+
+
+def test_large_sides_give_the_same_bits_again():
+    x = cases.normal(24, 1000, 768).cuda()
+    values = gf.singular_values(x)
+    for _ in range(5):
+        assert torch.equal(gf.singular_values(x), values)
+
+
+@pytest.mark.parametrize("center", [False, True])
+def test_a_matrix_with_nan_or_infinity_gives_nan_and_no_other_does(center):
+    x = cases.normal(4, 30, 20)
+    x[1, 2, 3], x[2, 3, 4] = torch.nan, torch.inf
+    ranks = gf.rankme(x.cuda(), center=center).cpu()
+    assert ranks.isnan().tolist() == [False, True, True, False]
+    values = gf.singular_values(x.cuda()).cpu()
+    assert values.isnan().all(-1).tolist() == [False, True, True, False]
+    assert gf.rankme(x[0], center=center).item() == pytest.approx(ranks[0].item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [lambda x: x.mT, lambda x: x[..., ::2], lambda x: x[:, 3:, 1:], lambda x: x.transpose(0, 1)],
+    ids=range(4),
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_any_strides_and_types(view, dtype):
+    x = view(cases.normal(4, 50, 70).to(dtype))
+    expected = torch.linalg.svdvals(x.double())
+    torch.testing.assert_close(gf.singular_values(x.cuda()).cpu(), expected, rtol=1e-9, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 200, 128), (2, 300, 320)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_waits_for_the_gpu(shape, dtype):
+    x = cases.normal(*shape).to(dtype).cuda()
+    gf.rankme(x, center=True), gf.singular_values(x)  # what is compiled is compiled now
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        values, ranks = gf.singular_values(x), gf.rankme(x, center=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(values, torch.linalg.svdvals(x.double()), rtol=1e-9, atol=1e-6)
+    assert ranks.isfinite().all()
+
+
+def test_runs_on_the_callers_stream():
+    x = cases.normal(40, 200, 128).cuda()
+    expected = gf.rankme(x)
+    stream = torch.cuda.Stream()
+    buffer = torch.zeros_like(x)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(50_000_000)  # on another stream the kernels would see the zeros
+        buffer.copy_(x)
+        ranks = gf.rankme(buffer)
+    stream.synchronize()
+    assert torch.equal(ranks, expected)
+
+
+def test_a_captured_graph_follows_its_input():
+    x = cases.normal(6, 200, 128).cuda()
+    gf.rankme(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        ranks = gf.rankme(x)
+    for seed in (1, 2):
+        x.copy_(cases.normal(6, 200, 128, seed=seed))
+        graph.replay()
+        assert torch.equal(ranks, gf.rankme(x))
+
+
+def test_compiled():
+    x = cases.normal(6, 50, 40).cuda()
+    compiled = torch.compile(lambda x: gf.rankme(x * 2.0) + 1.0, fullgraph=True)
+    torch.testing.assert_close(compiled(x), gf.rankme(x * 2.0) + 1.0, rtol=1e-9, atol=0.0)
+
+
+def test_plan_keeps_the_paper_in_shared_memory():
+    plan = native_module("_cuda").spectra_plan(0, 600, 200)
+    assert plan.in_shared_memory and plan.blocks == 1
+    if torch.cuda.get_device_capability()[0] >= 9:
+        assert native_module("_cuda").spectra_plan(0, 600, 237).in_shared_memory
+        assert native_module("_cuda").spectra_plan(0, 24, 768).blocks == 8
 
 
 def test_a_run_trains_and_measures(tmp_path: Path) -> None:
     settings = Settings("joint", ("COPY",), (1,), 8, 16, None, "bf16", 4, 2, 4, 16)
     (cell,) = cells(settings, ("nano",), (0,))
     assert run(Job(cell, settings, ("rankme",), tmp_path, "cuda", 1))
-    assert set(load_records(tmp_path)["device"]) == {"cuda:0"}
+    records = load_records(tmp_path)
+    assert set(records["device"]) == {"cuda:0"}
+    assert set(records[records.measure == "rankme"]["backend"]) == {"cuda"}

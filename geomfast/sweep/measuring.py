@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ def _rankme(samples: list[Probe], observed: list[Observation], settings: Setting
     named = fingerprint(measure_settings(settings, "rankme"))
     for probe, per_layer in zip(samples, values, strict=True):
         for label, value in zip(labels, per_layer, strict=True):
+            if math.isnan(value):  # from a backend that does not wait for the GPU to raise
+                raise ValueError(f"activations of {probe.level.name} at {label} are not finite")
             yield _row(probe, label, "rankme", value, float("nan"), named, ran_on, seconds)
 
 

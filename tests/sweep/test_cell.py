@@ -10,6 +10,7 @@ import torch
 
 from geomfast.records import load_records
 from geomfast.sweep import cell as cell_module
+from geomfast.sweep import measuring
 from geomfast.sweep.cell import CellError, Job, missing, run, schedule
 from geomfast.sweep.plan import PlanError, Settings, cells, train_settings
 from geomfast.training import checkpoints
@@ -201,6 +202,17 @@ def test_divergence_ends_the_run_and_keeps_what_was_measured(tmp_path: Path) -> 
     with pytest.raises(TrainingDiverged, match="lower the learning rate"):
         run(job(tmp_path, learning_rate=1e30))
     assert set(load_records(tmp_path)["step"]) == {0}
+
+
+def test_nan_of_a_backend_that_cannot_raise_is_not_recorded(tmp_path: Path, monkeypatch) -> None:
+    def one_nan(x: torch.Tensor, **options: object) -> torch.Tensor:
+        ranks = torch.ones(x.shape[:-2])
+        ranks[1, 2] = torch.nan
+        return ranks
+
+    monkeypatch.setattr(measuring, "rankme", one_nan)
+    with pytest.raises(ValueError, match="MOD-1 at final are not finite"):
+        run(job(tmp_path))
 
 
 def test_keep_all_keeps_every_weight(tmp_path: Path) -> None:
