@@ -21,7 +21,11 @@ from geomfast import __version__
 
 @click.command(short_help="Devices, compilers, backends, and a self-test of every kernel.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--strict", is_flag=True, help="Exit 1 also where the C++ backend is missing.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit 1 also where a native module is missing that compilers here could build.",
+)
 def doctor(as_json: bool, strict: bool) -> None:
     """Say what geomfast finds on this machine, and what is missing and why.
 
@@ -35,7 +39,8 @@ def doctor(as_json: bool, strict: bool) -> None:
     else:
         _show(findings)
     broken = [test for test in findings["self_tests"] if not test["passed"]]
-    lacking = [b for b in findings["backends"] if b["name"] == "cpu" and not b["available"]]
+    modules, compilers = findings["native_modules"], findings["compilers"]
+    lacking = modules["_cpu"] or (compilers["nvcc"] and modules["_cuda"])
     if broken or (strict and lacking):
         sys.exit(1)
 
@@ -43,7 +48,7 @@ def doctor(as_json: bool, strict: bool) -> None:
 def _findings() -> dict[str, Any]:
     import torch
 
-    from geomfast.kernels import backend_report
+    from geomfast.kernels import backend_report, missing_reason
     from geomfast.kernels.self_test import self_test
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -55,6 +60,7 @@ def _findings() -> dict[str, Any]:
         f"{torch.backends.cpu.get_cpu_capability()}",
         "gpus": gpus,
         "compilers": {name: _version(name) for name in ("c++", "nvcc")},
+        "native_modules": {name: missing_reason(name) for name in ("_cpu", "_cuda")},
         "backends": [asdict(backend) for backend in backend_report()],
         "self_tests": [asdict(result) for result in self_test()],
     }

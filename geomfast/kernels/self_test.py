@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from geomfast.kernels.spectra import op as spectra
+from geomfast.kernels.spectra.entropy import exp_entropy
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,28 @@ class SelfTest:
 
 
 def self_test() -> list[SelfTest]:
-    """Run the self-test of every kernel on every backend that serves CPU tensors here."""
+    """Run the self-test of every kernel on every backend that serves here, on CPU and GPU."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(9, 40, 24, generator=generator)
     x[3] = x[3, :, :1] @ x[3, :1]  # rank one
     x[4] = 0.0
-    expected = spectra.IMPLEMENTATIONS["reference"](x)
+    values = spectra.IMPLEMENTATIONS["reference"](x)
+    ranks = exp_entropy(values, 0.0)
     results = []
-    for backend in spectra.backends_serving(x):
-        values = spectra.IMPLEMENTATIONS[backend](x)
-        error = float((values - expected).abs().max() / expected.max())
-        # Squaring halves the digits of singular values that are zero: sqrt(eps) remains.
-        results.append(SelfTest("singular_values", backend, error, 1e-7, error <= 1e-7))
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        y = x.to(device)
+        for backend in spectra.backends_serving(y):
+            where = backend if device == "cpu" else f"{backend} on {device}"
+            # Squaring halves the digits of singular values that are zero: sqrt(eps) remains.
+            found = spectra.IMPLEMENTATIONS[backend](y).cpu()
+            results.append(_compared("singular_values", where, found, values, 1e-7))
+            found = spectra.rankme_on(backend, y, 0.0).cpu()
+            results.append(_compared("rankme", where, found, ranks, 2e-5))
     return results
+
+
+def _compared(
+    kernel: str, backend: str, found: torch.Tensor, expected: torch.Tensor, allowed: float
+) -> SelfTest:
+    error = float((found - expected).abs().max() / expected.max())
+    return SelfTest(kernel, backend, error, allowed, error <= allowed)

@@ -38,12 +38,17 @@ def test_a_compiler_that_is_not_there_is_none() -> None:
     assert module._version("no-such-compiler") is None
 
 
-def test_strict_fails_without_the_native_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    from geomfast.kernels.backends import Backend
+@pytest.mark.parametrize(
+    ("missing", "nvcc", "code"),
+    [("_cpu", None, 1), ("_cuda", "release 13.0", 1), ("_cuda", None, 0), ("", "release 13.0", 0)],
+)
+def test_strict_fails_where_something_could_have_been_built(
+    monkeypatch: pytest.MonkeyPatch, missing: str, nvcc: str | None, code: int
+) -> None:
+    def reason(name: str) -> str:
+        return "not built" if name == missing else ""
 
-    missing = [Backend("cpu", False, "not built")]
-    monkeypatch.setattr("geomfast.kernels.backend_report", lambda: missing)
+    monkeypatch.setattr("geomfast.kernels.missing_reason", reason)
+    monkeypatch.setattr("geomfast.cli.doctor._version", lambda name: nvcc)
     assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
-    strict = CliRunner().invoke(main, ["doctor", "--strict"])
-    assert strict.exit_code == 1
-    assert "not built" in strict.output
+    assert CliRunner().invoke(main, ["doctor", "--strict"]).exit_code == code

@@ -150,7 +150,12 @@ def _rankme(x: torch.Tensor, center: bool, eps: float) -> torch.Tensor:
             raise not_finite_error(x)
         x = x.double()
         x = x - x.mean(-2, keepdim=True)
-    if backend == "cuda":
+    return rankme_on(backend, x, eps)
+
+
+def rankme_on(backend: str, x: torch.Tensor, eps: float) -> torch.Tensor:
+    """RankMe (...) of (..., N, d), at least one entry, by one backend."""
+    if backend == "cuda":  # where the entropy is part of the last kernel
         return cuda.rankme(x, eps)
     return exp_entropy(IMPLEMENTATIONS[backend](x), eps)
 
