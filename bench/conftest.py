@@ -24,7 +24,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 class Results:
     """What one run of the benchmarks measured, keyed by benchmark, size and contender."""
 
-    def __init__(self):
+    def __init__(self, path: Path | None):
+        self.path = path
         self.milliseconds: dict[str, float] = {}
         self.ratios: dict[str, float] = {}
         self.errors: dict[str, float] = {}
@@ -36,15 +37,18 @@ class Results:
         seconds: dict[str, float],
         ratios: dict[str, tuple[str, str]],
         errors: dict[str, float],
+        **notes: str,
     ) -> None:
-        """Adds one interleaved comparison.
+        """Adds one interleaved comparison, and writes all there are: a later one may be cut off.
 
         Args:
             benchmark: name and size.
             seconds: contender -> median seconds.
             ratios: name of a ratio -> (slower contender, faster contender).
             errors: contender -> largest relative error of its result.
+            notes: what explains the comparison: the backend that ran, for one.
         """
+        self.notes[benchmark] = notes
         print(f"\n{benchmark}")
         for name, value in seconds.items():
             self.milliseconds[f"{benchmark} / {name}"] = round(1e3 * value, 4)
@@ -56,10 +60,8 @@ class Results:
             ratio = seconds[slower] / seconds[faster]
             self.ratios[f"{benchmark} / {name}"] = round(ratio, 3)
             print(f"  {name:<28} {ratio:10.2f} x")
-
-    def note(self, benchmark: str, **facts: str) -> None:
-        """Adds what explains a comparison: the backend that ran, for one."""
-        self.notes[benchmark] = facts
+        if self.path:
+            self.write(self.path)
 
     def write(self, path: Path) -> None:
         packages = ("geomfast", "torch", "triton", "numpy", "scipy", "cupy-cuda13x")
@@ -116,11 +118,9 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def results(request: pytest.FixtureRequest):
-    collected = Results()
-    yield collected
-    if path := request.config.getoption("--results"):
-        collected.write(Path(path))
+def results(request: pytest.FixtureRequest) -> Results:
+    path = request.config.getoption("--results")
+    return Results(Path(path) if path else None)
 
 
 @pytest.fixture

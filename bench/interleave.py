@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def interleave(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def interleave(
+    functions: Mapping[str, Callable[[], object]], rounds: int, budget: float = float("inf")
+) -> dict[str, float]:
     """Median seconds of each function over rounds in which each runs once.
 
     The order rotates from round to round: none always runs in the wake of the same other.
@@ -13,6 +15,8 @@ def interleave(functions: Mapping[str, Callable[[], object]], rounds: int) -> di
     Args:
         functions: name -> call to time; each is run once before, untimed.
         rounds: number of timed calls of each.
+        budget: seconds of timed calls after which a function sits out the rounds that are left:
+            the median of a slow one is of fewer calls, but of one at least.
     """
     names = list(functions)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -20,6 +24,8 @@ def interleave(functions: Mapping[str, Callable[[], object]], rounds: int) -> di
         function()
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
+            if sum(seconds[name]) > budget:
+                continue
             start = time.perf_counter()
             functions[name]()
             seconds[name].append(time.perf_counter() - start)

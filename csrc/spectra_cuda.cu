@@ -81,8 +81,11 @@ __global__ void __launch_bounds__(kMostThreads)
                   rankme == nullptr ? nullptr : rankme + matrix);
 }
 
+// Null, or what the error says. It is cleared: the next call must not find it again.
 const char* message(cudaError_t error) {
-  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+  if (error == cudaSuccess) return nullptr;
+  static_cast<void>(cudaGetLastError());
+  return cudaGetErrorString(error);
 }
 
 // Shared memory above 48 KiB has to be asked for, once per kernel and device; asking is cheap.
@@ -146,6 +149,7 @@ const char* cuda_spectra(const CudaSpectraJob& job, const CudaSpectraPlan& plan)
     if (error != cudaSuccess) return message(error);
     reduce_in_shared_memory<<<batch, plan.threads, plan.shared, stream>>>(job.gram, n, plan.groups,
                                                                           d, e2);
+    error = cudaGetLastError();
   } else {
     cudaLaunchAttribute cluster{};
     cluster.id = cudaLaunchAttributeClusterDimension;
@@ -159,8 +163,8 @@ const char* cuda_spectra(const CudaSpectraJob& job, const CudaSpectraPlan& plan)
     launch.numAttrs = plan.blocks > 1 ? 1 : 0;
     error = cudaLaunchKernelEx(&launch, reduce_in_global_memory, job.gram, n, plan.groups,
                                plan.blocks, rest, d, e2);
-    if (error != cudaSuccess) return message(error);
   }
+  if (error != cudaSuccess) return message(error);
   const long bytes = 8 * (kScratch + 2L * n);
   error = allow_shared(values_of_tridiagonal, bytes);
   if (error != cudaSuccess) return message(error);

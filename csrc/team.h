@@ -127,7 +127,7 @@ struct ClusterTeam {
       for (int i = 1; i < static_cast<int>(blockDim.x) / 32; ++i) total = op(total, shared[i]);
       partial[block] = total;
     }
-    barrier();
+    barrier();  // also keeps the next reduction's writes to `shared` after these reads
     double total = partial[0];
     for (int i = 1; i < blocks; ++i) total = op(total, partial[i]);
     return total;

@@ -53,7 +53,7 @@ def test_rankme_on_every_shape_and_family(forced, n, d, name):
 
 # Sides around what fits into shared memory, whole warps, and clusters of 8, 4, 2 and 1 blocks.
 @pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 128, 200, 237, 238, 239, 240, 333, 512])
-@pytest.mark.parametrize("batch", [1, 2, 40, 100])
+@pytest.mark.parametrize("batch", [1, 40, 100, 150])
 def test_every_plan(n, batch):
     x = cases.normal(batch, max(n, 2), n, dtype=torch.float64)
     expected = torch.linalg.svdvals(x)
@@ -65,7 +65,8 @@ def test_every_plan(n, batch):
 def test_many_matrices_and_the_same_bits_again():
     x = cases.normal(3000, 60, 40).cuda()
     values = gf.singular_values(x)
-    torch.testing.assert_close(values, torch.linalg.svdvals(x.double()), rtol=1e-9, atol=1e-7)
+    expected = torch.linalg.svdvals(x.cpu().double())
+    torch.testing.assert_close(values.cpu(), expected, rtol=1e-9, atol=1e-7)
     for _ in range(5):
         assert torch.equal(gf.singular_values(x), values)
     assert torch.equal(gf.singular_values(x[7]), values[7])
@@ -101,17 +102,19 @@ def test_any_strides_and_types(view, dtype):
     torch.testing.assert_close(gf.singular_values(x.cuda()).cpu(), expected, rtol=1e-9, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # a prototype, torch says
 @pytest.mark.parametrize("shape", [(5, 200, 128), (2, 300, 320)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_nothing_waits_for_the_gpu(shape, dtype):
     x = cases.normal(*shape).to(dtype).cuda()
     gf.rankme(x, center=True), gf.singular_values(x)  # what is compiled is compiled now
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         values, ranks = gf.singular_values(x), gf.rankme(x, center=True)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(values, torch.linalg.svdvals(x.double()), rtol=1e-9, atol=1e-6)
+    expected = torch.linalg.svdvals(x.cpu().double())
+    torch.testing.assert_close(values.cpu(), expected, rtol=1e-9, atol=1e-6)
     assert ranks.isfinite().all()
 
 

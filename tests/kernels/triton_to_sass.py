@@ -27,7 +27,8 @@ SM_90 = GPUTarget("cuda", 90, 32)
 def kernels() -> dict[str, tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:
     """Name -> kernel, types of its arguments, constants, compiler options."""
     found = {}
-    for dtype in ("fp32", "bf16", "fp16", "fp64"):
+    halves = ("bf16", "fp16") if gram_kernel._READS_16_BITS else ()
+    for dtype in ("fp32", "fp64", *halves):
         for n in (16, 32, 200):
             for mirrored in (False, True):
                 block = gram_kernel.block_for(n)
@@ -36,7 +37,6 @@ def kernels() -> dict[str, tuple[Any, dict[str, str], dict[str, Any], dict[str, 
                 constants = {
                     "SCALED": dtype == "fp64",
                     "MIRRORED": mirrored,
-                    "STEPS": 48,
                     "BLOCK": block,
                     "BLOCK_K": gram_kernel._BLOCK_K,
                 }
@@ -46,7 +46,7 @@ def kernels() -> dict[str, tuple[Any, dict[str, str], dict[str, Any], dict[str, 
                     gram_kernel._gram_kernel,
                     types | dict.fromkeys(constants, "constexpr"),
                     constants,
-                    gram_kernel.options_for(block),
+                    gram_kernel.options_for(block, int(dtype.lstrip("bfp")) // 8),
                 )
     return found
 
