@@ -13,12 +13,20 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from geomfast.kernels import backend_report
+    from geomfast.measures.gradients import (
+        fisher_effective_rank,
+        gradient_covariance_rank,
+        gradient_gram,
+    )
     from geomfast.measures.spectra import effective_rank, rankme, singular_values
     from geomfast.records import load_records
 
 _HOME = {
     "backend_report": "geomfast.kernels",
     "effective_rank": "geomfast.measures.spectra",
+    "fisher_effective_rank": "geomfast.measures.gradients",
+    "gradient_covariance_rank": "geomfast.measures.gradients",
+    "gradient_gram": "geomfast.measures.gradients",
     "load_records": "geomfast.records",
     "rankme": "geomfast.measures.spectra",
     "singular_values": "geomfast.measures.spectra",
@@ -28,6 +36,9 @@ __all__ = [
     "__version__",
     "backend_report",
     "effective_rank",
+    "fisher_effective_rank",
+    "gradient_covariance_rank",
+    "gradient_gram",
     "load_records",
     "rankme",
     "singular_values",

@@ -1,0 +1,76 @@
+"""What a per-sample gradient is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One use of a matrix-shaped parameter: sample i's gradient is `left[i].T @ right[i]`.
+
+    A Linear of weight (out, in) has its output gradients left and its inputs right. An embedding
+    of weight (rows, width) has one-hot rows left, given by their indices, and its output
+    gradients right.
+
+    Attributes:
+        left: (N, T, rows) floating-point, or (N, T) indices of one-hot rows.
+        right: (N, T, columns).
+        rows: of the parameter.
+    """
+
+    left: Tensor
+    right: Tensor
+    rows: int
+
+    @property
+    def one_hot(self) -> bool:
+        """Whether `left` holds indices."""
+        return not self.left.is_floating_point()
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return self.right.shape[1]
+
+    def left_columns(self, first: int, last: int) -> Tensor:
+        """(N, T, last - first): columns of the dense left factor."""
+        if not self.one_hot:
+            return self.left[..., first:last]
+        wanted = torch.arange(first, last, device=self.left.device)
+        return (self.left[..., None] == wanted).to(self.right.dtype)
+
+    def samples(self, first: int, last: int) -> Factors:
+        """The same for samples first to last - 1."""
+        return Factors(self.left[first:last], self.right[first:last], self.rows)
+
+
+def block(uses: list[Factors], first: int, last: int) -> Tensor:
+    """(N, (last - first) * columns): rows first to last - 1 of every sample's gradient."""
+    total = None
+    for use in uses:
+        part = use.left_columns(first, last).mT @ use.right
+        total = part if total is None else total + part
+    assert total is not None
+    return total.flatten(1)
+
+
+def combination(uses: list[Factors], weights: Tensor) -> Tensor:
+    """(rows, columns): the weighted sum of the samples' gradients, none of which is formed.
+
+    Args:
+        uses: all uses of one parameter.
+        weights: (N,).
+    """
+    columns = uses[0].right.shape[-1]
+    total = uses[0].right.new_zeros((uses[0].rows, columns))
+    for use in uses:
+        right = (use.right * weights.to(use.right)[:, None, None]).reshape(-1, columns)
+        if use.one_hot:
+            total.index_add_(0, use.left.reshape(-1), right)
+        else:
+            total += use.left.reshape(-1, use.rows).mT @ right
+    return total

@@ -1,0 +1,173 @@
+"""How each operation uses a parameter, and what a sample's gradient is made of then.
+
+Watches one forward pass of any model, module or plain function alike, and notes for every use of a
+parameter what its per-sample gradient needs: an input, and where the gradient of the output will
+flow. Nothing is computed twice and no gradient is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from geomfast.kernels.gradient_gram import Factors
+
+#: Gradient of an operation's output, samples first -> what one parameter's gradient is made of.
+Rule = Callable[[Tensor], Factors]
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of a parameter: `rule` turns the gradient that arrives at `edge` into factors."""
+
+    name: str
+    edge: GradientEdge
+    rule: Rule
+
+
+class NotHandled(Exception):
+    """No rule fits this use; the parameter's gradients have to be made one by one."""
+
+
+class Watch(TorchFunctionMode):
+    """Collects the uses of parameters while it is active.
+
+    Args:
+        parameters: name -> parameter to watch.
+        batch: tensors of the batch, N samples each along their first dimension.
+        samples: N.
+        may_expand: hand out rows of a table without samples once per sample.
+
+    Attributes:
+        uses: in the order of the forward pass.
+        unhandled: names of parameters with a use that no rule fits.
+        expanded: whether anything was handed out once per sample.
+    """
+
+    def __init__(
+        self,
+        parameters: dict[str, Tensor],
+        batch: list[Tensor],
+        samples: int,
+        may_expand: bool = True,
+    ):
+        super().__init__()
+        self.samples = samples
+        self.may_expand = may_expand
+        self.expanded = False
+        self.uses: list[Use] = []
+        self.unhandled: set[str] = set()
+        self._names = WeakTensorKeyDictionary({p: name for name, p in parameters.items()})
+        self._transposed = WeakTensorKeyDictionary()
+        # What was computed from the batch has samples; a table of positions, looked up by a range,
+        # has none, whatever its shape.
+        self._sampled = WeakTensorKeyDictionary({x: True for x in batch})
+        self._versions: list[tuple[str, Tensor, int]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        _refuse_dropout(func, args, kwargs)
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        used = [x for x in tensors if x in self._names or x in self._transposed]
+        if used and torch.is_grad_enabled():
+            out = self._watched(func, args, kwargs, used)
+        else:
+            out = func(*args, **kwargs)
+        if any(x in self._sampled for x in tensors):
+            for x in tree_leaves(out):
+                if isinstance(x, Tensor):
+                    self._sampled[x] = True
+            if func is Tensor.__setitem__:
+                self._sampled[args[0]] = True
+        return out
+
+    def changed_inputs(self) -> set[str]:
+        """Names of parameters whose noted inputs were overwritten in place since."""
+        return {name for name, x, version in self._versions if x._version != version}
+
+    def _watched(self, func: Any, args: tuple, kwargs: dict, used: list[Tensor]) -> Any:
+        from geomfast.measures.rules import RULES
+
+        rule = RULES.get(func)
+        if rule is not None:
+            noted = len(self.uses)
+            try:
+                return rule(self, *args, **kwargs)
+            except (NotHandled, TypeError):  # TypeError: arguments that the rule does not know
+                del self.uses[noted:]
+        out = func(*args, **kwargs)
+        if any(isinstance(x, Tensor) and x.requires_grad for x in tree_leaves(out)):
+            self.unhandled |= {self.name(x) for x in used}
+        return out
+
+    # What the rules ask and say.
+
+    def name(self, x: Any) -> str:
+        """Name of a watched parameter or of a transposed view of one; "" for anything else."""
+        if not isinstance(x, Tensor):
+            return ""
+        return str(self._names.get(x) or self._transposed.get(x, ""))
+
+    def is_transposed(self, x: Tensor) -> bool:
+        """Whether x is a transposed view of a watched parameter."""
+        return x in self._transposed
+
+    def note_transposed(self, view: Tensor, parameter: Tensor) -> None:
+        self._transposed[view] = self._names[parameter]
+
+    def has_samples(self, x: Any) -> bool:
+        """Whether x was computed from the batch."""
+        return isinstance(x, Tensor) and x in self._sampled
+
+    def keep(self, x: Tensor, *names: str) -> Tensor:
+        """x for later; noticed if it is overwritten before."""
+        self._versions += [(name, x, x._version) for name in names]
+        return x.detach()
+
+    def note(self, name: str, out: Tensor, rule: Rule) -> None:
+        """The gradient arriving at `out` is all that `rule` needs."""
+        self.uses.append(Use(name, get_gradient_edge(out), rule))
+
+    def rows(self, x: Tensor, width_dims: int = 1) -> Tensor:
+        """(N, T, width): x with samples first and everything between flattened.
+
+        A first dimension that N divides is taken for samples and positions flattened together.
+        """
+        if x.shape[0] % self.samples != 0 or x.dim() < width_dims + 1:
+            raise NotHandled
+        return x.reshape(self.samples, -1, x.shape[-width_dims:].numel())
+
+    def expand(self, x: Tensor) -> Tensor:
+        """x once per sample, without copying, so that gradients of samples arrive apart.
+
+        What follows must take the further dimension as if it had been broadcast. A program that
+        does not (weights cut out of a larger one, say) fails or gives other losses, and is watched
+        again without this.
+        """
+        if not self.may_expand:
+            raise NotHandled
+        self.expanded = True
+        if x.dim() > 2 and x.shape[0] == 1:
+            x = x[0]
+        return x.expand(self.samples, *x.shape)
+
+
+def _refuse_dropout(func: Any, args: tuple, kwargs: dict) -> None:
+    if func is F.scaled_dot_product_attention:
+        chance = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0)
+        if chance > 0:
+            raise ValueError(f"dropout of attention is on (dropout_p = {chance}): turn it off")
+    elif func is F.dropout:
+        chance = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+        active = kwargs.get("training", args[2] if len(args) > 2 else True)
+        if active and chance > 0:
+            raise ValueError(f"dropout is on (p = {chance}): call model.eval() first")
