@@ -16,7 +16,7 @@ from geomfast.measures.gradients import (
     gradient_covariance_rank,
     gradient_gram,
 )
-from geomfast.measures.uses import Watch
+from geomfast.measures.per_sample.watch import Watch
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from tests.measures.models import N, build, exact_gram, loss, loss64

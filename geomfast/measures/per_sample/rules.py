@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geomfast.kernels.gradient_gram import Factors
-from geomfast.measures.uses import NotHandled, Rule, Watch
+from geomfast.measures.per_sample.watch import NotHandled, Rule, Watch
 
 
 def whole(gradients: Tensor) -> Factors:

@@ -95,7 +95,7 @@ class Watch(TorchFunctionMode):
         return {name for name, x, version in self._versions if x._version != version}
 
     def _watched(self, func: Any, args: tuple, kwargs: dict, used: list[Tensor]) -> Any:
-        from geomfast.measures.rules import RULES
+        from geomfast.measures.per_sample.rules import RULES
 
         rule = RULES.get(func)
         if rule is not None:

@@ -1,0 +1,88 @@
+"""What a model, its loss and a batch must be for gradients of single samples to make sense."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+
+def chosen(
+    model: nn.Module, params: Iterable[str] | int | None
+) -> tuple[dict[str, Tensor], tuple[str, int] | None]:
+    """Parameters by name, and the one of which only so many entries count."""
+    trainable: dict[str, Tensor] = {
+        name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+    }
+    if not trainable:
+        raise ValueError("no parameter of the model requires gradients")
+    if params is None:
+        return trainable, None
+    if isinstance(params, int):
+        if params < 1:
+            raise ValueError(f"params must be 1 or more entries, not {params}")
+        chosen, left = {}, params
+        for name, parameter in trainable.items():
+            chosen[name] = parameter
+            left -= parameter.numel()
+            if left <= 0:
+                return chosen, (name, parameter.numel() + left)
+        return chosen, None
+    patterns = [params] if isinstance(params, str) else list(params)
+    for pattern in patterns:
+        if not fnmatch.filter(trainable, pattern):
+            raise ValueError(f"params: {pattern!r} matches none of {list(trainable)}")
+    return {
+        name: parameter
+        for name, parameter in trainable.items()
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    }, None
+
+
+def count(batch: Any) -> int:
+    tensors = [x for x in tree_leaves(batch) if isinstance(x, Tensor)]
+    if not tensors:
+        raise ValueError("batch holds no tensor")
+    sizes = {x.shape[0] if x.dim() else 0 for x in tensors}
+    if len(sizes) != 1:
+        shapes = [tuple(x.shape) for x in tensors]
+        raise ValueError(f"tensors of batch must share their first dimension N, not {shapes}")
+    (samples,) = sizes
+    if samples < 2:
+        raise ValueError(f"batch has N = {samples} samples; N >= 2 is needed")
+    return samples
+
+
+def checked_losses(losses: Any, samples: int) -> Tensor:
+    if not isinstance(losses, Tensor) or not losses.is_floating_point():
+        kind = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
+        raise TypeError(f"loss_fn must return a floating-point tensor, not {kind}")
+    if losses.shape != (samples,):
+        hint = "; it must not be reduced over samples" if losses.dim() == 0 else ""
+        raise ValueError(f"loss_fn must return shape ({samples},), not {tuple(losses.shape)}{hint}")
+    if not losses.requires_grad:
+        raise ValueError("the losses do not depend on any parameter that requires gradients")
+    return losses
+
+
+def refuse_coupled(model: nn.Module) -> None:
+    """What makes a sample's loss random, or dependent on other samples."""
+    for name, module in model.named_modules():
+        where = f"{name or 'the model'} ({type(module).__name__})"
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0:
+            raise ValueError(f"dropout is on in {where}: call model.eval() first")
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            module.training or not module.track_running_stats
+        ):
+            raise ValueError(f"{where} makes every sample's loss depend on the others")
+
+
+def require_finite(gram: Tensor, name: str) -> None:
+    bad = ~torch.isfinite(gram.diagonal())
+    if bad.any():
+        sample = int(bad.nonzero()[0])
+        raise ValueError(f"the gradient of sample {sample} is not finite in parameter {name}")
