@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -24,6 +25,22 @@ def judge(logits: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
     logprobs = torch.log_softmax(logits.double(), dim=-1)
     chosen = logprobs.gather(-1, answers.unsqueeze(-1)).squeeze(-1)
     return exact, chosen.mean(dim=-1)
+
+
+def answer_loss(model: torch.nn.Module, tokens: Tensor, answer_start: int) -> Tensor:
+    """What training minimises, sample by sample.
+
+    Args:
+        model: `model(tokens) -> (N, T, V)` logits.
+        tokens: (N, T) ids of whole examples.
+        answer_start: index of the first answer token.
+
+    Returns:
+        (N,) mean cross-entropy over the answer's tokens, nats per token; differentiable.
+    """
+    logits = model(tokens[:, :-1])[:, answer_start - 1 :]
+    answers = tokens[:, answer_start:]
+    return F.cross_entropy(logits.transpose(1, 2), answers, reduction="none").mean(1)
 
 
 def mean_and_stderr(values: Tensor) -> tuple[float, float]:

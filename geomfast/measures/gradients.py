@@ -7,6 +7,7 @@ is a sample's gradient; kernels turn them into inner products. N x P numbers are
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -115,6 +116,50 @@ def gradient_covariance_rank(
     return _rank(gradient_gram(model, loss_fn, batch, params=params, center=True))
 
 
+@dataclass(frozen=True)
+class GradientRanks:
+    """Effective ranks of the gradients of one batch.
+
+    Attributes:
+        fisher: of the empirical Fisher matrix.
+        covariance: of the gradient covariance.
+    """
+
+    fisher: float
+    covariance: float
+
+
+def gradient_ranks(
+    model: nn.Module, loss_fn: LossFunction, batch: Any, *, first: int, check: bool = True
+) -> tuple[GradientRanks, GradientRanks]:
+    """Both ranks over all parameters and over the first entries only, from one backward pass.
+
+    Args:
+        model, loss_fn, batch, check: as in `gradient_gram`.
+        first: number of parameter entries of the second pair, in the order of
+            `model.named_parameters()`; the paper (arXiv:2602.15997) used 50,000.
+
+    Returns:
+        Ranks over all parameters, ranks over the first entries.
+    """
+    factors, grams = attribute(model, loss_fn, batch, None, check, kernel.CHUNK_BYTES)
+    total, truncated, left = 0.0, 0.0, first
+    for name, uses in factors.items():
+        total = total + grams[name]
+        entries = uses[0].rows * uses[0].right.shape[-1]
+        if 0 < left < entries:
+            rows = -(-left // uses[0].right.shape[-1])
+            truncated = truncated + kernel.gram_of_rows(kernel.block(uses, 0, rows)[:, :left])
+        elif left > 0:
+            truncated = truncated + grams[name]
+        left -= entries
+    return _ranks(torch.as_tensor(total)), _ranks(torch.as_tensor(truncated))
+
+
+def _ranks(gram: Tensor) -> GradientRanks:
+    return GradientRanks(_rank(gram), _rank(_centred(gram)))
+
+
 def _rank(gram: Tensor) -> float:
     return exp_entropy(torch.linalg.eigvalsh(gram).clamp_min(0.0), 0.0).item()
 
@@ -122,3 +167,8 @@ def _rank(gram: Tensor) -> float:
 def _centred(gram: Tensor) -> Tensor:
     gram = gram - gram.mean(0, keepdim=True)
     return gram - gram.mean(1, keepdim=True)
+
+
+def backend(x: Tensor) -> str:
+    """Name of the kernel backend that serves gradients on x's device; records store it."""
+    return kernel.backend_for(x)

@@ -13,13 +13,24 @@ from torch import Tensor
 
 from geomfast.files import fingerprint
 from geomfast.measures.activations import Observation, observe
-from geomfast.measures.behaviour import mean_and_stderr
+from geomfast.measures.behaviour import answer_loss, mean_and_stderr
+from geomfast.measures.gradients import backend as gradient_backend
+from geomfast.measures.gradients import gradient_ranks
 from geomfast.measures.spectra import backend, rankme
 from geomfast.records import FINAL, block
-from geomfast.sweep.plan import BEHAVIOUR, Cell, Settings, diagnostic_settings, measure_settings
+from geomfast.sweep.plan import (
+    BEHAVIOUR,
+    FIRST_ENTRIES,
+    Cell,
+    Settings,
+    diagnostic_settings,
+    measure_settings,
+)
 from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel
 
 Row = dict[str, Any]
+
+GRADIENT_MEASURES = {"fisher_rank", "gradient_covariance_rank"}
 
 
 @dataclass(frozen=True)
@@ -55,10 +66,12 @@ def measure(
         backend, device and seconds; the forward pass they share is counted in equal parts.
     """
     begin = time.perf_counter()
-    observed = [
-        observe(model, probe.tokens, probe.answer_start, position=settings.position)
-        for probe in samples
-    ]
+    observed = []
+    if measures & {BEHAVIOUR, "rankme"}:
+        observed = [
+            observe(model, probe.tokens, probe.answer_start, position=settings.position)
+            for probe in samples
+        ]
     rows: list[Row] = []
     if BEHAVIOUR in measures:
         rows += _behaviour(samples, observed, settings)
@@ -66,8 +79,11 @@ def measure(
     if "rankme" in measures:
         rows += _rankme(samples, observed, settings)
     for row in rows:
-        row["device"] = str(samples[0].tokens.device)
         row["seconds"] += forward / len(rows)
+    if wanted := sorted(measures & GRADIENT_MEASURES):
+        rows += _gradient_ranks(model, samples, wanted, settings)
+    for row in rows:
+        row["device"] = str(samples[0].tokens.device)
     return rows
 
 
@@ -95,6 +111,34 @@ def _rankme(samples: list[Probe], observed: list[Observation], settings: Setting
             if math.isnan(value):  # from a backend that does not wait for the GPU to raise
                 raise ValueError(f"activations of {probe.level.name} at {label} are not finite")
             yield _row(probe, label, "rankme", value, float("nan"), named, ran_on, seconds)
+
+
+def _gradient_ranks(
+    model: torch.nn.Module, samples: list[Probe], wanted: list[str], settings: Settings
+) -> Iterator[Row]:
+    """One backward pass per task-level serves both ranks, exact and over the first entries.
+
+    The model is ours and its samples do not meet: attribution is tested, not checked each time.
+    """
+    named = {name: fingerprint(measure_settings(settings, name)) for name in wanted}
+    for probe in samples:
+        begin = time.perf_counter()
+        exact, first = gradient_ranks(
+            model,
+            lambda model, tokens, start=probe.answer_start: answer_loss(model, tokens, start),
+            probe.tokens,
+            first=FIRST_ENTRIES,
+            check=False,
+        )
+        seconds = (time.perf_counter() - begin) / (2 * len(wanted))
+        ran_on = gradient_backend(probe.tokens)
+        for name in wanted:
+            field = "fisher" if name == "fisher_rank" else "covariance"
+            for suffix, ranks in (("", exact), ("_first_50k", first)):
+                value = getattr(ranks, field)
+                yield _row(
+                    probe, "", name + suffix, value, float("nan"), named[name], ran_on, seconds
+                )
 
 
 def _row(

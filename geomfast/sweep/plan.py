@@ -29,7 +29,11 @@ KEEP = ("last", "all")
 #: Measures a sweep can take besides behaviour, which every checkpoint has.
 MEASURES = {
     "rankme": "effective dimension of every layer's activations (RankMe)",
+    "fisher_rank": "effective rank of the empirical Fisher matrix, over all parameters",
+    "gradient_covariance_rank": "the same of the gradient covariance",
 }
+#: The paper computed gradient ranks from this many parameters; recorded beside the exact values.
+FIRST_ENTRIES = 50_000
 BEHAVIOUR = "behaviour"
 
 
@@ -95,6 +99,14 @@ def measure_settings(settings: Settings, measure: str) -> dict[str, Any]:
     if measure == "rankme":
         keys = ("samples", "position", "center", "eps")
         return {"measure": measure, **{key: getattr(settings, key) for key in keys}}
+    if measure in MEASURES:
+        return {
+            "measure": measure,
+            "samples": settings.samples,
+            "loss": "nats per answer token, mean",
+            "labels": "data",
+            "first entries": FIRST_ENTRIES,
+        }
     return {"measure": measure, "samples": settings.samples, "decoding": "teacher-forced argmax"}
 
 

@@ -8,6 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
+from geomfast.measures.behaviour import answer_loss
+from geomfast.measures.gradients import fisher_effective_rank, gradient_covariance_rank
+from geomfast.models.gpt import GPT
+from geomfast.models.scales import SCALES
 from geomfast.records import load_records
 from geomfast.sweep import cell as cell_module
 from geomfast.sweep import measuring
@@ -213,6 +217,32 @@ def test_nan_of_a_backend_that_cannot_raise_is_not_recorded(tmp_path: Path, monk
     monkeypatch.setattr(measuring, "rankme", one_nan)
     with pytest.raises(ValueError, match="MOD-1 at final are not finite"):
         run(job(tmp_path))
+
+
+def test_gradient_ranks_are_recorded_exact_and_truncated(tmp_path: Path) -> None:
+    one = dataclasses.replace(
+        job(tmp_path, steps=1), measures=("fisher_rank", "gradient_covariance_rank")
+    )
+    assert run(one)
+    frame = load_records(tmp_path)
+    names = ["fisher_rank", "gradient_covariance_rank"]
+    both = [*names, *(f"{name}_first_50k" for name in names)]
+    found = frame[frame["measure"].isin(both)]
+    assert len(found) == 2 * 2 * len(both)  # steps 0 and 1, two task-levels
+    assert found["value"].between(1.0, 16.0).all() and set(found["layer"]) == {""}
+    assert found["settings"].nunique() == 2  # a name with its truncation
+    model = GPT(SCALES["nano"], 0)
+    (probe, _) = measuring.probes(one.cell, one.settings, torch.device("cpu"))
+
+    def loss(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+        return answer_loss(model, tokens, probe.answer_start)
+
+    at_start = found[(found["step"] == 0) & (found["task"] == "COPY")].set_index("measure")["value"]
+    for name, measure in zip(names, (fisher_effective_rank, gradient_covariance_rank), strict=True):
+        exact = measure(model, loss, probe.tokens)
+        assert at_start[name] == pytest.approx(exact, rel=1e-5)
+        truncated = measure(model, loss, probe.tokens, params=50_000)
+        assert at_start[f"{name}_first_50k"] == pytest.approx(truncated, rel=1e-5)
 
 
 def test_keep_all_keeps_every_weight(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from geomfast.models.scales import SCALES
 from geomfast.sweep.plan import (
+    MEASURES,
     FolderInUse,
     PlanError,
     Settings,
@@ -64,7 +65,7 @@ def test_settings_file_resolves_every_hash(tmp_path: Path) -> None:
     data, description = diagnostic_settings(settings(), TaskLevel("MOD", 2))
     assert content["hashes"][data] == description
     measures = {v["measure"] for v in content["hashes"].values() if "measure" in v}
-    assert measures == {"behaviour", "rankme"}
+    assert measures == {"behaviour", *MEASURES}
     assert content["chance"]["MOD-1"] == pytest.approx(1 / 7)
 
 
