@@ -21,7 +21,7 @@ from geomfast.models.scales import SCALES
 
 LENGTHS = (4, 16, 32, 48, 128)
 ROUNDS = 5
-BUDGET = 15.0  # seconds of one contender and size
+BUDGET = 6.0  # seconds of one contender and size
 
 
 def next_token(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
