@@ -9,7 +9,7 @@ namespace geomfast {
 
 void spectra_on_host(const HostSpectraJob& job) {
   const long n = job.n;
-  HostTeam team{job.threads, static_cast<Order>(job.order), {}};
+  HostTeam team{{}, job.threads, static_cast<Order>(job.order), {}};
   const double unwritten = __builtin_nan("");  // what is read before it is written shows
   for (long matrix = 0; matrix < job.batch; ++matrix) {
     const double* gram = job.gram + matrix * n * n;

@@ -41,6 +41,16 @@ GEOMFAST_TEAM Share share(int n, int threads, int most_groups) {
   return {rows, groups < most_groups ? groups : most_groups};
 }
 
+// f(group, row) for the rows below m, each by the threads that serve it.
+template <class Team, class F>
+GEOMFAST_TEAM void each_share(Team& team, Share to, int m, F f) {
+  team.each([&](int thread) {
+    const int group = thread / to.rows;
+    if (group >= to.groups) return;
+    for (int i = thread % to.rows; i < m; i += to.rows) f(group, i);
+  });
+}
+
 // a -= v w^T + w v^T for the leading m x m block (unless first), partial sums of a u to
 // partial[group * n + row].
 template <class Team>
@@ -48,36 +58,28 @@ GEOMFAST_TEAM void update_and_multiply(Team& team, const Packed& a, int n, int m
                                        bool first, const double* v, const double* w,
                                        const double* u, double* partial) {
   // Left of the diagonal and on it: update, and multiply row i.
-  team.each([&](int thread) {
-    const int group = thread / to.rows;
-    if (group >= to.groups) return;
-    for (int i = thread % to.rows; i < m; i += to.rows) {
-      double* row = a.row(i);
-      const double vi = first ? 0.0 : v[i], wi = first ? 0.0 : w[i];
-      double sum = 0.0;
-      for (int j = group; j <= i; j += to.groups) {
-        double x = row[j];
-        if (!first) {
-          x = x - vi * w[j] - wi * v[j];
-          row[j] = x;
-        }
-        sum += x * u[j];
+  each_share(team, to, m, [&](int group, int i) {
+    double* row = a.row(i);
+    const double vi = first ? 0.0 : v[i], wi = first ? 0.0 : w[i];
+    double sum = 0.0;
+    for (int j = group; j <= i; j += to.groups) {
+      double x = row[j];
+      if (!first) {
+        x = x - vi * w[j] - wi * v[j];
+        row[j] = x;
       }
-      partial[group * n + i] = sum;
+      sum += x * u[j];
     }
+    partial[group * n + i] = sum;
   });
   // Below the diagonal: column i of the rows that others have updated. All lanes of a warp take the
   // same row, so that they read neighbours and one u.
-  team.each([&](int thread) {
-    const int group = thread / to.rows;
-    if (group >= to.groups) return;
-    for (int i = thread % to.rows; i < m; i += to.rows) {
-      double sum = partial[group * n + i];
-      for (int j = i / Team::warp * Team::warp + group; j < m; j += to.groups) {
-        if (j > i) sum += a.row(j)[i] * u[j];
-      }
-      partial[group * n + i] = sum;
+  each_share(team, to, m, [&](int group, int i) {
+    double sum = partial[group * n + i];
+    for (int j = i / Team::warp * Team::warp + group; j < m; j += to.groups) {
+      if (j > i) sum += a.row(j)[i] * u[j];
     }
+    partial[group * n + i] = sum;
   });
 }
 
@@ -85,34 +87,30 @@ template <class Team>
 GEOMFAST_TEAM void update_and_multiply(Team& team, const Square& a, int n, int m, Share to,
                                        bool first, const double* v, const double* w,
                                        const double* u, double* partial) {
-  team.each([&](int thread) {
-    const int group = thread / to.rows;
-    if (group >= to.groups) return;
-    for (int i = thread % to.rows; i < m; i += to.rows) {
-      const double vi = first ? 0.0 : v[i], wi = first ? 0.0 : w[i];
-      double sum = 0.0;
-      // Four loads are on their way before the first store, which the compiler may not move them
-      // across: global memory answers late.
-      for (int first_j = group; first_j < m; first_j += 4 * to.groups) {
-        double x[4];
-        GEOMFAST_UNROLL
-        for (int k = 0; k < 4; ++k) {
-          const int j = first_j + k * to.groups;
-          x[k] = j < m ? a.row(j)[i] : 0.0;
-        }
-        GEOMFAST_UNROLL
-        for (int k = 0; k < 4; ++k) {
-          const int j = first_j + k * to.groups;
-          if (j >= m) continue;
-          if (!first) {
-            x[k] = x[k] - vi * w[j] - wi * v[j];
-            a.row(j)[i] = x[k];
-          }
-          sum += x[k] * u[j];
-        }
+  each_share(team, to, m, [&](int group, int i) {
+    const double vi = first ? 0.0 : v[i], wi = first ? 0.0 : w[i];
+    double sum = 0.0;
+    // Four loads are on their way before the first store, which the compiler may not move them
+    // across: global memory answers late.
+    for (int first_j = group; first_j < m; first_j += 4 * to.groups) {
+      double x[4];
+      GEOMFAST_UNROLL
+      for (int k = 0; k < 4; ++k) {
+        const int j = first_j + k * to.groups;
+        x[k] = j < m ? a.row(j)[i] : 0.0;
       }
-      partial[group * n + i] = sum;
+      GEOMFAST_UNROLL
+      for (int k = 0; k < 4; ++k) {
+        const int j = first_j + k * to.groups;
+        if (j >= m) continue;
+        if (!first) {
+          x[k] = x[k] - vi * w[j] - wi * v[j];
+          a.row(j)[i] = x[k];
+        }
+        sum += x[k] * u[j];
+      }
     }
+    partial[group * n + i] = sum;
   });
 }
 

@@ -33,6 +33,19 @@ struct Larger {
   GEOMFAST_TEAM double operator()(double a, double b) const { return a > b ? a : b; }
 };
 
+// What every team's `reduce(f, op)` gives.
+template <class Team>
+struct Reductions {
+  template <class F>
+  GEOMFAST_TEAM double sum(F f) {
+    return static_cast<Team*>(this)->reduce(f, Add());
+  }
+  template <class F>
+  GEOMFAST_TEAM double largest(F f) {
+    return static_cast<Team*>(this)->reduce(f, Larger());
+  }
+};
+
 #if defined(__CUDACC__)
 
 template <class Op>
@@ -45,7 +58,7 @@ GEOMFAST_TEAM double warp_reduce(double x, Op op) {
 
 // The threads of one block. `shared` holds two sets of 32 partial sums: with one, a fast warp could
 // overwrite a sum that a slow one has yet to read.
-struct BlockTeam {
+struct BlockTeam : Reductions<BlockTeam> {
   static constexpr int warp = 32;
   int size, thread;
   double* shared;
@@ -71,20 +84,12 @@ struct BlockTeam {
     for (int i = 1; i < size / 32; ++i) total = op(total, partial[i]);
     return total;
   }
-  template <class F>
-  GEOMFAST_TEAM double sum(F f) {
-    return reduce(f, Add());
-  }
-  template <class F>
-  GEOMFAST_TEAM double largest(F f) {
-    return reduce(f, Larger());
-  }
 };
 
 // The threads of a cluster of blocks (sm_90). What they share lies in global memory; `slots` there
 // holds two sets of one partial sum per block. Waiting at the cluster's barrier releases and
 // acquires, so that weak accesses before and after it are ordered.
-struct ClusterTeam {
+struct ClusterTeam : Reductions<ClusterTeam> {
   static constexpr int warp = 32;
   int size, thread;
   double *shared, *slots;
@@ -132,14 +137,6 @@ struct ClusterTeam {
     for (int i = 1; i < blocks; ++i) total = op(total, partial[i]);
     return total;
   }
-  template <class F>
-  GEOMFAST_TEAM double sum(F f) {
-    return reduce(f, Add());
-  }
-  template <class F>
-  GEOMFAST_TEAM double largest(F f) {
-    return reduce(f, Larger());
-  }
 };
 
 #else
@@ -147,7 +144,7 @@ struct ClusterTeam {
 enum class Order : int { kForward = 0, kBackward = 1, kShuffled = 2 };
 
 // The same phases on the CPU: for tests.
-struct HostTeam {
+struct HostTeam : Reductions<HostTeam> {
   static constexpr int warp = 32;
   int size;
   Order order;
@@ -173,14 +170,6 @@ struct HostTeam {
     double total = partial[0];
     for (unsigned long i = 1; i < partial.size(); ++i) total = op(total, partial[i]);
     return total;
-  }
-  template <class F>
-  double sum(F f) {
-    return reduce(f, Add());
-  }
-  template <class F>
-  double largest(F f) {
-    return reduce(f, Larger());
   }
   std::vector<double> partial;
 };
