@@ -64,16 +64,8 @@ def gradient_gram(
     """
     factors, grams = attribute(model, loss_fn, batch, params, check, max_memory)
     if center:
-        centred = {name: _centred(gram) for name, gram in grams.items()}
-        whole_trace = sum(float(gram.trace()) for gram in grams.values())
-        if sum(float(gram.trace()) for gram in centred.values()) < _MEAN_DOMINATES * whole_trace:
-            # The mean first, then the products: their difference would keep few digits.
-            centred = {
-                name: kernel.parameter_gram(uses, centered=True, max_bytes=max_memory)
-                for name, uses in factors.items()
-            }
-        grams = centred
-    return grams if per_layer else torch.stack(list(grams.values())).sum(0)
+        grams = _centred(factors, grams, max_memory)
+    return grams if per_layer else _sum(grams)
 
 
 def fisher_effective_rank(
@@ -143,30 +135,49 @@ def gradient_ranks(
         Ranks over all parameters, ranks over the first entries.
     """
     factors, grams = attribute(model, loss_fn, batch, None, check, kernel.CHUNK_BYTES)
-    total, truncated, left = 0.0, 0.0, first
+    beginning, left = {}, first
     for name, uses in factors.items():
-        total = total + grams[name]
         entries = uses[0].rows * uses[0].right.shape[-1]
-        if 0 < left < entries:
-            rows = -(-left // uses[0].right.shape[-1])
-            truncated = truncated + kernel.gram_of_rows(kernel.block(uses, 0, rows)[:, :left])
-        elif left > 0:
-            truncated = truncated + grams[name]
+        if left > 0:
+            beginning[name] = uses if entries <= left else kernel.first_entries(uses, left)
         left -= entries
-    return _ranks(torch.as_tensor(total)), _ranks(torch.as_tensor(truncated))
+    # A parameter that counts whole has its Gram matrix already.
+    first_grams = {
+        name: grams[name] if uses is factors[name] else kernel.parameter_gram(uses)
+        for name, uses in beginning.items()
+    }
+    return _ranks(factors, grams), _ranks(beginning, first_grams)
 
 
-def _ranks(gram: Tensor) -> GradientRanks:
-    return GradientRanks(_rank(gram), _rank(_centred(gram)))
+def _ranks(factors: dict[str, list[kernel.Factors]], grams: dict[str, Tensor]) -> GradientRanks:
+    return GradientRanks(
+        _rank(_sum(grams)), _rank(_sum(_centred(factors, grams, kernel.CHUNK_BYTES)))
+    )
 
 
 def _rank(gram: Tensor) -> float:
     return exp_entropy(torch.linalg.eigvalsh(gram).clamp_min(0.0), 0.0).item()
 
 
-def _centred(gram: Tensor) -> Tensor:
-    gram = gram - gram.mean(0, keepdim=True)
-    return gram - gram.mean(1, keepdim=True)
+def _sum(grams: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(grams.values())).sum(0)
+
+
+def _centred(
+    factors: dict[str, list[kernel.Factors]], grams: dict[str, Tensor], max_memory: int
+) -> dict[str, Tensor]:
+    """Gram matrices of the gradients less their mean, by parameter."""
+    centred = {}
+    for name, gram in grams.items():
+        gram = gram - gram.mean(0, keepdim=True)
+        centred[name] = gram - gram.mean(1, keepdim=True)
+    if _sum(centred).trace() < _MEAN_DOMINATES * _sum(grams).trace():
+        # The mean first, then the products: their difference would keep few digits.
+        return {
+            name: kernel.parameter_gram(uses, centered=True, max_bytes=max_memory)
+            for name, uses in factors.items()
+        }
+    return centred
 
 
 def backend(x: Tensor) -> str:

@@ -15,6 +15,7 @@ from geomfast.measures.gradients import (
     fisher_effective_rank,
     gradient_covariance_rank,
     gradient_gram,
+    gradient_ranks,
 )
 from geomfast.measures.per_sample.watch import Watch
 from geomfast.models.gpt import GPT
@@ -134,6 +135,10 @@ def test_centred_where_the_mean_dominates():
     exact = exact_rows - exact_rows.mean(0)
     found = gradient_gram(model, lambda m, x: m(x)[:, 0], x, center=True)
     assert relative(found, exact @ exact.T) <= 1e-5
+    (every, first) = gradient_ranks(model, lambda m, x: m(x)[:, 0], x, first=12)
+    assert every.covariance == pytest.approx(rank(exact @ exact.T), rel=2e-5)
+    some = exact[:, :12]
+    assert first.covariance == pytest.approx(rank(some @ some.T), rel=2e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5, 33])

@@ -74,3 +74,15 @@ def combination(uses: list[Factors], weights: Tensor) -> Tensor:
         else:
             total += use.left.reshape(-1, use.rows).mT @ right
     return total
+
+
+def whole(gradients: Tensor) -> Factors:
+    """Factors of gradients that are already there: (N, ...)."""
+    flat = gradients.reshape(len(gradients), 1, -1)
+    return Factors(torch.zeros(flat.shape[:2], dtype=torch.long, device=flat.device), flat, 1)
+
+
+def first_entries(uses: list[Factors], entries: int) -> list[Factors]:
+    """Factors of the first entries, row by row, of a parameter's gradients."""
+    rows = -(-entries // uses[0].right.shape[-1])
+    return [whole(block(uses, 0, rows)[:, :entries])]

@@ -18,7 +18,6 @@ from geomfast.measures.per_sample.checks import (
     refuse_coupled,
     require_finite,
 )
-from geomfast.measures.per_sample.rules import whole
 from geomfast.measures.per_sample.watch import Watch
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
@@ -96,7 +95,7 @@ class Attribution:
             rows.append(torch.autograd.grad(loss, chosen))
         stacked = zip(*rows, strict=True)
         return {
-            name: [whole(torch.stack(gradients))]
+            name: [kernel.whole(torch.stack(gradients))]
             for name, gradients in zip(names, stacked, strict=True)
         }
 
@@ -106,10 +105,7 @@ class Attribution:
     def truncated(self, name: str, uses: list[Factors]) -> list[Factors]:
         """Only the entries of this parameter that count."""
         kept = self._kept(name)
-        if kept is None:
-            return uses
-        rows = -(-kept // uses[0].right.shape[-1])
-        return [whole(kernel.block(uses, 0, rows)[:, :kept])]
+        return uses if kept is None else kernel.first_entries(uses, kept)
 
     def probe(self, factors: dict[str, list[Factors]], grams: dict[str, Tensor]) -> None:
         """Replaces what a random combination of the losses shows to be attributed wrongly.

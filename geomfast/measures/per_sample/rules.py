@@ -17,14 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geomfast.kernels.gradient_gram import Factors
-from geomfast.measures.per_sample.watch import NotHandled, Rule, Watch
-
-
-def whole(gradients: Tensor) -> Factors:
-    """Factors of gradients that are already there: (N, ...)."""
-    flat = gradients.reshape(len(gradients), 1, -1)
-    return Factors(torch.zeros(flat.shape[:2], dtype=torch.long, device=flat.device), flat, 1)
+from geomfast.kernels.gradient_gram import Factors, whole
+from geomfast.measures.per_sample.watch import NotHandled, Watch
 
 
 def _linear(watch: Watch, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -315,5 +309,3 @@ RULES: dict[Any, Callable[..., Tensor]] = {
     F.conv1d: _convolution(F.conv1d),
     F.conv2d: _convolution(F.conv2d),
 }
-
-__all__ = ["RULES", "Rule", "whole"]
