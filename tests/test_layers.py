@@ -14,7 +14,7 @@ ORDER = [
     {"kernels", "tasks"},
     {"models"},
     {"training"},
-    {"measures"},
+    {"losses", "measures"},
     {"records"},
     {"sweep"},
     {"analysis"},

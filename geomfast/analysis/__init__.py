@@ -6,6 +6,7 @@ from geomfast.analysis.paper import REFERENCES, reference
 from geomfast.analysis.summary import cells, mod_floor, summarise
 from geomfast.analysis.topdown import top_down, top_down_summary
 from geomfast.analysis.trajectories import select, task_level, trajectories
+from geomfast.analysis.truncation import truncation, truncation_summary
 
 __all__ = [
     "REFERENCES",
@@ -21,4 +22,6 @@ __all__ = [
     "top_down",
     "top_down_summary",
     "trajectories",
+    "truncation",
+    "truncation_summary",
 ]

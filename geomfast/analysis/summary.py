@@ -14,6 +14,7 @@ from geomfast.analysis.collapse import collapse
 from geomfast.analysis.events import emergence
 from geomfast.analysis.topdown import top_down, top_down_summary
 from geomfast.analysis.trajectories import CELL, in_order
+from geomfast.analysis.truncation import truncation, truncation_summary
 
 #: Exact-match accuracy from which a task-level counts as solved.
 SOLVED = 0.95
@@ -111,6 +112,7 @@ def summarise(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
         "top_down_task_levels": top_down_summary(by_level),
         "top_down_tasks": top_down_summary(by_task),
         "top_down_tasks_4_blocks": top_down_summary(by_task, min_blocks=4),
+        "truncation": truncation_summary(truncation(records)),
     }
 
 

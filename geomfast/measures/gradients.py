@@ -48,8 +48,8 @@ def gradient_gram(
             order of `model.named_parameters()` (the paper used 50,000); None for all that require
             gradients.
         per_layer: return a dictionary of parameter name -> Gram matrix instead of their sum.
-        check: compare with the gradient of a random combination of the losses, which takes one
-            more forward and backward pass and finds gradients attributed to the wrong sample.
+        check: see by a second backward pass, without gradients of parameters, that every sample's
+            gradients depend on its own loss alone.
         max_memory: bytes for temporaries of the products.
 
     Returns:
@@ -79,7 +79,7 @@ def fisher_effective_rank(
 
     exp of the entropy of its normalised eigenvalues (Roy and Vetterli 2007, definition 1, on
     eigenvalues), which are those of the Gram matrix K / N. With labels drawn from the model in
-    `batch`, it is the rank of the true Fisher matrix.
+    `batch` (`geomfast.losses.sample_labels`), it is the rank of the true Fisher matrix.
 
     Args:
         model, loss_fn, batch, params: as in `gradient_gram`.

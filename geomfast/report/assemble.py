@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis import cells, reference, summarise, top_down
+from geomfast.analysis import cells, reference, summarise, top_down, truncation
 from geomfast.files import write_atomically, write_json
 from geomfast.records import RecordsError, load_records
 from geomfast.report import page, tables
@@ -30,8 +30,8 @@ def build(out: Path, html: Path | None = None, *, against: str = "v4") -> dict[s
 
     Returns:
         ``against``, ``paper``, ``settings``, ``summary``, ``lines`` (label, value and remark of
-        the key numbers), ``cells`` and ``top_down`` (rows) as plain JSON values, as in
-        report.json, and ``paths`` (``html``, ``json``, ``figures``, ``tables``).
+        the key numbers), ``cells``, ``top_down`` and ``gradient_ranks`` (rows) as plain JSON
+        values, as in report.json, and ``paths`` (``html``, ``json``, ``figures``, ``tables``).
 
     Raises:
         FileNotFoundError: no such folder, or no records in it.
@@ -51,6 +51,7 @@ def build(out: Path, html: Path | None = None, *, against: str = "v4") -> dict[s
         raise RecordsError(f"{out}: the records hold neither RankMe nor behaviour of any task")
     summary = summarise(records, table)
     orders = top_down(records)
+    gradients = truncation(records)
     lines = tables.summary_lines(summary, paper, against)
 
     paths, pictures = _write_figures(out / "figures", records, table)
@@ -58,6 +59,8 @@ def build(out: Path, html: Path | None = None, *, against: str = "v4") -> dict[s
         tables.write_csv(out / "tables" / "cells.csv", table),
         tables.write_csv(out / "tables" / "top_down.csv", _flat(orders)),
     ]
+    if not gradients.empty:
+        written.append(tables.write_csv(out / "tables" / "gradient_ranks.csv", gradients))
     html = html or out / "report.html"
     text = page.render(records, table, lines, pictures, settings, against)
     write_atomically(html, text.encode())
@@ -70,6 +73,7 @@ def build(out: Path, html: Path | None = None, *, against: str = "v4") -> dict[s
             "lines": lines,
             "cells": table,
             "top_down": orders,
+            "gradient_ranks": gradients,
         }
     )
     write_json(out / "report.json", result)
@@ -114,6 +118,8 @@ def _write_figures(
         place = folder / run.replace("/", "_") if len(runs) > 1 else folder
         for name, heading, draw in FIGURES:
             figure = draw(rows, its_table)
+            if figure is None:
+                continue
             png, svg = _bytes(figure, "png"), _bytes(figure, "svg")
             for kind, content in (("png", png), ("svg", svg)):
                 paths.append(place / f"{name}.{kind}")

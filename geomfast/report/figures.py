@@ -16,6 +16,7 @@ from geomfast.analysis.collapse import half_collapse
 from geomfast.analysis.trajectories import task_level
 from geomfast.records import FINAL, layer_depth
 from geomfast.report.curves import Curves, caption, curves
+from geomfast.report.gradients import gradient_ranks
 from geomfast.report.panels import collapse_grid, collapse_headline
 from geomfast.report.style import (
     BLACK,
@@ -197,11 +198,13 @@ def timeline(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     return figure
 
 
-#: File name, heading and function of every figure of a run, in the order of the page.
+#: File name, heading and function of every figure of a run, in the order of the page. A function
+#: returns None where there is nothing to draw.
 FIGURES = (
     ("collapse", "Collapse and recovery in one picture", collapse_headline),
     ("collapse-grid", "Every task-level", collapse_grid),
     ("timeline", "Timeline", timeline),
     ("layers", "Layer by step", layer_map),
     ("top-down", "Order of the layers", top_down_figure),
+    ("gradient-ranks", "Rank of the gradients", gradient_ranks),
 )

@@ -160,6 +160,12 @@ def summary_lines(summary: dict[str, Any], paper: dict[str, Any], version: str):
         remarks = ["needs at least two blocks"] * 2
     lines.append(("Top-down, task-levels", share("top_down_task_levels"), remarks[0]))
     lines.append(("Top-down, task x model", share("top_down_tasks"), remarks[1]))
+    for measure, found in summary["truncation"].items():
+        name = "Fisher" if measure == "fisher_rank" else "Covariance"
+        remark = f"5-95%: {found['low']:.2f} to {found['high']:.2f}, {found['n']} cells"
+        if not math.isnan(found["correlation"]):
+            remark += f"; correlation {found['correlation']:.2f}"
+        lines.append((f"{name} rank, 50K / all", number(found["ratio"]), remark))
     return lines
 
 

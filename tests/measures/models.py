@@ -128,6 +128,44 @@ class Einsum(nn.Module):
         return torch.einsum("ntd,de->nte", self.layer(x), self.weight)
 
 
+class Doubled(torch.autograd.Function):
+    """x W, which no function mode sees."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (b,), (x, weight) = gradients, ctx.saved_tensors
+        return b @ weight.mT, x.flatten(0, -2).mT @ b.flatten(0, -2)
+
+
+class Unseen(nn.Module):
+    """A weight used in sight, and again where only autograd sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+        self.hidden = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x @ self.weight)
+        return torch.as_tensor(Doubled.apply(Doubled.apply(x, self.weight), self.hidden))
+
+
+class CutOut(nn.Module):
+    """Weights cut out of larger ones, for which a copy per sample means something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(9, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight[:6]) * self.weight[:, :1].sum()
+
+
 def build() -> dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]]:
     """Name -> model, batch; seeded by the caller."""
 
@@ -175,6 +213,8 @@ def build() -> dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]]:
             vectors,
         ),
         "lstm": (Lstm, rows),
+        "unseen": (Unseen, rows),
+        "cut out": (CutOut, rows),
         "gpt": (lambda: GPT(Scale("tiny", 2, 16, 2, 1e-3, 11, 9)), tokens(7)),
         "gpt, as long as wide": (lambda: GPT(Scale("tiny", 1, 16, 2, 1e-3, 11, 9)), tokens(N)),
     }

@@ -17,13 +17,16 @@ from geomfast.measures.gradients import (
     gradient_gram,
     gradient_ranks,
 )
-from geomfast.measures.per_sample.watch import Watch
+from geomfast.measures.per_sample.attribution import Attribution
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from tests.measures.models import N, build, exact_gram, loss, loss64
 
 MODELS = build()
-WITHOUT_A_RULE = {
+ONE_BY_ONE = {
+    "time first": {"layer.weight", "layer.bias"},
+    "unseen": {"weight", "hidden"},
+    "cut out": {"weight"},
     "conv2d in groups": {"weight", "bias"},
     "attention of torch": {
         "inner.in_proj_weight",
@@ -80,11 +83,15 @@ def test_against_stored_gradients(name, check):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_has_no_rule(name):
+def test_what_is_taken_one_by_one(name, monkeypatch):
     model, batch = made(name)
-    with Watch(dict(model.named_parameters()), [batch], N) as watch:
-        model(batch)
-    assert watch.unhandled == WITHOUT_A_RULE.get(name, set())
+    taken = set()
+    slowly = Attribution._one_by_one
+    monkeypatch.setattr(
+        Attribution, "_one_by_one", lambda self, names: taken.update(names) or slowly(self, names)
+    )
+    gradient_gram(model, loss, batch)
+    assert taken == ONE_BY_ONE.get(name, set())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -160,6 +167,14 @@ def test_paths_agree(samples, length, rows, columns, one_hot):
         centred = plain_module.materialised(uses, budget, centered=True)
         torch.testing.assert_close(centred, reference_module.gram(uses, True), **tolerance)
     torch.testing.assert_close(parameter_gram(uses), exact, **tolerance)
+
+
+def test_sixteen_bits():
+    model, batch = made("gpt")
+    exact = gradient_gram(model, next_token, batch)
+    model = model.bfloat16()
+    found = gradient_gram(model, next_token, batch)
+    assert found.dtype == torch.float64 and relative(found, exact) < 0.1
 
 
 def test_forced_reference(monkeypatch):

@@ -100,6 +100,23 @@ def test_several_runs(tmp_path, few_figures):
     assert "lie in figures/joint-nano-seed1" in html  # its scale shows seed 0
 
 
+def test_gradient_ranks_have_a_figure_a_table_and_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "FIGURES", figures.FIGURES[-1:])
+    frame = sweep(tasks=["PAR", "MOD"], levels=[1, 2])
+    ranks = frame[frame["measure"] == "accuracy"].assign(stderr=float("nan"))
+    names = ("fisher_rank", "fisher_rank_first_50k", "gradient_covariance_rank")
+    extra = [
+        ranks.assign(measure=name, value=(40.0 - i) / (1.0 + ranks["value"]))
+        for i, name in enumerate(names)
+    ]
+    result = build(write(tmp_path, join(frame, *extra)))
+    assert (tmp_path / "figures" / "gradient-ranks.svg").stat().st_size > 10_000
+    assert [row["measure"] for row in result["gradient_ranks"]] == ["fisher_rank"] * 4
+    assert len((tmp_path / "tables" / "gradient_ranks.csv").read_text().splitlines()) == 1 + 4
+    line = next(line for line in result["lines"] if line[0].startswith("Fisher rank"))
+    assert line[1] == "0.975" and "4 cells; correlation 1.00" in line[2]
+
+
 def without(frame, measure=None, layer=None):
     keep = frame["measure"] != measure if measure else frame["layer"] != layer
     return frame[keep]

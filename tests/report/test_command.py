@@ -53,7 +53,8 @@ def test_json(out, tmp_path):
     assert result.exit_code == 0
     value = read_json(result.stdout)
     assert set(value) == {
-        "against", "paper", "settings", "summary", "lines", "cells", "top_down", "paths",
+        "against", "paper", "settings", "summary", "lines", "cells", "top_down",
+            "gradient_ranks", "paths",
     }  # fmt: skip
     assert value["paths"]["html"] == str(tmp_path / "page.html")
     assert (tmp_path / "page.html").exists()

@@ -58,22 +58,18 @@ def block(uses: list[Factors], first: int, last: int) -> Tensor:
     return total.flatten(1)
 
 
-def combination(uses: list[Factors], weights: Tensor) -> Tensor:
-    """(rows, columns): the weighted sum of the samples' gradients, none of which is formed.
+def stored(uses: list[Factors]) -> Tensor | None:
+    """(N, entries): the gradients where the factors hold them as they are, None elsewhere.
 
-    Args:
-        uses: all uses of one parameter.
-        weights: (N,).
+    Entries that are zero for all samples are left out.
     """
-    columns = uses[0].right.shape[-1]
-    total = uses[0].right.new_zeros((uses[0].rows, columns))
-    for use in uses:
-        right = (use.right * weights.to(use.right)[:, None, None]).reshape(-1, columns)
-        if use.one_hot:
-            total.index_add_(0, use.left.reshape(-1), right)
-        else:
-            total += use.left.reshape(-1, use.rows).mT @ right
-    return total
+    if all(use.rows == use.length == 1 and use.one_hot for use in uses):
+        return sum((use.right[:, 0] for use in uses[1:]), uses[0].right[:, 0])
+    use = uses[0]
+    if len(uses) > 1 or not use.one_hot or use.left.stride(0) != 0:
+        return None
+    rows = use.left[0]  # the same for all samples: a table of positions
+    return use.right.flatten(1) if len(rows.unique()) == len(rows) else None
 
 
 def whole(gradients: Tensor) -> Factors:

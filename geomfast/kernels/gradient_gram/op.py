@@ -6,7 +6,7 @@ from torch import Tensor
 
 from geomfast.kernels.backends import Candidate, choose
 from geomfast.kernels.gradient_gram import plain, reference
-from geomfast.kernels.gradient_gram.factors import Factors
+from geomfast.kernels.gradient_gram.factors import Factors, stored
 
 #: Bytes of temporaries at a time: what a processor's last cache holds, more or less.
 CHUNK_BYTES = 16 << 20
@@ -48,6 +48,11 @@ def parameter_gram(
     """
     if backend_for(uses[0].right) == "reference":
         return reference.gram(uses, centered)
+    gradients = stored(uses)
+    if gradients is not None:
+        if centered:
+            gradients = plain.less_mean(gradients)
+        return plain.gram_of_rows(gradients)
     if not centered and prefers_ghost(uses):
         return plain.ghost(uses, max_bytes)
     return plain.materialised(uses, max_bytes, centered)

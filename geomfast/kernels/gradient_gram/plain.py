@@ -71,12 +71,18 @@ def materialised(uses: list[Factors], max_bytes: int, centered: bool) -> Tensor:
     for first in range(0, rows, step):
         gradients = block(uses, first, min(first + step, rows))
         if centered:
-            # In float64: a mean rounded to float32 is off by more than small deviations from it.
-            gradients = (gradients.double() - gradients.mean(0, dtype=torch.float64)).to(
-                right.dtype
-            )
+            gradients = less_mean(gradients)
         gram += gram_of_rows(gradients)
     return gram
+
+
+def less_mean(gradients: Tensor) -> Tensor:
+    """(N, P) less its mean over the samples.
+
+    In float64: a mean rounded to float32 is off by more than small deviations from it.
+    """
+    mean = gradients.mean(0, dtype=torch.float64)
+    return (gradients.double() - mean).to(gradients.dtype)
 
 
 def gram_of_rows(gradients: Tensor) -> Tensor:

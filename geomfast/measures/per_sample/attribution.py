@@ -1,4 +1,4 @@
-"""Which gradients belong to which sample: one watched pass, checked by a random combination."""
+"""Which gradients belong to which sample: one watched pass, checked by a second backward pass."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from geomfast.measures.per_sample.checks import (
     refuse_coupled,
     require_finite,
 )
-from geomfast.measures.per_sample.watch import Watch
+from geomfast.measures.per_sample.graph import uses_in_graph
+from geomfast.measures.per_sample.watch import Use, Watch
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
-# Rounding in a float32 forward and backward pass stays well below this share of the root of a
-# parameter's squared gradients; one attributed to the wrong sample is of the order of all of it.
-_PROBE_TOLERANCE = 1e-3
+# Scaled by powers of two, the gradients of a sample that depends on no other keep every bit, but
+# kernels that add in no fixed order may round the last ones differently.
+_SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
+_SAME_16_BITS = 3e-2
 
 
 def attribute(
@@ -40,10 +42,10 @@ def attribute(
     with torch.enable_grad():
         try:
             found = Attribution(model, loss_fn, batch, *chosen(model, params), may_expand=True)
-            return _measured(found, check, max_memory)
+            return found.measured(check, max_memory)
         except _ExpandedInVain:
             found = Attribution(model, loss_fn, batch, *chosen(model, params), may_expand=False)
-            return _measured(found, check, max_memory)
+            return found.measured(check, max_memory)
 
 
 class _ExpandedInVain(Exception):
@@ -51,7 +53,7 @@ class _ExpandedInVain(Exception):
 
 
 class Attribution:
-    """The losses of a batch, and the slower ways to gradients: all at once, or one by one."""
+    """The losses of a batch, and what gradients are made of: all at once, or one by one."""
 
     def __init__(
         self,
@@ -76,8 +78,93 @@ class Attribution:
             if self.watch.expanded:
                 raise _ExpandedInVain from error
             raise
+        if self.watch.doubtful:
+            with torch.no_grad():
+                plain = loss_fn(model, batch)
+            if not torch.allclose(plain, self.losses.detach(), rtol=1e-3, atol=1e-5):
+                raise _ExpandedInVain
 
-    def one_by_one(self, names: list[str]) -> dict[str, list[Factors]]:
+    def measured(
+        self, check: bool, max_memory: int
+    ) -> tuple[dict[str, list[Factors]], dict[str, Tensor]]:
+        """Factors and Gram matrix of every chosen parameter."""
+        factors = self.factors(check)
+        grams = {}
+        for name, uses in factors.items():
+            grams[name] = kernel.parameter_gram(uses, max_bytes=max_memory)
+            require_finite(grams[name], name)
+        return factors, grams
+
+    def factors(self, check: bool) -> dict[str, list[Factors]]:
+        """What every chosen parameter's gradients are made of."""
+        uses, gradients = self._gradients_of_uses(check)
+        apart = self._apart(uses)
+        if check:
+            apart |= self._of_other_samples(uses, gradients)
+        factors: dict[str, list[Factors]] = {}
+        for use, gradient in zip(uses, gradients, strict=True):
+            if use.name not in apart:
+                exact = torch.promote_types(self.parameters[use.name].dtype, torch.float32)
+                factors.setdefault(use.name, []).append(use.rule(gradient.to(exact)))
+        if apart:
+            factors |= self._one_by_one(sorted(apart))
+        if self.cut:
+            name, kept = self.cut
+            factors[name] = kernel.first_entries(factors[name], kept)
+        return {name: factors[name] for name in self.parameters}
+
+    def _gradients_of_uses(self, keep_graph: bool) -> tuple[list[Use], list[Tensor]]:
+        """The uses that reach the losses, and the gradients that arrive there."""
+        uses = self.watch.uses
+        if not uses:
+            return [], []
+        edges = [use.edge for use in uses]
+        gradients = torch.autograd.grad(
+            self.losses.sum(), edges, allow_unused=True, retain_graph=keep_graph
+        )
+        reached = [pair for pair in zip(uses, gradients, strict=True) if pair[1] is not None]
+        return [use for use, _ in reached], [gradient for _, gradient in reached]
+
+    def _apart(self, uses: list[Use]) -> set[str]:
+        """Names of parameters that have a use without factors, noticed or not."""
+        apart = self.watch.unhandled | self.watch.changed_inputs()
+        known: dict[str, list[int]] = {}
+        for use in uses:
+            # All uses of one transposed view are one use of the parameter to autograd.
+            known.setdefault(use.name, []).append(id(use if use.view is None else use.view))
+        for name, all_uses in uses_in_graph(self.losses, self.parameters).items():
+            if all_uses == 0:
+                raise ValueError(
+                    f"parameter {name} does not reach the loss: leave it out of params"
+                )
+            if all_uses != len(set(known.get(name, []))):
+                apart.add(name)
+        return apart
+
+    def _of_other_samples(self, uses: list[Use], gradients: list[Tensor]) -> set[str]:
+        """Names of parameters with gradients that are not of the sample they arrive at.
+
+        Sample i's loss weighs w_i here, a power of two: its own gradients are w_i times what they
+        were, those that come from sample j as well are not.
+        """
+        if not uses:
+            return set()
+        different = torch.arange(self.samples) % 14
+        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(0))
+        weights = 2.0 ** (different[order] % 7 - 3) * (1 - 2 * (different[order] // 7))
+        weights = weights.to(self.losses)
+        weighed = torch.autograd.grad(self.losses @ weights, [use.edge for use in uses])
+        wrong = set()
+        for use, once, again in zip(uses, gradients, weighed, strict=True):
+            once, again = (x.reshape(self.samples, -1) for x in (once, again))
+            difference = torch.addcmul(
+                once, again, weights.reciprocal().to(again)[:, None], value=-1
+            )
+            if difference.norm() > _SAME.get(once.dtype, _SAME_16_BITS) * once.norm():
+                wrong.add(use.name)
+        return wrong
+
+    def _one_by_one(self, names: list[str]) -> dict[str, list[Factors]]:
         """Every sample's gradients of these parameters, from a batch of its own."""
         chosen = [self.parameters[name] for name in names]
         rows: list[tuple[Tensor, ...]] = []
@@ -98,78 +185,3 @@ class Attribution:
             name: [kernel.whole(torch.stack(gradients))]
             for name, gradients in zip(names, stacked, strict=True)
         }
-
-    def _kept(self, name: str) -> int | None:
-        return self.cut[1] if self.cut and self.cut[0] == name else None
-
-    def truncated(self, name: str, uses: list[Factors]) -> list[Factors]:
-        """Only the entries of this parameter that count."""
-        kept = self._kept(name)
-        return uses if kept is None else kernel.first_entries(uses, kept)
-
-    def probe(self, factors: dict[str, list[Factors]], grams: dict[str, Tensor]) -> None:
-        """Replaces what a random combination of the losses shows to be attributed wrongly.
-
-        A gradient that belongs to another sample, or to several, comes with another weight here
-        than in the gradient of the combination.
-        """
-        weights = torch.randn(self.samples, generator=torch.Generator().manual_seed(0))
-        losses = checked_losses(self.loss_fn(self.model, self.batch), self.samples)
-        if self.watch.expanded and not torch.allclose(losses, self.losses, rtol=1e-3, atol=1e-5):
-            raise _ExpandedInVain
-        weights = weights.to(losses)
-        gradients = torch.autograd.grad(losses @ weights, list(self.parameters.values()))
-        wrong = []
-        for (name, uses), gradient in zip(factors.items(), gradients, strict=True):
-            expected = gradient.flatten()[: self._kept(name)]
-            difference = kernel.combination(uses, weights).flatten() - expected
-            size = grams[name].trace().sqrt()
-            if difference.double().norm() > _PROBE_TOLERANCE * size:
-                wrong.append(name)
-        if wrong:
-            again = self.one_by_one(wrong)
-            factors |= {name: self.truncated(name, again[name]) for name in wrong}
-            grams |= {name: kernel.parameter_gram(factors[name]) for name in wrong}
-
-
-def _measured(
-    attribution: Attribution, check: bool, max_memory: int
-) -> tuple[dict[str, list[Factors]], dict[str, Tensor]]:
-    """Factors and Gram matrix of every chosen parameter."""
-    factors = _factors(attribution)
-    grams = {}
-    for name, uses in factors.items():
-        grams[name] = kernel.parameter_gram(uses, max_bytes=max_memory)
-        require_finite(grams[name], name)
-    if check:
-        attribution.probe(factors, grams)
-    return factors, grams
-
-
-def _factors(attribution: Attribution) -> dict[str, list[Factors]]:
-    """What every chosen parameter's gradients are made of."""
-    parameters = attribution.parameters
-    watch = attribution.watch
-    apart = watch.unhandled | watch.changed_inputs()
-    uses = [use for use in watch.uses if use.name not in apart]
-    seen = {use.name for use in uses} | apart
-    for name in parameters:
-        if name not in seen:
-            raise ValueError(f"parameter {name} does not reach the loss: leave it out of params")
-    gradients: tuple[Tensor | None, ...] = ()
-    if uses:
-        edges = [use.edge for use in uses]
-        gradients = torch.autograd.grad(attribution.losses.sum(), edges, allow_unused=True)
-    factors: dict[str, list[Factors]] = {}
-    for use, gradient in zip(uses, gradients, strict=True):
-        if gradient is not None:
-            exact = torch.promote_types(parameters[use.name].dtype, torch.float32)
-            factors.setdefault(use.name, []).append(use.rule(gradient.to(exact)))
-    for use in uses:
-        if use.name not in factors:
-            raise ValueError(
-                f"parameter {use.name} does not reach the loss: leave it out of params"
-            )
-    if apart:
-        factors |= attribution.one_by_one(sorted(apart))
-    return {name: attribution.truncated(name, factors[name]) for name in parameters}

@@ -64,7 +64,7 @@ def _note_matrix(watch: Watch, weight: Tensor, x: Tensor, out: Tensor, transpose
         b, a = watch.rows(b), inputs.to(b.dtype)
         return Factors(b, a, b.shape[-1]) if outputs_first else Factors(a, b, width)
 
-    watch.note(name, out, rule)
+    watch.note(weight, out, rule)
 
 
 def _transpose(watch: Watch, weight: Tensor, *dims: int) -> Tensor:
@@ -105,7 +105,7 @@ def _getitem(watch: Watch, weight: Tensor, index: Any) -> Tensor:
     view = weight[index]
     if view.dim() < 2 or not all(isinstance(part, (slice, int)) for part in parts):
         raise NotHandled
-    name, shape, place = watch.name(weight), weight.shape, view.shape
+    shape, place = weight.shape, view.shape
     out = watch.expand(view)
 
     def rule(b: Tensor) -> Factors:
@@ -113,7 +113,7 @@ def _getitem(watch: Watch, weight: Tensor, index: Any) -> Tensor:
         gradients[(slice(None), *parts)] = b.reshape(watch.samples, *place)
         return whole(gradients)
 
-    watch.note(name, out, rule)
+    watch.note(weight, out, rule)
     return out
 
 
@@ -139,7 +139,7 @@ def _looked_up(
             b = b.masked_fill((index == padding_idx % rows)[..., None], 0.0)
         return Factors(index, b, rows)
 
-    watch.note(name, out, rule)
+    watch.note(weight, out, rule)
     return out
 
 
@@ -199,19 +199,24 @@ def _note_scale(
     factor: Callable[[Tensor], Tensor],
 ) -> None:
     """out = parameter * factor(x)."""
-    reduce = _sum_to(watch, parameter, out)
+    parameter, reduce = _sum_to(watch, parameter, out)
     inputs = watch.keep(x, watch.name(parameter))
-    watch.note(watch.name(parameter), out, lambda b: whole(reduce(b * factor(inputs.to(b.dtype)))))
+    watch.note(parameter, out, lambda b: whole(reduce(b * factor(inputs.to(b.dtype)))))
 
 
 def _note_shift(watch: Watch, parameter: Tensor | None, out: Tensor) -> None:
     """out = something + parameter."""
-    reduce = _sum_to(watch, parameter, out)
-    watch.note(watch.name(parameter), out, lambda b: whole(reduce(b)))
+    parameter, reduce = _sum_to(watch, parameter, out)
+    watch.note(parameter, out, lambda b: whole(reduce(b)))
 
 
-def _sum_to(watch: Watch, parameter: Tensor | None, out: Tensor) -> Callable[[Tensor], Tensor]:
-    """Sums a gradient shaped like `out` over what broadcasting repeated, for each sample apart."""
+def _sum_to(
+    watch: Watch, parameter: Tensor | None, out: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The parameter, and what sums a gradient shaped like `out` over its broadcast repetitions.
+
+    Each sample apart: (N, ...) -> (N, entries of the parameter).
+    """
     if parameter is None or watch.is_transposed(parameter):
         raise NotHandled
     shape = parameter.shape
@@ -225,7 +230,7 @@ def _sum_to(watch: Watch, parameter: Tensor | None, out: Tensor) -> Callable[[Te
         b = b.sum(broadcast, keepdim=True) if broadcast else b
         return b.reshape(watch.samples, -1, shape.numel()).sum(1)
 
-    return reduce
+    return parameter, reduce
 
 
 def _convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -245,8 +250,8 @@ def _convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         out = function(x, weight, bias, stride, padding, dilation)
         if watch.name(weight):
             note_weight(watch, x, weight, out, stride, padding, dilation)
-        if name := watch.name(bias):
-            watch.note(name, out, lambda b: whole(b.flatten(2).sum(-1)))
+        if bias is not None and watch.name(bias):
+            watch.note(bias, out, lambda b: whole(b.flatten(2).sum(-1)))
         return out
 
     def note_weight(watch, x, weight, out, stride, padding, dilation) -> None:
@@ -264,7 +269,7 @@ def _convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             patches = F.unfold(image, size, both(dilation, 1), both(padding, 0), both(stride, 1))
             return Factors(b.flatten(2).mT, patches.mT, weight.shape[0])
 
-        watch.note(name, out, rule)
+        watch.note(weight, out, rule)
 
     return rule_of
 

@@ -27,11 +27,17 @@ Rule = Callable[[Tensor], Factors]
 
 @dataclass(frozen=True)
 class Use:
-    """One use of a parameter: `rule` turns the gradient that arrives at `edge` into factors."""
+    """One use of a parameter: `rule` turns the gradient that arrives at `edge` into factors.
+
+    Attributes:
+        view: the transposed view that was used, None for the parameter itself. Autograd knows the
+            parameter once for all uses of a view.
+    """
 
     name: str
     edge: GradientEdge
     rule: Rule
+    view: Tensor | None
 
 
 class NotHandled(Exception):
@@ -51,6 +57,8 @@ class Watch(TorchFunctionMode):
         uses: in the order of the forward pass.
         unhandled: names of parameters with a use that no rule fits.
         expanded: whether anything was handed out once per sample.
+        doubtful: whether that went into anything but a sum or product with samples, which alone is
+            sure to take it as if it had been broadcast.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class Watch(TorchFunctionMode):
         self.samples = samples
         self.may_expand = may_expand
         self.expanded = False
+        self.doubtful = False
         self.uses: list[Use] = []
         self.unhandled: set[str] = set()
         self._names = WeakTensorKeyDictionary({p: name for name, p in parameters.items()})
@@ -71,6 +80,7 @@ class Watch(TorchFunctionMode):
         # What was computed from the batch has samples; a table of positions, looked up by a range,
         # has none, whatever its shape.
         self._sampled = WeakTensorKeyDictionary({x: True for x in batch})
+        self._per_sample = WeakTensorKeyDictionary()
         self._versions: list[tuple[str, Tensor, int]] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -82,6 +92,8 @@ class Watch(TorchFunctionMode):
             out = self._watched(func, args, kwargs, used)
         else:
             out = func(*args, **kwargs)
+        if self.expanded and any(x in self._per_sample for x in tensors):
+            self._follow_expanded(func, tensors, out)
         if any(x in self._sampled for x in tensors):
             for x in tree_leaves(out):
                 if isinstance(x, Tensor):
@@ -89,6 +101,14 @@ class Watch(TorchFunctionMode):
             if func is Tensor.__setitem__:
                 self._sampled[args[0]] = True
         return out
+
+    def _follow_expanded(self, func: Any, tensors: list[Tensor], out: Any) -> None:
+        """Notes whether a row of a table would have done here what its copies per sample did."""
+        shapes_agree = isinstance(out, Tensor) and all(x.shape == out.shape for x in tensors)
+        if func not in _ELEMENTWISE or not shapes_agree:
+            self.doubtful = True
+        elif not any(x in self._sampled for x in tensors):
+            self._per_sample[out] = True
 
     def changed_inputs(self) -> set[str]:
         """Names of parameters whose noted inputs were overwritten in place since."""
@@ -133,9 +153,10 @@ class Watch(TorchFunctionMode):
         self._versions += [(name, x, x._version) for name in names]
         return x.detach()
 
-    def note(self, name: str, out: Tensor, rule: Rule) -> None:
+    def note(self, parameter: Tensor, out: Tensor, rule: Rule) -> None:
         """The gradient arriving at `out` is all that `rule` needs."""
-        self.uses.append(Use(name, get_gradient_edge(out), rule))
+        view = parameter if self.is_transposed(parameter) else None
+        self.uses.append(Use(self.name(parameter), get_gradient_edge(out), rule, view))
 
     def rows(self, x: Tensor, width_dims: int = 1) -> Tensor:
         """(N, T, width): x with samples first and everything between flattened.
@@ -155,10 +176,26 @@ class Watch(TorchFunctionMode):
         """
         if not self.may_expand:
             raise NotHandled
-        self.expanded = True
         if x.dim() > 2 and x.shape[0] == 1:
             x = x[0]
-        return x.expand(self.samples, *x.shape)
+        x = x.expand(self.samples, *x.shape)
+        self.expanded = True
+        self._per_sample[x] = True
+        return x
+
+
+# Sums and products of tensors of one shape.
+_ELEMENTWISE = {
+    torch.add,
+    Tensor.add,
+    Tensor.__add__,
+    Tensor.__radd__,
+    Tensor.__iadd__,
+    torch.mul,
+    Tensor.mul,
+    Tensor.__mul__,
+    Tensor.__rmul__,
+}
 
 
 def _refuse_dropout(func: Any, args: tuple, kwargs: dict) -> None:

@@ -1,0 +1,77 @@
+"""What counting only the first parameters does to gradient ranks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geomfast.analysis.trajectories import CELL, in_order, select
+
+#: Measures that are recorded exactly and, with `FIRST` appended, over the first entries only.
+MEASURES = ("fisher_rank", "gradient_covariance_rank")
+FIRST = "_first_50k"
+
+
+def truncation(records: pd.DataFrame) -> pd.DataFrame:
+    """Gradient ranks over the first 50,000 parameters beside those over all of them.
+
+    arXiv:2602.15997 kept the first 50,000 entries of every gradient, which are mostly embeddings.
+
+    Args:
+        records: the table of :func:`geomfast.records.load_records`.
+
+    Returns:
+        A row per cell and measure: ``measure``, ``checkpoints`` (that have both), ``exact`` and
+        ``first`` (at the last of them), ``ratio`` (median over checkpoints of first over exact)
+        and ``correlation`` (Spearman's, of the two trajectories; NaN below three checkpoints or
+        where one does not change).
+    """
+    found = []
+    for measure in MEASURES:
+        key = [*CELL, "step"]
+        exact = select(records, measure)[[*key, "value"]]
+        first = select(records, measure + FIRST)[[*key, "value"]]
+        both = exact.merge(first, on=key, suffixes=("_exact", "_first"))
+        for cell, rows in both.groupby(CELL, sort=False):
+            whole, part = rows["value_exact"].to_numpy(), rows["value_first"].to_numpy()
+            found.append(
+                dict(zip(CELL, cell, strict=True))
+                | {
+                    "measure": measure,
+                    "checkpoints": len(rows),
+                    "exact": float(whole[-1]),
+                    "first": float(part[-1]),
+                    "ratio": float(np.median(part / whole)),
+                    "correlation": _spearman(whole, part),
+                }
+            )
+    columns = [*CELL, "measure", "checkpoints", "exact", "first", "ratio", "correlation"]
+    return in_order(pd.DataFrame(found, columns=columns))
+
+
+def truncation_summary(table: pd.DataFrame) -> dict[str, Any]:
+    """Medians over cells of what :func:`truncation` found, by measure.
+
+    Returns:
+        For each measure present ``ratio``, its 5th and 95th percentile over cells ``low`` and
+        ``high``, ``correlation`` (median of those defined) and ``n`` (cells).
+    """
+    return {
+        str(measure): {
+            "ratio": float(rows["ratio"].median()),
+            "low": float(rows["ratio"].quantile(0.05)),
+            "high": float(rows["ratio"].quantile(0.95)),
+            "correlation": float(rows["correlation"].median()),
+            "n": len(rows),
+        }
+        for measure, rows in table.groupby("measure", sort=False)
+    }
+
+
+def _spearman(a: np.ndarray, b: np.ndarray) -> float:
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return math.nan
+    return float(pd.Series(a).corr(pd.Series(b), method="spearman"))
