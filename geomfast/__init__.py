@@ -18,6 +18,11 @@ if TYPE_CHECKING:
         gradient_covariance_rank,
         gradient_gram,
     )
+    from geomfast.measures.hessian import (
+        hessian_density,
+        hessian_top_eigenvalues,
+        hessian_trace,
+    )
     from geomfast.measures.spectra import effective_rank, rankme, singular_values
     from geomfast.records import load_records
 
@@ -27,6 +32,9 @@ _HOME = {
     "fisher_effective_rank": "geomfast.measures.gradients",
     "gradient_covariance_rank": "geomfast.measures.gradients",
     "gradient_gram": "geomfast.measures.gradients",
+    "hessian_density": "geomfast.measures.hessian",
+    "hessian_top_eigenvalues": "geomfast.measures.hessian",
+    "hessian_trace": "geomfast.measures.hessian",
     "load_records": "geomfast.records",
     "rankme": "geomfast.measures.spectra",
     "singular_values": "geomfast.measures.spectra",
@@ -39,6 +47,9 @@ __all__ = [
     "fisher_effective_rank",
     "gradient_covariance_rank",
     "gradient_gram",
+    "hessian_density",
+    "hessian_top_eigenvalues",
+    "hessian_trace",
     "load_records",
     "rankme",
     "singular_values",

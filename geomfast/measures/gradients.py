@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from geomfast.kernels import gradient_gram as kernel
 from geomfast.kernels.spectra import exp_entropy
-from geomfast.measures.per_sample.attribution import LossFunction, attribute
+from geomfast.measures.checks import LossFunction
+from geomfast.measures.per_sample.attribution import attribute
 
 # With less than this share of the squared gradients, a centred Gram matrix made of differences of
 # Gram entries has lost too many digits.

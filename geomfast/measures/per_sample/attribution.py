@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,17 +11,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from geomfast.kernels import gradient_gram as kernel
 from geomfast.kernels.gradient_gram import Factors
-from geomfast.measures.per_sample.checks import (
+from geomfast.measures.checks import (
+    LossFunction,
     checked_losses,
     chosen,
     count,
     refuse_coupled,
     require_finite,
 )
-from geomfast.measures.per_sample.graph import uses_in_graph
+from geomfast.measures.graph import uses_in_graph
 from geomfast.measures.per_sample.watch import Use, Watch
-
-LossFunction = Callable[[nn.Module, Any], Tensor]
 
 # Scaled by powers of two, the gradients of a sample that depends on no other keep every bit, but
 # kernels that add in no fixed order may round the last ones differently.

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
@@ -20,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from geomfast.kernels.gradient_gram import Factors
+from geomfast.measures.checks import refuse_dropout
 
 #: Gradient of an operation's output, samples first -> what one parameter's gradient is made of.
 Rule = Callable[[Tensor], Factors]
@@ -85,7 +85,7 @@ class Watch(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        _refuse_dropout(func, args, kwargs)
+        refuse_dropout(func, args, kwargs)
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         used = [x for x in tensors if x in self._names or x in self._transposed]
         if used and torch.is_grad_enabled():
@@ -196,15 +196,3 @@ _ELEMENTWISE = {
     Tensor.__mul__,
     Tensor.__rmul__,
 }
-
-
-def _refuse_dropout(func: Any, args: tuple, kwargs: dict) -> None:
-    if func is F.scaled_dot_product_attention:
-        chance = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0)
-        if chance > 0:
-            raise ValueError(f"dropout of attention is on (dropout_p = {chance}): turn it off")
-    elif func is F.dropout:
-        chance = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
-        active = kwargs.get("training", args[2] if len(args) > 2 else True)
-        if active and chance > 0:
-            raise ValueError(f"dropout is on (p = {chance}): call model.eval() first")

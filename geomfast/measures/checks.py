@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
 
 
 def chosen(
@@ -43,7 +47,22 @@ def chosen(
     }, None
 
 
-def count(batch: Any) -> int:
+def batches_of(data: Any) -> list[Any]:
+    """The batches of `data`: itself if it is a tensor, a tuple or a mapping, else its items.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if isinstance(data, (Tensor, tuple, Mapping)):
+        return [data]
+    batches = list(data)
+    if not batches:
+        raise ValueError("data holds no batch")
+    return batches
+
+
+def count(batch: Any, least: int = 2) -> int:
+    """N, the samples of a batch."""
     tensors = [x for x in tree_leaves(batch) if isinstance(x, Tensor)]
     if not tensors:
         raise ValueError("batch holds no tensor")
@@ -52,19 +71,19 @@ def count(batch: Any) -> int:
         shapes = [tuple(x.shape) for x in tensors]
         raise ValueError(f"tensors of batch must share their first dimension N, not {shapes}")
     (samples,) = sizes
-    if samples < 2:
-        raise ValueError(f"batch has N = {samples} samples; N >= 2 is needed")
+    if samples < least:
+        raise ValueError(f"batch has N = {samples} samples; N >= {least} is needed")
     return samples
 
 
-def checked_losses(losses: Any, samples: int) -> Tensor:
+def checked_losses(losses: Any, samples: int, differentiable: bool = True) -> Tensor:
     if not isinstance(losses, Tensor) or not losses.is_floating_point():
         kind = losses.dtype if isinstance(losses, Tensor) else type(losses).__name__
         raise TypeError(f"loss_fn must return a floating-point tensor, not {kind}")
     if losses.shape != (samples,):
         hint = "; it must not be reduced over samples" if losses.dim() == 0 else ""
         raise ValueError(f"loss_fn must return shape ({samples},), not {tuple(losses.shape)}{hint}")
-    if not losses.requires_grad:
+    if differentiable and not losses.requires_grad:
         raise ValueError("the losses do not depend on any parameter that requires gradients")
     return losses
 
@@ -86,3 +105,24 @@ def require_finite(gram: Tensor, name: str) -> None:
     if bad.any():
         sample = int(bad.nonzero()[0])
         raise ValueError(f"the gradient of sample {sample} is not finite in parameter {name}")
+
+
+class RefuseDropout(TorchFunctionMode):
+    """Raises where a function called inside would drop at random."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        refuse_dropout(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+def refuse_dropout(func: Any, args: tuple, kwargs: dict) -> None:
+    """Raises if this call is to a function that drops at random."""
+    if func is F.scaled_dot_product_attention:
+        chance = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0)
+        if chance > 0:
+            raise ValueError(f"dropout of attention is on (dropout_p = {chance}): turn it off")
+    elif func is F.dropout:
+        chance = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
+        active = kwargs.get("training", args[2] if len(args) > 2 else True)
+        if active and chance > 0:
+            raise ValueError(f"dropout is on (p = {chance}): call model.eval() first")

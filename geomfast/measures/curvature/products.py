@@ -1,0 +1,233 @@
+"""Products of a model's Hessian with vectors, by double backward through a kept graph.
+
+Pearlmutter (1994), "Fast exact multiplication by the Hessian": H v is the gradient of <g, v>. The
+graph of g is built once; a product costs what two further backward passes do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from geomfast.measures.checks import (
+    LossFunction,
+    RefuseDropout,
+    batches_of,
+    checked_losses,
+    chosen,
+    count,
+    refuse_coupled,
+)
+from geomfast.measures.graph import once_differentiable_functions
+
+#: Bytes of graphs that are kept between products; what exceeds it is computed again each time.
+KEPT_BYTES = 4 << 30
+
+
+class Products(Protocol):
+    """A symmetric matrix known by its products.
+
+    Attributes:
+        dimension: P, its side.
+        sizes: entries of every parameter, in the order of a vector.
+        like: a tensor of the vectors' type and device.
+    """
+
+    dimension: int
+    sizes: dict[str, int]
+    like: Tensor
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """(P,) -> (P,)."""
+        ...
+
+
+@contextlib.contextmanager
+def twice_differentiable():
+    """Inside, attention is computed by what can be differentiated twice, and gradients are on.
+
+    Flash, memory-efficient and fused CPU attention have no second derivative (PyTorch issues
+    116350 and 128971).
+    """
+    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), RefuseDropout():
+        yield
+
+
+class HessianProducts:
+    """Products of the Hessian of the mean loss over data.
+
+    Args:
+        model, loss_fn: as everywhere in geomfast.
+        data: one batch, or an iterable of batches that count by their samples.
+        params: names of parameters, with shell wildcards; None for all that require gradients.
+        kept_bytes: of graphs to keep; batches beyond it are differentiated anew each time.
+
+    Raises:
+        ValueError: as `geomfast.hessian_top_eigenvalues`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        data: Any,
+        params: Iterable[str] | None = None,
+        *,
+        kept_bytes: int = KEPT_BYTES,
+    ):
+        refuse_coupled(model)
+        self.model, self.loss_fn = model, loss_fn
+        self.parameters, _ = chosen(model, params)
+        self.batches = batches_of(data)
+        counts = [count(batch, least=1) for batch in self.batches]
+        self.samples = sum(counts)
+        self.sizes = {name: p.numel() for name, p in self.parameters.items()}
+        self.dimension = sum(self.sizes.values())
+        first = next(iter(self.parameters.values()))
+        self.like = first.detach().new_empty(
+            0, dtype=torch.promote_types(first.dtype, torch.float32)
+        )
+        fitting = self._fitting(counts, kept_bytes)
+        self._kept = [self._prepared(i) for i in range(fitting)]
+        self._again = range(fitting, len(self.batches))
+        for i in self._again:  # whatever is wrong with a batch is said now
+            self._loss(i, differentiable=False)
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """(P,) -> (P,) of the type of `like`."""
+        return self.block(list(self.parameters), v)
+
+    def block(self, names: list[str], v: Tensor) -> Tensor:
+        """Product with the diagonal block of some parameters: (p,) -> (p,), p their entries."""
+        total = torch.zeros_like(v)
+        for prepared in self._kept:
+            total += self._product(prepared, names, v)
+        for i in self._again:
+            total += self._product(self._prepared(i), names, v)
+        return total
+
+    def where_not_finite(self, v: Tensor) -> str:
+        """Which batch's product with v is not finite, for a message."""
+        for i in range(len(self.batches)):
+            product = self._product(self._prepared(i), list(self.parameters), v)
+            if not torch.isfinite(product).all():
+                return f"batch {i}"
+        return "the sum over batches"
+
+    def _loss(self, i: int, differentiable: bool = True) -> Tensor:
+        """Batch i's share of the mean loss."""
+        with twice_differentiable() if differentiable else torch.no_grad():
+            losses = self.loss_fn(self.model, self.batches[i])
+            losses = checked_losses(losses, count(self.batches[i], least=1), differentiable)
+            bad = ~torch.isfinite(losses.detach())
+            if bad.any():
+                sample = int(bad.nonzero()[0])
+                raise ValueError(f"the loss of sample {sample} of batch {i} is not finite")
+            return losses.sum() / self.samples
+
+    def _prepared(self, i: int) -> Any:
+        """What products with batch i's share start from: its gradient, with the graph of it."""
+        loss = self._loss(i)
+        require_second_derivative(loss)
+        with torch.enable_grad(), second_derivatives():
+            gradients = torch.autograd.grad(
+                loss, list(self.parameters.values()), create_graph=True, allow_unused=True
+            )
+        found = {}
+        for name, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is None:
+                raise ValueError(
+                    f"parameter {name} does not reach the loss: leave it out of params"
+                )
+            found[name] = gradient
+        return found
+
+    def _product(self, prepared: Any, names: list[str], v: Tensor) -> Tensor:
+        gradient: dict[str, Tensor] = prepared
+        parameters = [self.parameters[name] for name in names]
+        shaped = self._shaped(parameters, v)
+        # What does not depend on any parameter, the gradient of a linear loss say, has no share.
+        curved = [(gradient[name], part) for name, part in zip(names, shaped, strict=True)]
+        curved = [(g, part) for g, part in curved if g.requires_grad]
+        if not curved:
+            return torch.zeros_like(v)
+        outputs, directions = zip(*curved, strict=True)
+        with second_derivatives():
+            products = torch.autograd.grad(
+                outputs, parameters, directions, retain_graph=True, allow_unused=True
+            )
+        return self._flat(parameters, products, v)
+
+    @staticmethod
+    def _shaped(parameters: list[Tensor], v: Tensor) -> list[Tensor]:
+        parts = v.split([p.numel() for p in parameters])
+        return [part.view_as(p).to(p.dtype) for part, p in zip(parts, parameters, strict=True)]
+
+    @staticmethod
+    def _flat(parameters: list[Tensor], products: Sequence[Tensor | None], v: Tensor) -> Tensor:
+        flat = [
+            v.new_zeros(p.numel()) if product is None else product.reshape(-1).to(v.dtype)
+            for product, p in zip(products, parameters, strict=True)
+        ]
+        return torch.cat(flat)
+
+    def _fitting(self, counts: list[int], kept_bytes: int) -> int:
+        """How many batches' graphs may be kept; always at least one's."""
+        if len(counts) == 1:
+            return 1
+        per_sample = self._graph_bytes() / counts[0]
+        fitting, left = 0, kept_bytes
+        for samples in counts:
+            left -= int(samples * per_sample)
+            if left < 0:
+                break
+            fitting += 1
+        return max(fitting, 1)
+
+    def _graph_bytes(self) -> int:
+        """What the graph of the first batch's gradient holds, its parameters aside."""
+        gradient = sum(p.numel() * p.element_size() for p in self.parameters.values())
+        own = {p.untyped_storage().data_ptr() for p in self.parameters.values()}
+        seen: dict[int, int] = {}
+
+        def note(x: Tensor) -> Tensor:
+            storage = x.untyped_storage()
+            if storage.data_ptr() not in own:
+                seen[storage.data_ptr()] = storage.nbytes()
+            return x
+
+        with saved_tensors_hooks(note, lambda x: x):
+            self._prepared(0)
+        return gradient + sum(seen.values())
+
+
+def require_second_derivative(loss: Tensor) -> None:
+    """Raises where a function's backward is declared not to be differentiable.
+
+    Autograd would leave its curvature out without a word.
+    """
+    if names := once_differentiable_functions(loss):
+        raise ValueError(
+            f"the model has no second derivative: custom autograd functions with a "
+            f"once_differentiable backward: {', '.join(names)}"
+        )
+
+
+@contextlib.contextmanager
+def second_derivatives():
+    """Explains what cannot be differentiated twice."""
+    try:
+        yield
+    except (RuntimeError, NotImplementedError) as error:
+        if not any(sign in str(error) for sign in _NO_SECOND_DERIVATIVE):
+            raise
+        raise ValueError(f"the model has no second derivative: {error}") from error
+
+
+_NO_SECOND_DERIVATIVE = ("is not implemented", "not supported", "double backward")

@@ -1,0 +1,59 @@
+"""What autograd's graph tells of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+
+def nodes(output: Tensor, *, beyond: Tensor | None = None) -> Iterator[Node]:
+    """Every operation that the output was made by, leaves included, each once.
+
+    Those that `beyond` was made by only through other operations, where it is given.
+    """
+    seen, waiting = {output.grad_fn}, [output.grad_fn]
+    if beyond is not None:
+        seen.add(beyond.grad_fn)
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        yield node
+        for following, _ in node.next_functions:
+            if following not in seen:
+                seen.add(following)
+                waiting.append(following)
+
+
+def uses_in_graph(output: Tensor, parameters: dict[str, Tensor]) -> dict[str, int]:
+    """How many operations took each parameter on its way to the output.
+
+    Args:
+        output: has a graph.
+        parameters: by name; leaves of graphs.
+
+    Returns:
+        Name -> count, 0 for a parameter that does not reach the output.
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    uses = dict.fromkeys(parameters, 0)
+    for node in nodes(output):
+        for following, _ in node.next_functions:
+            name = names.get(id(getattr(following, "variable", None)))
+            if name is not None:
+                uses[name] += 1
+    return uses
+
+
+def once_differentiable_functions(output: Tensor) -> list[str]:
+    """Names of the autograd functions on the way to the output that say so of their backward."""
+    found = set()
+    for node in nodes(output):
+        function = getattr(type(node), "_forward_cls", None)
+        backward = getattr(function, "backward", None)
+        # The decorator's wrapper is defined where the decorator is.
+        if getattr(backward, "__globals__", {}).get("__name__") == "torch.autograd.function":
+            found.add(function.__name__)
+    return sorted(found)

@@ -1,0 +1,260 @@
+"""Hessian of the mean loss: eigenvalues at its ends, trace, and density of all eigenvalues.
+
+None forms the matrix. Every product is exact, on any model; each result says how sure it is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from geomfast.measures.checks import LossFunction
+from geomfast.measures.curvature import lanczos
+from geomfast.measures.curvature.density import Density, spectral_density
+from geomfast.measures.curvature.gauss_newton import GaussNewtonProducts
+from geomfast.measures.curvature.lanczos import Eigenpairs, eigenpairs, random_vector
+from geomfast.measures.curvature.products import HessianProducts
+from geomfast.measures.curvature.trace import Trace, hutch_plus_plus
+
+Matrix = Literal["hessian", "gauss-newton"]
+_PRODUCTS = {"hessian": HessianProducts, "gauss-newton": GaussNewtonProducts}
+_Found = TypeVar("_Found")
+
+
+class NotConverged(UserWarning):
+    """A result is not as good as was asked for."""
+
+
+def hessian_top_eigenvalues(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    *,
+    k: int = 1,
+    tol: float = 1e-3,
+    max_iterations: int = 100,
+    seed: int = 0,
+    ends: str = "largest",
+    matrix: Matrix = "hessian",
+    params: Iterable[str] | None = None,
+    per_layer: bool = False,
+    start: Tensor | None = None,
+) -> Any:
+    r"""Eigenvalues at the ends of the spectrum of the Hessian of the mean loss.
+
+    Lanczos with thick restart (Wu and Simon 2000) and full reorthogonalisation. Attention is
+    computed by its plain formula inside, which alone can be differentiated twice.
+
+    Args:
+        model: any module. Its mode, gradients and parameters stay as they are.
+        loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample.
+        data: one batch (a tensor, tuple or mapping), or an iterable of batches, which count by
+            their samples.
+        k: how many; of each end for "both".
+        tol: an eigenvalue has converged when its residual |H v - value v| is at most `tol` times
+            its absolute value.
+        max_iterations: products at most, k or more.
+        seed: of the first vector.
+        ends: "largest", "smallest", "both" or "magnitude" (largest absolute values).
+        matrix: "hessian", or "gauss-newton" for its part without the curvature of the model.
+        params: names of parameters, with shell wildcards; None for all that require gradients.
+        per_layer: of the diagonal block of every layer instead, as a dictionary of module name
+            -> result. A layer's parameters are those that its module itself holds.
+        start: (P,) or (m, P), vectors near the wanted ones, from an earlier checkpoint say.
+
+    Returns:
+        `values` (k,) float64, descending; `residuals` (k,); `vectors` (k, P), in the order of
+        `model.named_parameters()`; `iterations`, products computed; `converged`.
+
+    Warns:
+        NotConverged: a residual is too large after `max_iterations`.
+
+    Raises:
+        TypeError: loss_fn does not return a floating-point tensor.
+        ValueError: bad arguments; no data; a reduced loss; a loss or product with NaN or infinity
+            (the batch is named); a parameter that does not reach the loss; dropout, or batch
+            normalisation in training mode; a model without second derivative.
+    """
+    if ends not in lanczos.ENDS:
+        raise ValueError(f"ends must be one of {', '.join(lanczos.ENDS)}, not {ends!r}")
+    if not tol > 0:
+        raise ValueError(f"tol must be positive, not {tol}")
+    _require_positive(k=k, max_iterations=max_iterations)
+    products = _products(model, loss_fn, data, params, matrix)
+    if not per_layer:
+        return _top(
+            products, products, products.dimension, k, tol, max_iterations, seed, ends, start
+        )
+    layers: dict[str, list[str]] = {}
+    for name in products.parameters:
+        layers.setdefault(name.rpartition(".")[0], []).append(name)
+    found = {}
+    for layer, names in layers.items():
+        size = sum(products.sizes[name] for name in names)
+        block: Callable[[Tensor], Tensor] = lambda v, names=names: products.block(names, v)  # noqa: E731
+        found[layer] = _top(
+            products, block, size, min(k, size), tol, max_iterations, seed, ends, None, layer
+        )
+    return found
+
+
+def hessian_trace(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    *,
+    probes: int = 30,
+    seed: int = 0,
+    matrix: Matrix = "hessian",
+    params: Iterable[str] | None = None,
+) -> Trace:
+    """Trace of the Hessian of the mean loss, by Hutch++ (Meyer et al. 2021, arXiv:2010.09649).
+
+    Args:
+        model, loss_fn, data, matrix, params: as in `hessian_top_eigenvalues`.
+        probes: products to spend, 6 or more.
+        seed: of the random signs.
+
+    Returns:
+        `mean`, `stderr` (its standard error) and `products`. Exact, with rounding for `stderr`,
+        where the parameters have at most `probes` entries.
+
+    Raises:
+        As `hessian_top_eigenvalues`.
+    """
+    if probes < 6:
+        raise ValueError(f"probes must be 6 or more, not {probes}")
+    products = _products(model, loss_fn, data, params, matrix)
+    return _finite(
+        products,
+        lambda: hutch_plus_plus(products, products.like, products.dimension, probes, seed),
+    )
+
+
+def hessian_density(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    *,
+    probes: int = 10,
+    iterations: int = 50,
+    seed: int = 0,
+    width: float | None = None,
+    matrix: Matrix = "hessian",
+    params: Iterable[str] | None = None,
+) -> Density:
+    """Density of the Hessian's eigenvalues, by stochastic Lanczos quadrature.
+
+    Ubaru, Chen and Saad (2017); Ghorbani et al. (2019, arXiv:1901.10159) for networks.
+
+    Args:
+        model, loss_fn, data, matrix, params: as in `hessian_top_eigenvalues`.
+        probes: random starts.
+        iterations: products of each.
+        seed: of the starts.
+        width: standard deviation of the Gaussian that smooths, in units of eigenvalues; None for
+            a hundredth of their span.
+
+    Returns:
+        `grid` and `density` (1024,) float64, which integrates to 1; `stderr` over probes; `nodes`
+        and `weights` (probes, iterations) of the quadrature before smoothing.
+
+    Raises:
+        As `hessian_top_eigenvalues`.
+    """
+    _require_positive(probes=probes, iterations=iterations)
+    if width is not None and not width > 0:
+        raise ValueError(f"width must be positive, not {width}")
+    products = _products(model, loss_fn, data, params, matrix)
+    return _finite(
+        products,
+        lambda: spectral_density(
+            products,
+            products.like,
+            products.dimension,
+            probes=probes,
+            iterations=iterations,
+            seed=seed,
+            width=width,
+        ),
+    )
+
+
+def _products(
+    model: nn.Module, loss_fn: LossFunction, data: Any, params: Iterable[str] | None, matrix: str
+) -> HessianProducts:
+    if matrix not in _PRODUCTS:
+        raise ValueError(f"matrix must be one of {', '.join(_PRODUCTS)}, not {matrix!r}")
+    return _PRODUCTS[matrix](model, loss_fn, data, params)
+
+
+def _top(
+    products: HessianProducts,
+    product: Callable[[Tensor], Tensor],
+    dimension: int,
+    k: int,
+    tol: float,
+    max_iterations: int,
+    seed: int,
+    ends: str,
+    start: Tensor | None,
+    layer: str = "",
+) -> Eigenpairs:
+    if k > dimension:
+        raise ValueError(f"k = {k} eigenvalues of a matrix of side {dimension}")
+    if max_iterations < k:
+        raise ValueError(f"max_iterations = {max_iterations} is less than k = {k}")
+    first = random_vector(products.like, dimension, seed)
+    if start is not None:
+        first = _near(start, first)
+    found = _finite(
+        products,
+        lambda: eigenpairs(
+            product, first, k=k, ends=ends, tol=tol, max_iterations=max_iterations, seed=seed
+        ),
+    )
+    if not found.converged:
+        where = f" of {layer}" if layer else ""
+        worst = (found.residuals / found.values.abs().clamp_min(1e-300)).max().item()
+        warnings.warn(
+            f"eigenvalues{where} have not converged after {found.iterations} products: the "
+            f"largest relative residual is {worst:.2g}, tol is {tol:.2g}",
+            NotConverged,
+            stacklevel=3,
+        )
+    return found
+
+
+def _near(start: Tensor, noise: Tensor) -> Tensor:
+    """The sum of the given vectors, and enough noise to find what they miss."""
+    rows = start.reshape(-1, start.shape[-1])
+    if rows.shape[1] != noise.numel():
+        raise ValueError(f"start has {rows.shape[1]} entries, the parameters have {noise.numel()}")
+    total = rows.to(noise).sum(0)
+    if not torch.isfinite(total).all() or not total.any():
+        raise ValueError("start must be finite and not zero")
+    return total / total.norm() + 0.2 * noise / noise.norm()
+
+
+def _finite(products: HessianProducts, compute: Callable[[], _Found]) -> _Found:
+    try:
+        return compute()
+    except FloatingPointError as error:
+        raise _not_finite(products) from error
+
+
+def _not_finite(products: HessianProducts) -> ValueError:
+    probe = random_vector(products.like, products.dimension, 0)
+    return ValueError(
+        f"a product with the Hessian is not finite: {products.where_not_finite(probe)}"
+    )
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, not {value}")

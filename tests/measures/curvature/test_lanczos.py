@@ -1,0 +1,150 @@
+"""Eigenpairs, trace and density of matrices with planted spectra."""
+
+import pytest
+import torch
+from scipy import stats
+
+from geomfast.measures.curvature.density import spectral_density
+from geomfast.measures.curvature.lanczos import ENDS, eigenpairs, random_vector
+from geomfast.measures.curvature.trace import hutch_plus_plus
+from tests.measures.curvature.cases import planted
+
+SPECTRA = {
+    "few large": torch.cat([torch.tensor([100.0, 50.0, 49.9, -30.0]), torch.linspace(-1, 1, 200)]),
+    "repeated": torch.tensor([5.0, 5.0, 5.0] + [1.0] * 30),
+    "tiny": torch.tensor([3.0, 2.0, 1.0, 0.0, -1.5]),
+    "one": torch.tensor([2.0]),
+    "zero": torch.zeros(50),
+    "rank two": torch.tensor([4.0, 3.0] + [0.0] * 60),
+    "decay": 2.0 ** -torch.arange(40.0),
+}
+
+
+def wanted(values, ends, k):
+    values = values.sort(descending=True).values
+    if ends == "largest":
+        return values[:k]
+    if ends == "smallest":
+        return values[-k:]
+    if ends == "magnitude":
+        return values[values.abs().argsort(descending=True)[:k]].sort(descending=True).values
+    return torch.cat([values[:k], values[-k:]]) if 2 * k <= len(values) else values
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("look_every", [1, 4])
+def test_planted_spectra(name, k, ends, dtype, look_every):
+    spectrum = SPECTRA[name]
+    if k > len(spectrum):
+        pytest.skip("more than there are")
+    matrix = planted(spectrum).matrix.to(dtype)
+    calls = []
+
+    def product(v):
+        calls.append(1)
+        return matrix @ v
+
+    found = eigenpairs(
+        product, random_vector(matrix[0], len(spectrum), 0), k=k, ends=ends, tol=1e-4,
+        max_iterations=400, look_every=look_every,
+    )  # fmt: skip
+    expected = wanted(spectrum.double(), ends, k)
+    largest = spectrum.abs().max().item()
+    torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=2e-5 * largest + 1e-9)
+    assert found.converged and found.iterations == len(calls)
+    exact = matrix.double() @ found.vectors.double().mT - found.vectors.double().mT * found.values
+    torch.testing.assert_close(exact.norm(dim=0), found.residuals, rtol=0.0, atol=1e-5 * largest)
+    identity = torch.eye(len(expected), dtype=dtype)
+    torch.testing.assert_close(found.vectors @ found.vectors.mT, identity, rtol=0.0, atol=1e-5)
+
+
+def test_stays_orthogonal_through_restarts():
+    spectrum = torch.cat([torch.tensor([10.0]), torch.linspace(0.0, 9.9, 2000)])
+    matrix = planted(spectrum).matrix.float()
+    start = random_vector(matrix[0], len(spectrum), 0)
+    found = eigenpairs(
+        lambda v: matrix @ v, start, k=4, ends="largest", tol=1e-3, max_iterations=400
+    )
+    assert found.converged and found.iterations > 80  # restarted: 60 vectors are kept
+    exact = spectrum.sort(descending=True).values[:4].double()
+    torch.testing.assert_close(found.values, exact, rtol=1e-4, atol=0.0)
+
+
+def test_too_few_products_say_so():
+    matrix = planted(torch.linspace(0.0, 1.0, 300)).matrix
+    start = random_vector(matrix[0], 300, 0)
+    found = eigenpairs(lambda v: matrix @ v, start, k=2, ends="largest", tol=1e-6, max_iterations=9)
+    assert not found.converged and found.iterations == 9
+    exact = torch.linalg.eigvalsh(matrix)
+    for value, residual in zip(found.values, found.residuals, strict=True):
+        assert (exact - value).abs().min() <= residual  # an eigenvalue lies within the residual
+
+
+def test_trace_is_within_its_error():
+    generator = torch.Generator().manual_seed(0)
+    matrix = planted(torch.randn(300, generator=generator) + 0.3).matrix
+    like, exact = matrix[0], matrix.trace().item()
+    within = 0
+    for seed in range(200):
+        found = hutch_plus_plus(lambda v: matrix @ v, like, 300, 30, seed)
+        assert found.products == 30
+        within += abs(found.mean - exact) <= 3 * found.stderr
+    assert within >= 190
+
+
+@pytest.mark.parametrize("name", ["few large", "rank two", "tiny", "zero"])
+def test_trace_where_little_is_random(name):
+    matrix = planted(SPECTRA[name]).matrix
+    found = hutch_plus_plus(lambda v: matrix @ v, matrix[0], len(matrix), 30, 0)
+    exact = SPECTRA[name].double().sum().item()
+    assert abs(found.mean - exact) <= 4 * found.stderr + 1e-12
+
+
+def test_density_of_a_known_spectrum():
+    generator = torch.Generator().manual_seed(0)
+    spectrum = torch.cat(
+        [torch.rand(250, generator=generator), 5 + torch.rand(50, generator=generator)]
+    )
+    matrix = planted(spectrum).matrix
+    found = spectral_density(lambda v: matrix @ v, matrix[0], 300, probes=20, iterations=30, seed=0)
+    assert torch.trapezoid(found.density, found.grid).item() == pytest.approx(1.0, abs=1e-6)
+    torch.testing.assert_close(found.weights.sum(1), torch.ones(20).double())
+    distance = stats.wasserstein_distance(
+        found.nodes.flatten(), spectrum, found.weights.flatten() / 20
+    )
+    assert distance < 0.15  # of a span of 6; the weight of the upper group has 5% of error
+    upper = found.grid > 3
+    share = torch.trapezoid(found.density * upper, found.grid).item()
+    error = torch.trapezoid(found.stderr * upper, found.grid).item()
+    assert abs(share - 1 / 6) <= 3 * error and error < 0.1
+
+
+def test_density_without_room_for_a_basis(monkeypatch):
+    matrix = planted(torch.linspace(0.0, 1.0, 200)).matrix
+    call = lambda: spectral_density(  # noqa: E731
+        lambda v: matrix @ v, matrix[0], 200, probes=3, iterations=20, seed=0, width=0.05
+    )
+    kept = call()
+    monkeypatch.setattr("geomfast.measures.curvature.density.BASIS_BYTES", 0)
+    torch.testing.assert_close(call().density, kept.density, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["zero", "one", "rank two", "repeated"])
+def test_density_of_few_values(name):
+    matrix = planted(SPECTRA[name]).matrix
+    found = spectral_density(
+        lambda v: matrix @ v, matrix[0], len(matrix), probes=2, iterations=10, seed=0
+    )
+    assert torch.trapezoid(found.density, found.grid).item() == pytest.approx(1.0, abs=1e-6)
+    assert found.density.isfinite().all()
+
+
+def test_a_width_that_the_grid_cannot_show():
+    matrix = planted(torch.linspace(0.0, 1.0, 20)).matrix
+    with pytest.raises(ValueError, match="width 1e-05 is too narrow"):
+        spectral_density(
+            lambda v: matrix @ v, matrix[0], 20, probes=1, iterations=5, seed=0, width=1e-5
+        )
