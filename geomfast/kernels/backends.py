@@ -149,6 +149,29 @@ class Candidate:
     slower: str = ""
 
 
+def triton_candidate(device: torch.device) -> Candidate:
+    """What the backend "triton" answers for a tensor on this device."""
+    if device.type == "cuda":
+        missing = triton_missing()
+        return Candidate("triton", missing, missing=bool(missing))
+    if device.type == "cpu" and interpreting_triton():
+        return Candidate("triton", slower="the interpreter is for tests")
+    return Candidate("triton", f"serves tensors on the cuda device, x is on {device}")
+
+
+def cpu_candidate(device: torch.device, slower: str = "") -> Candidate:
+    """What the backend "cpu" answers for a tensor on this device.
+
+    Args:
+        device: of the tensor.
+        slower: why another is preferred nevertheless; empty if none is.
+    """
+    if device.type != "cpu":
+        return Candidate("cpu", f"serves tensors on the cpu, x is on {device}")
+    missing = missing_reason("_cpu")
+    return Candidate("cpu", missing, missing=bool(missing), slower=slower)
+
+
 def choose(operation: str, candidates: Iterable[Candidate]) -> str:
     """Picks the backend for one call.
 

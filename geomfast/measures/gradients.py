@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geomfast.kernels import gradient_gram as kernel
 from geomfast.kernels.spectra import exp_entropy
-from geomfast.measures.checks import LossFunction
+from geomfast.measures.checks import LossFunction, require_finite
 from geomfast.measures.per_sample.attribution import attribute
 
 # With less than this share of the squared gradients, a centred Gram matrix made of differences of
@@ -63,9 +63,17 @@ def gradient_gram(
             batch normalisation in training mode; a loss that depends on other samples; gradients
             with NaN or infinity (sample and parameter are named).
     """
-    factors, grams = attribute(model, loss_fn, batch, params, check, max_memory)
+
+    def measure(centered: bool, check: bool) -> dict[str, Tensor]:
+        def gram(name: str, uses: list[kernel.Factors]) -> Tensor:
+            return kernel.parameter_gram(uses, centered=centered, max_bytes=max_memory)
+
+        return _finite(attribute(model, loss_fn, batch, params, check, gram))
+
+    grams = measure(False, check)
     if center:
-        grams = _centred(factors, grams, max_memory)
+        # The mean first, then the products, where their difference would keep few digits.
+        grams = _centred(grams) or measure(True, False)
     return grams if per_layer else _sum(grams)
 
 
@@ -135,25 +143,41 @@ def gradient_ranks(
     Returns:
         Ranks over all parameters, ranks over the first entries.
     """
-    factors, grams = attribute(model, loss_fn, batch, None, check, kernel.CHUNK_BYTES)
-    beginning, left = {}, first
-    for name, uses in factors.items():
-        entries = uses[0].rows * uses[0].right.shape[-1]
-        if left > 0:
-            beginning[name] = uses if entries <= left else kernel.first_entries(uses, left)
-        left -= entries
-    # A parameter that counts whole has its Gram matrix already.
-    first_grams = {
-        name: grams[name] if uses is factors[name] else kernel.parameter_gram(uses)
-        for name, uses in beginning.items()
-    }
-    return _ranks(factors, grams), _ranks(beginning, first_grams)
+    left = dict(_counted(model, first))
 
+    def measure(centered: bool, check: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        def both(name: str, uses: list[kernel.Factors]) -> tuple[Tensor, Tensor | None]:
+            whole = kernel.parameter_gram(uses, centered=centered)
+            entries = left.get(name)
+            if entries is None:
+                return whole, None
+            if entries == uses[0].rows * uses[0].right.shape[-1]:
+                return whole, whole
+            some = kernel.first_entries(uses, entries)
+            return whole, kernel.parameter_gram(some, centered=centered)
 
-def _ranks(factors: dict[str, list[kernel.Factors]], grams: dict[str, Tensor]) -> GradientRanks:
-    return GradientRanks(
-        _rank(_sum(grams)), _rank(_sum(_centred(factors, grams, kernel.CHUNK_BYTES)))
+        grams = attribute(model, loss_fn, batch, None, check, both)
+        every = _finite({name: whole for name, (whole, _) in grams.items()})
+        return every, {name: some for name, (_, some) in grams.items() if some is not None}
+
+    grams = measure(False, check)
+    centred = [_centred(part) for part in grams]
+    if not all(centred):
+        again = measure(True, False)
+        centred = [part or other for part, other in zip(centred, again, strict=True)]
+    every, beginning = (
+        GradientRanks(_rank(_sum(part)), _rank(_sum(less_mean or part)))
+        for part, less_mean in zip(grams, centred, strict=True)
     )
+    return every, beginning
+
+
+def _counted(model: nn.Module, first: int) -> Iterable[tuple[str, int]]:
+    """Names of the parameters that hold the first entries, and how many of theirs count."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and first > 0:
+            yield name, min(first, parameter.numel())
+            first -= parameter.numel()
 
 
 def _rank(gram: Tensor) -> float:
@@ -164,20 +188,23 @@ def _sum(grams: dict[str, Tensor]) -> Tensor:
     return torch.stack(list(grams.values())).sum(0)
 
 
-def _centred(
-    factors: dict[str, list[kernel.Factors]], grams: dict[str, Tensor], max_memory: int
-) -> dict[str, Tensor]:
-    """Gram matrices of the gradients less their mean, by parameter."""
+def _finite(grams: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, gram in grams.items():
+        require_finite(gram, name)
+    return grams
+
+
+def _centred(grams: dict[str, Tensor]) -> dict[str, Tensor] | None:
+    """Gram matrices of the gradients less their mean, by parameter.
+
+    None where the mean dominates, so that these differences of entries have lost their digits.
+    """
     centred = {}
     for name, gram in grams.items():
         gram = gram - gram.mean(0, keepdim=True)
         centred[name] = gram - gram.mean(1, keepdim=True)
     if _sum(centred).trace() < _MEAN_DOMINATES * _sum(grams).trace():
-        # The mean first, then the products: their difference would keep few digits.
-        return {
-            name: kernel.parameter_gram(uses, centered=True, max_bytes=max_memory)
-            for name, uses in factors.items()
-        }
+        return None
     return centred
 
 

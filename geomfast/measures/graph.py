@@ -47,11 +47,42 @@ def uses_in_graph(output: Tensor, parameters: dict[str, Tensor]) -> dict[str, in
     return uses
 
 
+def reached(output: Tensor, marked: set[Node]) -> tuple[set[Node], set[Node]]:
+    """Which of the marked operations the output was made by, and which of these come first.
+
+    Returns:
+        Those reached, and among them those that no other marked one went into: a backward pass
+        that arrives at the latter has passed by all.
+    """
+    found, first = set(), set()
+    below: dict[Node, bool] = {}  # whether a marked one went into it
+    waiting = [output.grad_fn]
+    while waiting:
+        node = waiting[-1]
+        if node is None or node in below:
+            waiting.pop()
+            continue
+        children = [following for following, _ in node.next_functions if following is not None]
+        unseen = [child for child in children if child not in below]
+        if unseen:
+            waiting += unseen
+            continue
+        waiting.pop()
+        below[node] = any(below[child] or child in marked for child in children)
+        if node in marked:
+            found.add(node)
+            if not below[node]:
+                first.add(node)
+    return found, first
+
+
 def once_differentiable_functions(output: Tensor) -> list[str]:
     """Names of the autograd functions on the way to the output that say so of their backward."""
     found = set()
     for node in nodes(output):
         function = getattr(type(node), "_forward_cls", None)
+        if function is None:
+            continue
         backward = getattr(function, "backward", None)
         # The decorator's wrapper is defined where the decorator is.
         if getattr(backward, "__globals__", {}).get("__name__") == "torch.autograd.function":

@@ -76,6 +76,7 @@ class Tables(nn.Module):
         t = x.shape[1]
         h = self.tokens(x) + self.learned(torch.arange(t)) + self.sliced[:t]
         h = h + self.learned(torch.arange(t).unsqueeze(0)) + self.added[:, :t]
+        h = h + self.learned(torch.arange(t).expand(x.shape))
         return self.out(torch.tanh(h))
 
 

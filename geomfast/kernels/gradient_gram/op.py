@@ -1,23 +1,44 @@
-"""Gram matrix of the per-sample gradients of one matrix-shaped parameter: choice of the path."""
+"""Gram matrix of the per-sample gradients of one matrix-shaped parameter: who serves, and how."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from geomfast.kernels.backends import Candidate, choose
-from geomfast.kernels.gradient_gram import plain, reference
+from geomfast.kernels.backends import Candidate, choose, cpu_candidate, triton_candidate
+from geomfast.kernels.gradient_gram import cpu, plain, reference, triton
 from geomfast.kernels.gradient_gram.factors import Factors, stored
 
 #: Bytes of temporaries at a time: what a processor's last cache holds, more or less.
 CHUNK_BYTES = 16 << 20
 
+# Backend -> module with `ghost`, `materialised` and `gram_of_rows`.
+IMPLEMENTATIONS = {"triton": triton, "cpu": cpu, "torch": plain}
+
+# What a GPU spends on materialised gradients besides their products, in the units of the cost rule:
+# per sample, traffic through its cache and launches of every chunk. Predicted from the rates of an
+# H100 (this folder's README); not yet measured on a GPU.
+_GPU_OVERHEAD = 600
+_GPU_PER_POSITION = 3.2
+
+
+def _candidates(x: Tensor) -> list[Candidate]:
+    """Who serves factors on x's device, best first."""
+    return [
+        triton_candidate(x.device),
+        cpu_candidate(x.device),
+        Candidate("torch"),
+        Candidate("reference", slower="for comparison only"),
+    ]
+
 
 def backend_for(x: Tensor) -> str:
     """Name of the backend that serves factors on x's device."""
-    return choose(
-        "gradient_gram",
-        [Candidate("torch"), Candidate("reference", slower="for comparison only")],
-    )
+    return choose("gradient_gram", _candidates(x))
+
+
+def backends_serving(x: Tensor) -> list[str]:
+    """Names of all backends that can serve factors on x's device, best first."""
+    return [candidate.name for candidate in _candidates(x) if not candidate.refusal]
 
 
 def prefers_ghost(uses: list[Factors]) -> bool:
@@ -30,7 +51,10 @@ def prefers_ghost(uses: list[Factors]) -> bool:
     length = sum(use.length for use in uses)
     rows, columns = uses[0].rows, uses[0].right.shape[-1]
     dense_rows = 0 if all(use.one_hot for use in uses) else rows
-    return length**2 * (columns + dense_rows) < rows * columns * (1 + 2 * length / samples)
+    made = 2 * length
+    if uses[0].right.is_cuda:
+        made = _GPU_PER_POSITION * length + _GPU_OVERHEAD
+    return length**2 * (columns + dense_rows) < rows * columns * (1 + made / samples)
 
 
 def parameter_gram(
@@ -46,13 +70,17 @@ def parameter_gram(
     Returns:
         (N, N) float64.
     """
-    if backend_for(uses[0].right) == "reference":
+    return gram_on(backend_for(uses[0].right), uses, centered, max_bytes)
+
+
+def gram_on(backend: str, uses: list[Factors], centered: bool, max_bytes: int) -> Tensor:
+    """As `parameter_gram`, by one backend."""
+    if backend == "reference":
         return reference.gram(uses, centered)
+    implementation = IMPLEMENTATIONS[backend]
     gradients = stored(uses)
     if gradients is not None:
-        if centered:
-            gradients = plain.less_mean(gradients)
-        return plain.gram_of_rows(gradients)
+        return implementation.gram_of_rows(plain.less_mean(gradients) if centered else gradients)
     if not centered and prefers_ghost(uses):
-        return plain.ghost(uses, max_bytes)
-    return plain.materialised(uses, max_bytes, centered)
+        return implementation.ghost(uses, max_bytes)
+    return implementation.materialised(uses, max_bytes, centered)

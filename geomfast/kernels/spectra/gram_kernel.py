@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from geomfast.kernels.lower_tiles import lower_tile, lower_tiles
+
 # 64 x 64 float64 results stay in registers; 128 x 128 spill.
 _LARGEST_BLOCK = 64
 _BLOCK_K = 16
@@ -35,16 +37,10 @@ def _gram_kernel(
     BLOCK: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    # Programs are numbered matrix by matrix, and within one along the lower triangle of tiles:
-    # (0, 0), (1, 0), (1, 1), (2, 0), ... The root in float32 may be one off, for which two tests
-    # make up.
+    # Programs are numbered matrix by matrix.
     pairs = tiles * (tiles + 1) // 2
     matrix = (tl.program_id(0) // pairs).to(tl.int64)
-    pair = tl.program_id(0) % pairs
-    i = ((tl.sqrt(8.0 * pair.to(tl.float32) + 1.0) - 1.0) / 2.0).to(tl.int32)
-    i = tl.where(i * (i + 1) // 2 > pair, i - 1, i)
-    i = tl.where((i + 1) * (i + 2) // 2 <= pair, i + 1, i)
-    j = pair - i * (i + 1) // 2
+    i, j = lower_tile(tl.program_id(0) % pairs)
 
     rows = i * BLOCK + tl.arange(0, BLOCK)
     columns = j * BLOCK + tl.arange(0, BLOCK)
@@ -110,7 +106,7 @@ def gram_matrices(
     gram = torch.empty((batch, n, n), dtype=torch.float64, device=x.device)
     block = block_for(n)
     tiles = triton.cdiv(n, block)
-    launch: Any = _gram_kernel[(batch * tiles * (tiles + 1) // 2,)]
+    launch: Any = _gram_kernel[(batch * lower_tiles(tiles),)]
     # Triton launches on the current device, which need not be x's.
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
         launch(

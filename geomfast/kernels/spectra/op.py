@@ -12,10 +12,9 @@ import torch
 from geomfast.kernels.backends import (
     Candidate,
     choose,
+    cpu_candidate,
     cuda_missing,
-    interpreting_triton,
-    missing_reason,
-    triton_missing,
+    triton_candidate,
 )
 from geomfast.kernels.checks import all_finite, not_finite_error
 from geomfast.kernels.spectra import cpu, cuda, plain, reference, triton
@@ -41,31 +40,20 @@ _LARGEST_SIDE_ON_CUDA = 2000
 
 def _candidates(x: torch.Tensor) -> list[Candidate]:
     """Who serves x, best first; the measurements behind it are in this folder's README."""
-    side, device = min(x.shape[-2:]), x.device.type
-    elsewhere = "serves tensors on the {}, x is on " + str(x.device)
-    if device == "cuda":
+    side = min(x.shape[-2:])
+    if x.device.type == "cuda":
         missing = cuda_missing()
         too_large = side > _LARGEST_SIDE_ON_CUDA
         limit = f"serves a smaller side up to {_LARGEST_SIDE_ON_CUDA}" if too_large else ""
         on_gpu = Candidate("cuda", missing or limit, missing=bool(missing))
-        missing = triton_missing()
-        in_triton = Candidate("triton", missing, missing=bool(missing))
     else:
-        on_gpu = Candidate("cuda", elsewhere.format("cuda device"))
-        if device == "cpu" and interpreting_triton():
-            in_triton = Candidate("triton", slower="the interpreter is for tests")
-        else:
-            in_triton = Candidate("triton", elsewhere.format("cuda device"))
-    if device != "cpu":
-        native = Candidate("cpu", elsewhere.format("cpu"))
-    else:
-        missing = missing_reason("_cpu")
-        slower = "torch is faster at this size" if side > _LARGEST_SIDE_ON_CPU else ""
-        native = Candidate("cpu", missing, missing=bool(missing), slower=slower)
+        on_gpu = Candidate("cuda", f"serves tensors on the cuda device, x is on {x.device}")
     return [
         on_gpu,
-        in_triton,
-        native,
+        triton_candidate(x.device),
+        cpu_candidate(
+            x.device, "torch is faster at this size" if side > _LARGEST_SIDE_ON_CPU else ""
+        ),
         Candidate("torch"),
         Candidate("reference", slower="for comparison only"),
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import collections
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,11 @@ from geomfast.measures.checks import (
     chosen,
     count,
     refuse_coupled,
-    require_finite,
 )
-from geomfast.measures.graph import uses_in_graph
+from geomfast.measures.graph import reached, uses_in_graph
 from geomfast.measures.per_sample.watch import Use, Watch
+
+Measured = TypeVar("Measured")
 
 # Scaled by powers of two, the gradients of a sample that depends on no other keep every bit, but
 # kernels that add in no fixed order may round the last ones differently.
@@ -34,17 +36,28 @@ def attribute(
     batch: Any,
     params: Iterable[str] | int | None,
     check: bool,
-    max_memory: int,
-) -> tuple[dict[str, list[Factors]], dict[str, Tensor]]:
-    """Factors and Gram matrix of every chosen parameter; see `geomfast.gradient_gram`."""
+    measure: Callable[[str, list[Factors]], Measured],
+) -> dict[str, Measured]:
+    """Hands the factors of every chosen parameter's gradients over, one parameter at a time.
+
+    Args:
+        model, loss_fn, batch, params, check: as in `geomfast.gradient_gram`.
+        measure: (name, factors of all its uses) -> whatever is wanted of them. Called while the
+            backward pass goes on; what it does not keep is freed before the next parameter.
+
+    Returns:
+        What `measure` returned, by parameter in the order of the model.
+    """
     refuse_coupled(model)
     with torch.enable_grad():
         try:
             found = Attribution(model, loss_fn, batch, *chosen(model, params), may_expand=True)
-            return found.measured(check, max_memory)
         except _ExpandedInVain:
             found = Attribution(model, loss_fn, batch, *chosen(model, params), may_expand=False)
-            return found.measured(check, max_memory)
+        try:
+            return found.measured(check, measure)
+        finally:
+            found.forget()
 
 
 class _ExpandedInVain(Exception):
@@ -84,87 +97,80 @@ class Attribution:
                 raise _ExpandedInVain
 
     def measured(
-        self, check: bool, max_memory: int
-    ) -> tuple[dict[str, list[Factors]], dict[str, Tensor]]:
-        """Factors and Gram matrix of every chosen parameter."""
-        factors = self.factors(check)
-        grams = {}
-        for name, uses in factors.items():
-            grams[name] = kernel.parameter_gram(uses, max_bytes=max_memory)
-            require_finite(grams[name], name)
-        return factors, grams
-
-    def factors(self, check: bool) -> dict[str, list[Factors]]:
-        """What every chosen parameter's gradients are made of."""
-        uses, gradients = self._gradients_of_uses(check)
+        self, check: bool, measure: Callable[[str, list[Factors]], Measured]
+    ) -> dict[str, Measured]:
+        """What `measure` makes of every chosen parameter; the graph is used up."""
+        found, first = reached(self.losses, {use.edge.node for use in self.watch.uses})
+        uses = [use for use in self.watch.uses if use.edge.node in found]
         apart = self._apart(uses)
-        if check:
-            apart |= self._of_other_samples(uses, gradients)
-        factors: dict[str, list[Factors]] = {}
-        for use, gradient in zip(uses, gradients, strict=True):
-            if use.name not in apart:
-                exact = torch.promote_types(self.parameters[use.name].dtype, torch.float32)
-                factors.setdefault(use.name, []).append(use.rule(gradient.to(exact)))
-        if apart:
-            factors |= self._one_by_one(sorted(apart))
-        if self.cut:
-            name, kept = self.cut
-            factors[name] = kernel.first_entries(factors[name], kept)
-        return {name: factors[name] for name in self.parameters}
+        results: dict[str, Measured] = {}
+        waiting = collections.Counter(use.name for use in uses)
+        arrived: dict[str, list[Factors]] = {}
 
-    def _gradients_of_uses(self, keep_graph: bool) -> tuple[list[Use], list[Tensor]]:
-        """The uses that reach the losses, and the gradients that arrive there."""
-        uses = self.watch.uses
-        if not uses:
-            return [], []
-        edges = [use.edge for use in uses]
-        gradients = torch.autograd.grad(
-            self.losses.sum(), edges, allow_unused=True, retain_graph=keep_graph
-        )
-        reached = [pair for pair in zip(uses, gradients, strict=True) if pair[1] is not None]
-        return [use for use, _ in reached], [gradient for _, gradient in reached]
+        def factorise(use: Use, gradient: Tensor) -> None:
+            if use.name in apart:
+                return
+            exact = torch.promote_types(self.parameters[use.name].dtype, torch.float32)
+            arrived.setdefault(use.name, []).append(use.rule(gradient.to(exact)))
+            waiting[use.name] -= 1
+            if waiting[use.name] == 0:  # all that add up are there
+                results[use.name] = self._finished(use.name, arrived.pop(use.name), measure)
+
+        probe = Probe(self.samples, self.losses) if check else None
+
+        def compare(use: Use, gradient: Tensor) -> None:
+            if probe is not None:
+                probe.compare(use, gradient)
+            factorise(use, gradient)
+
+        if uses:
+            ends = [use.edge for use in uses if use.edge.node in first]
+            if probe is not None:
+                self.watch.arrivals.wanted_by = probe.note
+                torch.autograd.grad(self.losses @ probe.weights, ends, retain_graph=True)
+            self.watch.arrivals.wanted_by = compare
+            torch.autograd.grad(self.losses.sum(), ends)
+        if probe is not None:
+            apart |= probe.wrong
+        for name, factors in self._one_by_one(sorted(apart)).items():
+            results[name] = self._finished(name, factors, measure)
+        return {name: results[name] for name in self.parameters}
+
+    def forget(self) -> None:
+        """Breaks the circle of hooks, rules and graph, so that its memory is free at once."""
+        self.watch.arrivals.wanted_by = None
+        self.watch.uses.clear()
+
+    def _finished(
+        self,
+        name: str,
+        factors: list[Factors],
+        measure: Callable[[str, list[Factors]], Measured],
+    ) -> Measured:
+        if self.cut and self.cut[0] == name:
+            factors = kernel.first_entries(factors, self.cut[1])
+        return measure(name, factors)
 
     def _apart(self, uses: list[Use]) -> set[str]:
         """Names of parameters that have a use without factors, noticed or not."""
         apart = self.watch.unhandled | self.watch.changed_inputs()
-        known: dict[str, list[int]] = {}
+        known: dict[str, set[int]] = {}
         for use in uses:
             # All uses of one transposed view are one use of the parameter to autograd.
-            known.setdefault(use.name, []).append(id(use if use.view is None else use.view))
+            known.setdefault(use.name, set()).add(id(use if use.view is None else use.view))
         for name, all_uses in uses_in_graph(self.losses, self.parameters).items():
             if all_uses == 0:
                 raise ValueError(
                     f"parameter {name} does not reach the loss: leave it out of params"
                 )
-            if all_uses != len(set(known.get(name, []))):
+            if all_uses != len(known.get(name, ())):
                 apart.add(name)
         return apart
 
-    def _of_other_samples(self, uses: list[Use], gradients: list[Tensor]) -> set[str]:
-        """Names of parameters with gradients that are not of the sample they arrive at.
-
-        Sample i's loss weighs w_i here, a power of two: its own gradients are w_i times what they
-        were, those that come from sample j as well are not.
-        """
-        if not uses:
-            return set()
-        different = torch.arange(self.samples) % 14
-        order = torch.randperm(self.samples, generator=torch.Generator().manual_seed(0))
-        weights = 2.0 ** (different[order] % 7 - 3) * (1 - 2 * (different[order] // 7))
-        weights = weights.to(self.losses)
-        weighed = torch.autograd.grad(self.losses @ weights, [use.edge for use in uses])
-        wrong = set()
-        for use, once, again in zip(uses, gradients, weighed, strict=True):
-            once, again = (x.reshape(self.samples, -1) for x in (once, again))
-            difference = torch.addcmul(
-                once, again, weights.reciprocal().to(again)[:, None], value=-1
-            )
-            if difference.norm() > _SAME.get(once.dtype, _SAME_16_BITS) * once.norm():
-                wrong.add(use.name)
-        return wrong
-
     def _one_by_one(self, names: list[str]) -> dict[str, list[Factors]]:
         """Every sample's gradients of these parameters, from a batch of its own."""
+        if not names:
+            return {}
         chosen = [self.parameters[name] for name in names]
         rows: list[tuple[Tensor, ...]] = []
         for i in range(self.samples):
@@ -184,3 +190,42 @@ class Attribution:
             name: [kernel.whole(torch.stack(gradients))]
             for name, gradients in zip(names, stacked, strict=True)
         }
+
+
+class Probe:
+    """Whether the gradients that arrive at sample i's rows depend on its own loss alone.
+
+    In a first backward pass sample i's loss weighs w_i, a power of two, in a second one it weighs
+    1: its own gradients differ by exactly that, those that come from sample j as well do not. Of
+    every gradient only its product with a random vector is kept.
+
+    Attributes:
+        weights: (N,).
+        wrong: names of parameters with gradients that are not of the sample they arrive at.
+    """
+
+    def __init__(self, samples: int, like: Tensor):
+        different = torch.arange(samples) % 14
+        order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+        weights = 2.0 ** (different[order] % 7 - 3) * (1 - 2 * (different[order] // 7))
+        self.weights = weights.to(like)
+        self.wrong: set[str] = set()
+        self._weighed: dict[Use, Tensor] = {}
+
+    def note(self, use: Use, gradient: Tensor) -> None:
+        """In the pass with weights."""
+        self._weighed[use] = self._sketch(gradient) / self.weights
+
+    def compare(self, use: Use, gradient: Tensor) -> None:
+        """In the pass without."""
+        sketch = self._sketch(gradient)
+        difference = (self._weighed[use] - sketch).norm()
+        if difference > _SAME.get(gradient.dtype, _SAME_16_BITS) * sketch.norm():
+            self.wrong.add(use.name)
+
+    def _sketch(self, gradient: Tensor) -> Tensor:
+        """(N,) of the weights' type."""
+        rows = gradient.reshape(len(self.weights), -1)
+        generator = torch.Generator().manual_seed(rows.shape[1])
+        vector = torch.randn(rows.shape[1], generator=generator).to(rows)
+        return (rows @ vector).to(self.weights)

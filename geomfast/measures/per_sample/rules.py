@@ -126,7 +126,9 @@ def _looked_up(
     own: Any = None,
 ) -> Tensor:
     """Rows `index` of a table. Without samples of its own, `out` becomes one copy per sample."""
-    if not watch.has_samples(index if own is None else own):
+    # Positions that the program itself repeats for every sample have samples as well.
+    repeated = index.dim() > 1 and index.shape[0] == watch.samples and index.stride(0) == 0
+    if not repeated and not watch.has_samples(index if own is None else own):
         index, out = watch.expand(index), watch.expand(out)
     if index.shape[0] % watch.samples != 0:
         raise NotHandled

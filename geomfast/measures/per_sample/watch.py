@@ -25,11 +25,12 @@ from geomfast.measures.checks import refuse_dropout
 Rule = Callable[[Tensor], Factors]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Use:
     """One use of a parameter: `rule` turns the gradient that arrives at `edge` into factors.
 
     Attributes:
+        name: of the parameter.
         view: the transposed view that was used, None for the parameter itself. Autograd knows the
             parameter once for all uses of a view.
     """
@@ -38,6 +39,17 @@ class Use:
     edge: GradientEdge
     rule: Rule
     view: Tensor | None
+
+
+class Arrivals:
+    """Hands every gradient that arrives at a use to whoever wants it at the time."""
+
+    def __init__(self) -> None:
+        self.wanted_by: Callable[[Use, Tensor], None] | None = None
+
+    def take(self, use: Use, gradient: Tensor) -> None:
+        if self.wanted_by is not None:
+            self.wanted_by(use, gradient)
 
 
 class NotHandled(Exception):
@@ -55,6 +67,7 @@ class Watch(TorchFunctionMode):
 
     Attributes:
         uses: in the order of the forward pass.
+        arrivals: where their gradients come in, during a backward pass.
         unhandled: names of parameters with a use that no rule fits.
         expanded: whether anything was handed out once per sample.
         doubtful: whether that went into anything but a sum or product with samples, which alone is
@@ -74,6 +87,7 @@ class Watch(TorchFunctionMode):
         self.expanded = False
         self.doubtful = False
         self.uses: list[Use] = []
+        self.arrivals = Arrivals()
         self.unhandled: set[str] = set()
         self._names = WeakTensorKeyDictionary({p: name for name, p in parameters.items()})
         self._transposed = WeakTensorKeyDictionary()
@@ -156,7 +170,10 @@ class Watch(TorchFunctionMode):
     def note(self, parameter: Tensor, out: Tensor, rule: Rule) -> None:
         """The gradient arriving at `out` is all that `rule` needs."""
         view = parameter if self.is_transposed(parameter) else None
-        self.uses.append(Use(self.name(parameter), get_gradient_edge(out), rule, view))
+        use = Use(self.name(parameter), get_gradient_edge(out), rule, view)
+        self.uses.append(use)
+        arrivals = self.arrivals
+        out.register_hook(lambda gradient: arrivals.take(use, gradient))
 
     def rows(self, x: Tensor, width_dims: int = 1) -> Tensor:
         """(N, T, width): x with samples first and everything between flattened.
