@@ -1,108 +1,171 @@
-"""Gram matrices of per-sample gradients: ours against vmap(grad) and a loop over samples.
+"""Gram matrices of per-sample gradients: ours against vmap(grad), a loop over samples, and Opacus.
 
 The rivals store N x P gradients and multiply them in float64, or take singular values in float32,
-as is usual. They run with plain attention, which `vmap` can batch; ours uses what the model uses.
-One thread on the CPU; N = 200 samples of T tokens, a next-token loss.
+as is usual; one multiplies in float32 and sums in float64, as ours does. `vmap` runs with plain
+attention, which it can batch; the others use what the model uses. Opacus and ours meet on a model
+of the same sizes that Opacus can differentiate (`untied.py`). One thread on the CPU; N = 200
+samples of T tokens, a next-token loss.
 """
 
+import copy
 import dataclasses
+import time
 from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.func import functional_call, grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.interleave import interleave
-from geomfast.measures.gradients import gradient_gram
+from bench.peers import gradient_peers
+from bench.stored_gradients import by_loop, by_vmap, gram, next_token, singular_values
+from bench.untied import UntiedGPT
+from geomfast.measures.gradients import backend, gradient_gram
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 
-LENGTHS = (4, 16, 32, 48, 128)
+FULL = [("nano", length) for length in (4, 16, 32, 48, 128)] + [
+    (scale, length) for scale in ("micro", "small") for length in (4, 32)
+]
+TINY = [("nano", 4)]
 ROUNDS = 5
 BUDGET = 6.0  # seconds of one contender and size
+LONGEST = 60.0  # seconds of one call
+STORAGE = 3e9  # bytes of gradients on the CPU; a third of what is free on a GPU
+CHECKED = 64  # samples whose inner products are compared with those of float64 gradients
 
 
-def next_token(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    logits = model(tokens)[:, :-1].transpose(1, 2)
-    return F.cross_entropy(logits, tokens[:, 1:], reduction="none").sum(1)
+@dataclasses.dataclass
+class Contender:
+    """One way to the Gram matrix, or to its spectrum.
+
+    Attributes:
+        model: whose gradients.
+        function: of the tokens.
+        copies: of N x P float32 numbers that it holds at once.
+        gram: whether it returns the matrix.
+    """
+
+    model: torch.nn.Module
+    function: Callable[[torch.Tensor], torch.Tensor]
+    copies: int = 0
+    gram: bool = True
 
 
-def stored(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """(N, P) gradients by vmap(grad)."""
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
+def contenders(model: torch.nn.Module, untied: torch.nn.Module) -> dict[str, Contender]:
+    """Ours and its rivals by name."""
 
-    def loss(parameters: dict[str, torch.Tensor], row: torch.Tensor) -> torch.Tensor:
-        logits = functional_call(model, parameters, (row[None],))[0, :-1]
-        return F.cross_entropy(logits, row[1:], reduction="sum")
+    def ours(model: torch.nn.Module, check: bool) -> Contender:
+        return Contender(
+            model, lambda tokens: gradient_gram(model, next_token, tokens, check=check)
+        )
 
-    with sdpa_kernel(SDPBackend.MATH):
-        gradients = vmap(grad(loss), in_dims=(None, 0))(parameters, tokens)
-    return torch.cat([g.flatten(1) for g in gradients.values()], 1)
+    found = {
+        "geomfast": ours(model, True),
+        "geomfast unchecked": ours(model, False),
+        "vmap(grad), float64 gram": Contender(model, lambda x: gram(by_vmap(model, x)), 1),
+        "vmap(grad), float32 gram": Contender(
+            model, lambda x: gram(by_vmap(model, x), torch.float32), 1
+        ),
+        # The gradients by parameter, side by side, and LAPACK's own copy.
+        "vmap(grad), svdvals": Contender(
+            model, lambda x: singular_values(by_vmap(model, x)), 3, gram=False
+        ),
+        "loop, float64 gram": Contender(model, lambda x: gram(by_loop(model, x)), 1),
+    }
+    for name, gradients in gradient_peers(untied, next_token).items():
+        found["geomfast, untied"] = ours(untied, True)
+        found["geomfast unchecked, untied"] = ours(untied, False)
+        found[f"{name}, float64 gram, untied"] = Contender(
+            untied, lambda x, gradients=gradients: gram(gradients(x)), 1
+        )
+    return found
 
 
-def looped(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """(N, P) gradients, one backward pass per sample."""
-    parameters = list(model.parameters())
-    rows = []
-    for row in tokens:
-        gradients = torch.autograd.grad(next_token(model, row[None]).sum(), parameters)
-        rows.append(torch.cat([g.flatten() for g in gradients]))
-    return torch.stack(rows)
+RATIOS = {
+    "over vmap + gram": ("vmap(grad), float64 gram", "geomfast"),
+    "over vmap + float32 gram": ("vmap(grad), float32 gram", "geomfast"),
+    "over vmap + svdvals": ("vmap(grad), svdvals", "geomfast"),
+    "over the loop": ("loop, float64 gram", "geomfast"),
+    "over Opacus + gram": ("opacus, float64 gram, untied", "geomfast, untied"),
+    "unchecked over vmap + gram": ("vmap(grad), float64 gram", "geomfast unchecked"),
+    "unchecked over Opacus + gram": ("opacus, float64 gram, untied", "geomfast unchecked, untied"),
+}
 
 
-def gram(gradients: torch.Tensor) -> torch.Tensor:
-    gradients = gradients.double()
-    return gradients @ gradients.mT
+def too_much(contender: Contender, tokens: torch.Tensor) -> str:
+    """Why a rival does not take part at this size; "" if it does."""
+    if not contender.copies:
+        return ""
+    size = sum(p.numel() for p in contender.model.parameters())
+    needed = 4 * contender.copies * len(tokens) * size
+    if needed > storage(tokens):
+        return f"stores {needed / 1e9:.1f} GB"
+    contender.function(tokens[:2])  # what is imported at first use
+    tenth = tokens[: max(2, len(tokens) // 10)]
+    call = finished(contender, tenth)
+    start = time.perf_counter()
+    call()
+    seconds = (time.perf_counter() - start) * len(tokens) / len(tenth)
+    return f"takes {seconds:.0f} s or more" if seconds > LONGEST else ""
 
 
-@pytest.mark.parametrize("length", LENGTHS)
-def bench_gradient_gram(benchmark, results, full, device, restore_threads, length):
-    if not full and length > 4:
+def storage(tokens: torch.Tensor) -> float:
+    return torch.cuda.mem_get_info()[0] / 3 if tokens.is_cuda else STORAGE
+
+
+def exact_gram(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Of as many samples as are checked and fit, in float64 from the first forward pass on."""
+    size = sum(p.numel() for p in model.parameters())
+    fit = int(storage(tokens) // (8 * size))
+    return gram(by_loop(copy.deepcopy(model).double(), tokens[: min(CHECKED, fit)]))
+
+
+def finished(contender: Contender, tokens: torch.Tensor) -> Callable[[], None]:
+    """The timed call: until the device has finished."""
+
+    def call() -> None:
+        contender.function(tokens)
+        if tokens.is_cuda:
+            torch.cuda.synchronize()
+
+    return call
+
+
+@pytest.mark.parametrize("index", range(len(FULL)))
+def bench_gradient_gram(benchmark, results, full, device, restore_threads, index):
+    sizes = FULL if full else TINY
+    if index >= len(sizes):
         pytest.skip("a size of the full run")
     torch.set_num_threads(1)
-    samples = 200 if full else 8
-    scale = dataclasses.replace(SCALES["nano"], context=max(LENGTHS))
-    model = GPT(scale, 0).to(device)
+    (name, length), samples = sizes[index], 200 if full else 8
+    scale = dataclasses.replace(SCALES[name], context=max(SCALES[name].context, length))
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, scale.vocabulary, (samples, length), generator=generator).to(device)
-    functions: dict[str, Callable[[], torch.Tensor]] = {
-        "geomfast": lambda: gradient_gram(model, next_token, tokens),
-        "geomfast unchecked": lambda: gradient_gram(model, next_token, tokens, check=False),
-        "vmap(grad), float64 gram": lambda: gram(stored(model, tokens)),
-        "vmap(grad), svdvals": lambda: torch.linalg.svdvals(stored(model, tokens)),
-        "loop, float64 gram": lambda: gram(looped(model, tokens)),
-    }
-    exact = gram(looped(model, tokens))
-    errors = {
-        name: ((function() - exact).abs().max() / exact.abs().max()).item()
-        for name, function in functions.items()
-        if "svdvals" not in name
-    }
-    assert errors["geomfast"] <= 1e-5
+    model, untied = GPT(scale, 0).to(device), UntiedGPT(scale, 0).to(device)
+    all_of_them = contenders(model, untied)
+    reasons = {who: too_much(contender, tokens) for who, contender in all_of_them.items()}
+    taking_part = {who: all_of_them[who] for who, reason in reasons.items() if not reason}
+    left_out = [f"{who} {reason}" for who, reason in reasons.items() if reason]
 
-    def finished(function: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        def call() -> None:
-            function()
-            if device == "cuda":
-                torch.cuda.synchronize()
+    exact = {id(m): exact_gram(m, tokens) for m in (model, untied)}
+    errors = {}
+    for who, contender in taking_part.items():
+        if contender.gram:
+            expected = exact[id(contender.model)]
+            difference = contender.function(tokens)[: len(expected), : len(expected)] - expected
+            errors[who] = (difference.abs().max() / expected.abs().max()).item()
+    # A rival that is wrong would be no rival: its error counts as much as ours.
+    assert max(errors.values()) <= 1e-5, errors
 
-        return call
-
-    calls = {name: finished(function) for name, function in functions.items()}
+    calls = {who: finished(contender, tokens) for who, contender in taking_part.items()}
     seconds = interleave(calls, rounds=ROUNDS if full else 2, budget=BUDGET)
     where = "" if device == "cpu" else f" on {device}"
     results.add(
-        f"gradient gram{where} {samples} x T={length}, nano",
+        f"gradient gram{where} {samples} x T={length}, {name}",
         seconds,
-        {
-            "over vmap + gram": ("vmap(grad), float64 gram", "geomfast"),
-            "over vmap + svdvals": ("vmap(grad), svdvals", "geomfast"),
-            "over the loop": ("loop, float64 gram", "geomfast"),
-            "unchecked over vmap + gram": ("vmap(grad), float64 gram", "geomfast unchecked"),
-        },
+        {ratio: pair for ratio, pair in RATIOS.items() if set(pair) <= set(seconds)},
         errors,
-        backend="torch",
+        backend=backend(model.positions),
+        **({"left out": "; ".join(left_out)} if left_out else {}),
     )
-    benchmark.pedantic(calls["geomfast"], rounds=ROUNDS if full else 1, warmup_rounds=1)
+    benchmark.pedantic(calls["geomfast"], rounds=1)

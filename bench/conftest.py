@@ -29,6 +29,7 @@ class Results:
         self.milliseconds: dict[str, float] = {}
         self.ratios: dict[str, float] = {}
         self.errors: dict[str, float] = {}
+        self.megabytes: dict[str, float] = {}
         self.notes: dict[str, dict[str, str]] = {}
 
     def add(
@@ -63,8 +64,27 @@ class Results:
         if self.path:
             self.write(self.path)
 
+    def add_memory(
+        self,
+        benchmark: str,
+        megabytes: dict[str, float],
+        ratios: dict[str, float],
+        **notes: str,
+    ) -> None:
+        """Adds what one benchmark measured of memory, in 10^6 bytes, and writes all there are."""
+        self.notes[benchmark] = notes
+        print(f"\n{benchmark}")
+        for name, value in megabytes.items():
+            self.megabytes[f"{benchmark} / {name}"] = round(value, 1)
+            print(f"  {name:<52} {value:10.1f} MB")
+        for name, ratio in ratios.items():
+            self.ratios[f"{benchmark} / {name}"] = round(ratio, 3)
+            print(f"  {name:<52} {ratio:10.2f} x")
+        if self.path:
+            self.write(self.path)
+
     def write(self, path: Path) -> None:
-        packages = ("geomfast", "torch", "triton", "numpy", "scipy", "cupy-cuda13x")
+        packages = ("geomfast", "torch", "triton", "numpy", "scipy", "cupy-cuda13x", "opacus")
         document = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": _command(path),
@@ -81,6 +101,7 @@ class Results:
             "ratios": self.ratios,
             "median milliseconds": self.milliseconds,
             "relative errors": self.errors,
+            "megabytes": self.megabytes,
             "notes": self.notes,
         }
         path.parent.mkdir(parents=True, exist_ok=True)

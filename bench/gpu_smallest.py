@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from geomfast.kernels.gradient_gram import Factors, plain, triton
 from geomfast.kernels.spectra import op
 
 
@@ -30,7 +31,35 @@ def spectra() -> None:
             torch.testing.assert_close(ranks[few], op.rankme(x[few], False, 0.0), rtol=1e-6, atol=0)
 
 
+def gradient_gram() -> None:
+    """Small and large tiles, several blocks of positions, indices, padding, shares of long rows."""
+    generator = torch.Generator().manual_seed(0)
+
+    def dense(samples: int, length: int, rows: int, columns: int, dtype: torch.dtype) -> Factors:
+        left = torch.randn(samples, length, rows, generator=generator, dtype=dtype)
+        right = torch.randn(samples, length, columns, generator=generator, dtype=dtype)
+        return Factors(left, right, rows)
+
+    def one_hot(samples: int, length: int, rows: int, columns: int, dtype: torch.dtype) -> Factors:
+        left = torch.randint(rows, (samples, length), generator=generator)
+        return Factors(left, dense(samples, length, 1, columns, dtype).right, rows)
+
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        for uses in (
+            [dense(3, 1, 1, 1, dtype)],
+            [dense(70, 17, 9, 33, dtype)],
+            [dense(520, 4, 16, 24, dtype)],
+            [dense(5, 4, 9, 16, dtype), one_hot(5, 7, 9, 16, dtype)],
+        ):
+            onto = [Factors(use.left.cuda(), use.right.cuda(), use.rows) for use in uses]
+            expected = plain.ghost(uses, 1 << 20)
+            largest = expected.abs().max().item()
+            for found in (triton.ghost(onto, 1 << 20), triton.materialised(onto, 1 << 20, False)):
+                torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=tolerance * largest)
+
+
 if __name__ == "__main__":
     spectra()
+    gradient_gram()
     torch.cuda.synchronize()
     print("every GPU kernel ran and agrees with the CPU")

@@ -1,7 +1,9 @@
 """Other libraries that compute the same; each takes part where it is installed."""
 
+import copy
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -37,3 +39,31 @@ def spectra_peers(device: str) -> dict[str, Callable[[torch.Tensor], torch.Tenso
 
         peers["cupy gram float64 batched"] = cupy_gram
     return peers
+
+
+# Opacus hooks every module; an embedding's input, token ids, has no gradient, which torch remarks.
+_NO_INPUT_GRADIENTS = "Full backward hook is firing when gradients are computed with respect to"
+
+
+def gradient_peers(
+    model: torch.nn.Module, loss_fn: Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]
+) -> dict[str, Callable[[torch.Tensor], list[torch.Tensor]]]:
+    """Name -> function of a batch: the (N, ...) gradients of every parameter of the model.
+
+    Opacus hooks a copy, so that nobody else runs its hooks; it forgets the gradients of each batch
+    before the next, as its users must.
+    """
+    if not importlib.util.find_spec("opacus"):
+        return {}
+    module = importlib.import_module("opacus").GradSampleModule
+    hooked = module(copy.deepcopy(model), loss_reduction="sum")
+
+    def opacus(tokens: torch.Tensor) -> list[torch.Tensor]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_NO_INPUT_GRADIENTS)
+            loss_fn(hooked, tokens).sum().backward()
+        gradients = [parameter.grad_sample for parameter in hooked.parameters()]
+        hooked.zero_grad(set_to_none=True)
+        return gradients
+
+    return {"opacus": opacus}

@@ -7,6 +7,7 @@ import torch
 
 import geomfast as gf
 from geomfast.kernels.backends import cuda_missing, native_module
+from geomfast.kernels.gradient_gram import Factors, reference, triton
 from geomfast.kernels.spectra.op import backend_for
 from geomfast.records import load_records
 from geomfast.sweep.cell import Job, run
@@ -156,6 +157,76 @@ def test_plan_keeps_the_paper_in_shared_memory():
     if torch.cuda.get_device_capability()[0] >= 9:
         assert native_module("_cuda").spectra_plan(0, 600, 237).in_shared_memory
         assert native_module("_cuda").spectra_plan(0, 24, 768).blocks == 8
+
+
+GRADIENT_GRAMS = {
+    "ghost": lambda uses: triton.ghost(uses, 16 << 20),
+    "materialised": lambda uses: triton.materialised(uses, 16 << 20, False),
+    "centred": lambda uses: triton.materialised(uses, 16 << 20, True),
+}
+
+
+def factors(samples: int, length: int, rows: int, columns: int, dtype=torch.float32) -> Factors:
+    left = cases.normal(samples, length, rows, dtype=dtype)
+    right = cases.normal(samples, length, columns, dtype=dtype, seed=1)
+    return Factors(left.cuda(), right.cuda(), rows)
+
+
+@pytest.mark.parametrize("path", GRADIENT_GRAMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+# Large and small tiles, one and several blocks of positions and of rows, narrow and wide reads.
+@pytest.mark.parametrize(
+    ("samples", "length", "rows", "columns"),
+    [
+        (1, 1, 1, 1),
+        (33, 5, 127, 130),
+        (200, 4, 128, 384),
+        (200, 48, 128, 128),
+        (1000, 4, 128, 128),
+        (300, 128, 64, 64),
+        (150, 200, 24, 40),
+        (1000, 1, 384, 128),
+    ],
+)
+def test_gradient_gram_against_gradients_stored_whole(path, samples, length, rows, columns, dtype):
+    uses = [factors(samples, length, rows, columns, dtype)]
+    exact = reference.gram(uses, centered=path == "centred")
+    found = GRADIENT_GRAMS[path](uses)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    assert (found - exact).abs().max() <= tolerance * exact.abs().max()
+    assert torch.equal(found, found.mT)
+    for _ in range(3):
+        assert torch.equal(GRADIENT_GRAMS[path](uses), found)
+
+
+def test_gradient_gram_of_a_tied_embedding():
+    dense = factors(200, 16, 64, 128)
+    tokens = torch.randint(64, (200, 20), generator=cases.generator()).cuda()
+    uses = [dense, Factors(tokens, factors(200, 20, 1, 128).right, 64)]
+    exact = reference.gram(uses, centered=False)
+    for path in ("ghost", "materialised"):
+        found = GRADIENT_GRAMS[path](uses)
+        assert (found - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+def test_gram_of_rows_longer_than_one_launch_takes():
+    x = cases.normal(3, 1_500_000).cuda()
+    exact = x.double() @ x.double().mT
+    assert (triton.gram_of_rows(x) - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # a prototype, torch says
+@pytest.mark.parametrize("path", GRADIENT_GRAMS)
+def test_gradient_gram_does_not_wait_for_the_gpu(path):
+    uses = [factors(200, 16, 128, 128)]
+    uses.append(Factors(uses[0].left[..., 0].long().abs(), uses[0].right, 128))
+    expected = GRADIENT_GRAMS[path](uses)  # what is compiled is compiled now
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        found = GRADIENT_GRAMS[path](uses)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found, expected)
 
 
 def test_a_run_trains_and_measures(tmp_path: Path) -> None:

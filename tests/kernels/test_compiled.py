@@ -48,6 +48,21 @@ def test_gram_kernel_runs_on_the_float64_tensor_cores(disassembly):
         assert "DFMA" not in found["opcodes"], name  # none of the product is left to plain cores
 
 
+@pytest.mark.parametrize("kernel", ["ghost", "rank"])
+def test_gradient_gram_kernels_run_on_the_tensor_cores(disassembly, kernel):
+    found = {name: how["opcodes"] for name, how in disassembly.items() if name.startswith(kernel)}
+    assert any("fp32" in name for name in found) and any("fp64" in name for name in found)
+    for name, opcodes in found.items():
+        if "fp64" in name:
+            assert opcodes.get("DMMA", 0) > 0, name
+        elif "n=16" in name:  # too small a tile for Hopper's own products
+            assert opcodes.get("HMMA", 0) > 0, name
+        else:
+            assert opcodes.get("HGMMA", 0) > 0, name
+        # 16 bytes at a time; 4 at a time would take four times as many.
+        assert 0 < opcodes["LDGSTS"] <= 48, name
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_cuda_kernels_neither_spill_nor_use_local_memory(source, tmp_path):
     nvcc = shutil.which("nvcc")

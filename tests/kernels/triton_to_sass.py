@@ -2,30 +2,43 @@
 
     python -m tests.kernels.triton_to_sass
 
-Prints one JSON object: kernel -> {"opcodes": {name: count}, "stack": bytes}. A program of its own,
-since under TRITON_INTERPRET=1, which the tests set, nothing can be compiled. Needs no GPU.
+Prints one JSON object: kernel -> {"opcodes": {name: count}, "stack": bytes, "registers": per
+thread}. A program of its own, since under TRITON_INTERPRET=1, which the tests set, nothing can be
+compiled. Needs no GPU.
 """
 
 import collections
+import functools
 import json
+import multiprocessing
 import re
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 import triton
 from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from geomfast.kernels.gradient_gram import Factors, ghost_kernel, rank_kernel
 from geomfast.kernels.spectra import gram_kernel
 
 SM_90 = GPUTarget("cuda", 90, 32)
 
 
-def kernels() -> dict[str, tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:
-    """Name -> kernel, types of its arguments, constants, compiler options."""
+# Kernel, types of its arguments, constants, compiler options, arguments that are multiples of 16.
+Compilation = tuple[Any, dict[str, str], dict[str, Any], dict[str, Any], tuple[str, ...]]
+
+
+def kernels() -> dict[str, Compilation]:
+    """By name."""
+    return spectra_grams() | ghost_products() | ranks()
+
+
+def spectra_grams() -> dict[str, Compilation]:
     found = {}
     halves = ("bf16", "fp16") if gram_kernel._READS_16_BITS else ()
     for dtype in ("fp32", "fp64", *halves):
@@ -47,13 +60,87 @@ def kernels() -> dict[str, tuple[Any, dict[str, str], dict[str, Any], dict[str, 
                     types | dict.fromkeys(constants, "constexpr"),
                     constants,
                     gram_kernel.options_for(block, int(dtype.lstrip("bfp")) // 8),
+                    (),
                 )
     return found
 
 
-def compiled(kernel: Any, types: dict, constants: dict, options: dict) -> dict[str, Any]:
+def ghost_products() -> dict[str, Compilation]:
+    """The plans that an H200 gets for 200 and 1000 samples of the models' lengths."""
+    dense, tokens = torch.empty, functools.partial(torch.empty, dtype=torch.long)
+    found = {}
+    for samples, length, dtype, *lefts in (
+        *((1000, length, torch.float32, dense, dense) for length in (1, 4, 16, 32, 64, 128)),
+        (200, 4, torch.float32, dense, dense),
+        (1000, 32, torch.float32, tokens, tokens),
+        (200, 4, torch.float32, tokens, tokens),
+        (1000, 4, torch.float32, tokens, dense),
+        (1000, 16, torch.float32, dense, tokens),
+        (200, 4, torch.float64, dense, dense),
+        (200, 16, torch.float64, tokens, dense),
+    ):
+        shape, right = (samples, length), torch.empty(samples, length, 16, dtype=dtype)
+        p, q = (
+            Factors(left(*shape) if left is tokens else left(*shape, 16), right, 16)
+            for left in lefts
+        )
+        block, positions, *_ = ghost_kernel.plan(p, q, 132)
+        kind = f"fp{8 * right.itemsize}"
+        pointers = {
+            "p_left": "*i64" if p.one_hot else f"*{kind}",
+            "p_right": f"*{kind}",
+            "q_left": "*i64" if q.one_hot else f"*{kind}",
+            "q_right": f"*{kind}",
+            "partial": "*fp64",
+        }
+        counts = ("samples", "first", "p_length", "q_length", "rows", "columns")
+        factors = [(use, factor) for use in "pq" for factor in ("left", "right")]
+        strides = [f"{use}_{f}_{along}" for use, f in factors for along in ("sample", "position")]
+        hot = {"p_left": p.one_hot, "q_left": q.one_hot}
+        aligned = [name for name in strides if not hot.get(name.rsplit("_", 1)[0], False)]
+        options = ghost_kernel.options_for(block, right.itemsize)
+        constants = {
+            "P_ONE_HOT": p.one_hot,
+            "Q_ONE_HOT": q.one_hot,
+            "BLOCK": block,
+            "POSITIONS": positions,
+            "BLOCK_K": options.pop("BLOCK_K"),
+        }
+        hots = f"{'one-hot' if p.one_hot else 'dense'} {'one-hot' if q.one_hot else 'dense'}"
+        types = pointers | dict.fromkeys((*counts, *strides), "i32")
+        found[f"ghost {kind} {hots} block={block} positions={positions}"] = (
+            ghost_kernel._ghost_kernel,
+            types | dict.fromkeys(constants, "constexpr"),
+            constants,
+            options,
+            (*pointers, "rows", "columns", *aligned),
+        )
+    return found
+
+
+def ranks() -> dict[str, Compilation]:
+    """For 16, 200 and 1000 rows."""
+    found = {}
+    for kind, samples in (("fp32", 16), ("fp32", 200), ("fp32", 1000), ("fp64", 16), ("fp64", 200)):
+        options = rank_kernel.options_for(samples, int(kind[2:]) // 8)
+        constants = {name: options.pop(name) for name in ("BLOCK", "BLOCK_K")}
+        types = {"x": f"*{kind}", "partial": f"*{kind}"}
+        types |= dict.fromkeys(("samples", "length", "stride", "share"), "i32")
+        found[f"rank {kind} n={samples}"] = (
+            rank_kernel._rank_kernel,
+            types | dict.fromkeys(constants, "constexpr"),
+            constants,
+            options,
+            ("x", "partial", "length", "stride", "share"),
+        )
+    return found
+
+
+def compiled(name: str) -> dict[str, Any]:
     """What the disassembly of one kernel holds."""
-    source = ASTSource(kernel, types, constants)
+    kernel, types, constants, options, aligned = kernels()[name]
+    attributes = {(list(types).index(of),): [["tt.divisibility", 16]] for of in aligned}
+    source = ASTSource(kernel, types, constants, attributes)
     cubin = triton.compile(source, target=SM_90, options=options).asm["cubin"]
     cuobjdump = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -67,8 +154,11 @@ def compiled(kernel: Any, types: dict, constants: dict, options: dict) -> dict[s
         r"^\s+/\*[0-9a-f]+\*/\s+(?:@\S+\s+)?([A-Z0-9]+)", sass.stdout, re.MULTILINE
     )
     (stack,) = re.findall(r"STACK:(\d+)", usage.stdout)
-    return {"opcodes": collections.Counter(opcodes), "stack": int(stack)}
+    (registers,) = re.findall(r"REG:(\d+)", usage.stdout)
+    counts = collections.Counter(opcodes)
+    return {"opcodes": counts, "stack": int(stack), "registers": int(registers)}
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: compiled(*how) for name, how in kernels().items()}))
+    with multiprocessing.Pool() as workers:
+        print(json.dumps(dict(zip(kernels(), workers.map(compiled, kernels(), 1), strict=True))))
