@@ -13,7 +13,8 @@ import pyarrow.parquet
 import torch
 
 from geomfast.records import is_part, parse_part_name, part_files, part_name, write_part
-from geomfast.sweep.measuring import Probe, measure, probes
+from geomfast.sweep.hessian import Eigenvectors
+from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import (
     BEHAVIOUR,
     KEEP,
@@ -24,6 +25,7 @@ from geomfast.sweep.plan import (
     run_identity,
     train_settings,
 )
+from geomfast.sweep.rows import Probe, probes
 from geomfast.training import checkpoints
 from geomfast.training.loop import Trainer
 from geomfast.training.schedule import checkpoint_steps
@@ -216,7 +218,8 @@ def _resume(trainer: Trainer, job: Job, first: int, identity: dict[str, Any]) ->
 def _measure(trainer: Trainer, job: Job, samples: list[Probe], names: set[str]) -> None:
     with _timed(trainer, "measure"):
         trainer.model.eval()
-        rows = measure(trainer.model, samples, names, job.settings)
+        eigenvectors = Eigenvectors(job.checkpoints, trainer.step)
+        rows = measure(trainer.model, samples, names, job.settings, eigenvectors)
         trainer.model.train()
     with _timed(trainer, "write"):
         weights = checkpoints.weights_hash(trainer.model)
@@ -236,6 +239,7 @@ def _measure(trainer: Trainer, job: Job, samples: list[Probe], names: set[str]) 
             "weights": weights,
         }
         part = job.records / part_name(trainer.step, names)
+        eigenvectors.save()
         write_part(part, [{**shared, **row} for row in rows])
 
 

@@ -5,61 +5,40 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from geomfast.files import fingerprint
 from geomfast.measures.activations import Observation, observe
-from geomfast.measures.behaviour import answer_loss, mean_and_stderr
+from geomfast.measures.behaviour import mean_and_stderr
 from geomfast.measures.gradients import backend as gradient_backend
 from geomfast.measures.gradients import gradient_ranks
 from geomfast.measures.spectra import backend, rankme
 from geomfast.records import FINAL, block
-from geomfast.sweep.plan import (
-    BEHAVIOUR,
-    FIRST_ENTRIES,
-    Cell,
-    Settings,
-    diagnostic_settings,
-    measure_settings,
-)
-from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel
-
-Row = dict[str, Any]
+from geomfast.sweep.hessian import HESSIAN_MEASURES, Eigenvectors, hessian_rows
+from geomfast.sweep.plan import BEHAVIOUR, FIRST_ENTRIES, Settings, measure_settings
+from geomfast.sweep.rows import Probe, Row, row
 
 GRADIENT_MEASURES = {"fisher_rank", "gradient_covariance_rank"}
 
 
-@dataclass(frozen=True)
-class Probe:
-    """The fixed diagnostic samples of one task-level, on the device."""
-
-    level: TaskLevel
-    tokens: Tensor
-    answer_start: int
-    data: str
-
-
-def probes(cell: Cell, settings: Settings, device: torch.device) -> list[Probe]:
-    """The diagnostic samples of every task-level of a cell."""
-    made = []
-    for level in cell.task_levels:
-        drawn = level.examples(DIAGNOSTIC_STREAM, 0, settings.samples)
-        tokens = torch.from_numpy(drawn.tokens).to(device)
-        data, _ = diagnostic_settings(settings, level)
-        made.append(Probe(level, tokens, drawn.answer_start, data))
-    return made
-
-
 def measure(
-    model: torch.nn.Module, samples: list[Probe], measures: set[str], settings: Settings
+    model: torch.nn.Module,
+    samples: list[Probe],
+    measures: set[str],
+    settings: Settings,
+    eigenvectors: Eigenvectors,
 ) -> list[Row]:
     """Take the named measures of a model; the caller adds what names the checkpoint.
 
     Every layer of every task-level goes through the spectra kernel as one batch.
+
+    Args:
+        model: the model as it is.
+        samples: of every task-level.
+        measures: names from :data:`geomfast.sweep.plan.MEASURES`, and behaviour.
+        settings: the sweep's.
+        eigenvectors: what an earlier checkpoint's Hessians had; gets this one's.
 
     Returns:
         One row per value, with task, level, layer, measure, value, stderr, n, settings, data,
@@ -78,12 +57,14 @@ def measure(
     forward = time.perf_counter() - begin
     if "rankme" in measures:
         rows += _rankme(samples, observed, settings)
-    for row in rows:
-        row["seconds"] += forward / len(rows)
+    for made in rows:
+        made["seconds"] += forward / len(rows)
     if wanted := sorted(measures & GRADIENT_MEASURES):
         rows += _gradient_ranks(model, samples, wanted, settings)
-    for row in rows:
-        row["device"] = str(samples[0].tokens.device)
+    if wanted := sorted(measures & HESSIAN_MEASURES):
+        rows += hessian_rows(model, samples, wanted, settings, eigenvectors)
+    for made in rows:
+        made["device"] = str(samples[0].tokens.device)
     return rows
 
 
@@ -94,7 +75,7 @@ def _behaviour(
     for probe, seen in zip(samples, observed, strict=True):
         for name, values in (("accuracy", seen.exact), ("answer_logprob", seen.logprob)):
             value, stderr = mean_and_stderr(values)
-            yield _row(probe, "", name, value, stderr, named, "torch", 0.0)
+            yield row(probe, "", name, value, stderr, named, "torch", 0.0)
 
 
 def _rankme(samples: list[Probe], observed: list[Observation], settings: Settings) -> Iterator[Row]:
@@ -110,7 +91,7 @@ def _rankme(samples: list[Probe], observed: list[Observation], settings: Setting
         for label, value in zip(labels, per_layer, strict=True):
             if math.isnan(value):  # from a backend that does not wait for the GPU to raise
                 raise ValueError(f"activations of {probe.level.name} at {label} are not finite")
-            yield _row(probe, label, "rankme", value, float("nan"), named, ran_on, seconds)
+            yield row(probe, label, "rankme", value, float("nan"), named, ran_on, seconds)
 
 
 def _gradient_ranks(
@@ -125,7 +106,7 @@ def _gradient_ranks(
         begin = time.perf_counter()
         exact, first = gradient_ranks(
             model,
-            lambda model, tokens, start=probe.answer_start: answer_loss(model, tokens, start),
+            probe.loss,
             probe.tokens,
             first=FIRST_ENTRIES,
             check=False,
@@ -136,31 +117,6 @@ def _gradient_ranks(
             field = "fisher" if name == "fisher_rank" else "covariance"
             for suffix, ranks in (("", exact), ("_first_50k", first)):
                 value = getattr(ranks, field)
-                yield _row(
+                yield row(
                     probe, "", name + suffix, value, float("nan"), named[name], ran_on, seconds
                 )
-
-
-def _row(
-    probe: Probe,
-    layer: str,
-    name: str,
-    value: float,
-    stderr: float,
-    settings: str,
-    backend: str,
-    seconds: float,
-) -> Row:
-    return {
-        "task": probe.level.task,
-        "level": probe.level.level,
-        "layer": layer,
-        "measure": name,
-        "value": value,
-        "stderr": stderr,
-        "n": probe.tokens.shape[0],
-        "settings": settings,
-        "data": probe.data,
-        "backend": backend,
-        "seconds": seconds,
-    }

@@ -31,6 +31,15 @@ MEASURES = {
     "rankme": "effective dimension of every layer's activations (RankMe)",
     "fisher_rank": "effective rank of the empirical Fisher matrix, over all parameters",
     "gradient_covariance_rank": "the same of the gradient covariance",
+    "hessian_top": "largest eigenvalue of the Hessian, with its residual and products",
+    "hessian_trace": "trace of the Hessian, with its standard error",
+    "hessian_density": "quantiles of the Hessian's eigenvalues",
+}
+#: Measures of the Hessian, and how each is computed.
+HESSIAN: dict[str, dict[str, Any]] = {
+    "hessian_top": {"k": 1, "tol": 1e-3, "max_iterations": 100},
+    "hessian_trace": {"probes": 30},
+    "hessian_density": {"probes": 4, "iterations": 40},
 }
 #: The paper computed gradient ranks from this many parameters; recorded beside the exact values.
 FIRST_ENTRIES = 50_000
@@ -99,6 +108,9 @@ def measure_settings(settings: Settings, measure: str) -> dict[str, Any]:
     if measure == "rankme":
         keys = ("samples", "position", "center", "eps")
         return {"measure": measure, **{key: getattr(settings, key) for key in keys}}
+    if measure in HESSIAN:
+        loss = "nats per answer token, mean"
+        return {"measure": measure, "samples": settings.samples, "loss": loss, **HESSIAN[measure]}
     if measure in MEASURES:
         return {
             "measure": measure,

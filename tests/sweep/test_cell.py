@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from geomfast.measures.behaviour import answer_loss
 from geomfast.measures.gradients import fisher_effective_rank, gradient_covariance_rank
+from geomfast.measures.hessian import hessian_top_eigenvalues
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import load_records
 from geomfast.sweep import cell as cell_module
-from geomfast.sweep import measuring
+from geomfast.sweep import measuring, plan, rows
 from geomfast.sweep.cell import CellError, Job, missing, run, schedule
 from geomfast.sweep.plan import PlanError, Settings, cells, train_settings
 from geomfast.training import checkpoints
@@ -103,9 +103,9 @@ def test_recorded_checkpoints_are_not_measured_again(
     asked: list[set[str]] = []
     original = cell_module.measure
 
-    def spy(model: Any, samples: Any, names: set[str], settings: Any) -> Any:
+    def spy(model: Any, samples: Any, names: set[str], settings: Any, eigenvectors: Any) -> Any:
         asked.append(names)
-        return original(model, samples, names, settings)
+        return original(model, samples, names, settings, eigenvectors)
 
     monkeypatch.setattr(cell_module, "measure", spy)
     assert list(missing(job(tmp_path))) == [12]
@@ -232,17 +232,55 @@ def test_gradient_ranks_are_recorded_exact_and_truncated(tmp_path: Path) -> None
     assert found["value"].between(1.0, 16.0).all() and set(found["layer"]) == {""}
     assert found["settings"].nunique() == 2  # a name with its truncation
     model = GPT(SCALES["nano"], 0)
-    (probe, _) = measuring.probes(one.cell, one.settings, torch.device("cpu"))
-
-    def loss(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-        return answer_loss(model, tokens, probe.answer_start)
+    (probe, _) = rows.probes(one.cell, one.settings, torch.device("cpu"))
 
     at_start = found[(found["step"] == 0) & (found["task"] == "COPY")].set_index("measure")["value"]
     for name, measure in zip(names, (fisher_effective_rank, gradient_covariance_rank), strict=True):
-        exact = measure(model, loss, probe.tokens)
+        exact = measure(model, probe.loss, probe.tokens)
         assert at_start[name] == pytest.approx(exact, rel=1e-5)
-        truncated = measure(model, loss, probe.tokens, params=50_000)
+        truncated = measure(model, probe.loss, probe.tokens, params=50_000)
         assert at_start[f"{name}_first_50k"] == pytest.approx(truncated, rel=1e-5)
+
+
+def test_hessians_start_from_the_last_ones_also_after_a_kill(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(plan.HESSIAN, "hessian_trace", {"probes": 6})
+    monkeypatch.setitem(plan.HESSIAN, "hessian_density", {"probes": 1, "iterations": 5})
+    measures = ("hessian_top", "hessian_trace", "hessian_density")
+    whole = dataclasses.replace(job(tmp_path / "whole", steps=4), measures=measures)
+    assert run(whole)
+    frame = load_records(tmp_path / "whole")
+    top = frame[frame["measure"] == "hessian_top"]
+    first = top[(top["step"] == 0) & (top["task"] == "COPY")].iloc[0]
+    (probe, _) = rows.probes(whole.cell, whole.settings, torch.device("cpu"))
+    model = GPT(SCALES["nano"], 0)
+    exact = hessian_top_eigenvalues(model, probe.loss, probe.tokens, tol=1e-5)
+    assert abs(first["value"] - exact.values[0].item()) <= first["stderr"]
+    iterations = frame[frame["measure"] == "hessian_top_iterations"]
+    assert len(iterations) == len(top) and iterations["value"].between(2, 100).all()
+    assert (frame[frame["measure"] == "hessian_trace"]["stderr"] > 0).all()
+    quantiles = frame[frame["measure"].str.startswith("hessian_density_q")]
+    assert (
+        quantiles.groupby(["step", "task"])["value"].apply(list).map(sorted).map(len) == 5
+    ).all()
+
+    # Killed after the eigenvectors of the second checkpoint, before its records.
+    broken = dataclasses.replace(whole, out=tmp_path / "broken")
+    write, written = cell_module.write_part, []
+
+    def killed(path, rows):
+        written.append(path)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return write(path, rows)
+
+    monkeypatch.setattr(cell_module, "write_part", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(broken)
+    assert run(broken)
+    columns = ["step", "task", "level", "measure", "value", "stderr"]
+    again = load_records(tmp_path / "broken")[columns]
+    pd.testing.assert_frame_equal(again, frame[columns])
+    assert len(list(whole.checkpoints.glob("eigenvectors-*"))) == 2
 
 
 def test_keep_all_keeps_every_weight(tmp_path: Path) -> None:
