@@ -5,9 +5,11 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "gradient_gram_cpu.h"
 #include "spectra_cpu.h"
 #include "spectra_on_host.h"
 
@@ -16,12 +18,16 @@ namespace {
 using geomfast::SpectraJob;
 using geomfast::SpectraKernel;
 
-const SpectraKernel& kernel_for(const std::string& isa) {
-  const SpectraKernel* kernel = geomfast::spectra_kernel(isa.c_str());
+template <class Kernel>
+const Kernel& checked(const Kernel* kernel, const std::string& isa) {
   if (kernel == nullptr) {
     throw std::invalid_argument("instruction set '" + isa + "' cannot run on this processor");
   }
   return *kernel;
+}
+
+const SpectraKernel& kernel_for(const std::string& isa) {
+  return checked(geomfast::spectra_kernel(isa.c_str()), isa);
 }
 
 std::pair<long, int> singular_values(std::uintptr_t data, int dtype, long batch, long rows,
@@ -48,6 +54,52 @@ std::pair<long, int> singular_values(std::uintptr_t data, int dtype, long batch,
     if (status[i] != geomfast::kOk) return {i, status[i]};
   }
   return {-1, geomfast::kOk};
+}
+
+// Address, sample stride and position stride.
+using Matrix = std::tuple<std::uintptr_t, long, long>;
+// Left factor, address of its indices where it is one-hot, right factor, length.
+using Use = std::tuple<Matrix, std::uintptr_t, Matrix, long>;
+
+void gradient_gram(const std::vector<Use>& uses, int dtype, long samples, long rows, long columns,
+                   const std::string& way, long max_bytes, std::uintptr_t out, int threads,
+                   const std::string& isa) {
+  const auto& kernels = checked(geomfast::gradient_gram_kernels(isa.c_str()), isa);
+  if (dtype != 0 && dtype != 1) throw std::invalid_argument("dtype must be 0 or 1");
+  if (samples < 1 || rows < 1 || columns < 1) throw std::invalid_argument("empty factors");
+  if (way != "ghost" && way != "materialised" && way != "centred") {
+    throw std::invalid_argument("way must be ghost, materialised or centred");
+  }
+  std::vector<geomfast::GradientUse> list;
+  const auto factor = [](const Matrix& matrix) {
+    return geomfast::Factor{reinterpret_cast<const void*>(std::get<0>(matrix)),
+                            std::get<1>(matrix), std::get<2>(matrix)};
+  };
+  for (const auto& [left, indices, right, length] : uses) {
+    if (length < 1) throw std::invalid_argument("a use without positions");
+    const long long* index = reinterpret_cast<const long long*>(indices);
+    for (long i = 0; index != nullptr && i < samples * length; ++i) {
+      if (index[i] < 0 || index[i] >= rows) {
+        throw pybind11::index_error("row " + std::to_string(index[i]) + " of a parameter of " +
+                                    std::to_string(rows) + " rows");
+      }
+    }
+    list.push_back({factor(left), index, factor(right), length});
+  }
+  pybind11::gil_scoped_release release;
+  const geomfast::GradientGramJob job{static_cast<geomfast::DType>(dtype),
+                                      samples,
+                                      rows,
+                                      columns,
+                                      list.data(),
+                                      static_cast<long>(list.size()),
+                                      max_bytes,
+                                      reinterpret_cast<double*>(out)};
+  if (way == "ghost") {
+    geomfast::ghost_gram(job, kernels, threads);
+  } else {
+    geomfast::materialised_gram(job, kernels, way == "centred", threads);
+  }
 }
 
 void spectra_on_host(std::uintptr_t gram, long batch, int n, int threads, int groups, int order,
@@ -83,6 +135,15 @@ PYBIND11_MODULE(_cpu, module) {
              "Descending singular values of (batch, rows, cols) with contiguous rows, float32 (0)\n"
              "or float64 (1), into float64 (batch, min(rows, cols)). Returns the index of the\n"
              "first matrix that failed, or -1, and why: 1 not finite, 2 not converged.");
+  module.def("gradient_gram", &gradient_gram, pybind11::arg("uses"), pybind11::arg("dtype"),
+             pybind11::arg("samples"), pybind11::arg("rows"), pybind11::arg("columns"),
+             pybind11::arg("way"), pybind11::arg("max_bytes"), pybind11::arg("out"),
+             pybind11::arg("threads"), pybind11::arg("isa") = "",
+             "Gram matrix, float64 (samples, samples), of per-sample gradients, the sum over uses\n"
+             "of left^T right. A use is (left, indices, right, length); a factor is (address,\n"
+             "sample stride, position stride) of contiguous rows, float32 (0) or float64 (1);\n"
+             "indices are the address of int64 (samples, length) where left is one-hot, else 0.\n"
+             "The way is ghost, materialised, or centred: materialised, less the mean gradient.");
   module.def("spectra_on_host", &spectra_on_host, pybind11::arg("gram"), pybind11::arg("batch"),
              pybind11::arg("n"), pybind11::arg("threads"), pybind11::arg("groups"),
              pybind11::arg("order"), pybind11::arg("packed"), pybind11::arg("eps"),

@@ -5,37 +5,49 @@
 
 namespace {
 
-constexpr int kPanel = kTileVectors * kWidth;
+template <class S>
+constexpr int kPanelOf = kTileVectors * kWidthOf<S>;
+constexpr int kPanel = kPanelOf<double>;
 constexpr long kBlock = 128;  // of the long side: a panel (12 KiB) twice in L1, all panels in L2
 static_assert(kPanel % kTileRows == 0 && kPanel % 4 == 0, "tile shapes must nest");
 
 GEOMFAST_INLINE long round_up(long x, long to) { return (x + to - 1) / to * to; }
 
+// Packs kc entries of each of `lanes` rows of x, of which n exist: out[k * out_stride + row].
+template <int lanes, class T, class S>
+GEOMFAST_INLINE void pack_lanes(const T* x, long stride, long n, long kc, double scale, S* out,
+                                long out_stride) {
+  constexpr int kGroup = lanes % 4 == 0 ? 4 : 2;
+  for (long r = 0; r < lanes; r += kGroup) {
+    const T* rows[4];
+    double scales[4];
+    for (long i = 0; i < kGroup; ++i) {
+      // Rows beyond the end read the last one and count for nothing.
+      const long row = r + i;
+      rows[i] = x + (row < n ? row : n - 1) * stride;
+      scales[i] = row < n ? scale : 0.0;
+    }
+    long k = 0;
+    if constexpr (kGroup == 4) {
+      for (; k + 4 <= kc; k += 4) {
+        transpose_4x4(rows, scales, out + k * out_stride + r, out_stride);
+        for (int i = 0; i < 4; ++i) rows[i] += 4;
+      }
+    }
+    for (; k < kc; ++k) {
+      for (int i = 0; i < kGroup; ++i) {
+        out[k * out_stride + r + i] = static_cast<S>(scales[i]) * static_cast<S>(*rows[i]++);
+      }
+    }
+  }
+}
+
 // Packs entries [k0, k0 + kc) of the n rows of x: the smaller side is the strided one.
 template <class T>
 void pack_rows(const T* x, long stride, long n, long k0, long kc, double scale, double* packed) {
   for (long panel = 0; panel < n; panel += kPanel) {
-    for (long r = 0; r < kPanel; r += 4) {
-      const T* rows[4];
-      double scales[4];
-      for (long i = 0; i < 4; ++i) {
-        // Rows beyond the end read the last one and count for nothing.
-        const long row = panel + r + i;
-        rows[i] = x + (row < n ? row : n - 1) * stride + k0;
-        scales[i] = row < n ? scale : 0.0;
-      }
-      double* out = packed + panel * kc + r;
-      long k = 0;
-      for (; k + 4 <= kc; k += 4) {
-        transpose_4x4(rows, scales, out + k * kPanel, kPanel);
-        for (int i = 0; i < 4; ++i) rows[i] += 4;
-      }
-      for (; k < kc; ++k) {
-        for (int i = 0; i < 4; ++i) {
-          out[k * kPanel + i] = scales[i] * static_cast<double>(*rows[i]++);
-        }
-      }
-    }
+    pack_lanes<kPanel>(x + panel * stride + k0, stride, n - panel, kc, scale, packed + panel * kc,
+                       kPanel);
   }
 }
 
@@ -60,9 +72,11 @@ void pack_columns(const T* x, long stride, long n, long k0, long kc, double scal
   }
 }
 
-// gram[kTileRows x kPanel] (+)= a^T b over kc packed entries.
-GEOMFAST_INLINE void gram_tile(const double* a, const double* b, long kc, double* gram, long ld,
-                               bool first) {
+// gram[kTileRows x kPanelOf<S>] (+)= a^T b over kc packed entries.
+template <class S>
+GEOMFAST_INLINE void gram_tile(const S* a, const S* b, long kc, S* gram, long ld, bool first) {
+  using Vec = VecOf<S>;
+  constexpr int kPanel = kPanelOf<S>, kWidth = kWidthOf<S>;
   Vec acc[kTileRows][kTileVectors] = {};
 #pragma GCC unroll 4
   for (long k = 0; k < kc; ++k) {
@@ -80,7 +94,7 @@ GEOMFAST_INLINE void gram_tile(const double* a, const double* b, long kc, double
   for (int r = 0; r < kTileRows; ++r) {
 #pragma GCC unroll 8
     for (int v = 0; v < kTileVectors; ++v) {
-      double* out = gram + r * ld + v * kWidth;
+      S* out = gram + r * ld + v * kWidth;
       store(out, first ? acc[r][v] : load(out) + acc[r][v]);
     }
   }

@@ -12,42 +12,69 @@ namespace {
 
 #if defined(__AVX512F__)
 #define GEOMFAST_ISA_NAME avx512
-constexpr int kWidth = 8;         // doubles in a vector
-constexpr int kTileVectors = 2;   // Gram tile: columns = kTileVectors * kWidth ...
+constexpr int kVectorBytes = 64;
+constexpr int kTileVectors = 2;   // Gram tile: columns = kTileVectors vectors ...
 constexpr int kTileRows = 8;      // ... by this many rows; both sized to the register file
 constexpr int kReduceRows = 4;    // rows updated together in the tridiagonalisation
 #elif defined(__AVX2__)
 #define GEOMFAST_ISA_NAME avx2
-constexpr int kWidth = 4;
+constexpr int kVectorBytes = 32;
 constexpr int kTileVectors = 3;
 constexpr int kTileRows = 4;
 constexpr int kReduceRows = 2;
 #else
 #define GEOMFAST_ISA_NAME portable
-constexpr int kWidth = 2;
+constexpr int kVectorBytes = 16;
 constexpr int kTileVectors = 2;
 constexpr int kTileRows = 4;
 constexpr int kReduceRows = 2;
 #endif
 
-typedef double Vec __attribute__((vector_size(kWidth * sizeof(double))));
+// For the names of what each instruction set's files define.
+#define GEOMFAST_JOIN_(a, b) a##b
+#define GEOMFAST_JOIN(a, b) GEOMFAST_JOIN_(a, b)
+#define GEOMFAST_STRING_(a) #a
+#define GEOMFAST_STRING(a) GEOMFAST_STRING_(a)
+
+template <class S>
+constexpr int kWidthOf = kVectorBytes / sizeof(S);  // numbers in a vector
+constexpr int kWidth = kWidthOf<double>;
+
+typedef double Vec __attribute__((vector_size(kVectorBytes)));
+typedef float FloatVec __attribute__((vector_size(kVectorBytes)));
 typedef Vec VecInMemory __attribute__((may_alias));
+typedef FloatVec FloatVecInMemory __attribute__((may_alias));
 
 #define GEOMFAST_INLINE static inline __attribute__((always_inline))
 
 GEOMFAST_INLINE Vec load(const double* p) { return *reinterpret_cast<const VecInMemory*>(p); }
+GEOMFAST_INLINE FloatVec load(const float* p) {
+  return *reinterpret_cast<const FloatVecInMemory*>(p);
+}
 GEOMFAST_INLINE void store(double* p, Vec v) { *reinterpret_cast<VecInMemory*>(p) = v; }
+GEOMFAST_INLINE void store(float* p, FloatVec v) { *reinterpret_cast<FloatVecInMemory*>(p) = v; }
 // x - 0 is x for every x, which compilers know; x + 0 is not.
 GEOMFAST_INLINE Vec broadcast(double x) { return x - Vec{}; }
+GEOMFAST_INLINE FloatVec broadcast(float x) { return x - FloatVec{}; }
+
+template <class S>
+using VecOf = decltype(broadcast(S{}));
 
 #if defined(__AVX512F__)
 GEOMFAST_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_pd(a, b, c); }
+GEOMFAST_INLINE FloatVec fma(FloatVec a, FloatVec b, FloatVec c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
 GEOMFAST_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_pd(a, b, c); }
 #elif defined(__AVX2__)
 GEOMFAST_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_pd(a, b, c); }
+GEOMFAST_INLINE FloatVec fma(FloatVec a, FloatVec b, FloatVec c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
 GEOMFAST_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_pd(a, b, c); }
 #else
 GEOMFAST_INLINE Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+GEOMFAST_INLINE FloatVec fma(FloatVec a, FloatVec b, FloatVec c) { return a * b + c; }
 GEOMFAST_INLINE Vec fnma(Vec a, Vec b, Vec c) { return c - a * b; }
 #endif
 
@@ -106,6 +133,25 @@ GEOMFAST_INLINE void transpose_4x4(const T* const rows[4], const double scale[4]
   for (int i = 0; i < 4; ++i) {
     for (int k = 0; k < 4; ++k) {
       out[k * out_stride + i] = scale[i] * static_cast<double>(rows[i][k]);
+    }
+  }
+#endif
+}
+
+// The same in float32, which stays what it is.
+GEOMFAST_INLINE void transpose_4x4(const float* const rows[4], const double scale[4], float* out,
+                                   long out_stride) {
+#if defined(__AVX2__)
+  __m128 r[4];
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm_mul_ps(_mm_loadu_ps(rows[i]), _mm_set1_ps(static_cast<float>(scale[i])));
+  }
+  _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]);
+  for (int k = 0; k < 4; ++k) _mm_storeu_ps(out + k * out_stride, r[k]);
+#else
+  for (int i = 0; i < 4; ++i) {
+    for (int k = 0; k < 4; ++k) {
+      out[k * out_stride + i] = static_cast<float>(scale[i]) * rows[i][k];
     }
   }
 #endif

@@ -2,40 +2,15 @@
 #include "spectra_cpu.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <cstring>
 #include <functional>
-#include <memory>
-#include <new>
-#include <system_error>
-#include <thread>
 #include <vector>
+
+#include "isa.h"
+#include "workers.h"
 
 namespace geomfast {
 namespace {
-
-constexpr std::align_val_t kAlignment{64};
-
-struct AlignedDelete {
-  void operator()(char* memory) const { ::operator delete(memory, kAlignment); }
-};
-using AlignedBytes = std::unique_ptr<char, AlignedDelete>;
-
-bool runnable(const SpectraKernel& kernel) {
-#ifndef GEOMFAST_NO_X86
-  __builtin_cpu_init();
-  if (&kernel == &spectra_avx512) {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  }
-  if (&kernel == &spectra_avx2) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  }
-#endif
-  return &kernel == &spectra_portable;
-}
 
 const SpectraKernel* const kKernels[] = {
 #ifndef GEOMFAST_NO_X86
@@ -56,10 +31,7 @@ void finish(const SpectraJob& job, long index, long n) {
 }  // namespace
 
 const SpectraKernel* spectra_kernel(const char* isa) {
-  for (const SpectraKernel* kernel : kKernels) {
-    if (runnable(*kernel) && (*isa == '\0' || std::strcmp(isa, kernel->name) == 0)) return kernel;
-  }
-  return nullptr;
+  return kernel_for_isa(kKernels, isa);
 }
 
 void singular_values(SpectraJob job, const SpectraKernel& kernel, int threads) {
@@ -72,30 +44,17 @@ void singular_values(SpectraJob job, const SpectraKernel& kernel, int threads) {
   const long group = divide_up(job.batch, rounds * workers);
   const std::size_t bytes = kernel.workspace(job.rows, job.cols);
   std::vector<AlignedBytes> memory;
-  for (long i = 0; i < workers; ++i) {
-    memory.emplace_back(static_cast<char*>(::operator new(bytes, kAlignment)));
-  }
-  std::atomic<long> next{0};
-  const auto work = [&](void* workspace) {
-    for (long first; (first = next.fetch_add(group)) < job.batch;) {
-      const long count = std::min(group, job.batch - first);
-      kernel.run(job, first, count, workspace);
-      for (long i = first; i < first + count; ++i) {
+  for (long i = 0; i < workers; ++i) memory.push_back(aligned_bytes(bytes));
+  Workers::run(workers, [&](Workers& sharing, long worker) {
+    sharing.share(divide_up(job.batch, group), [&](long i) {
+      const long first = i * group, count = std::min(group, job.batch - first);
+      kernel.run(job, first, count, memory[worker].get());
+      for (long k = first; k < first + count; ++k) {
         // A matrix that failed has no values: sorting what is there instead could read anywhere.
-        if (job.status[i] == kOk) finish(job, i, n);
+        if (job.status[k] == kOk) finish(job, k, n);
       }
-    }
-  };
-  std::vector<std::thread> others;
-  for (long i = 1; i < workers; ++i) {
-    try {
-      others.emplace_back(work, memory[i].get());
-    } catch (const std::system_error&) {
-      break;  // no more threads to be had: those there are share the work
-    }
-  }
-  work(memory[0].get());
-  for (std::thread& other : others) other.join();
+    });
+  });
 }
 
 }  // namespace geomfast

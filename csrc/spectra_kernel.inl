@@ -107,11 +107,6 @@ void run(const geomfast::SpectraJob& job, long first, long count, void* memory) 
 
 }  // namespace
 
-#define GEOMFAST_JOIN_(a, b) a##b
-#define GEOMFAST_JOIN(a, b) GEOMFAST_JOIN_(a, b)
-#define GEOMFAST_STRING_(a) #a
-#define GEOMFAST_STRING(a) GEOMFAST_STRING_(a)
-
 namespace geomfast {
 extern const SpectraKernel GEOMFAST_JOIN(spectra_, GEOMFAST_ISA_NAME);
 const SpectraKernel GEOMFAST_JOIN(spectra_, GEOMFAST_ISA_NAME) = {

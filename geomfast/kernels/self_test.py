@@ -50,20 +50,24 @@ def self_test() -> list[SelfTest]:
             results.append(_compared("singular_values", where, found, values, 1e-7))
             found = spectra.rankme_on(backend, y, 0.0).cpu()
             results.append(_compared("rankme", where, found, ranks, 2e-5))
-        results.append(_gradient_gram(device, generator))
+        results += _gradient_gram(device, generator)
     return results
 
 
-def _gradient_gram(device: str, generator: torch.Generator) -> SelfTest:
-    """A parameter used twice, by a lookup and by a product."""
+def _gradient_gram(device: str, generator: torch.Generator) -> list[SelfTest]:
+    """A parameter used twice, by a lookup and by a product, each way of computing."""
     left, right, other = (torch.randn(9, 5, 12, generator=generator).to(device) for _ in range(3))
     rows = torch.randint(0, 12, (9, 5), generator=generator).to(device)
     uses = [Factors(left, right, 12), Factors(rows, other, 12)]
     expected = gradient_gram_reference.gram(uses, centered=False).cpu()
-    backend = gradient_gram.backend_for(right)
-    where = backend if device == "cpu" else f"{backend} on {device}"
-    found = gradient_gram.parameter_gram(uses).cpu()
-    return _compared("gradient_gram", where, found, expected, 1e-5)
+    results = []
+    for backend in gradient_gram.backends_serving(right):
+        where = backend if device == "cpu" else f"{backend} on {device}"
+        for way in ("ghost", "materialised") if backend != "reference" else ("",):
+            found = gradient_gram.gram_on(backend, uses, way=way).cpu()
+            name = f"gradient_gram {way}".rstrip()
+            results.append(_compared(name, where, found, expected, 1e-5))
+    return results
 
 
 def _compared(

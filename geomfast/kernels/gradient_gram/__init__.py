@@ -1,13 +1,21 @@
 """Gram matrices of per-sample gradients from the factors they are made of."""
 
 from geomfast.kernels.gradient_gram.factors import Factors, first_entries, whole
-from geomfast.kernels.gradient_gram.op import CHUNK_BYTES, backend_for, parameter_gram
+from geomfast.kernels.gradient_gram.op import (
+    CHUNK_BYTES,
+    backend_for,
+    backends_serving,
+    gram_on,
+    parameter_gram,
+)
 
 __all__ = [
     "CHUNK_BYTES",
     "Factors",
     "backend_for",
+    "backends_serving",
     "first_entries",
+    "gram_on",
     "parameter_gram",
     "whole",
 ]

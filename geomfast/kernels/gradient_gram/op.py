@@ -70,17 +70,39 @@ def parameter_gram(
     Returns:
         (N, N) float64.
     """
-    return gram_on(backend_for(uses[0].right), uses, centered, max_bytes)
+    return gram_on(backend_for(uses[0].right), uses, centered=centered, max_bytes=max_bytes)
 
 
-def gram_on(backend: str, uses: list[Factors], centered: bool, max_bytes: int) -> Tensor:
-    """As `parameter_gram`, by one backend."""
+def gram_on(
+    backend: str,
+    uses: list[Factors],
+    *,
+    centered: bool = False,
+    max_bytes: int = CHUNK_BYTES,
+    way: str = "",
+) -> Tensor:
+    """As `parameter_gram`, by one backend, and "ghost" or "materialised" where a way is given."""
     if backend == "reference":
         return reference.gram(uses, centered)
     implementation = IMPLEMENTATIONS[backend]
+    if way == "ghost":
+        return implementation.ghost(uses, max_bytes)
+    if way == "materialised":
+        return implementation.materialised(uses, max_bytes, centered)
     gradients = stored(uses)
     if gradients is not None:
         return implementation.gram_of_rows(plain.less_mean(gradients) if centered else gradients)
     if not centered and prefers_ghost(uses):
         return implementation.ghost(uses, max_bytes)
+    if backend == "cpu" and _packing_dominates(uses):
+        implementation = plain
     return implementation.materialised(uses, max_bytes, centered)
+
+
+def _packing_dominates(uses: list[Factors]) -> bool:
+    """Where torch makes gradients faster than the C++ kernel does: long samples, few parameters.
+
+    Measured at N = 200: 1.1 to 1.3 times at T = 128, 0.8 at T = 64, for up to 512 x 128.
+    """
+    length = sum(use.length for use in uses)
+    return length > 96 and uses[0].rows * uses[0].right.shape[-1] <= 65536

@@ -1,0 +1,1 @@
+#include "gradient_gram_kernel.inl"
