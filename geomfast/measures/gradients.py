@@ -49,8 +49,8 @@ def gradient_gram(
             order of `model.named_parameters()` (the paper used 50,000); None for all that require
             gradients.
         per_layer: return a dictionary of parameter name -> Gram matrix instead of their sum.
-        check: see by a second backward pass, without gradients of parameters, that every sample's
-            gradients depend on its own loss alone.
+        check: see on some of the samples, 16 or a few more, that their losses and gradients do not
+            depend on the others.
         max_memory: bytes for temporaries of the products.
 
     Returns:

@@ -245,6 +245,18 @@ def test_a_loss_that_depends_on_other_samples(couple):
         gradient_gram(model, lambda m, b: couple(m(b)).square().sum(1), batch)
 
 
+@pytest.mark.parametrize("couple", [lambda x: x - x.mean(0), lambda x: x.flip(0) * x])
+def test_a_large_batch_is_checked_by_some_of_it(couple):
+    model = nn.Linear(4, 3)
+    batch = torch.randn(200, 4)
+    with pytest.raises(ValueError, match=r"loss of sample \d+ depends on the other samples"):
+        gradient_gram(model, lambda m, b: couple(m(b)).square().sum(1), batch)
+    batch = torch.randn(40, 80, 4)  # positions first, as many as make whole samples
+    model = MODELS["time first"][0]()
+    exact = exact_gram(copy.deepcopy(model).double(), loss64, batch.double(), 40)
+    assert relative(gradient_gram(model, loss, batch), exact) <= 1e-5
+
+
 def test_batch_norm_and_dropout_in_training():
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5))
     with pytest.raises(ValueError, match=r"1 \(BatchNorm1d\) makes every sample's loss depend"):
