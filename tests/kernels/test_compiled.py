@@ -63,6 +63,15 @@ def test_gradient_gram_kernels_run_on_the_tensor_cores(disassembly, kernel):
         assert 0 < opcodes["LDGSTS"] <= 48, name
 
 
+def test_tangents_of_attention_run_on_the_tensor_cores(disassembly):
+    found = {name: how for name, how in disassembly.items() if name.startswith("tangents")}
+    attention = [name for name in found if "attention" in name or "adjoint_tangent" in name]
+    attention = [name for name in attention if "norm" not in name and "gelu" not in name]
+    assert len(attention) == 6
+    for name in attention:
+        assert found[name]["opcodes"].get("HMMA", 0) > 0, name
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_cuda_kernels_neither_spill_nor_use_local_memory(source, tmp_path):
     nvcc = shutil.which("nvcc")

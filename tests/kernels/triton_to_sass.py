@@ -25,6 +25,7 @@ from triton.compiler import ASTSource
 
 from geomfast.kernels.gradient_gram import Factors, ghost_kernel, rank_kernel
 from geomfast.kernels.spectra import gram_kernel
+from geomfast.kernels.tangents import attention_kernels, row_kernels
 
 SM_90 = GPUTarget("cuda", 90, 32)
 
@@ -35,7 +36,7 @@ Compilation = tuple[Any, dict[str, str], dict[str, Any], dict[str, Any], tuple[s
 
 def kernels() -> dict[str, Compilation]:
     """By name."""
-    return spectra_grams() | ghost_products() | ranks()
+    return spectra_grams() | ghost_products() | ranks() | tangents()
 
 
 def spectra_grams() -> dict[str, Compilation]:
@@ -132,6 +133,34 @@ def ranks() -> dict[str, Compilation]:
             constants,
             options,
             ("x", "partial", "length", "stride", "share"),
+        )
+    return found
+
+
+def tangents() -> dict[str, Compilation]:
+    """For the widths of the models and of their heads, and of a vocabulary."""
+    of, rows = attention_kernels, row_kernels
+    tiles = [
+        *((k, of.tile_for(e), e, of.OPTIONS) for e in (32, 64)
+          for k in (of.attention_tangent, of.queries_adjoint_tangent, of.keys_adjoint_tangent)),
+        *((k, rows.tile_for(d), d, rows.OPTIONS) for d in (24, 128, 256, 768, 1024, 2048)
+          for k in (rows.norm_tangent, rows.norm_adjoint_tangent, rows.softmax_hessian_product)),
+        *((k, {"BLOCK": rows.BLOCK}, 0, rows.OPTIONS)
+          for k in (rows.gelu_tangent, rows.gelu_adjoint_tangent)),
+    ]  # fmt: skip
+    found = {}
+    for kernel, constants, width, options in tiles:
+        names = [name for name in kernel.arg_names if name not in constants]
+        sizes = {"samples", "heads", "asking", "asked", "width", "rows", "size"}
+        types = {name: "i32" if name in sizes else "*fp32" for name in names}
+        aligned = [name for name in names if name not in sizes]
+        aligned += ["width"] if width and width % 16 == 0 else []
+        found[f"tangents {kernel.__name__} {width}"] = (
+            kernel,
+            types | dict.fromkeys(constants, "constexpr"),
+            constants,
+            options,
+            tuple(aligned),
         )
     return found
 

@@ -1,0 +1,22 @@
+"""Tangents and adjoints' tangents of a transformer's layers: what Hessian products are made of."""
+
+from geomfast.kernels.tangents.op import backend_for, operations
+from geomfast.kernels.tangents.primal import (
+    Attention,
+    AttentionTangent,
+    Gelu,
+    Norm,
+    NormTangent,
+    nbytes,
+)
+
+__all__ = [
+    "Attention",
+    "AttentionTangent",
+    "Gelu",
+    "Norm",
+    "NormTangent",
+    "backend_for",
+    "nbytes",
+    "operations",
+]
