@@ -18,6 +18,10 @@ import torch
 
 from geomfast.kernels.gradient_gram import Factors, plain, triton
 from geomfast.kernels.spectra import op
+from geomfast.losses import next_token
+from geomfast.measures.curvature.fused import FusedProducts
+from geomfast.models.gpt import GPT
+from geomfast.models.scales import Scale
 
 
 def spectra() -> None:
@@ -58,8 +62,23 @@ def gradient_gram() -> None:
                 torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=tolerance * largest)
 
 
+def hessian() -> None:
+    """Every tangent kernel, through products of a small GPT: short and long rows, two probes."""
+    for width, heads, length in ((32, 2, 5), (64, 1, 40)):
+        scale = Scale("tiny", 2, width, heads, 1e-3, vocabulary=11, context=length)
+        tokens = torch.randint(11, (3, length), generator=torch.Generator().manual_seed(0))
+        model = GPT(scale, 0)
+        exact = FusedProducts(model.double(), next_token, tokens)
+        v = torch.randn(exact.dimension, generator=torch.Generator().manual_seed(1))
+        expected = exact(v.double())
+        found = FusedProducts(GPT(scale, 0).cuda(), next_token, tokens.cuda())(v.cuda())
+        difference = (found.cpu().double() - expected).norm() / expected.norm()
+        assert difference <= 1e-4, difference
+
+
 if __name__ == "__main__":
     spectra()
     gradient_gram()
+    hessian()
     torch.cuda.synchronize()
     print("every GPU kernel ran and agrees with the CPU")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# torch's idle threads keep their cores busy for milliseconds, while our own kernels wait for them.
+# Its OpenMP reads this when it is loaded, so it stands before every import.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
 import click
 
 import geomfast

@@ -72,8 +72,10 @@ def gradient_gram(
 
     grams = measure(False, check)
     if center:
-        # The mean first, then the products, where their difference would keep few digits.
-        grams = _centred(grams) or measure(True, False)
+        centred = {name: _centred(gram) for name, gram in grams.items()}
+        if _mean_dominates(_sum(grams), _sum(centred)):
+            centred = measure(True, False)
+        grams = centred
     return grams if per_layer else _sum(grams)
 
 
@@ -145,31 +147,58 @@ def gradient_ranks(
     """
     left = dict(_counted(model, first))
 
-    def measure(centered: bool, check: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def measure(centered: bool, check: bool) -> tuple[Tensor, Tensor]:
         def both(name: str, uses: list[kernel.Factors]) -> tuple[Tensor, Tensor | None]:
-            whole = kernel.parameter_gram(uses, centered=centered)
-            entries = left.get(name)
-            if entries is None:
-                return whole, None
-            if entries == uses[0].rows * uses[0].right.shape[-1]:
-                return whole, whole
-            some = kernel.first_entries(uses, entries)
-            return whole, kernel.parameter_gram(some, centered=centered)
+            return _whole_and_first(uses, left.get(name, 0), centered)
 
         grams = attribute(model, loss_fn, batch, None, check, both)
-        every = _finite({name: whole for name, (whole, _) in grams.items()})
-        return every, {name: some for name, (_, some) in grams.items() if some is not None}
+        _finite({name: whole for name, (whole, _) in grams.items()})
+        firsts = {name: some for name, (_, some) in grams.items() if some is not None}
+        return _sum({name: whole for name, (whole, _) in grams.items()}), _sum(firsts)
 
-    grams = measure(False, check)
-    centred = [_centred(part) for part in grams]
-    if not all(centred):
+    sums = measure(False, check)
+    centred = [_centred(total) for total in sums]
+    dominated = [_mean_dominates(*pair) for pair in zip(sums, centred, strict=True)]
+    if any(dominated):
         again = measure(True, False)
-        centred = [part or other for part, other in zip(centred, again, strict=True)]
+        centred = [again[i] if dominated[i] else centred[i] for i in range(2)]
     every, beginning = (
-        GradientRanks(_rank(_sum(part)), _rank(_sum(less_mean or part)))
-        for part, less_mean in zip(grams, centred, strict=True)
+        GradientRanks(_rank(total), _rank(less_mean))
+        for total, less_mean in zip(sums, centred, strict=True)
     )
     return every, beginning
+
+
+def _whole_and_first(
+    uses: list[kernel.Factors], entries: int, centered: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gram matrix of a parameter's gradients, and of their first entries (None for 0 of them)."""
+    columns = uses[0].right.shape[-1]
+    if entries == 0:
+        return kernel.parameter_gram(uses, centered=centered), None
+    if entries == uses[0].rows * columns:
+        whole = kernel.parameter_gram(uses, centered=centered)
+        return whole, whole
+    row, rest = divmod(entries, columns)
+    parts = kernel.split_rows(uses, row)
+    if parts is None:
+        some = kernel.first_entries(uses, entries)
+        return (
+            kernel.parameter_gram(uses, centered=centered),
+            kernel.parameter_gram(some, centered=centered),
+        )
+    # The rows before the cut count for both.
+    before, at, behind = (
+        kernel.parameter_gram(part, centered=centered) if part else None for part in parts
+    )
+    some = None
+    if rest:
+        some = kernel.parameter_gram(kernel.first_entries(parts[1], rest), centered=centered)
+    return _added(before, at, behind), _added(before, some)
+
+
+def _added(*grams: Tensor | None) -> Tensor:
+    return torch.stack([gram for gram in grams if gram is not None]).sum(0)
 
 
 def _counted(model: nn.Module, first: int) -> Iterable[tuple[str, int]]:
@@ -194,18 +223,15 @@ def _finite(grams: dict[str, Tensor]) -> dict[str, Tensor]:
     return grams
 
 
-def _centred(grams: dict[str, Tensor]) -> dict[str, Tensor] | None:
-    """Gram matrices of the gradients less their mean, by parameter.
+def _centred(gram: Tensor) -> Tensor:
+    """Gram matrix of the gradients less their mean, by differences of its entries."""
+    gram = gram - gram.mean(0, keepdim=True)
+    return gram - gram.mean(1, keepdim=True)
 
-    None where the mean dominates, so that these differences of entries have lost their digits.
-    """
-    centred = {}
-    for name, gram in grams.items():
-        gram = gram - gram.mean(0, keepdim=True)
-        centred[name] = gram - gram.mean(1, keepdim=True)
-    if _sum(centred).trace() < _MEAN_DOMINATES * _sum(grams).trace():
-        return None
-    return centred
+
+def _mean_dominates(gram: Tensor, centred: Tensor) -> bool:
+    """Whether these differences have lost their digits: the mean has to go first, then."""
+    return bool(centred.trace() < _MEAN_DOMINATES * gram.trace())
 
 
 def backend(x: Tensor) -> str:

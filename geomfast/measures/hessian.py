@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from geomfast.measures.checks import LossFunction
 from geomfast.measures.curvature import lanczos
 from geomfast.measures.curvature.density import Density, spectral_density
+from geomfast.measures.curvature.fused import hessian_products
 from geomfast.measures.curvature.gauss_newton import GaussNewtonProducts
 from geomfast.measures.curvature.lanczos import Eigenpairs, eigenpairs, random_vector
-from geomfast.measures.curvature.products import HessianProducts
+from geomfast.measures.curvature.products import DataProducts, HessianProducts
 from geomfast.measures.curvature.trace import Trace, hutch_plus_plus
 
 Matrix = Literal["hessian", "gauss-newton"]
-_PRODUCTS = {"hessian": HessianProducts, "gauss-newton": GaussNewtonProducts}
+_PRODUCTS = {"hessian": hessian_products, "gauss-newton": GaussNewtonProducts}
+_BY_LAYER = {"hessian": HessianProducts, "gauss-newton": GaussNewtonProducts}
 _Found = TypeVar("_Found")
 
 
@@ -84,11 +86,13 @@ def hessian_top_eigenvalues(
     if not tol > 0:
         raise ValueError(f"tol must be positive, not {tol}")
     _require_positive(k=k, max_iterations=max_iterations)
-    products = _products(model, loss_fn, data, params, matrix)
     if not per_layer:
-        return _top(
-            products, products, products.dimension, k, tol, max_iterations, seed, ends, start
-        )
+        products = _products(model, loss_fn, data, params, matrix)
+        size = products.dimension
+        return _top(products, products, size, k, tol, max_iterations, seed, ends, start)
+    _require_matrix(matrix)
+    # One graph serves every block.
+    products = _BY_LAYER[matrix](model, loss_fn, data, params)
     layers: dict[str, list[str]] = {}
     for name in products.parameters:
         layers.setdefault(name.rpartition(".")[0], []).append(name)
@@ -186,14 +190,13 @@ def hessian_density(
 
 def _products(
     model: nn.Module, loss_fn: LossFunction, data: Any, params: Iterable[str] | None, matrix: str
-) -> HessianProducts:
-    if matrix not in _PRODUCTS:
-        raise ValueError(f"matrix must be one of {', '.join(_PRODUCTS)}, not {matrix!r}")
+) -> DataProducts:
+    _require_matrix(matrix)
     return _PRODUCTS[matrix](model, loss_fn, data, params)
 
 
 def _top(
-    products: HessianProducts,
+    products: DataProducts,
     product: Callable[[Tensor], Tensor],
     dimension: int,
     k: int,
@@ -240,18 +243,23 @@ def _near(start: Tensor, noise: Tensor) -> Tensor:
     return total / total.norm() + 0.2 * noise / noise.norm()
 
 
-def _finite(products: HessianProducts, compute: Callable[[], _Found]) -> _Found:
+def _finite(products: DataProducts, compute: Callable[[], _Found]) -> _Found:
     try:
         return compute()
     except FloatingPointError as error:
         raise _not_finite(products) from error
 
 
-def _not_finite(products: HessianProducts) -> ValueError:
+def _not_finite(products: DataProducts) -> ValueError:
     probe = random_vector(products.like, products.dimension, 0)
     return ValueError(
         f"a product with the Hessian is not finite: {products.where_not_finite(probe)}"
     )
+
+
+def _require_matrix(matrix: str) -> None:
+    if matrix not in _PRODUCTS:
+        raise ValueError(f"matrix must be one of {', '.join(_PRODUCTS)}, not {matrix!r}")
 
 
 def _require_positive(**values: int) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import weakref
 
 import pytest
 import torch
@@ -197,6 +198,36 @@ def test_nothing_changes():
     assert model.training and torch.is_grad_enabled()
     with torch.no_grad():
         assert torch.equal(first, gradient_gram(model, loss, batch))
+
+
+class Kept:
+    """Lives as long as the graph that holds it."""
+
+
+class Holding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, kept):
+        ctx.kept = kept
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return gradients[0], None
+
+
+@pytest.mark.parametrize("name", ["gpt", "deep", "tables, tied"])
+def test_the_graph_is_let_go(name):
+    """Python's collector does not see circles through autograd's graph."""
+    model, batch = made(name)
+    references = []
+
+    def holding(model, batch):
+        kept = Kept()
+        references.append(weakref.ref(kept))
+        return Holding.apply(loss(model, batch), kept)
+
+    gradient_gram(model, holding, batch)
+    assert len(references) == 2 and not any(ref() for ref in references)
 
 
 def test_closed_form_of_linear_regression():

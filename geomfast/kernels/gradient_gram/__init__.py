@@ -1,6 +1,6 @@
 """Gram matrices of per-sample gradients from the factors they are made of."""
 
-from geomfast.kernels.gradient_gram.factors import Factors, first_entries, whole
+from geomfast.kernels.gradient_gram.factors import Factors, first_entries, split_rows, whole
 from geomfast.kernels.gradient_gram.op import (
     CHUNK_BYTES,
     backend_for,
@@ -17,5 +17,6 @@ __all__ = [
     "first_entries",
     "gram_on",
     "parameter_gram",
+    "split_rows",
     "whole",
 ]

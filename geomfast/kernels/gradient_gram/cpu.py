@@ -16,6 +16,8 @@ from geomfast.kernels.backends import native_module
 from geomfast.kernels.gradient_gram.factors import Factors, whole
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
+# Multiply-adds of the Gram matrix below which starting a thread costs more than it saves.
+_WORTH_A_THREAD = 1 << 26
 _ROW_BYTES = 16 << 20  # packed at a time where gradients are given whole
 
 
@@ -60,6 +62,7 @@ def _gram(uses: list[Factors], way: str, max_bytes: int) -> Tensor:
     prepared = [_prepared(use, dtype) for use in uses if use.length > 0]
     if gram.numel() == 0 or not prepared or columns == 0:
         return gram.zero_()
+    work = samples * samples * uses[0].rows * columns
     native_module("_cpu").gradient_gram(
         uses=[_described(*use) for use in prepared],
         dtype=_DTYPES[dtype],
@@ -69,7 +72,7 @@ def _gram(uses: list[Factors], way: str, max_bytes: int) -> Tensor:
         way=way,
         max_bytes=max_bytes,
         out=gram.data_ptr(),
-        threads=torch.get_num_threads(),
+        threads=torch.get_num_threads() if work > _WORTH_A_THREAD else 1,
         isa=os.environ.get("GEOMFAST_ISA", ""),
     )
     return gram

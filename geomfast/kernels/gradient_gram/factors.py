@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -76,6 +77,17 @@ def whole(gradients: Tensor) -> Factors:
     """Factors of gradients that are already there: (N, ...)."""
     flat = gradients.reshape(len(gradients), 1, -1)
     return Factors(torch.zeros(flat.shape[:2], dtype=torch.long, device=flat.device), flat, 1)
+
+
+def split_rows(uses: list[Factors], row: int) -> list[list[Factors]] | None:
+    """Factors of the rows before `row`, of it, and of those behind it; None of one-hot factors."""
+    if any(use.one_hot for use in uses):
+        return None
+    bounds = (0, row, min(row + 1, uses[0].rows), uses[0].rows)
+    return [
+        [Factors(use.left[..., a:b], use.right, b - a) for use in uses] if b > a else []
+        for a, b in itertools.pairwise(bounds)
+    ]
 
 
 def first_entries(uses: list[Factors], entries: int) -> list[Factors]:

@@ -5,11 +5,12 @@ the way back takes the tangent of the output's adjoint to that of the input's. `
 what each takes and returns. Nothing here is differentiable.
 """
 
+import dataclasses
 from types import ModuleType
 
 from torch import Tensor
 
-from geomfast.kernels.backends import Candidate, choose, interpreting_triton, triton_missing
+from geomfast.kernels.backends import Candidate, choose, triton_candidate
 from geomfast.kernels.tangents import plain, reference, triton
 
 #: Backend -> module with the operations.
@@ -22,14 +23,9 @@ IMPLEMENTATIONS: dict[str, ModuleType] = {
 
 def _candidates(x: Tensor) -> list[Candidate]:
     """Who serves tensors like x, best first."""
-    if x.device.type == "cuda":
-        missing = triton_missing()
-        in_triton = Candidate("triton", missing or triton.refusal(x), missing=bool(missing))
-    elif x.device.type == "cpu" and interpreting_triton():
-        slower = "the interpreter is for tests"
-        in_triton = Candidate("triton", triton.refusal(x), slower=slower)
-    else:
-        in_triton = Candidate("triton", f"serves tensors on the cuda device, x is on {x.device}")
+    in_triton = triton_candidate(x.device)
+    if not in_triton.refusal:
+        in_triton = dataclasses.replace(in_triton, refusal=triton.refusal(x))
     return [in_triton, Candidate("torch"), Candidate("reference", slower="for comparison only")]
 
 

@@ -33,7 +33,7 @@ class GaussNewtonProducts(HessianProducts):
         caught: list[Tensor] = []
         hook = self.model.register_forward_hook(lambda *call: caught.append(_output(call[-1])))
         try:
-            loss = self._loss(i)
+            loss = self.loss_of(i)
         finally:
             hook.remove()
         if len(caught) != 1:

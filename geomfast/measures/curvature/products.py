@@ -6,9 +6,10 @@ graph of g is built once; a product costs what two further backward passes do.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,43 +31,30 @@ from geomfast.measures.graph import once_differentiable_functions
 KEPT_BYTES = 4 << 30
 
 
-class Products(Protocol):
-    """A symmetric matrix known by its products.
-
-    Attributes:
-        dimension: P, its side.
-        sizes: entries of every parameter, in the order of a vector.
-        like: a tensor of the vectors' type and device.
-    """
-
-    dimension: int
-    sizes: dict[str, int]
-    like: Tensor
-
-    def __call__(self, v: Tensor) -> Tensor:
-        """(P,) -> (P,)."""
-        ...
-
-
 @contextlib.contextmanager
 def twice_differentiable():
-    """Inside, attention is computed by what can be differentiated twice, and gradients are on.
+    """Inside, attention is computed by what can be differentiated twice, with gradients on.
 
     Flash, memory-efficient and fused CPU attention have no second derivative (PyTorch issues
     116350 and 128971).
     """
-    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), RefuseDropout():
+    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
         yield
 
 
-class HessianProducts:
-    """Products of the Hessian of the mean loss over data.
+class DataProducts(abc.ABC):
+    """A symmetric matrix made of the mean loss over data, known by its products.
 
     Args:
         model, loss_fn: as everywhere in geomfast.
         data: one batch, or an iterable of batches that count by their samples.
         params: names of parameters, with shell wildcards; None for all that require gradients.
-        kept_bytes: of graphs to keep; batches beyond it are differentiated anew each time.
+
+    Attributes:
+        parameters: by name, those chosen.
+        sizes: their entries, in the order of a vector.
+        dimension: P, the sum of the sizes.
+        like: a tensor of the vectors' type and device.
 
     Raises:
         ValueError: as `geomfast.hessian_top_eigenvalues`.
@@ -78,26 +66,62 @@ class HessianProducts:
         loss_fn: LossFunction,
         data: Any,
         params: Iterable[str] | None = None,
-        *,
-        kept_bytes: int = KEPT_BYTES,
     ):
         refuse_coupled(model)
         self.model, self.loss_fn = model, loss_fn
         self.parameters, _ = chosen(model, params)
         self.batches = batches_of(data)
-        counts = [count(batch, least=1) for batch in self.batches]
-        self.samples = sum(counts)
+        self.counts = [count(batch, least=1) for batch in self.batches]
         self.sizes = {name: p.numel() for name, p in self.parameters.items()}
         self.dimension = sum(self.sizes.values())
         first = next(iter(self.parameters.values()))
         self.like = first.detach().new_empty(
             0, dtype=torch.promote_types(first.dtype, torch.float32)
         )
-        fitting = self._fitting(counts, kept_bytes)
+
+    @abc.abstractmethod
+    def __call__(self, v: Tensor) -> Tensor:
+        """(P,) -> (P,) of the type of `like`."""
+
+    @abc.abstractmethod
+    def where_not_finite(self, v: Tensor) -> str:
+        """Which batch's product with v is not finite, for a message."""
+
+    def loss_of(self, i: int, *, differentiable: bool = True) -> Tensor:
+        """Batch i's share of the mean loss."""
+        with twice_differentiable() if differentiable else torch.no_grad(), RefuseDropout():
+            losses = self.loss_fn(self.model, self.batches[i])
+            losses = checked_losses(losses, self.counts[i], differentiable)
+            bad = ~torch.isfinite(losses.detach())
+            if bad.any():
+                sample = int(bad.nonzero()[0])
+                raise ValueError(f"the loss of sample {sample} of batch {i} is not finite")
+            return losses.sum() / sum(self.counts)
+
+
+class HessianProducts(DataProducts):
+    """Products of the Hessian of the mean loss over data, of any model.
+
+    Args:
+        model, loss_fn, data, params: as in `DataProducts`.
+        kept_bytes: of graphs to keep; batches beyond it are differentiated anew each time.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        data: Any,
+        params: Iterable[str] | None = None,
+        *,
+        kept_bytes: int = KEPT_BYTES,
+    ):
+        super().__init__(model, loss_fn, data, params)
+        fitting = self._fitting(kept_bytes)
         self._kept = [self._prepared(i) for i in range(fitting)]
         self._again = range(fitting, len(self.batches))
         for i in self._again:  # whatever is wrong with a batch is said now
-            self._loss(i, differentiable=False)
+            self.loss_of(i, differentiable=False)
 
     def __call__(self, v: Tensor) -> Tensor:
         """(P,) -> (P,) of the type of `like`."""
@@ -120,20 +144,9 @@ class HessianProducts:
                 return f"batch {i}"
         return "the sum over batches"
 
-    def _loss(self, i: int, differentiable: bool = True) -> Tensor:
-        """Batch i's share of the mean loss."""
-        with twice_differentiable() if differentiable else torch.no_grad():
-            losses = self.loss_fn(self.model, self.batches[i])
-            losses = checked_losses(losses, count(self.batches[i], least=1), differentiable)
-            bad = ~torch.isfinite(losses.detach())
-            if bad.any():
-                sample = int(bad.nonzero()[0])
-                raise ValueError(f"the loss of sample {sample} of batch {i} is not finite")
-            return losses.sum() / self.samples
-
     def _prepared(self, i: int) -> Any:
         """What products with batch i's share start from: its gradient, with the graph of it."""
-        loss = self._loss(i)
+        loss = self.loss_of(i)
         require_second_derivative(loss)
         with torch.enable_grad(), second_derivatives():
             gradients = torch.autograd.grad(
@@ -177,13 +190,13 @@ class HessianProducts:
         ]
         return torch.cat(flat)
 
-    def _fitting(self, counts: list[int], kept_bytes: int) -> int:
+    def _fitting(self, kept_bytes: int) -> int:
         """How many batches' graphs may be kept; always at least one's."""
-        if len(counts) == 1:
+        if len(self.counts) == 1:
             return 1
-        per_sample = self._graph_bytes() / counts[0]
+        per_sample = self._graph_bytes() / self.counts[0]
         fitting, left = 0, kept_bytes
-        for samples in counts:
+        for samples in self.counts:
             left -= int(samples * per_sample)
             if left < 0:
                 break

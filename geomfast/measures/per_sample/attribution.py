@@ -147,10 +147,8 @@ class Attribution:
         if not ends:
             return set()
         probe = Probe(self.samples, self.losses)
-        self.watch.arrivals.wanted_by = probe.note
-        torch.autograd.grad(self.losses @ probe.weights, ends, retain_graph=True)
-        self.watch.arrivals.wanted_by = probe.compare
-        torch.autograd.grad(self.losses.sum(), ends)
+        self._pass(self.losses @ probe.weights, ends, probe.note, retain_graph=True)
+        self._pass(self.losses.sum(), ends, probe.compare)
         return probe.wrong
 
     def measured(
@@ -178,11 +176,31 @@ class Attribution:
                 results[use.name] = self._finished(use.name, arrived.pop(use.name), measure)
 
         if ends:
-            self.watch.arrivals.wanted_by = factorise
-            torch.autograd.grad(self.losses.sum(), ends)
+            self._pass(self.losses.sum(), ends, factorise)
         for name, factors in self._one_by_one(sorted(apart)).items():
             results[name] = self._finished(name, factors, measure)
         return {name: results[name] for name in self.parameters}
+
+    def _pass(
+        self,
+        total: Tensor,
+        ends: list[GradientEdge],
+        wanted_by: Callable[[Use, Tensor], None],
+        *,
+        retain_graph: bool = False,
+    ) -> None:
+        """A backward pass as far as the uses that come first, handing over what passes by."""
+        uses = {use.key: use for use in self.watch.uses}
+
+        def take(key: int, gradient: Tensor) -> None:
+            if key in uses:  # not one that was taken back
+                wanted_by(uses[key], gradient)
+
+        self.watch.arrivals.wanted_by = take
+        try:
+            torch.autograd.grad(total, ends, retain_graph=retain_graph)
+        finally:
+            self.watch.arrivals.wanted_by = None
 
     def _reached(self) -> tuple[list[GradientEdge], list[Use]]:
         """The uses that reach the losses, and where a backward pass has passed by all of them."""
@@ -191,9 +209,9 @@ class Attribution:
         return [use.edge for use in uses if use.edge.node in first], uses
 
     def forget(self) -> None:
-        """Breaks the circle of hooks, rules and graph, so that its memory is free at once."""
-        self.watch.arrivals.wanted_by = None
-        self.watch.uses.clear()
+        """Lets go of the graph, so that its memory is free at once."""
+        self.watch.forget()
+        del self.losses
 
     def _finished(
         self,

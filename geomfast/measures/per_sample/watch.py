@@ -7,6 +7,7 @@ flow. Nothing is computed twice and no gradient is stored.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +31,13 @@ class Use:
     """One use of a parameter: `rule` turns the gradient that arrives at `edge` into factors.
 
     Attributes:
+        key: a number of its own in one forward pass.
         name: of the parameter.
         view: the transposed view that was used, None for the parameter itself. Autograd knows the
             parameter once for all uses of a view.
     """
 
+    key: int
     name: str
     edge: GradientEdge
     rule: Rule
@@ -42,14 +45,18 @@ class Use:
 
 
 class Arrivals:
-    """Hands every gradient that arrives at a use to whoever wants it at the time."""
+    """Hands every gradient that arrives at a use, by its key, to whoever wants it at the time.
+
+    All that hooks may hold: a use, say, knows the graph, and a graph that hooks lead back to is
+    never freed.
+    """
 
     def __init__(self) -> None:
-        self.wanted_by: Callable[[Use, Tensor], None] | None = None
+        self.wanted_by: Callable[[int, Tensor], None] | None = None
 
-    def take(self, use: Use, gradient: Tensor) -> None:
+    def take(self, key: int, gradient: Tensor) -> None:
         if self.wanted_by is not None:
-            self.wanted_by(use, gradient)
+            self.wanted_by(key, gradient)
 
 
 class NotHandled(Exception):
@@ -88,6 +95,7 @@ class Watch(TorchFunctionMode):
         self.doubtful = False
         self.uses: list[Use] = []
         self.arrivals = Arrivals()
+        self._keys = itertools.count()
         self.unhandled: set[str] = set()
         self._names = WeakTensorKeyDictionary({p: name for name, p in parameters.items()})
         self._transposed = WeakTensorKeyDictionary()
@@ -167,13 +175,17 @@ class Watch(TorchFunctionMode):
         self._versions += [(name, x, x._version) for name in names]
         return x.detach()
 
+    def forget(self) -> None:
+        """Lets go of every tensor, and of the graph."""
+        self.uses.clear()
+        self._versions.clear()
+
     def note(self, parameter: Tensor, out: Tensor, rule: Rule) -> None:
         """The gradient arriving at `out` is all that `rule` needs."""
         view = parameter if self.is_transposed(parameter) else None
-        use = Use(self.name(parameter), get_gradient_edge(out), rule, view)
-        self.uses.append(use)
-        arrivals = self.arrivals
-        out.register_hook(lambda gradient: arrivals.take(use, gradient))
+        key, arrivals = next(self._keys), self.arrivals
+        self.uses.append(Use(key, self.name(parameter), get_gradient_edge(out), rule, view))
+        out.register_hook(lambda gradient: arrivals.take(key, gradient))
 
     def rows(self, x: Tensor, width_dims: int = 1) -> Tensor:
         """(N, T, width): x with samples first and everything between flattened.
