@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench.interleave import interleave
+from bench.interleave import finished, interleave
 from bench.peers import gradient_peers
 from bench.stored_gradients import by_loop, by_vmap, gram, next_token, singular_values
 from bench.untied import UntiedGPT
@@ -102,7 +102,7 @@ def too_much(contender: Contender, tokens: torch.Tensor) -> str:
         return f"stores {needed / 1e9:.1f} GB"
     contender.function(tokens[:2])  # what is imported at first use
     tenth = tokens[: max(2, len(tokens) // 10)]
-    call = finished(contender, tenth)
+    call = finished(lambda: contender.function(tenth), tenth.device.type)
     start = time.perf_counter()
     call()
     seconds = (time.perf_counter() - start) * len(tokens) / len(tenth)
@@ -118,17 +118,6 @@ def exact_gram(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     size = sum(p.numel() for p in model.parameters())
     fit = int(storage(tokens) // (8 * size))
     return gram(by_loop(copy.deepcopy(model).double(), tokens[: min(CHECKED, fit)]))
-
-
-def finished(contender: Contender, tokens: torch.Tensor) -> Callable[[], None]:
-    """The timed call: until the device has finished."""
-
-    def call() -> None:
-        contender.function(tokens)
-        if tokens.is_cuda:
-            torch.cuda.synchronize()
-
-    return call
 
 
 @pytest.mark.parametrize("index", range(len(FULL)))
@@ -157,7 +146,10 @@ def bench_gradient_gram(benchmark, results, full, device, restore_threads, index
     # A rival that is wrong would be no rival: its error counts as much as ours.
     assert max(errors.values()) <= 1e-5, errors
 
-    calls = {who: finished(contender, tokens) for who, contender in taking_part.items()}
+    calls = {
+        who: finished(lambda c=contender: c.function(tokens), device)
+        for who, contender in taking_part.items()
+    }
     seconds = interleave(calls, rounds=ROUNDS if full else 2, budget=BUDGET)
     where = "" if device == "cpu" else f" on {device}"
     results.add(

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from bench.hessian_peers import Found, hessian_peers
-from bench.interleave import interleave
+from bench.interleave import finished, interleave
 from geomfast.losses import next_token
 from geomfast.measures.curvature.fused import FusedProducts
 from geomfast.measures.curvature.lanczos import eigenpairs, random_vector
@@ -151,17 +151,6 @@ def bench_hessian(benchmark, results, full, device, restore_threads, index):
         **notes,
     )
     benchmark.pedantic(finished(products["geomfast"], device), rounds=1)
-
-
-def finished(call: Callable[[], object], device: str) -> Callable[[], None]:
-    """The timed call: until the device has finished."""
-
-    def run() -> None:
-        call()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    return run
 
 
 def bench_attention_as_it_stands():

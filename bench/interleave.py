@@ -4,6 +4,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+import torch
+
 
 def interleave(
     functions: Mapping[str, Callable[[], object]], rounds: int, budget: float = float("inf")
@@ -30,3 +32,14 @@ def interleave(
             functions[name]()
             seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def finished(call: Callable[[], object], device: str) -> Callable[[], None]:
+    """The call as it is timed: until the device has finished."""
+
+    def run() -> None:
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run

@@ -88,23 +88,21 @@ def checked_losses(losses: Any, samples: int, differentiable: bool = True) -> Te
     return losses
 
 
-def require_equal_losses(which: list[int], together: Tensor, alone: Tensor) -> None:
+def require_equal_losses(alone: dict[int, Tensor], together: Tensor) -> None:
     """Raises where a loss is another one without the other samples.
 
     Args:
-        which: numbers of samples.
-        together: (m,) their losses in the whole batch.
-        alone: (m,) their losses in a smaller one.
+        alone: number of a sample -> its loss in a smaller batch.
+        together: (N,) losses in the whole batch.
     """
     coarse = together.dtype in (torch.bfloat16, torch.float16)
     rtol = 3e-2 if coarse else 1e-3
-    same = torch.isclose(alone.detach(), together.detach(), rtol=rtol, atol=1e-5, equal_nan=True)
-    if not same.all():
-        i = int((~same).nonzero()[0])
-        raise ValueError(
-            f"the loss of sample {which[i]} depends on the other samples: {together[i].item():.6g} "
-            f"in the batch, {alone[i].item():.6g} without them"
-        )
+    for i, loss in alone.items():
+        if not torch.isclose(loss, together[i], rtol=rtol, atol=1e-5, equal_nan=True):
+            raise ValueError(
+                f"the loss of sample {i} depends on the other samples: {together[i].item():.6g} "
+                f"in the batch, {loss.item():.6g} without them"
+            )
 
 
 def refuse_coupled(model: nn.Module) -> None:

@@ -73,10 +73,10 @@ def gradient_gram(
     grams = measure(False, check)
     if center:
         centred = {name: _centred(gram) for name, gram in grams.items()}
-        if _mean_dominates(_sum(grams), _sum(centred)):
+        if _mean_dominates(_sum(*grams.values()), _sum(*centred.values())):
             centred = measure(True, False)
         grams = centred
-    return grams if per_layer else _sum(grams)
+    return grams if per_layer else _sum(*grams.values())
 
 
 def fisher_effective_rank(
@@ -152,9 +152,8 @@ def gradient_ranks(
             return _whole_and_first(uses, left.get(name, 0), centered)
 
         grams = attribute(model, loss_fn, batch, None, check, both)
-        _finite({name: whole for name, (whole, _) in grams.items()})
-        firsts = {name: some for name, (_, some) in grams.items() if some is not None}
-        return _sum({name: whole for name, (whole, _) in grams.items()}), _sum(firsts)
+        every = _finite({name: whole for name, (whole, _) in grams.items()})
+        return _sum(*every.values()), _sum(*(some for _, some in grams.values()))
 
     sums = measure(False, check)
     centred = [_centred(total) for total in sums]
@@ -194,11 +193,7 @@ def _whole_and_first(
     some = None
     if rest:
         some = kernel.parameter_gram(kernel.first_entries(parts[1], rest), centered=centered)
-    return _added(before, at, behind), _added(before, some)
-
-
-def _added(*grams: Tensor | None) -> Tensor:
-    return torch.stack([gram for gram in grams if gram is not None]).sum(0)
+    return _sum(before, at, behind), _sum(before, some)
 
 
 def _counted(model: nn.Module, first: int) -> Iterable[tuple[str, int]]:
@@ -213,8 +208,9 @@ def _rank(gram: Tensor) -> float:
     return exp_entropy(torch.linalg.eigvalsh(gram).clamp_min(0.0), 0.0).item()
 
 
-def _sum(grams: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(grams.values())).sum(0)
+def _sum(*grams: Tensor | None) -> Tensor:
+    """Of those that are there."""
+    return torch.stack([gram for gram in grams if gram is not None]).sum(0)
 
 
 def _finite(grams: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -56,8 +56,9 @@ def attribute(
     """
     refuse_coupled(model)
     with torch.enable_grad():
-        wrong = _misattributed(model, loss_fn, batch, params) if check else set()
+        wrong, alone = _misattributed(model, loss_fn, batch, params) if check else (set(), {})
         with _attribution(model, loss_fn, batch, params) as found:
+            require_equal_losses(alone, found.losses)
             return found.measured(measure, wrong)
 
 
@@ -78,28 +79,24 @@ def _attribution(
 
 def _misattributed(
     model: nn.Module, loss_fn: LossFunction, batch: Any, params: Iterable[str] | int | None
-) -> set[str]:
+) -> tuple[set[str], dict[int, Tensor]]:
     """Names of parameters with gradients of other samples than those they arrive at.
 
-    Looks at some samples only. Their number divides N: whatever else has a first dimension that N
-    divides is mistaken for samples here as it will be there.
-
-    Raises:
-        ValueError: a loss is another one without the other samples.
+    And the losses, by number, of the samples that it looked at without the others. Those are some:
+    their number divides N, and whatever else has a first dimension that N divides is mistaken for
+    samples here as it will be there.
     """
     samples = count(batch)
     some = next(m for m in range(min(samples, _FEW), samples + 1) if samples % m == 0)
     if some == samples:
         with _attribution(model, loss_fn, batch, params) as found:
-            return found.misattributed()
+            return found.misattributed(), {}
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
     which = order[:some].sort().values
     part = tree_map(lambda x: x[which.to(x.device)] if isinstance(x, Tensor) else x, batch)
-    with torch.no_grad():
-        together = checked_losses(loss_fn(model, batch), samples, differentiable=False)
     with _attribution(model, loss_fn, part, params) as found:
-        require_equal_losses(which.tolist(), together[which.to(together.device)], found.losses)
-        return found.misattributed()
+        alone = dict(zip(which.tolist(), found.losses.detach(), strict=True))
+        return found.misattributed(), alone
 
 
 class _ExpandedInVain(Exception):
@@ -250,7 +247,7 @@ class Attribution:
                 lambda x, i=i: x[i : i + 1] if isinstance(x, Tensor) else x, self.batch
             )
             loss = checked_losses(self.loss_fn(self.model, alone), 1)
-            require_equal_losses([i], self.losses[i : i + 1], loss)
+            require_equal_losses({i: loss[0]}, self.losses)
             rows.append(torch.autograd.grad(loss[0], chosen))
         stacked = zip(*rows, strict=True)
         return {
