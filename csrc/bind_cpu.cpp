@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "gradient_gram_cpu.h"
+#include "sgld_cpu.h"
 #include "spectra_cpu.h"
 #include "spectra_on_host.h"
 
@@ -102,6 +104,48 @@ void gradient_gram(const std::vector<Use>& uses, int dtype, long samples, long r
   }
 }
 
+const geomfast::SgldKernel& sgld_kernel_for(const std::string& isa) {
+  return checked(geomfast::sgld_kernel(isa.c_str()), isa);
+}
+
+void sgld_step(std::uintptr_t weights, std::uintptr_t gradients, std::uintptr_t center,
+               std::uintptr_t square_average, std::uintptr_t previous, std::uintptr_t active,
+               long chains, long size, unsigned first_chain, std::uint64_t seed,
+               std::uint64_t step, float pull, float back, float spread, float decay,
+               float stability, std::uintptr_t statistics, int threads, const std::string& isa) {
+  const auto& kernel = sgld_kernel_for(isa);
+  if (chains < 0 || size < 0) throw std::invalid_argument("a negative size");
+  pybind11::gil_scoped_release release;
+  const geomfast::SgldRow first{reinterpret_cast<float*>(weights),
+                                reinterpret_cast<const float*>(gradients),
+                                reinterpret_cast<const float*>(center),
+                                reinterpret_cast<float*>(square_average),
+                                reinterpret_cast<float*>(previous),
+                                {seed, step, first_chain},
+                                pull,
+                                back,
+                                spread,
+                                decay,
+                                stability};
+  geomfast::sgld_step({first, reinterpret_cast<const unsigned char*>(active), chains, size,
+                       reinterpret_cast<double*>(statistics)},
+                      kernel, threads);
+}
+
+void normals(std::uint64_t seed, unsigned chain, std::uint64_t step, long size, std::uintptr_t out,
+             const std::string& isa) {
+  const auto& kernel = sgld_kernel_for(isa);
+  pybind11::gil_scoped_release release;
+  kernel.normals({seed, step, chain}, 0, size, reinterpret_cast<float*>(out));
+}
+
+std::array<unsigned, 4> philox(const std::array<unsigned, 4>& counter,
+                               const std::array<unsigned, 2>& key, const std::string& isa) {
+  std::array<unsigned, 4> out;
+  sgld_kernel_for(isa).philox(counter.data(), key.data(), out.data());
+  return out;
+}
+
 void spectra_on_host(std::uintptr_t gram, long batch, int n, int threads, int groups, int order,
                      bool packed, double eps, std::uintptr_t values, std::uintptr_t rankme) {
   if (batch < 0 || n < 1) throw std::invalid_argument("empty matrix");
@@ -144,6 +188,20 @@ PYBIND11_MODULE(_cpu, module) {
              "sample stride, position stride) of contiguous rows, float32 (0) or float64 (1);\n"
              "indices are the address of int64 (samples, length) where left is one-hot, else 0.\n"
              "The way is ghost, materialised, or centred: materialised, less the mean gradient.");
+  module.def("sgld_step", &sgld_step, pybind11::arg("weights"), pybind11::arg("gradients"),
+             pybind11::arg("center"), pybind11::arg("square_average"), pybind11::arg("previous"),
+             pybind11::arg("active"), pybind11::arg("chains"), pybind11::arg("size"),
+             pybind11::arg("first_chain"), pybind11::arg("seed"), pybind11::arg("step"),
+             pybind11::arg("pull"), pybind11::arg("back"), pybind11::arg("spread"),
+             pybind11::arg("decay"), pybind11::arg("stability"), pybind11::arg("statistics"),
+             pybind11::arg("threads"), pybind11::arg("isa") = "",
+             "One Langevin step of float32 (chains, size) weights, in place; center is (size).\n"
+             "square_average, previous and active may be 0. Statistics are float64 (chains, 4).");
+  module.def("normals", &normals, pybind11::arg("seed"), pybind11::arg("chain"),
+             pybind11::arg("step"), pybind11::arg("size"), pybind11::arg("out"),
+             pybind11::arg("isa") = "", "The noise of one chain's step, float32 (size).");
+  module.def("philox", &philox, pybind11::arg("counter"), pybind11::arg("key"),
+             pybind11::arg("isa") = "", "For tests: Philox4x32-10 of one counter.");
   module.def("spectra_on_host", &spectra_on_host, pybind11::arg("gram"), pybind11::arg("batch"),
              pybind11::arg("n"), pybind11::arg("threads"), pybind11::arg("groups"),
              pybind11::arg("order"), pybind11::arg("packed"), pybind11::arg("eps"),

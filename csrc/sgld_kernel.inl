@@ -1,0 +1,150 @@
+// Langevin steps for one instruction set: noise, update and sums in one pass over the parameters.
+#if defined(__GNUC__) && !defined(__clang__)
+// Without it the long chains of the noise are left in the order they are written in, each waiting
+// for its last result: a step takes 1.3 times as long.
+#pragma GCC optimize("schedule-insns")
+#endif
+
+#include "noise.inl"
+
+namespace {
+
+using geomfast::kCounters;
+using geomfast::kGroup;
+using geomfast::kStatistics;
+using geomfast::NoiseStream;
+using geomfast::SgldRow;
+
+typedef double WideSum __attribute__((vector_size(2 * kVectorBytes)));
+
+// Rows of a buffer begin anywhere.
+typedef float FloatVecAnywhere __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+GEOMFAST_INLINE FloatVec load_anywhere(const float* p) {
+  return *reinterpret_cast<const FloatVecAnywhere*>(p);
+}
+GEOMFAST_INLINE void store_anywhere(float* p, FloatVec v) {
+  *reinterpret_cast<FloatVecAnywhere*>(p) = v;
+}
+
+GEOMFAST_INLINE double total(const WideSum& v) {
+  double all = 0.0;
+  for (int i = 0; i < kLanes; ++i) all += v[i];
+  return all;
+}
+
+struct Sums {
+  FloatVec of[kStatistics] = {};
+};
+
+// One vector of entries. kScaled: with a preconditioner; kTracked: with the weights before.
+template <bool kScaled, bool kTracked>
+GEOMFAST_INLINE void step_vector(const SgldRow& row, long i, FloatVec z, Sums& sums) {
+  const FloatVec w = load_anywhere(row.weights + i), g = load_anywhere(row.gradients + i);
+  const FloatVec away = w - load_anywhere(row.center + i);
+  FloatVec drift = row.pull * g + row.back * away;
+  FloatVec kick = row.spread * z;
+  if constexpr (kScaled) {
+    const FloatVec v =
+        row.decay * load_anywhere(row.square_average + i) + (1.0f - row.decay) * (g * g);
+    store_anywhere(row.square_average + i, v);
+    const FloatVec m = 1.0f / (square_root(v) + row.stability);
+    drift = m * drift;
+    kick = square_root(m) * kick;
+  }
+  sums.of[0] += away * away;
+  sums.of[1] += drift * drift;
+  if constexpr (kTracked) {
+    sums.of[2] += (w - load_anywhere(row.previous + i)) * drift;
+    store_anywhere(row.previous + i, w);
+  }
+  sums.of[3] += kick * drift;
+  store_anywhere(row.weights + i, (w - drift) + kick);
+}
+
+template <bool kScaled, bool kTracked>
+GEOMFAST_INLINE void step_group(const SgldRow& row, const Noise& noise, long group, long at,
+                                WideSum statistics[kStatistics]) {
+  Sums sums;
+  for (int j = 0; j < kCounters; j += kLanes) {
+    FloatVec z[4];
+    noise.normals(static_cast<unsigned long long>(group) * kCounters + j, z);
+    for (int k = 0; k < 4; ++k) {
+      step_vector<kScaled, kTracked>(row, at + k * kCounters + j, z[k], sums);
+    }
+  }
+  for (int s = 0; s < kStatistics; ++s) {
+    statistics[s] += __builtin_convertvector(sums.of[s], WideSum);
+  }
+}
+
+template <bool kScaled, bool kTracked>
+void step_entries(const SgldRow& row, long first, long last, double* statistics) {
+  const Noise noise(row.stream);
+  WideSum sums[kStatistics] = {};
+  long group = first / kGroup;
+  for (; (group + 1) * kGroup <= last; ++group) {
+    step_group<kScaled, kTracked>(row, noise, group, group * kGroup, sums);
+  }
+  if (const long rest = last - group * kGroup; rest > 0) {
+    // The last group is filled up with entries that stay at the center and add nothing to the sums.
+    alignas(64) float padded[5][kGroup] = {};
+    float* const held[] = {row.weights, row.square_average, row.previous};
+    const auto copy = [&](const float* from, float* to) {
+      for (long i = 0; from != nullptr && i < rest; ++i) to[i] = from[group * kGroup + i];
+    };
+    for (int i = 0; i < 3; ++i) copy(held[i], padded[i]);
+    copy(row.gradients, padded[3]);
+    copy(row.center, padded[4]);
+    SgldRow end = row;
+    end.weights = padded[0];
+    end.square_average = padded[1];
+    end.previous = padded[2];
+    end.gradients = padded[3];
+    end.center = padded[4];
+    step_group<kScaled, kTracked>(end, noise, group, 0, sums);
+    for (int i = 0; i < 3; ++i) {
+      for (long j = 0; held[i] != nullptr && j < rest; ++j) {
+        held[i][group * kGroup + j] = padded[i][j];
+      }
+    }
+  }
+  for (int s = 0; s < kStatistics; ++s) statistics[s] += total(sums[s]);
+}
+
+void step(const SgldRow& row, long first, long last, double* statistics) {
+  const bool scaled = row.square_average != nullptr, tracked = row.previous != nullptr;
+  const auto entries = scaled ? (tracked ? step_entries<true, true> : step_entries<true, false>)
+                              : (tracked ? step_entries<false, true> : step_entries<false, false>);
+  entries(row, first, last, statistics);
+}
+
+void normals(const NoiseStream& stream, long first, long last, float* out) {
+  const Noise noise(stream);
+  for (long at = first; at < last; at += kGroup) {
+    alignas(64) float group[kGroup];
+    for (int j = 0; j < kCounters; j += kLanes) {
+      FloatVec z[4];
+      noise.normals(static_cast<unsigned long long>(at) / 4 + j, z);
+      for (int k = 0; k < 4; ++k) store(group + k * kCounters + j, z[k]);
+    }
+    for (long i = at; i < last && i < at + kGroup; ++i) out[i - first] = group[i - at];
+  }
+}
+
+void philox(const unsigned counter[4], const unsigned key[2], unsigned out[4]) {
+  const RoundKeys keys = round_keys(key[0], key[1]);
+  Wide c[4];
+  for (int k = 0; k < 4; ++k) c[k] = wide(counter[k]);
+  philox_rounds(c, keys);
+  for (int k = 0; k < 4; ++k) out[k] = static_cast<unsigned>(c[k][kLanes / 2 - 1]);
+}
+
+}  // namespace
+
+namespace geomfast {
+
+extern const SgldKernel GEOMFAST_JOIN(sgld_, GEOMFAST_ISA_NAME);
+const SgldKernel GEOMFAST_JOIN(sgld_, GEOMFAST_ISA_NAME) = {GEOMFAST_STRING(GEOMFAST_ISA_NAME),
+                                                            step, normals, philox};
+
+}  // namespace geomfast

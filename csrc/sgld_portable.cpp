@@ -1,0 +1,1 @@
+#include "sgld_kernel.inl"

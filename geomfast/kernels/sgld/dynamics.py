@@ -1,0 +1,55 @@
+"""What a Langevin step multiplies by what."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RmsProp:
+    """Preconditioner M = 1 / (sqrt(v) + stability), v the running mean of the squared gradient.
+
+    Li et al. (2016), "Preconditioned stochastic gradient Langevin dynamics", arXiv:1512.07666,
+    without the term that its equation 4 adds for the change of M, as is usual.
+
+    Attributes:
+        decay: of the mean, which starts at zero.
+        stability: keeps M finite; in units of the gradient.
+    """
+
+    decay: float = 0.99
+    stability: float = 0.1
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """dw = -(lr/2) M [nbeta g + localization (w - center)] + sqrt(lr M) noise.
+
+    Lau et al. (2023), arXiv:2308.12108, equation 9; M is 1 without a preconditioner.
+
+    Attributes:
+        lr: step size, epsilon in the papers.
+        nbeta: inverse temperature times the number of samples.
+        localization: strength of the pull to the center, gamma in the papers.
+        preconditioner: None for none.
+    """
+
+    lr: float
+    nbeta: float
+    localization: float
+    preconditioner: RmsProp | None = None
+
+    @property
+    def factors(self) -> dict[str, float]:
+        """What the kernels multiply by, rounded to float32 so that all take the same."""
+        found = {
+            "pull": 0.5 * self.lr * self.nbeta,
+            "back": 0.5 * self.lr * self.localization,
+            "spread": math.sqrt(self.lr),
+        }
+        if self.preconditioner is not None:
+            found["decay"] = self.preconditioner.decay
+            found["stability"] = self.preconditioner.stability
+        return {name: ctypes.c_float(value).value for name, value in found.items()}

@@ -1,0 +1,179 @@
+"""One Langevin step of all chains: signature, checks, and who serves it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geomfast.kernels.backends import Candidate, choose, cpu_candidate, triton_candidate
+from geomfast.kernels.sgld import cpu, plain, reference, triton
+from geomfast.kernels.sgld.dynamics import Dynamics, RmsProp
+
+__all__ = [
+    "Dynamics",
+    "RmsProp",
+    "backend_for",
+    "backends_serving",
+    "normals",
+    "normals_on",
+    "sgld_step",
+    "step_on",
+]
+
+# Backend -> module with `step` and `normals`.
+IMPLEMENTATIONS = {"triton": triton, "cpu": cpu, "torch": plain, "reference": reference}
+
+
+def _candidates(weights: Tensor) -> list[Candidate]:
+    """Who serves weights of this type and place, best first."""
+    fused = [triton_candidate(weights.device), cpu_candidate(weights.device)]
+    if weights.dtype != torch.float32:
+        refusal = f"serves float32 weights, not {weights.dtype}"
+        fused = [Candidate(candidate.name, refusal) for candidate in fused]
+    return [*fused, Candidate("torch"), Candidate("reference", slower="for comparison only")]
+
+
+def backend_for(weights: Tensor) -> str:
+    """Name of the backend that serves these weights."""
+    return choose("sgld_step", _candidates(weights))
+
+
+def backends_serving(weights: Tensor) -> list[str]:
+    """Names of all backends that can serve these weights, best first."""
+    return [candidate.name for candidate in _candidates(weights) if not candidate.refusal]
+
+
+def sgld_step(
+    weights: Tensor,
+    gradients: Tensor,
+    center: Tensor,
+    dynamics: Dynamics,
+    *,
+    seed: int,
+    step: int | Tensor,
+    square_average: Tensor | None = None,
+    previous: Tensor | None = None,
+    active: Tensor | None = None,
+    first_chain: int = 0,
+) -> Tensor:
+    """Moves every chain by one Langevin step, in place.
+
+    The noise of an entry depends on seed, chain, step and the entry's index alone: neither on the
+    backend, the device, the number of threads, nor on which other chains there are.
+
+    Args:
+        weights: (C, P) float32 or float64, contiguous; changed.
+        gradients: (C, P), of the loss at the weights.
+        center: (P,), where the localization pulls to.
+        dynamics: what the step multiplies by.
+        seed: of the noise, 64 bits.
+        step: number of this step; a 0-dimensional int64 tensor on the weights' device is read
+            there, so that a replayed CUDA graph makes new noise.
+        square_average: (C, P), changed: state of the preconditioner; needed with one.
+        previous: (C, P), changed: the weights before the last step, becomes those before this one.
+            Without it the third number returned is zero.
+        active: (C,) bool, False for chains that stay as they are; None for all.
+        first_chain: index of the first row's chain.
+
+    Returns:
+        (C, 4) float64 of the weights w before the step, NaN for chains that are not active:
+        |w - center|^2, |drift|^2, (w - previous) . drift and kick . drift, where the kick is the
+        scaled noise, the drift the rest of the step with its sign turned.
+
+    Raises:
+        ValueError: shapes, types or places do not fit together.
+        BackendError: the forced backend cannot serve.
+    """
+    _check(weights, gradients, center, dynamics, square_average, previous, active)
+    return step_on(
+        backend_for(weights),
+        weights,
+        gradients,
+        center,
+        dynamics,
+        seed=seed,
+        step=step,
+        square_average=square_average,
+        previous=previous,
+        active=active,
+        first_chain=first_chain,
+    )
+
+
+def step_on(
+    backend: str,
+    weights: Tensor,
+    gradients: Tensor,
+    center: Tensor,
+    dynamics: Dynamics,
+    *,
+    seed: int,
+    step: int | Tensor,
+    square_average: Tensor | None = None,
+    previous: Tensor | None = None,
+    active: Tensor | None = None,
+    first_chain: int = 0,
+) -> Tensor:
+    """As `sgld_step`, by one backend, of input that is known to fit."""
+    return IMPLEMENTATIONS[backend].step(
+        weights, gradients, center, dynamics, seed, step, square_average, previous, active,
+        first_chain,
+    )  # fmt: skip
+
+
+def normals(
+    chains: int,
+    size: int,
+    *,
+    seed: int,
+    step: int,
+    first_chain: int = 0,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """(chains, size) float32: the noise that `sgld_step` would add, before it is scaled."""
+    where = torch.empty(0, device=device)
+    return normals_on(backend_for(where), chains, size, seed, step, first_chain, where.device)
+
+
+def normals_on(
+    backend: str,
+    chains: int,
+    size: int,
+    seed: int,
+    step: int,
+    first_chain: int,
+    device: torch.device,
+) -> Tensor:
+    """As `normals`, by one backend."""
+    return IMPLEMENTATIONS[backend].normals(chains, size, seed, step, first_chain, device)
+
+
+def _check(
+    weights: Tensor,
+    gradients: Tensor,
+    center: Tensor,
+    dynamics: Dynamics,
+    square_average: Tensor | None,
+    previous: Tensor | None,
+    active: Tensor | None,
+) -> None:
+    if weights.dim() != 2 or weights.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"weights must be (C, P) float32 or float64, not {tuple(weights.shape)} {weights.dtype}"
+        )
+    rows = {"gradients": gradients, "square_average": square_average, "previous": previous}
+    for name, x in {"weights": weights, **rows, "center": center}.items():
+        if x is None:
+            continue
+        shape = weights.shape[1:] if name == "center" else weights.shape
+        if x.shape != shape or x.dtype != weights.dtype or x.device != weights.device:
+            raise ValueError(
+                f"{name} must be {tuple(shape)} {weights.dtype} on {weights.device}, not "
+                f"{tuple(x.shape)} {x.dtype} on {x.device}"
+            )
+        if not x.is_contiguous():
+            raise ValueError(f"{name} must be contiguous")
+    if active is not None and (active.shape != weights.shape[:1] or active.dtype != torch.bool):
+        raise ValueError(f"active must be ({len(weights)},) bool, not {tuple(active.shape)}")
+    if (dynamics.preconditioner is None) != (square_average is None):
+        raise ValueError("square_average goes with a preconditioner, and only with one")

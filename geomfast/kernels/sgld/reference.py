@@ -1,0 +1,74 @@
+"""Backend "reference": float64 throughout, the textbook's formulas; the numbers are the same."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from geomfast.kernels.sgld.dynamics import Dynamics
+from geomfast.kernels.sgld.philox import COUNTERS, GROUP, in_order, numbers
+
+
+def normals(
+    chains: int, size: int, seed: int, step: int, first_chain: int, device: torch.device
+) -> Tensor:
+    """As `geomfast.kernels.sgld.normals`, in float64."""
+    counters = range(-(-size // GROUP) * COUNTERS)
+    rows = []
+    for chain in range(first_chain, first_chain + chains):
+        x = numbers(counters, seed, chain, step, device)
+        z = [*_box_muller(x[0], x[1]), *_box_muller(x[2], x[3])]
+        rows.append(in_order(z)[:size])
+    return torch.stack(rows) if rows else torch.empty((0, size), dtype=torch.float64)
+
+
+def _box_muller(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Of two uniform numbers, the second of 30 bits around one of the four half-axes."""
+    r = (-2.0 * torch.log(((x >> 1).double() + 0.5) * 2.0**-31)).sqrt()
+    within = ((y << 2) + 2**31 & 0xFFFFFFFF) - 2**31
+    t = within.double() * (math.pi / 4 / 2**31)
+    along, across = torch.cos(t), torch.sin(t)
+    along = torch.where(y >> 30 & 1 == 1, -along, along)
+    upright = y >> 31 == 1
+    return r * torch.where(upright, across, along), r * torch.where(upright, along, across)
+
+
+def step(
+    weights: Tensor,
+    gradients: Tensor,
+    center: Tensor,
+    dynamics: Dynamics,
+    seed: int,
+    step: int | Tensor,
+    square_average: Tensor | None,
+    previous: Tensor | None,
+    active: Tensor | None,
+    first_chain: int,
+) -> Tensor:
+    """As `geomfast.kernels.sgld.sgld_step`."""
+    z = normals(*weights.shape, seed, int(step), first_chain, weights.device)
+    statistics = torch.full((len(weights), 4), math.nan, dtype=torch.float64, device=weights.device)
+    preconditioner = dynamics.preconditioner
+    for chain in range(len(weights)):
+        if active is not None and not active[chain]:
+            continue
+        w, g = weights[chain].double(), gradients[chain].double()
+        scale = torch.ones_like(w)
+        if preconditioner is not None and square_average is not None:
+            v = square_average[chain].double()
+            v = preconditioner.decay * v + (1.0 - preconditioner.decay) * g**2
+            square_average[chain] = v
+            scale = 1.0 / (v.sqrt() + preconditioner.stability)
+        away = w - center.double()
+        drift = 0.5 * dynamics.lr * scale
+        drift = drift * (dynamics.nbeta * g + dynamics.localization * away)
+        since = torch.zeros_like(w)
+        if previous is not None:
+            since = w - previous[chain].double()
+            previous[chain] = w
+        kick = (dynamics.lr * scale).sqrt() * z[chain]
+        statistics[chain] = torch.stack([away @ away, drift @ drift, since @ drift, kick @ drift])
+        weights[chain] = w - drift + kick
+    return statistics

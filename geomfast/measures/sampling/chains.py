@@ -1,0 +1,200 @@
+"""Langevin chains: minibatch, gradient, step; and what is written down of each step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geomfast.kernels.sgld import Dynamics, backend_for, step_on
+from geomfast.measures.checks import LossFunction, RefuseDropout, count
+from geomfast.measures.sampling.gradients import ChainGradients
+from geomfast.measures.sampling.streams import Shuffled, concatenated, taken
+
+#: Bytes of the buffers of chains that run as one program.
+STACKED_BYTES = 8 << 30
+# Parameters up to which chains run as one program on the CPU (measured, see the README of
+# geomfast/kernels/sgld); more fill its threads alone.
+_STACKED_ON_CPU = 150_000
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What chains are run of.
+
+    Attributes:
+        model, loss_fn: as everywhere in geomfast; the model is called with other weights.
+        parameters: by name, those that are sampled.
+        batches: of the data.
+        initial: (n,) losses of all samples at the model's own weights.
+        dynamics: of the steps.
+        batch_size: of a minibatch; None for all of the data at every step.
+        steps: of every chain.
+        seed: of noise and minibatches.
+        common_batches: whether all chains see the same minibatches.
+    """
+
+    model: nn.Module
+    loss_fn: LossFunction
+    parameters: Mapping[str, Tensor]
+    batches: list[Any]
+    initial: Tensor
+    dynamics: Dynamics
+    batch_size: int | None
+    steps: int
+    seed: int
+    common_batches: bool = False
+
+
+@dataclass
+class Traces:
+    """What every step saw before it moved, float64 on the CPU; NaN after a chain has diverged.
+
+    Attributes:
+        losses: (C, T) of the step's minibatch.
+        excess: (C, T) the same less the loss of that minibatch at the initial weights.
+        statistics: (C, T, 4) of `geomfast.kernels.sgld.sgld_step`.
+        diverged: (C,) bool.
+    """
+
+    losses: Tensor
+    excess: Tensor
+    statistics: Tensor
+    diverged: Tensor
+
+    @classmethod
+    def joined(cls, traces: list[Traces]) -> Traces:
+        """Of all chains, from those of groups of them."""
+        names = ("losses", "excess", "statistics", "diverged")
+        return cls(*(torch.cat([getattr(t, name) for t in traces]) for name in names))
+
+
+def group_size(sampling: Sampling, chains: int, stacked: bool | None) -> int:
+    """How many chains run as one program.
+
+    Args:
+        sampling: what is run.
+        chains: of all.
+        stacked: True for as many as fit, False for one after the other, None for what is faster.
+    """
+    size = sum(p.numel() for p in sampling.parameters.values())
+    first = next(iter(sampling.parameters.values()))
+    if stacked is None:
+        stacked = first.is_cuda or size <= _STACKED_ON_CPU
+    if not stacked:
+        return 1
+    buffers = 4 if sampling.dynamics.preconditioner else 3
+    return max(1, min(chains, STACKED_BYTES // (buffers * size * first.itemsize)))
+
+
+def run_chains(
+    sampling: Sampling,
+    first_chain: int,
+    chains: int,
+    progress: Callable[[int], None] = lambda steps: None,
+) -> Traces:
+    """Runs some chains as one program; what they draw does not depend on which others there are.
+
+    Args:
+        sampling: what is run.
+        first_chain: index of the first, which names its noise and its minibatches.
+        chains: how many.
+        progress: called with the chain steps done since it was last called.
+    """
+    return _Group(sampling, first_chain, chains).run(progress)
+
+
+class _Group:
+    """Some chains that run as one program."""
+
+    def __init__(self, sampling: Sampling, first_chain: int, chains: int):
+        self.sampling, self.first_chain, self.chains = sampling, first_chain, chains
+        values = [p.detach().reshape(-1) for p in sampling.parameters.values()]
+        self.center = torch.cat(values)
+        self.weights = self.center.repeat(chains, 1)
+        self.previous = self.weights.clone()
+        self.square_average = None
+        if sampling.dynamics.preconditioner is not None:
+            self.square_average = torch.zeros_like(self.weights)
+        gradients = torch.empty_like(self.weights)
+        self.gradients = ChainGradients(
+            sampling.model, sampling.loss_fn, sampling.parameters, self.weights, gradients
+        )
+        self.active = torch.ones(chains, dtype=torch.bool, device=self.center.device)
+        self.backend = backend_for(self.weights)
+        self.samples = len(sampling.initial)
+        self.streams: list[Shuffled] = []
+        if sampling.batch_size is not None:
+            self.data = concatenated(sampling.batches)
+            self.streams = [
+                Shuffled(self.samples, sampling.batch_size, (sampling.seed, chain))
+                for chain in self._stream_numbers()
+            ]
+
+    def _stream_numbers(self) -> range:
+        if self.sampling.common_batches:
+            return range(1)
+        return range(self.first_chain, self.first_chain + self.chains)
+
+    def run(self, progress: Callable[[int], None]) -> Traces:
+        steps = self.sampling.steps
+        on_cpu = self.center.device.type == "cpu"
+        kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        for step in range(steps):
+            kept.append(self._step(step))
+            progress(self.chains)
+            # Elsewhere asking would wait for the device; steps of a chain that stays are harmless.
+            if on_cpu and not self.active.any():
+                break
+        losses, excess, statistics = (torch.stack(x, 1).cpu() for x in zip(*kept, strict=True))
+        left = steps - losses.shape[1]
+        return Traces(
+            torch.nn.functional.pad(losses, (0, left), value=torch.nan),
+            torch.nn.functional.pad(excess, (0, left), value=torch.nan),
+            torch.nn.functional.pad(statistics, (0, 0, 0, left), value=torch.nan),
+            ~self.active.cpu(),
+        )
+
+    def _step(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        with RefuseDropout():
+            losses, excess = self._minibatch() if self.streams else self._all_data()
+        # A chain stays where it was when it had a finite loss last; others do not see it.
+        self.active &= torch.isfinite(losses)
+        statistics = step_on(
+            self.backend,
+            self.weights,
+            self.gradients.gradients,
+            self.center,
+            self.sampling.dynamics,
+            seed=self.sampling.seed,
+            step=step,
+            square_average=self.square_average,
+            previous=self.previous,
+            active=self.active,
+            first_chain=self.first_chain,
+        )
+        nan = torch.where(self.active, 0.0, torch.nan)
+        return losses + nan, excess + nan, statistics
+
+    def _minibatch(self) -> tuple[Tensor, Tensor]:
+        """Gradients of one minibatch each; its mean loss, and that less the initial one."""
+        indices = torch.stack([stream.next() for stream in self.streams])
+        shared = self.sampling.common_batches
+        batch = taken(self.data, indices[0] if shared else indices)
+        losses = self.gradients.add(batch, indices.shape[1], shared, 1.0, first=True)
+        losses = losses.double()
+        before = self.sampling.initial[indices.to(losses.device)]
+        return losses.mean(1), (losses - before).mean(1)
+
+    def _all_data(self) -> tuple[Tensor, Tensor]:
+        total = torch.zeros(self.chains, dtype=torch.float64, device=self.center.device)
+        for i, batch in enumerate(self.sampling.batches):
+            samples = count(batch, least=1)
+            share = samples / self.samples
+            losses = self.gradients.add(batch, samples, True, share, first=i == 0)
+            total += losses.double().sum(1)
+        mean = total / self.samples
+        return mean, mean - self.sampling.initial.mean()

@@ -1,0 +1,95 @@
+"""How far chains of draws are to be believed: R-hat, effective sample size, standard error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """What chains of draws say of their mean.
+
+    Attributes:
+        mean: of all draws.
+        stderr: Monte Carlo standard error of the mean.
+        rhat: near 1 where chains agree with each other, and each with itself.
+        ess: number of independent draws that would be as good.
+    """
+
+    mean: float
+    stderr: float
+    rhat: float
+    ess: float
+
+
+def mixing(draws: Tensor) -> Mixing:
+    """Split R-hat, effective sample size and standard error of chains' mean.
+
+    Vehtari et al. (2021), arXiv:1903.08008, equations 1 to 4 and 10 to 13; ranks are not taken.
+    Chains are cut in halves first, so that one that drifts disagrees with itself.
+
+    Args:
+        draws: (C, D) float64, D at least 4.
+
+    Returns:
+        All NaN but the mean where fewer than four draws a chain leave nothing to say.
+    """
+    length = draws.shape[1] // 2
+    mean = draws.mean().item()
+    if length < 2:
+        return Mixing(mean, math.nan, math.nan, math.nan)
+    halves = torch.cat([draws[:, :length], draws[:, draws.shape[1] - length :]])
+    chains = len(halves)
+    within = halves.var(1).mean()
+    between = halves.mean(1).var()
+    variance = (length - 1) / length * within + between
+    if variance <= 0:  # all draws are one number
+        return Mixing(mean, 0.0, 1.0, float(draws.numel()))
+    rhat = (variance / within).sqrt().item() if within > 0 else math.inf
+    covariance = _autocovariance(halves)
+    correlation = 1.0 - (within - covariance.mean(0) * length / (length - 1)) / variance
+    correlation[0] = 1.0
+    total = chains * length
+    # Geyer: sums of neighbours are positive and fall for a reversible chain; noise makes them not.
+    pairs = correlation[: length // 2 * 2].view(-1, 2).sum(1)
+    positive = int((pairs <= 0).nonzero()[0]) if (pairs <= 0).any() else len(pairs)
+    falling = pairs[: max(positive, 1)].cummin(0).values
+    time = max(float(2.0 * falling.sum() - 1.0), 1.0 / math.log10(max(total, 10)))
+    ess = total / time
+    return Mixing(mean, math.sqrt(variance / ess), rhat, ess)
+
+
+def _autocovariance(x: Tensor) -> Tensor:
+    """(C, L) -> (C, L), of each chain at lags 0 to L - 1, with the biased divisor L."""
+    length = x.shape[1]
+    spectrum = torch.fft.rfft(x - x.mean(1, keepdim=True), n=2 * length)
+    return torch.fft.irfft(spectrum.abs() ** 2, n=2 * length)[:, :length] / length
+
+
+def acceptance(
+    losses: Tensor, statistics: Tensor, lr: float, nbeta: float, localization: float
+) -> Tensor:
+    r"""Probability with which a Metropolis test would have accepted each step (MALA).
+
+    With U = nbeta L + localization/2 |w - w0|^2, G its gradient and D the step from w to w',
+    log a = U(w) - U(w') + D.(G + G')/2 - lr/8 (|G'|^2 - |G|^2) (Roberts and Tweedie 1996).
+    The losses of two steps are of two minibatches, which adds noise to it.
+
+    Args:
+        losses: (C, T) float64 at each step.
+        statistics: (C, T, 4) of `geomfast.kernels.sgld.sgld_step`.
+        lr, nbeta, localization: of the steps.
+
+    Returns:
+        (C, T - 1), in [0, 1]; NaN where a chain has diverged.
+    """
+    distance, drift, since, kick = statistics.unbind(-1)
+    energy = nbeta * losses + 0.5 * localization * distance
+    # The drift is lr/2 times the gradient; a step is the kick less the drift.
+    along = since[:, 1:] + (kick - drift)[:, :-1]
+    log = energy[:, :-1] - energy[:, 1:] + along / lr - drift.diff() / (2.0 * lr)
+    return log.clamp_max(0.0).exp()

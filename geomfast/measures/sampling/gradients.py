@@ -1,0 +1,101 @@
+"""Losses and gradients of a model at other weights than its own, of one or of many chains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from geomfast.measures.checks import LossFunction, checked_losses
+
+
+class LossModule(nn.Module):
+    """The losses of a model as a module, whose parameters can be replaced for a call."""
+
+    def __init__(self, model: nn.Module, loss_fn: LossFunction):
+        super().__init__()
+        self.model, self.loss_fn = model, loss_fn
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.loss_fn(self.model, batch)
+
+
+class ChainGradients:
+    """Losses and gradients at rows of a flat buffer, which the model is called with.
+
+    Args:
+        model, loss_fn: as everywhere in geomfast.
+        parameters: by name, those that the buffer holds, in its order.
+        weights: (C, P), read at every call.
+        gradients: (C, P), written by every call.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        parameters: Mapping[str, Tensor],
+        weights: Tensor,
+        gradients: Tensor,
+    ):
+        self.module = LossModule(model, loss_fn)
+        self.chains = len(weights)
+        self.gradients = gradients
+        sizes = [p.numel() for p in parameters.values()]
+        # One chain is called as the model is: not through vmap, which costs.
+        lead = weights.shape[:1] if self.chains > 1 else ()
+
+        def parts(buffer: Tensor) -> list[Tensor]:
+            split = buffer.detach().split(sizes, 1)
+            return [
+                x.view(*lead, *p.shape) for x, p in zip(split, parameters.values(), strict=True)
+            ]
+
+        self._names = [f"model.{name}" for name in parameters]
+        self._leaves = [leaf.requires_grad_() for leaf in parts(weights)]
+        self._targets = parts(gradients)
+
+    def losses(self, batch: Any, samples: int, shared: bool) -> Tensor:
+        """Differentiable losses (C, m) of a batch of m samples.
+
+        Args:
+            batch: every chain's own, tensors (C, m, ...), or one for all, (m, ...).
+            samples: m.
+            shared: whether it is one for all.
+        """
+        values = dict(zip(self._names, self._leaves, strict=True))
+        if self.chains == 1:
+            if not shared:
+                batch = torch.utils._pytree.tree_map(lambda x: x[0], batch)
+            losses = functional_call(self.module, values, (batch,))
+            return checked_losses(losses, samples)[None]
+        call = vmap(
+            lambda values, batch: functional_call(self.module, values, (batch,)),
+            in_dims=(0, None if shared else 0),
+        )
+        # Under vmap the fused kernels loop over chains (PyTorch issue 176265).
+        with sdpa_kernel(SDPBackend.MATH):
+            losses = call(values, batch)
+        if losses.shape != (self.chains, samples):
+            checked_losses(losses[0], samples)
+        return losses
+
+    def add(self, batch: Any, samples: int, shared: bool, share: float, first: bool) -> Tensor:
+        """Writes, or where not `first` adds, the gradient of share * mean loss; (C, m) losses."""
+        with torch.enable_grad():
+            losses = self.losses(batch, samples, shared)
+            total = losses.sum() * (share / samples)
+        found = torch.autograd.grad(total, self._leaves, allow_unused=True)
+        for name, gradient in zip(self._names, found, strict=True):
+            if gradient is None:
+                name = name.removeprefix("model.")
+                raise ValueError(
+                    f"parameter {name} does not reach the loss: leave it out of params"
+                )
+        combine = torch._foreach_copy_ if first else torch._foreach_add_
+        combine(self._targets, list(found))
+        return losses.detach()

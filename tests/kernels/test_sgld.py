@@ -1,0 +1,299 @@
+"""Langevin steps and their noise: known answers, distribution, every backend to the last bit."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import Tensor
+
+from geomfast.kernels.backends import (
+    interpreting_triton,
+    missing_reason,
+    native_module,
+    triton_missing,
+)
+from geomfast.kernels.sgld import Dynamics, RmsProp, normals, op, sgld_step
+from geomfast.kernels.sgld.philox import philox
+from tests import cases
+
+CPU = torch.device("cpu")
+PLAIN = Dynamics(1e-3, 30.0, 100.0)
+SCALED = Dynamics(1e-3, 30.0, 100.0, RmsProp(0.9, 0.2))
+# Counter, key and result of Philox4x32-10 as Random123 publishes them (kat_vectors).
+KNOWN = [
+    ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    (
+        [0xFFFFFFFF] * 4,
+        [0xFFFFFFFF] * 2,
+        [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD],
+    ),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        [0xA4093822, 0x299F31D0],
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
+]
+# The counter's words are entry / 4, chain and the step; the key is the seed.
+SIZES = [1, 5, 127, 128, 129, 1000]
+
+
+def _isas() -> list[str]:
+    return [] if missing_reason("_cpu") else native_module("_cpu").isas()
+
+
+def _backends() -> list[str]:
+    """Name of a backend, and of an instruction set where it has several."""
+    fused = [f"cpu {isa}" for isa in _isas()]
+    return [*fused, "torch", *(["triton"] if interpreting_triton() else [])]
+
+
+@pytest.fixture(params=_backends())
+def backend(request, monkeypatch) -> str:
+    name, _, isa = request.param.partition(" ")
+    monkeypatch.setenv("GEOMFAST_ISA", isa)
+    return name
+
+
+def state(chains: int, size: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    shape = (chains, size)
+    return {
+        "weights": cases.normal(*shape, seed=0).to(dtype),
+        "gradients": cases.normal(*shape, seed=1).to(dtype),
+        "center": cases.normal(size, seed=2).to(dtype),
+        "square_average": cases.normal(*shape, seed=3).to(dtype) ** 2,
+        "previous": cases.normal(*shape, seed=4).to(dtype),
+    }
+
+
+def moved(
+    backend: str,
+    given: dict[str, Tensor],
+    dynamics: Dynamics = PLAIN,
+    tracked: bool = True,
+    **options,
+) -> dict[str, Tensor]:
+    """What a step makes of a copy of the state, and the statistics."""
+    after = {name: x.clone() for name, x in given.items()}
+    statistics = op.step_on(
+        backend,
+        after["weights"],
+        after["gradients"],
+        after["center"],
+        dynamics,
+        square_average=after["square_average"] if dynamics.preconditioner else None,
+        previous=after["previous"] if tracked else None,
+        **{"seed": 11, "step": 5, **options},
+    )
+    return after | {"statistics": statistics}
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
+def test_known_answers(counter, key, expected):
+    found = philox(tuple(torch.tensor([c]) for c in counter), tuple(key))
+    assert [int(x) for x in found] == expected
+    for isa in _isas():
+        assert native_module("_cpu").philox(counter, key, isa) == expected
+
+
+@pytest.mark.skipif(not interpreting_triton(), reason="Triton's interpreter is off")
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
+def test_known_answers_of_triton(counter, key, expected):
+    from tests.kernels.philox_kernel import philox_kernel
+
+    seed = int.from_bytes(np.array(key, dtype=np.uint32).tobytes(), "little", signed=True)
+    words = torch.tensor(np.array(counter, dtype=np.uint32).view(np.int32))
+    out = torch.empty(4, dtype=torch.int32)
+    philox_kernel[(1,)](torch.tensor([seed]), words, out)
+    assert out.numpy().view(np.uint32).tolist() == expected
+
+
+def test_the_noise_is_made_of_the_numbers_that_its_place_names(backend):
+    """Entry k * 32 + j of the second group: number k of counter 32 + j."""
+    seed, chain, step = 0x123456789ABCDEF, 3, 2**32 + 9
+    z = op.normals_on(backend, 1, 256, seed, step, chain, CPU)[0]
+    j = 7
+    counter = tuple(torch.tensor([x]) for x in (32 + j, chain, 9, 1))
+    x = philox(counter, (seed & 0xFFFFFFFF, seed >> 32))
+    radius = math.sqrt(-2 * math.log(((int(x[2]) >> 1) + 0.5) / 2**31))
+    assert math.hypot(z[128 + 2 * 32 + j], z[128 + 3 * 32 + j]) == pytest.approx(radius, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_noise_has_the_same_bits_everywhere(backend, size):
+    expected = op.normals_on("torch", 3, size, 2**40 + 1, 2**33 + 5, 9, CPU)
+    assert torch.equal(op.normals_on(backend, 3, size, 2**40 + 1, 2**33 + 5, 9, CPU), expected)
+
+
+def test_noise_is_close_to_that_of_exact_logarithms_and_angles():
+    exact = op.normals_on("reference", 2, 200_000, 1, 2, 3, CPU)
+    found = op.normals_on("torch", 2, 200_000, 1, 2, 3, CPU)
+    error = (found - exact).abs()
+    assert error.mean() <= 1e-7
+    # Where both are near zero, u near 1 has no more digits than float32 leaves it.
+    assert error[exact.abs() > 0.1].max() <= 1e-6 and error.max() <= 3e-4
+
+
+@pytest.mark.parametrize("dynamics", [PLAIN, SCALED], ids=["plain", "rmsprop"])
+@pytest.mark.parametrize("tracked", [True, False], ids=["tracked", "untracked"])
+@pytest.mark.parametrize("size", SIZES)
+def test_a_step_has_the_same_bits_everywhere(backend, size, dynamics, tracked):
+    given = state(2, size)
+    expected = moved("torch", given, dynamics, tracked)
+    found = moved(backend, given, dynamics, tracked)
+    for name in ("weights", "square_average", "previous"):
+        assert torch.equal(found[name], expected[name]), name
+    # Sums are taken in another order.
+    assert torch.allclose(found["statistics"], expected["statistics"], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("dynamics", [PLAIN, SCALED], ids=["plain", "rmsprop"])
+def test_a_step_follows_its_equation(backend, dynamics):
+    given = state(2, 500)
+    exact = moved("reference", {n: x.double() for n, x in given.items()}, dynamics)
+    found = moved(backend, given, dynamics)
+    for name in ("weights", "square_average", "statistics"):
+        assert torch.allclose(found[name].double(), exact[name], rtol=1e-5, atol=1e-6), name
+
+
+def test_statistics_are_of_the_weights_before_the_step():
+    given = state(1, 300, torch.float64)
+    w, g, c, p = (given[n].squeeze(0) for n in ("weights", "gradients", "center", "previous"))
+    after = moved("torch", given)
+    drift = 0.5 * PLAIN.lr * (PLAIN.nbeta * g + PLAIN.localization * (w - c))
+    kick = after["weights"][0] - w + drift
+    expected = [(w - c) @ (w - c), drift @ drift, (w - p) @ drift, kick @ drift]
+    assert torch.allclose(after["statistics"][0], torch.stack(expected), rtol=1e-6)
+    assert torch.equal(after["previous"][0], w)
+
+
+def test_a_chain_that_is_not_active_stays_and_others_do_not_notice(backend):
+    given = state(3, 200)
+    given["weights"][1] = given["gradients"][1] = torch.nan
+    active = torch.tensor([True, False, True])
+    found = moved(backend, given, SCALED, active=active)
+    for name in ("weights", "square_average", "previous"):
+        assert found[name][1].equal(given[name][1]) or found[name][1].isnan().all()
+    assert found["statistics"][1].isnan().all() and found["statistics"][[0, 2]].isfinite().all()
+    for chain in (0, 2):
+        alone = {n: x if n == "center" else x[chain : chain + 1] for n, x in given.items()}
+        expected = moved(backend, alone, SCALED, first_chain=chain)
+        for name in ("weights", "square_average", "previous"):
+            assert torch.equal(found[name][chain], expected[name][0])
+
+
+def test_chunks_of_chains_make_the_same_noise(backend):
+    together = op.normals_on(backend, 5, 300, 3, 4, 0, CPU)
+    apart = [op.normals_on(backend, n, 300, 3, 4, first, CPU) for first, n in ((0, 2), (2, 3))]
+    assert torch.equal(together, torch.cat(apart))
+
+
+@pytest.mark.skipif(bool(missing_reason("_cpu")), reason="no C++ module")
+def test_the_number_of_threads_changes_nothing():
+    given = state(2, 400_000)
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        found.append(moved("cpu", given, SCALED))
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(found[0][name], other[name]) for name in other)
+
+
+@pytest.mark.skipif(bool(missing_reason("_cpu")), reason="no C++ module")
+def test_a_hundred_million_numbers_are_normal():
+    """Moments, distribution and correlation along entries, chains and steps."""
+    size, steps = 1_000_000, 100
+    n = size * steps
+    sums = np.zeros(4)
+    largest = 0.0
+    before = normals(1, size, seed=1, step=10**9)[0].double().numpy()
+    lagged = dict.fromkeys((1, 2, 3, 31, 32, 64, 96, 127, 128), 0.0)
+    across = 0.0
+    edges = scipy.stats.norm.ppf(np.arange(1, 1000) / 1000)
+    counts = np.zeros(1000)
+    for step in range(steps):
+        z = normals(1, size, seed=1, step=step)[0].double().numpy()
+        sums += [np.sum(z**k) for k in (1, 2, 3, 4)]
+        largest = max(largest, np.abs(z).max())
+        for lag in lagged:
+            lagged[lag] += np.dot(z[lag:], z[:-lag])
+        across += np.dot(z, before)
+        before = z
+        counts += np.bincount(np.searchsorted(edges, z), minlength=1000)
+    mean, second, third, fourth = sums / n
+    # Five standard errors each.
+    assert abs(mean) <= 5 / math.sqrt(n)
+    assert abs(second - 1) <= 5 * math.sqrt(2 / n)
+    assert abs(third) <= 5 * math.sqrt(15 / n)
+    assert abs(fourth - 3) <= 5 * math.sqrt(96 / n)
+    assert 5.2 <= largest <= 6.7
+    assert all(abs(total) <= 5 * math.sqrt(n) for total in lagged.values())
+    assert abs(across) <= 5 * math.sqrt(n)
+    distance = np.abs(np.cumsum(counts)[:-1] / n - np.arange(1, 1000) / 1000).max()
+    assert distance <= 1.95 / math.sqrt(n)  # Kolmogorov-Smirnov at 0.1%, from 999 points
+    assert scipy.stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_chains_seeds_and_steps_are_unrelated():
+    base = dict(seed=1, step=1, first_chain=0)
+    z = [normals(1, 100_000, **base)[0]]
+    z += [normals(1, 100_000, **(base | change))[0] for change in (
+        {"seed": 2}, {"seed": 1 + 2**32}, {"step": 2}, {"step": 1 + 2**32}, {"first_chain": 1},
+    )]  # fmt: skip
+    correlation = torch.corrcoef(torch.stack(z)).fill_diagonal_(0.0)
+    assert correlation.abs().max() <= 5 / math.sqrt(100_000)
+
+
+def test_empty_input(backend):
+    assert op.normals_on(backend, 0, 5, 1, 1, 0, CPU).shape == (0, 5)
+    assert op.normals_on(backend, 2, 0, 1, 1, 0, CPU).shape == (2, 0)
+    assert torch.equal(moved(backend, state(2, 0))["statistics"], torch.zeros(2, 4).double())
+
+
+def test_float64_weights_are_served_by_torch():
+    given = state(1, 50, torch.float64)
+    assert op.backend_for(given["weights"]) == "torch"
+    assert op.backends_serving(given["weights"]) == ["torch", "reference"]
+
+
+@pytest.mark.skipif(bool(triton_missing()), reason="no GPU")
+def test_the_gpu_is_preferred_where_the_weights_are():
+    assert op.backend_for(torch.zeros(1, 1, device="cuda")) == "triton"
+
+
+def test_a_step_tensor_is_read():
+    given = state(1, 200)
+    assert torch.equal(
+        moved("torch", given, step=torch.tensor(8))["weights"],
+        moved("torch", given, step=8)["weights"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": torch.zeros(3)}, "weights must be"),
+        ({"weights": torch.zeros(1, 4, dtype=torch.bfloat16)}, "weights must be"),
+        ({"gradients": torch.zeros(1, 5)}, r"gradients must be \(1, 4\)"),
+        ({"center": torch.zeros(5)}, r"center must be \(4,\)"),
+        ({"previous": torch.zeros(1, 8)[:, ::2]}, "previous must be contiguous"),
+        ({"active": torch.zeros(1)}, "active must be"),
+        ({"square_average": torch.zeros(1, 4)}, "goes with a preconditioner"),
+    ],
+)
+def test_bad_input(change, message):
+    given = {"weights": torch.zeros(1, 4), "gradients": torch.zeros(1, 4), "center": torch.zeros(4)}
+    given |= change
+    with pytest.raises(ValueError, match=message):
+        sgld_step(**given, dynamics=PLAIN, seed=0, step=0)
+
+
+def test_what_runs_can_be_forced(monkeypatch):
+    monkeypatch.setitem(os.environ, "GEOMFAST_BACKEND", "torch")
+    assert op.backend_for(torch.zeros(1, 1)) == "torch"
