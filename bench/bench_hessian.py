@@ -8,7 +8,6 @@ loss; one thread on the CPU.
 
 from __future__ import annotations
 
-import bisect
 import itertools
 from collections.abc import Callable
 
@@ -129,12 +128,8 @@ def bench_hessian(benchmark, results, full, device, restore_threads, index):
     notes = {}
     for peer, p in peers.items():
         tried = settings_of(peer) if full else settings_of(peer)[:1]
-        last = len(tried) - 1
-        # The tighter, the closer: the loosest that reaches it is found by halving.
-        loosest = bisect.bisect_left(
-            tried, True, key=lambda pair, p=p: residual_of(p.product, p.top(*pair)) <= TOL, hi=last
-        )
-        tol, most = tried[loosest]
+        reaching = (pair for pair in tried if residual_of(p.product, p.top(*pair)) <= TOL)
+        tol, most = next(reaching, tried[-1])
         notes[peer] = f"tol {tol:.1e}, at most {most} products"
         searches[peer] = lambda p=p, tol=tol, most=most: p.top(tol, most)
     residuals = {who: residual_of(exact, search()) for who, search in searches.items()}
