@@ -36,10 +36,11 @@ class FusedProducts(DataProducts):
             raise NotPlain(f"more than {kept_bytes} bytes would have to be kept")
         for i in range(len(self.batches)):
             self.loss_of(i, differentiable=False)
-        self._products = GptProducts(model, loss_fn, self.batches, self.parameters)
+        with self.replay.on_stream():
+            self._products = GptProducts(model, loss_fn, self.batches, self.parameters)
 
     def __call__(self, v: Tensor) -> Tensor:
-        return self._products.product(v)
+        return self.replay.call("", self._products.product, v)
 
     def where_not_finite(self, v: Tensor) -> str:
         general = HessianProducts(

@@ -26,6 +26,7 @@ from geomfast.measures.checks import (
     refuse_coupled,
 )
 from geomfast.measures.graph import once_differentiable_functions
+from geomfast.measures.replay import Replay
 
 #: Bytes of graphs that are kept between products; what exceeds it is computed again each time.
 KEPT_BYTES = 4 << 30
@@ -54,6 +55,7 @@ class DataProducts(abc.ABC):
         parameters: by name, those chosen.
         sizes: their entries, in the order of a vector.
         dimension: P, the sum of the sizes.
+        replay: what repeats products on a GPU.
         like: a tensor of the vectors' type and device.
 
     Raises:
@@ -75,6 +77,7 @@ class DataProducts(abc.ABC):
         self.sizes = {name: p.numel() for name, p in self.parameters.items()}
         self.dimension = sum(self.sizes.values())
         first = next(iter(self.parameters.values()))
+        self.replay = Replay(first.device, "a product with the Hessian")
         self.like = first.detach().new_empty(
             0, dtype=torch.promote_types(first.dtype, torch.float32)
         )
@@ -117,8 +120,9 @@ class HessianProducts(DataProducts):
         kept_bytes: int = KEPT_BYTES,
     ):
         super().__init__(model, loss_fn, data, params)
-        fitting = self._fitting(kept_bytes)
-        self._kept = [self._prepared(i) for i in range(fitting)]
+        with self.replay.on_stream():
+            fitting = self._fitting(kept_bytes)
+            self._kept = [self._prepared(i) for i in range(fitting)]
         self._again = range(fitting, len(self.batches))
         for i in self._again:  # whatever is wrong with a batch is said now
             self.loss_of(i, differentiable=False)
@@ -129,6 +133,13 @@ class HessianProducts(DataProducts):
 
     def block(self, names: list[str], v: Tensor) -> Tensor:
         """Product with the diagonal block of some parameters: (p,) -> (p,), p their entries."""
+        if self._again:  # forward passes are not worth the memory that their graph would keep
+            with self.replay.on_stream():
+                return self._sum(names, v)
+        return self.replay.call(tuple(names), lambda v: self._sum(names, v), v)
+
+    def _sum(self, names: list[str], v: Tensor) -> Tensor:
+        """Over the batches."""
         total = torch.zeros_like(v)
         for prepared in self._kept:
             total += self._product(prepared, names, v)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from geomfast.kernels.sgld import Dynamics, backend_for, step_on
 from geomfast.measures.checks import LossFunction, RefuseDropout, count
+from geomfast.measures.replay import WARM_UP, Replay
 from geomfast.measures.sampling.gradients import ChainGradients
 from geomfast.measures.sampling.streams import Shuffled, concatenated, taken
 
@@ -108,7 +109,11 @@ def run_chains(
 
 
 class _Group:
-    """Some chains that run as one program."""
+    """Some chains that run as one program.
+
+    A step reads and writes the same memory each time, its number included, so that a GPU can replay
+    it.
+    """
 
     def __init__(self, sampling: Sampling, first_chain: int, chains: int):
         self.sampling, self.first_chain, self.chains = sampling, first_chain, chains
@@ -119,48 +124,58 @@ class _Group:
         self.square_average = None
         if sampling.dynamics.preconditioner is not None:
             self.square_average = torch.zeros_like(self.weights)
-        gradients = torch.empty_like(self.weights)
         self.gradients = ChainGradients(
-            sampling.model, sampling.loss_fn, sampling.parameters, self.weights, gradients
+            sampling.model,
+            sampling.loss_fn,
+            sampling.parameters,
+            self.weights,
+            torch.empty_like(self.weights),
         )
-        self.active = torch.ones(chains, dtype=torch.bool, device=self.center.device)
+        device = self.center.device
+        self.active = torch.ones(chains, dtype=torch.bool, device=device)
+        self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self.backend = backend_for(self.weights)
         self.samples = len(sampling.initial)
-        self.streams: list[Shuffled] = []
+        self.indices: Tensor | None = None
         if sampling.batch_size is not None:
             self.data = concatenated(sampling.batches)
-            self.streams = [
-                Shuffled(self.samples, sampling.batch_size, (sampling.seed, chain))
-                for chain in self._stream_numbers()
-            ]
+            self.indices = self._minibatches(sampling.batch_size).to(device)
+        trace = torch.full((sampling.steps, chains), torch.nan, dtype=torch.float64, device=device)
+        self.losses, self.excess = trace, trace.clone()
+        self.statistics = trace[..., None].repeat(1, 1, 4)
 
-    def _stream_numbers(self) -> range:
+    def _minibatches(self, batch_size: int) -> Tensor:
+        """(steps, streams, m): the samples of every step, of every chain or of all."""
+        numbers = range(self.first_chain, self.first_chain + self.chains)
         if self.sampling.common_batches:
-            return range(1)
-        return range(self.first_chain, self.first_chain + self.chains)
+            numbers = range(1)
+        streams = [Shuffled(self.samples, batch_size, (self.sampling.seed, n)) for n in numbers]
+        steps = range(self.sampling.steps)
+        return torch.stack([torch.stack([stream.next() for stream in streams]) for _ in steps])
 
     def run(self, progress: Callable[[int], None]) -> Traces:
-        steps = self.sampling.steps
-        on_cpu = self.center.device.type == "cpu"
-        kept: list[tuple[Tensor, Tensor, Tensor]] = []
-        for step in range(steps):
-            kept.append(self._step(step))
-            progress(self.chains)
-            # Elsewhere asking would wait for the device; steps of a chain that stays are harmless.
-            if on_cpu and not self.active.any():
-                break
-        losses, excess, statistics = (torch.stack(x, 1).cpu() for x in zip(*kept, strict=True))
-        left = steps - losses.shape[1]
+        device = self.center.device
+        replay = Replay(device, "a step of the chains")
+        with replay.on_stream():
+            step = self._step
+            for number in range(self.sampling.steps):
+                if number == WARM_UP:
+                    step = replay.captured(self._step)
+                step()
+                progress(self.chains)
+                # Elsewhere asking would wait for the device; chains that stay are harmless.
+                if device.type == "cpu" and not self.active.any():
+                    break
         return Traces(
-            torch.nn.functional.pad(losses, (0, left), value=torch.nan),
-            torch.nn.functional.pad(excess, (0, left), value=torch.nan),
-            torch.nn.functional.pad(statistics, (0, 0, 0, left), value=torch.nan),
+            self.losses.mT.cpu(),
+            self.excess.mT.cpu(),
+            self.statistics.transpose(0, 1).cpu(),
             ~self.active.cpu(),
         )
 
-    def _step(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self) -> None:
         with RefuseDropout():
-            losses, excess = self._minibatch() if self.streams else self._all_data()
+            losses, excess = self._all_data() if self.indices is None else self._minibatch()
         # A chain stays where it was when it had a finite loss last; others do not see it.
         self.active &= torch.isfinite(losses)
         statistics = step_on(
@@ -170,24 +185,30 @@ class _Group:
             self.center,
             self.sampling.dynamics,
             seed=self.sampling.seed,
-            step=step,
+            step=self.at[0],
             square_average=self.square_average,
             previous=self.previous,
             active=self.active,
             first_chain=self.first_chain,
         )
         nan = torch.where(self.active, 0.0, torch.nan)
-        return losses + nan, excess + nan, statistics
+        for trace, values in (
+            (self.losses, losses + nan),
+            (self.excess, excess + nan),
+            (self.statistics, statistics),
+        ):
+            trace.index_copy_(0, self.at, values[None])
+        self.at += 1
 
     def _minibatch(self) -> tuple[Tensor, Tensor]:
         """Gradients of one minibatch each; its mean loss, and that less the initial one."""
-        indices = torch.stack([stream.next() for stream in self.streams])
+        assert self.indices is not None
+        indices = self.indices.index_select(0, self.at)[0]
         shared = self.sampling.common_batches
         batch = taken(self.data, indices[0] if shared else indices)
         losses = self.gradients.add(batch, indices.shape[1], shared, 1.0, first=True)
         losses = losses.double()
-        before = self.sampling.initial[indices.to(losses.device)]
-        return losses.mean(1), (losses - before).mean(1)
+        return losses.mean(1), (losses - self.sampling.initial[indices]).mean(1)
 
     def _all_data(self) -> tuple[Tensor, Tensor]:
         total = torch.zeros(self.chains, dtype=torch.float64, device=self.center.device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
 from geomfast.measures.checks import LossFunction, checked_losses
 
@@ -70,7 +71,7 @@ class ChainGradients:
         values = dict(zip(self._names, self._leaves, strict=True))
         if self.chains == 1:
             if not shared:
-                batch = torch.utils._pytree.tree_map(lambda x: x[0], batch)
+                batch = tree_map(lambda x: x[0], batch)
             losses = functional_call(self.module, values, (batch,))
             return checked_losses(losses, samples)[None]
         call = vmap(
@@ -96,6 +97,9 @@ class ChainGradients:
                 raise ValueError(
                     f"parameter {name} does not reach the loss: leave it out of params"
                 )
-        combine = torch._foreach_copy_ if first else torch._foreach_add_
-        combine(self._targets, list(found))
+        for target, gradient in zip(self._targets, found, strict=True):
+            if first:
+                target.copy_(gradient)
+            else:
+                target += gradient
         return losses.detach()
