@@ -9,6 +9,7 @@ the CPU's, so that a run which computes nothing does not pass.
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 # Memory from the driver itself: torch's own pool would hide a step beyond the end of a tensor.
 os.environ.setdefault("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from geomfast.kernels import sgld
 from geomfast.kernels.gradient_gram import Factors, plain, triton
 from geomfast.kernels.spectra import op
 from geomfast.losses import next_token
@@ -76,9 +78,32 @@ def hessian() -> None:
         assert difference <= 1e-4, difference
 
 
+def langevin() -> None:
+    """One program and two, the last not full; a chain that stays; the step's number on the GPU."""
+    generator = torch.Generator().manual_seed(0)
+    for size in (5, 1040, 1500):
+        noise = sgld.normals(2, size, seed=1, step=2, device="cuda").cpu()
+        assert torch.equal(noise, sgld.normals(2, size, seed=1, step=2))
+        for preconditioner in (None, sgld.RmsProp()):
+            dynamics = sgld.Dynamics(1e-3, 30.0, 100.0, preconditioner)
+            weights, gradients, previous = torch.randn(3, 3, size, generator=generator)
+            given = {"weights": weights, "gradients": gradients, "center": weights[0].clone()}
+            if preconditioner is not None:
+                given |= {"square_average": gradients**2, "previous": previous}
+                given["active"] = torch.tensor([True, False, True])
+            onto = {name: x.cuda() for name, x in given.items()}
+            now: dict[str, Any] = {"dynamics": dynamics, "seed": 1}
+            found = sgld.sgld_step(**onto, step=torch.tensor(7, device="cuda"), **now)
+            expected = sgld.sgld_step(**given, step=7, **now)
+            torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-9, equal_nan=True)
+            for name, x in given.items():
+                assert torch.equal(onto[name].cpu(), x), name
+
+
 if __name__ == "__main__":
     spectra()
     gradient_gram()
     hessian()
+    langevin()
     torch.cuda.synchronize()
     print("every GPU kernel ran and agrees with the CPU")

@@ -8,11 +8,13 @@ import torch
 import geomfast as gf
 from geomfast.kernels.backends import cuda_missing, native_module
 from geomfast.kernels.gradient_gram import Factors, reference, triton
+from geomfast.kernels.sgld import Dynamics, op, sgld_step
 from geomfast.kernels.spectra.op import backend_for
 from geomfast.records import load_records
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.plan import Settings, cells
 from tests import cases
+from tests.kernels.test_sgld import CPU, PLAIN, SCALED, moved, state
 
 pytestmark = [
     pytest.mark.gpu,
@@ -227,6 +229,82 @@ def test_gradient_gram_does_not_wait_for_the_gpu(path):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(found, expected)
+
+
+# One entry, parts of groups and of programs, rows that do and do not begin at 16 bytes.
+STEP_SIZES = [1, 127, 128, 1000, 1025, 40_000]
+
+
+def on_gpu(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x.cuda() for name, x in given.items()}
+
+
+def test_langevin_steps_are_triton_s():
+    assert op.backend_for(torch.zeros(1, 1, device="cuda")) == "triton"
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("size", STEP_SIZES)
+def test_noise_has_the_bits_of_the_cpu(backend, size):
+    place = (2**63 + 2**31 + 1, 2**33 + 2**31 + 5, 9)
+    found = op.normals_on(backend, 3, size, *place, torch.device("cuda"))
+    assert torch.equal(found.cpu(), op.normals_on("torch", 3, size, *place, CPU))
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("dynamics", [PLAIN, SCALED], ids=["plain", "rmsprop"])
+@pytest.mark.parametrize("tracked", [True, False], ids=["tracked", "untracked"])
+@pytest.mark.parametrize("size", STEP_SIZES)
+def test_a_step_has_the_bits_of_the_cpu(backend, size, dynamics, tracked):
+    given, active = state(3, size), torch.tensor([True, False, True])
+    given["gradients"] *= 10.0 ** torch.linspace(-25, 0, size)  # squares vanish, or nearly
+    expected = moved("torch", given, dynamics, tracked, active=active)
+    found = moved(backend, on_gpu(given), dynamics, tracked, active=active.cuda())
+    for name in ("weights", "square_average", "previous"):
+        assert torch.equal(found[name].cpu(), expected[name]), name
+    torch.testing.assert_close(
+        found["statistics"].cpu(), expected["statistics"], rtol=1e-5, atol=1e-9, equal_nan=True
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # a prototype, torch says
+def test_a_step_waits_for_nothing_and_reads_its_number_on_the_device():
+    given, step = on_gpu(state(2, 1000)), 2**32 + 8
+    now = torch.tensor(step, device="cuda")
+    expected = moved("triton", given, SCALED, step=step)  # what is compiled is compiled now
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        found = [moved("triton", given, SCALED, step=number) for number in (step, now)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for after in found:
+        assert all(torch.equal(after[name], expected[name]) for name in expected)
+
+
+def test_a_replayed_step_makes_new_noise_and_is_the_eager_one():
+    given = on_gpu(state(2, 1000))
+    free = Dynamics(0.01, 0.0, 0.0)  # nothing but noise
+    weights, center, gradients = (given[n] for n in ("weights", "center", "gradients"))
+    first = 2**32 - 2  # the upper word of the step changes on the way
+    step = torch.tensor(first, device="cuda")
+    expected, at = [weights.clone()], weights.clone()
+    sums = []
+    for number in range(first, first + 5):
+        sums.append(sgld_step(at, gradients, center, free, seed=3, step=number))
+        expected.append(at.clone())
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        statistics = sgld_step(weights, gradients, center, free, seed=3, step=step)
+        step += 1
+    found = [weights.clone()]
+    for before in sums:
+        graph.replay()
+        assert torch.equal(statistics, before)
+        found.append(weights.clone())
+    assert int(step) == first + 5
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    kicks = torch.stack(found).diff(dim=0).flatten(1)
+    assert torch.corrcoef(kicks).fill_diagonal_(0.0).abs().max() <= 5 / 2000**0.5
 
 
 def test_a_run_trains_and_measures(tmp_path: Path) -> None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from geomfast.kernels import gradient_gram
+from geomfast.kernels import gradient_gram, tangents
 from geomfast.kernels.gradient_gram import Factors
 from geomfast.kernels.gradient_gram import reference as gradient_gram_reference
+from geomfast.kernels.sgld import op as sgld
 from geomfast.kernels.spectra import op as spectra
 from geomfast.kernels.spectra.entropy import exp_entropy
+from geomfast.kernels.tangents import Attention, Gelu, Norm
+from geomfast.kernels.tangents.op import IMPLEMENTATIONS as TANGENTS
+
+Point = TypeVar("Point", Tensor, Attention, Gelu, Norm)
+#: Takes points and tensors to the place and type in which a backend computes.
+Placement = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,8 @@ def self_test() -> list[SelfTest]:
             found = spectra.rankme_on(backend, y, 0.0).cpu()
             results.append(_compared("rankme", where, found, ranks, 2e-5))
         results += _gradient_gram(device, generator)
+        results += _sgld(device, generator)
+        results += _tangents(device, generator)
     return results
 
 
@@ -70,8 +83,108 @@ def _gradient_gram(device: str, generator: torch.Generator) -> list[SelfTest]:
     return results
 
 
+def _sgld(device: str, generator: torch.Generator) -> list[SelfTest]:
+    """Noise, and steps with a preconditioner; several groups of counters, the last not full."""
+    shape = (3, 300)
+    dynamics = sgld.Dynamics(0.1, 5.0, 1.0, sgld.RmsProp())
+    weights, gradients, previous = torch.randn(3, *shape, generator=generator).to(device)
+
+    def noise(backend: str) -> Tensor:
+        return sgld.normals_on(backend, *shape, 1, 2, 3, weights.device).cpu()
+
+    def step(backend: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        moved, g, before = (x.to(dtype, copy=True) for x in (weights, gradients, previous))
+        square_average, center = torch.zeros_like(g), torch.zeros_like(g[0])
+        sums = sgld.step_on(
+            backend, moved, g, center, dynamics, seed=1, step=2, previous=before,
+            square_average=square_average,
+        )  # fmt: skip
+        return moved.cpu(), sums.cpu()
+
+    exact_noise, exact = noise("reference"), step("reference", torch.float64)
+    results = []
+    for backend in sgld.backends_serving(weights):
+        where = backend if device == "cpu" else f"{backend} on {device}"
+        found = step(backend, weights.dtype)
+        results += [
+            _compared("sgld normals", where, noise(backend), exact_noise, 1e-6),
+            _compared("sgld_step", where, found[0], exact[0], 1e-6),
+            _compared("sgld_step sums", where, found[1], exact[1], 1e-5),
+        ]
+    return results
+
+
+def _tangents(device: str, generator: torch.Generator) -> list[SelfTest]:
+    """Two probes through every layer, there and back."""
+    norm, gelu, attention = _points(generator)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    there, back, out = (normal(2, *norm.normed.shape) for _ in range(3))
+    (n, heads, asking, width), length = attention.q.shape, attention.k.shape[2]
+    q_dot, o_bar_dot = (normal(2, n, asking, heads, width) for _ in range(2))
+    kv_dot = normal(2, n, length, 2, heads, width)
+    p, weight = normal(*norm.normed.shape).softmax(-1), norm.rstd
+
+    def layer_norm(by: ModuleType, to: Placement) -> list[Tensor]:
+        tangent, added = by.layer_norm_tangent(to(norm), to(there)), to(out).clone()
+        by.layer_norm_adjoint_tangent(to(norm), tangent, to(back), added)
+        return [tangent.normed, added]
+
+    def gelus(by: ModuleType, to: Placement) -> list[Tensor]:
+        adjoint = by.gelu_adjoint_tangent(to(gelu), to(there), to(back))
+        return [by.gelu_tangent(to(gelu), to(there)), adjoint]
+
+    def cross_entropy(by: ModuleType, to: Placement) -> list[Tensor]:
+        return [by.softmax_hessian_product(to(p), to(weight), to(there))]
+
+    def attentions(by: ModuleType, to: Placement) -> list[Tensor]:
+        o_dot, tangent = by.attention_tangent(to(attention), to(q_dot), to(kv_dot))
+        return [o_dot, *by.attention_adjoint_tangent(to(attention), tangent, to(o_bar_dot))]
+
+    layers = {"layer_norm": layer_norm, "gelu": gelus, "cross_entropy": cross_entropy}
+    results = []
+    for name, layer in (layers | {"attention": attentions}).items():
+        exact = layer(TANGENTS["reference"], lambda x: x)
+        for backend in tangents.backends_serving(torch.empty(0, device=device)):
+            where = backend if device == "cpu" else f"{backend} on {device}"
+            found = layer(TANGENTS[backend], lambda x: _in_float32(x, device))
+            found, expected = (torch.cat([y.flatten().cpu() for y in z]) for z in (found, exact))
+            results.append(_compared(f"tangents of {name}", where, found, expected, 1e-5))
+    return results
+
+
+def _points(generator: torch.Generator) -> tuple[Norm, Gelu, Attention]:
+    """Where tangents are taken: what the layers of a small model hold, in float64."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x, a = normal(7, 12), normal(7, 12)
+    rstd = x.var(-1, correction=0, keepdim=True).rsqrt()
+    normed = (x - x.mean(-1, keepdim=True)) * rstd
+    norm = Norm(normed, rstd, normal(7, 12), (normed * a).mean(-1, keepdim=True))
+
+    q, o_bar = normal(2, 2, 3, 8), normal(2, 2, 3, 8)
+    k, v = normal(2, 2, 5, 8), normal(2, 2, 5, 8)
+    ahead = torch.ones(3, 5, dtype=torch.bool).triu(3)
+    p = (q @ k.mT).masked_fill(ahead, -torch.inf).softmax(-1)
+    p_bar = o_bar @ v.mT
+    centered = p_bar - (p * p_bar).sum(-1, keepdim=True)
+    o = (p @ v).transpose(1, 2).contiguous()
+    attention = Attention(q, k, v, p, o, o_bar, p * centered, centered)
+    return norm, Gelu(normal(7, 12), normal(7, 12)), attention
+
+
+def _in_float32(x: Point, device: str) -> Point:
+    if isinstance(x, Tensor):
+        return x.to(device, torch.float32)
+    return type(x)(**{name: y.to(device, torch.float32) for name, y in vars(x).items()})
+
+
 def _compared(
-    kernel: str, backend: str, found: torch.Tensor, expected: torch.Tensor, allowed: float
+    kernel: str, backend: str, found: Tensor, expected: Tensor, allowed: float
 ) -> SelfTest:
-    error = float((found - expected).abs().max() / expected.max())
+    error = float((found - expected).abs().max() / expected.abs().max())
     return SelfTest(kernel, backend, error, allowed, error <= allowed)

@@ -9,6 +9,19 @@ from geomfast.cli import doctor as module
 from geomfast.cli.main import main
 from geomfast.kernels.self_test import SelfTest
 
+KERNELS = (
+    "singular_values",
+    "rankme",
+    "gradient_gram",
+    "sgld normals",
+    "sgld_step",
+    "sgld_step sums",
+    "tangents of layer_norm",
+    "tangents of gelu",
+    "tangents of cross_entropy",
+    "tangents of attention",
+)
+
 
 def test_json_names_compilers_backends_and_self_tests() -> None:
     result = CliRunner().invoke(main, ["doctor", "--json"])
@@ -16,7 +29,12 @@ def test_json_names_compilers_backends_and_self_tests() -> None:
     findings = json.loads(result.output)
     assert {"c++", "nvcc"} == set(findings["compilers"])
     assert "reference" in [backend["name"] for backend in findings["backends"]]
-    assert all(test["passed"] for test in findings["self_tests"])
+    tested = findings["self_tests"]
+    assert all(test["passed"] for test in tested)
+    # The reference and at least one other backend of every kernel.
+    for kernel in KERNELS:
+        backends = {test["backend"] for test in tested if test["kernel"].startswith(kernel)}
+        assert len(backends) > 1 and "reference" in backends, kernel
 
 
 def test_the_table_is_for_people() -> None:
@@ -50,5 +68,6 @@ def test_strict_fails_where_something_could_have_been_built(
 
     monkeypatch.setattr("geomfast.kernels.missing_reason", reason)
     monkeypatch.setattr("geomfast.cli.doctor._version", lambda name: nvcc)
+    monkeypatch.setattr("geomfast.kernels.self_test.self_test", lambda: [])
     assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
     assert CliRunner().invoke(main, ["doctor", "--strict"]).exit_code == code

@@ -72,6 +72,33 @@ def test_tangents_of_attention_run_on_the_tensor_cores(disassembly):
         assert found[name]["opcodes"].get("HMMA", 0) > 0, name
 
 
+def test_langevin_steps_fuse_no_product_with_a_sum(disassembly):
+    """Else noise would not have the CPU's bits: the expansions of roots and quotients may."""
+    found = {name: how for name, how in disassembly.items() if name.startswith("sgld")}
+    assert any("normals" in name for name in found) and any("step" in name for name in found)
+    for name, how in found.items():
+        # With ".rn" the assembler must leave them apart, without it may not.
+        sums = {op: n for op, n in how["float32"].items() if op.startswith(("add", "sub", "mul"))}
+        assert set(sums) == {"add.rn.f32", "sub.rn.f32", "mul.rn.f32"}, name
+        assert how["opcodes"]["FADD"] >= sums["add.rn.f32"] + sums["sub.rn.f32"], name
+        assert how["opcodes"]["FMUL"] >= sums["mul.rn.f32"], name
+        # Neither fused, nor approximate, nor with subnormal numbers flushed to zero.
+        rounded = {"sqrt.rn.f32", "div.rn.f32", "selp.f32"}
+        assert set(how["float32"]) <= {*sums, *rounded}, name
+
+
+def test_langevin_steps_touch_every_entry_once(disassembly):
+    """16 bytes of memory an entry, and 8 more for each tensor that is read and written."""
+    found = {name: how for name, how in disassembly.items() if "step_kernel" in name}
+    assert len(found) == 7
+    for name, how in found.items():
+        entries, more = 8, 4 * sum(option in name for option in ("SCALED", "TRACKED"))
+        masked = "MASKED" in name
+        # Besides, of a program: the step, the chain's mask; four sums, or NaN in their place.
+        assert how["bytes"]["LDG"] == entries * (12 + more) + 8 + masked, name
+        assert how["bytes"]["STG"] == entries * (4 + more) + 16 + 4 * masked, name
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_cuda_kernels_neither_spill_nor_use_local_memory(source, tmp_path):
     nvcc = shutil.which("nvcc")

@@ -2,9 +2,9 @@
 
     python -m tests.kernels.triton_to_sass
 
-Prints one JSON object: kernel -> {"opcodes": {name: count}, "stack": bytes, "registers": per
-thread}. A program of its own, since under TRITON_INTERPRET=1, which the tests set, nothing can be
-compiled. Needs no GPU.
+Prints one JSON object: kernel -> {"opcodes": {name: count}, "bytes": {LDG or STG: a thread's},
+"float32": {PTX instruction: count}, "stack": bytes, "registers": per thread}. A program of its own,
+since under TRITON_INTERPRET=1, which the tests set, nothing can be compiled. Needs no GPU.
 """
 
 import collections
@@ -24,6 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from geomfast.kernels.gradient_gram import Factors, ghost_kernel, rank_kernel
+from geomfast.kernels.sgld import step_kernel
 from geomfast.kernels.spectra import gram_kernel
 from geomfast.kernels.tangents import attention_kernels, row_kernels
 
@@ -36,7 +37,7 @@ Compilation = tuple[Any, dict[str, str], dict[str, Any], dict[str, Any], tuple[s
 
 def kernels() -> dict[str, Compilation]:
     """By name."""
-    return spectra_grams() | ghost_products() | ranks() | tangents()
+    return spectra_grams() | ghost_products() | ranks() | tangents() | langevin_steps()
 
 
 def spectra_grams() -> dict[str, Compilation]:
@@ -165,27 +166,69 @@ def tangents() -> dict[str, Compilation]:
     return found
 
 
+def langevin_steps() -> dict[str, Compilation]:
+    """With and without each of what a step can have, of a size that is a multiple of 16 or not."""
+    options = {"SCALED": "square_average", "TRACKED": "previous", "MASKED": "active"}
+    found = {}
+    for kernel, on, even in (
+        (step_kernel.normals_kernel, (), True),
+        (step_kernel.normals_kernel, (), False),
+        (step_kernel.step_kernel, (), True),
+        (step_kernel.step_kernel, (), False),
+        *((step_kernel.step_kernel, (name,), True) for name in options),
+        (step_kernel.step_kernel, tuple(options), True),
+        (step_kernel.step_kernel, tuple(options), False),
+    ):
+        constants: dict[str, Any] = {"GROUPS": step_kernel.GROUPS}
+        if kernel is step_kernel.step_kernel:
+            constants |= {name: name in on for name in options}
+            constants |= {tensor: None for name, tensor in options.items() if name not in on}
+        types = {}
+        for name in kernel.arg_names:
+            pointer = {"active": "*i1", "step": "*i64"}.get(name, "*fp32")
+            integer = name == "size" or name in step_kernel.ANY_VALUE
+            scalar = name in ("pull", "back", "spread", "decay", "stability")
+            types[name] = "i32" if integer else "fp32" if scalar else pointer
+        types |= dict.fromkeys(constants, "constexpr")
+        aligned = [name for name, of in types.items() if of.startswith("*")]
+        aligned += ["size"] if even else []
+        name = " ".join((kernel.__name__, *on, *(() if even else ("odd",))))
+        found[f"sgld {name}"] = (kernel, types, constants, step_kernel.OPTIONS, tuple(aligned))
+    return found
+
+
 def compiled(name: str) -> dict[str, Any]:
     """What the disassembly of one kernel holds."""
     kernel, types, constants, options, aligned = kernels()[name]
     attributes = {(list(types).index(of),): [["tt.divisibility", 16]] for of in aligned}
     source = ASTSource(kernel, types, constants, attributes)
-    cubin = triton.compile(source, target=SM_90, options=options).asm["cubin"]
+    stages = triton.compile(source, target=SM_90, options=options).asm
     cuobjdump = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(stages["cubin"])
         file.flush()
         sass, usage = (
             subprocess.run([cuobjdump, what, file.name], capture_output=True, text=True, check=True)
             for what in ("--dump-sass", "--dump-resource-usage")
         )
-    opcodes = re.findall(
-        r"^\s+/\*[0-9a-f]+\*/\s+(?:@\S+\s+)?([A-Z0-9]+)", sass.stdout, re.MULTILINE
+    instructions = re.findall(
+        r"^\s+/\*[0-9a-f]+\*/\s+(?:@\S+\s+)?([A-Z0-9.]+)", sass.stdout, re.MULTILINE
     )
+    opcodes = collections.Counter(instruction.split(".")[0] for instruction in instructions)
+    moved = collections.Counter()
+    for opcode, *modifiers in (instruction.split(".") for instruction in instructions):
+        if opcode in ("LDG", "STG"):
+            widths = {"64": 8, "128": 16, "U8": 1, "U16": 2}
+            moved[opcode] += next((widths[m] for m in modifiers if m in widths), 4)
     (stack,) = re.findall(r"STACK:(\d+)", usage.stdout)
     (registers,) = re.findall(r"REG:(\d+)", usage.stdout)
-    counts = collections.Counter(opcodes)
-    return {"opcodes": counts, "stack": int(stack), "registers": int(registers)}
+    return {
+        "opcodes": opcodes,
+        "bytes": moved,
+        "float32": collections.Counter(re.findall(r"\b[a-z.]+\.f32(?=\s)", stages["ptx"])),
+        "stack": int(stack),
+        "registers": int(registers),
+    }
 
 
 if __name__ == "__main__":

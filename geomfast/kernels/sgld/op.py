@@ -84,7 +84,7 @@ def sgld_step(
         ValueError: shapes, types or places do not fit together.
         BackendError: the forced backend cannot serve.
     """
-    _check(weights, gradients, center, dynamics, square_average, previous, active)
+    _check(weights, gradients, center, dynamics, step, square_average, previous, active)
     return step_on(
         backend_for(weights),
         weights,
@@ -153,6 +153,7 @@ def _check(
     gradients: Tensor,
     center: Tensor,
     dynamics: Dynamics,
+    step: int | Tensor,
     square_average: Tensor | None,
     previous: Tensor | None,
     active: Tensor | None,
@@ -161,19 +162,25 @@ def _check(
         raise ValueError(
             f"weights must be (C, P) float32 or float64, not {tuple(weights.shape)} {weights.dtype}"
         )
-    rows = {"gradients": gradients, "square_average": square_average, "previous": previous}
-    for name, x in {"weights": weights, **rows, "center": center}.items():
-        if x is None:
+    rows, dtype = tuple(weights.shape), weights.dtype
+    expected = {
+        "weights": (weights, rows, dtype),
+        "gradients": (gradients, rows, dtype),
+        "square_average": (square_average, rows, dtype),
+        "previous": (previous, rows, dtype),
+        "center": (center, rows[1:], dtype),
+        "active": (active, rows[:1], torch.bool),
+        "step": (step, (), torch.int64),
+    }
+    for name, (x, shape, of) in expected.items():
+        if not isinstance(x, Tensor):
             continue
-        shape = weights.shape[1:] if name == "center" else weights.shape
-        if x.shape != shape or x.dtype != weights.dtype or x.device != weights.device:
+        if x.shape != shape or x.dtype != of or x.device != weights.device:
             raise ValueError(
-                f"{name} must be {tuple(shape)} {weights.dtype} on {weights.device}, not "
+                f"{name} must be {shape} {of} on {weights.device}, not "
                 f"{tuple(x.shape)} {x.dtype} on {x.device}"
             )
         if not x.is_contiguous():
             raise ValueError(f"{name} must be contiguous")
-    if active is not None and (active.shape != weights.shape[:1] or active.dtype != torch.bool):
-        raise ValueError(f"active must be ({len(weights)},) bool, not {tuple(active.shape)}")
     if (dynamics.preconditioner is None) != (square_average is None):
         raise ValueError("square_average goes with a preconditioner, and only with one")

@@ -48,10 +48,11 @@ def step(
     first_chain: int,
 ) -> Tensor:
     """As `geomfast.kernels.sgld.sgld_step`."""
-    z = normals(*weights.shape, seed, int(step), first_chain, weights.device)
+    chains, size = weights.shape
+    z = normals(chains, size, seed, int(step), first_chain, weights.device)
     statistics = torch.full((len(weights), 4), math.nan, dtype=torch.float64, device=weights.device)
     preconditioner = dynamics.preconditioner
-    for chain in range(len(weights)):
+    for chain in range(chains):
         if active is not None and not active[chain]:
             continue
         w, g = weights[chain].double(), gradients[chain].double()

@@ -13,6 +13,8 @@ from geomfast.kernels.sgld.philox import GROUP
 #: Groups of 128 entries that one program takes: eight entries a thread.
 GROUPS = 8
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
+# Whatever these are, one compiled kernel serves; Triton would make one more for 1 or for 16.
+ANY_VALUE = ("seed_low", "seed_high", "first_chain")
 
 
 @triton.jit
@@ -44,17 +46,17 @@ def _box_muller(x, y):
 
 
 @triton.jit
-def _noise(stream, chain, GROUPS: tl.constexpr):
+def _noise(seed_low, seed_high, step, chain, GROUPS: tl.constexpr):
     """First entries of this program's counters, and four normal numbers of each."""
     group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
     lane = tl.arange(0, 32)
     counter = group[:, None] * 32 + lane[None, :]
-    step = tl.load(stream + 1)
+    seed = (seed_high.to(tl.int64) << 32) | (seed_low.to(tl.int64) & 0xFFFFFFFF)
+    now = tl.load(step)
     zero = tl.zeros_like(counter)
     x0, x1, x2, x3 = tl.philox(
-        tl.load(stream), counter, zero + chain, zero + step.to(tl.int32),
-        zero + (step >> 32).to(tl.int32),
-    )  # fmt: skip
+        seed, counter, zero + chain, zero + now.to(tl.int32), zero + (now >> 32).to(tl.int32)
+    )
     z0, z1 = _box_muller(x0, x1)
     z2, z3 = _box_muller(x2, x3)
     entry = group.to(tl.int64)[:, None] * 128 + lane[None, :]
@@ -102,7 +104,7 @@ def _step_quarter(
     return away * away, drift * drift, since * drift, kick * drift
 
 
-@triton.jit
+@triton.jit(do_not_specialize=ANY_VALUE)
 def step_kernel(
     weights,
     gradients,
@@ -110,9 +112,11 @@ def step_kernel(
     square_average,
     previous,
     active,
-    stream,
     sums,
     size,
+    seed_low,
+    seed_high,
+    step,
     first_chain,
     pull,
     back,
@@ -125,17 +129,18 @@ def step_kernel(
     GROUPS: tl.constexpr,
 ):
     row = tl.program_id(1)
+    out = sums + (row.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * 4
     runs = True
     if MASKED:
         runs = tl.load(active + row) != 0
     if runs:
-        entry, z0, z1, z2, z3 = _noise(stream, first_chain + row, GROUPS)
+        entry, z0, z1, z2, z3 = _noise(seed_low, seed_high, step, first_chain + row, GROUPS)
         shift = row.to(tl.int64) * size
         a = tl.zeros((GROUPS, 32), dtype=tl.float32)
         b = a
         c = a
         d = a
-        for k in tl.static_range(4):
+        for k in tl.static_range(4):  # pyright: ignore[reportGeneralTypeIssues]
             z = z0
             if k == 1:
                 z = z1
@@ -151,17 +156,18 @@ def step_kernel(
             b += more_b
             c += more_c
             d += more_d
-        out = sums + (row.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * 4
         tl.store(out, tl.sum(a))
         tl.store(out + 1, tl.sum(b))
         tl.store(out + 2, tl.sum(c))
         tl.store(out + 3, tl.sum(d))
+    else:
+        tl.store(out + tl.arange(0, 4), float("nan"))
 
 
-@triton.jit
-def normals_kernel(out, stream, size, first_chain, GROUPS: tl.constexpr):
+@triton.jit(do_not_specialize=ANY_VALUE)
+def normals_kernel(out, size, seed_low, seed_high, step, first_chain, GROUPS: tl.constexpr):
     row = tl.program_id(1)
-    entry, z0, z1, z2, z3 = _noise(stream, first_chain + row, GROUPS)
+    entry, z0, z1, z2, z3 = _noise(seed_low, seed_high, step, first_chain + row, GROUPS)
     out += row.to(tl.int64) * size
     tl.store(out + entry, z0, mask=entry < size)
     tl.store(out + entry + 32, z1, mask=entry + 32 < size)
@@ -170,5 +176,5 @@ def normals_kernel(out, stream, size, first_chain, GROUPS: tl.constexpr):
 
 
 def programs(size: int) -> int:
-    """How many programs share the entries of a chain."""
-    return triton.cdiv(size, GROUPS * GROUP)
+    """How many programs share the entries of a chain: one at least, which makes empty sums zero."""
+    return max(triton.cdiv(size, GROUPS * GROUP), 1)

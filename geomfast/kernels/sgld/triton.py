@@ -1,12 +1,14 @@
 """Backend "triton": noise, update and sums by one Triton kernel.
 
 Serves CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
-Nothing waits for the GPU.
+Nothing waits for the GPU, and all of it can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,18 +34,20 @@ def step(
     chains, size = weights.shape
     programs = step_kernel.programs(size)
     sums = weights.new_empty((chains, programs, 4))
-    if sums.numel() > 0:
+    if chains > 0:
+        launch: Any = step_kernel.step_kernel[(programs, chains)]
         with _current(weights.device):
-            step_kernel.step_kernel[(programs, chains)](
+            launch(
                 weights,
                 gradients,
                 center,
                 square_average,
                 previous,
                 active,
-                _stream(seed, step, weights.device),
                 sums,
                 size,
+                *_words(seed),
+                _on_device(step, weights.device),
                 first_chain,
                 **{"decay": 0.0, "stability": 0.0, **dynamics.factors},
                 SCALED=square_average is not None,
@@ -52,10 +56,7 @@ def step(
                 GROUPS=step_kernel.GROUPS,
                 **step_kernel.OPTIONS,
             )
-    statistics = sums.sum(1, dtype=torch.float64)
-    if active is not None:
-        statistics = torch.where(active[:, None], statistics, torch.nan)
-    return statistics
+    return sums.sum(1, dtype=torch.float64)
 
 
 def normals(
@@ -66,11 +67,13 @@ def normals(
 
     out = torch.empty((chains, size), device=device)
     if out.numel() > 0:
+        launch: Any = step_kernel.normals_kernel[(step_kernel.programs(size), chains)]
         with _current(device):
-            step_kernel.normals_kernel[(step_kernel.programs(size), chains)](
+            launch(
                 out,
-                _stream(seed, step, device),
                 size,
+                *_words(seed),
+                _on_device(step, device),
                 first_chain,
                 GROUPS=step_kernel.GROUPS,
                 **step_kernel.OPTIONS,
@@ -78,12 +81,17 @@ def normals(
     return out
 
 
-def _stream(seed: int, step: int | Tensor, device: torch.device) -> Tensor:
-    """Seed and step as the kernel reads them."""
-    signed = seed - (seed >> 63 << 64)
-    if isinstance(step, int):
-        return torch.tensor([signed, step], device=device)
-    return torch.stack([torch.full_like(step, signed), step])
+def _words(seed: int) -> tuple[int, int]:
+    """Low and high half of the seed's 64 bits."""
+    return ctypes.c_int32(seed).value, ctypes.c_int32(seed >> 32).value
+
+
+def _on_device(step: int | Tensor, device: torch.device) -> Tensor:
+    """Where the kernel reads the step."""
+    if isinstance(step, Tensor):
+        return step
+    # Filled by a kernel: a copy of a number from the host would wait for the device.
+    return torch.full((), step, dtype=torch.int64, device=device)
 
 
 def _current(device: torch.device) -> contextlib.AbstractContextManager:

@@ -1,6 +1,6 @@
 """Tangents and adjoints' tangents of a transformer's layers: what Hessian products are made of."""
 
-from geomfast.kernels.tangents.op import backend_for, operations
+from geomfast.kernels.tangents.op import backend_for, backends_serving, operations
 from geomfast.kernels.tangents.primal import (
     Attention,
     AttentionTangent,
@@ -17,6 +17,7 @@ __all__ = [
     "Norm",
     "NormTangent",
     "backend_for",
+    "backends_serving",
     "nbytes",
     "operations",
 ]

@@ -34,6 +34,11 @@ def backend_for(x: Tensor) -> str:
     return choose("tangents", _candidates(x))
 
 
+def backends_serving(x: Tensor) -> list[str]:
+    """Names of all backends that can serve tangents of x's type and device, best first."""
+    return [candidate.name for candidate in _candidates(x) if not candidate.refusal]
+
+
 def operations(x: Tensor) -> ModuleType:
     """The module that serves, chosen once for all layers."""
     return IMPLEMENTATIONS[backend_for(x)]

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
 from geomfast.kernels.sgld import Dynamics, backend_for, step_on
 from geomfast.measures.checks import LossFunction, RefuseDropout, count
@@ -17,9 +19,10 @@ from geomfast.measures.sampling.streams import Shuffled, concatenated, taken
 
 #: Bytes of the buffers of chains that run as one program.
 STACKED_BYTES = 8 << 30
-# Parameters up to which chains run as one program on the CPU (measured, see the README of
-# geomfast/kernels/sgld); more fill its threads alone.
-_STACKED_ON_CPU = 150_000
+# Floating-point operations of one chain's forward pass up to which chains run as one program on the
+# CPU: what takes longer fills it alone. Measured with 16 chains of GPTs 16 to 128 wide: 1.3 to 4
+# times faster below, 0.7 to 0.97 above.
+_STACKED_ON_CPU = 1.5e8
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,28 @@ def group_size(sampling: Sampling, chains: int, stacked: bool | None) -> int:
         chains: of all.
         stacked: True for as many as fit, False for one after the other, None for what is faster.
     """
-    size = sum(p.numel() for p in sampling.parameters.values())
     first = next(iter(sampling.parameters.values()))
     if stacked is None:
-        stacked = first.is_cuda or size <= _STACKED_ON_CPU
+        stacked = chains > 1 and (first.is_cuda or _forward_work(sampling) <= _STACKED_ON_CPU)
     if not stacked:
         return 1
+    size = sum(p.numel() for p in sampling.parameters.values())
     buffers = 4 if sampling.dynamics.preconditioner else 3
     return max(1, min(chains, STACKED_BYTES // (buffers * size * first.itemsize)))
+
+
+def _forward_work(sampling: Sampling) -> int:
+    """Floating-point operations of the products in a step's forward pass."""
+    total = 0
+    for batch in sampling.batches:
+        if sampling.batch_size is not None:
+            batch = tree_map(lambda x: x[: sampling.batch_size], batch)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            sampling.loss_fn(sampling.model, batch)
+        total += counter.get_total_flops()
+        if sampling.batch_size is not None:
+            break
+    return total
 
 
 def run_chains(
