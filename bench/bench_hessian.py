@@ -8,13 +8,12 @@ loss; one thread on the CPU.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from bench.hessian_peers import Found, hessian_peers
+from bench.hessian_peers import Found, Peer, hessian_peers
 from bench.interleave import finished, interleave
 from geomfast.losses import next_token
 from geomfast.measures.curvature.fused import FusedProducts
@@ -24,11 +23,12 @@ from geomfast.measures.hessian import hessian_top_eigenvalues
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 
-FULL = [("nano", 16), ("micro", 16)]
+FULL = [("nano", 16), ("micro", 8)]
 TINY = [("nano", 4)]
 TOL = 1e-3
 BUDGET = 40.0  # seconds of one contender
 MOST = 400  # products of one search
+CLOSEST = "geomfast, to the smallest residual"
 
 
 def trained(name: str, tokens: torch.Tensor, steps: int) -> GPT:
@@ -56,6 +56,16 @@ def residual_of(product: Callable[[torch.Tensor], torch.Tensor], found: Found) -
     value, vector = found
     vector = vector.detach() / vector.norm()
     return ((product(vector) - value * vector).norm() / abs(value)).item()
+
+
+def loosest(peer: Peer, tried: list[tuple[float, int]]) -> tuple[float, int, Found]:
+    """The first setting that reaches the residual, by the library's own products, or the last."""
+    *others, last = tried
+    for tol, most in others:
+        top = peer.top(tol, most)
+        if residual_of(peer.product, top) <= TOL:
+            return tol, most, top
+    return *last, peer.top(*last)
 
 
 # linear_operator, which curvlinops imports, scripts functions.
@@ -117,36 +127,45 @@ def bench_hessian(benchmark, results, full, device, restore_threads, index):
 
         return top
 
-    def public() -> Found:
-        found = hessian_top_eigenvalues(model, next_token, tokens, tol=TOL, max_iterations=MOST)
+    def public(tol: float) -> Found:
+        found = hessian_top_eigenvalues(model, next_token, tokens, tol=tol, max_iterations=MOST)
         return found.values[0].item(), found.vectors[0]
 
     searches: dict[str, Callable[[], Found]] = {
-        "geomfast": public,
+        "geomfast": lambda: public(TOL),
         "geomfast, any model": ours(lambda: HessianProducts(model, next_token, tokens)),
     }
-    notes = {}
+    notes, closest = {}, TOL
     for peer, p in peers.items():
         tried = settings_of(peer) if full else settings_of(peer)[:1]
-        reaching = (pair for pair in tried if residual_of(p.product, p.top(*pair)) <= TOL)
-        tol, most = next(reaching, tried[-1])
+        tol, most, top = loosest(p, tried)
+        closest = min(closest, residual_of(exact, top))
         notes[peer] = f"tol {tol:.1e}, at most {most} products"
         searches[peer] = lambda p=p, tol=tol, most=most: p.top(tol, most)
-    residuals = {who: residual_of(exact, search()) for who, search in searches.items()}
-    assert not full or max(residuals[who] for who in list(searches)[:2]) <= 1.01 * TOL
-    values = {who: search()[0] for who, search in itertools.islice(searches.items(), 1)}
+    # A library that cannot be stopped in time ends closer; this is ours where the closest ends.
+    searches[CLOSEST] = lambda: public(closest)
+    found: dict[str, Found] = {}
+
+    def kept(who: str, search: Callable[[], Found]) -> Callable[[], None]:
+        return finished(lambda: found.update({who: search()}), device)
+
+    # Every contender has run before, to find its setting or its products.
     seconds = interleave(
-        {who: finished(search, device) for who, search in searches.items()},
-        rounds=5 if full else 1,
+        {who: kept(who, search) for who, search in searches.items()},
+        rounds=3 if full else 1,
         budget=BUDGET,
+        warm_up=False,
     )
+    residuals = {who: residual_of(exact, pair) for who, pair in found.items()}
+    assert not full or max(residuals[who] for who in list(searches)[:2]) <= 1.01 * TOL
     results.add(
         f"hessian top eigenvalue{size}",
         seconds,
         {f"over {peer}": (peer, "geomfast") for peer in peers}
+        | {f"as close, over {peer}": (peer, CLOSEST) for peer in peers}
         | {f"any model, over {peer}": (peer, "geomfast, any model") for peer in peers},
         residuals,
-        value=f"{values['geomfast']:.4g}",
+        value=f"{found['geomfast'][0]:.4g}",
         error="relative residual",
         **notes,
     )

@@ -84,7 +84,9 @@ class Results:
             self.write(self.path)
 
     def write(self, path: Path) -> None:
-        packages = ("geomfast", "torch", "triton", "numpy", "scipy", "cupy-cuda13x", "opacus")
+        own = ("geomfast", "torch", "triton", "numpy", "scipy")
+        packages = (*own, "cupy-cuda13x", "opacus", "devinterp", "canonical-interp")
+        packages += ("pyhessian", "hessian-eigenthings", "curvlinops-for-pytorch")
         document = {
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": _command(path),

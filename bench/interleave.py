@@ -8,21 +8,25 @@ import torch
 
 
 def interleave(
-    functions: Mapping[str, Callable[[], object]], rounds: int, budget: float = float("inf")
+    functions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    budget: float = float("inf"),
+    warm_up: bool = True,
 ) -> dict[str, float]:
     """Median seconds of each function over rounds in which each runs once.
 
     The order rotates from round to round: none always runs in the wake of the same other.
 
     Args:
-        functions: name -> call to time; each is run once before, untimed.
+        functions: name -> call to time.
         rounds: number of timed calls of each.
         budget: seconds of timed calls after which a function sits out the rounds that are left:
             the median of a slow one is of fewer calls, but of one at least.
+        warm_up: run each once before, untimed; False where it has been by other means.
     """
     names = list(functions)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for function in functions.values():
+    for function in functions.values() if warm_up else ():
         function()
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
