@@ -38,6 +38,17 @@ GEOMFAST_INLINE FloatVec square_root(FloatVec x) {
 #endif
 }
 
+// The low halves of both, in turn.
+GEOMFAST_INLINE UnsignedVec interleaved(Wide a, Wide b) {
+#if defined(__AVX512F__)
+  return (UnsignedVec)_mm512_mask_mov_epi32((__m512i)a, 0xAAAA, (__m512i)(b << 32));
+#elif defined(__AVX2__)
+  return (UnsignedVec)_mm256_blend_epi32((__m256i)a, (__m256i)(b << 32), 0xAA);
+#else
+  return (UnsignedVec)((a & 0xffffffffull) | (b << 32));
+#endif
+}
+
 struct RoundKeys {
   Wide of[10][2];
 };
@@ -123,7 +134,7 @@ struct Noise {
     philox_rounds(a, keys);
     philox_rounds(b, keys);
     for (int k = 0; k < 4; ++k) {
-      x[k] = (UnsignedVec)((a[k] & 0xffffffffull) | (b[k] << 32));
+      x[k] = interleaved(a[k], b[k]);
     }
   }
 

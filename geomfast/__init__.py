@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         hessian_top_eigenvalues,
         hessian_trace,
     )
+    from geomfast.measures.llc import llc
     from geomfast.measures.spectra import effective_rank, rankme, singular_values
     from geomfast.records import load_records
 
@@ -35,6 +36,7 @@ _HOME = {
     "hessian_density": "geomfast.measures.hessian",
     "hessian_top_eigenvalues": "geomfast.measures.hessian",
     "hessian_trace": "geomfast.measures.hessian",
+    "llc": "geomfast.measures.llc",
     "load_records": "geomfast.records",
     "rankme": "geomfast.measures.spectra",
     "singular_values": "geomfast.measures.spectra",
@@ -50,6 +52,7 @@ __all__ = [
     "hessian_density",
     "hessian_top_eigenvalues",
     "hessian_trace",
+    "llc",
     "load_records",
     "rankme",
     "singular_values",

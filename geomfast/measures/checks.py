@@ -55,7 +55,8 @@ def batches_of(data: Any) -> list[Any]:
     """
     if isinstance(data, (Tensor, tuple, Mapping)):
         return [data]
-    batches = list(data)
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed from the global generator
+        batches = list(data)
     if not batches:
         raise ValueError("data holds no batch")
     return batches

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -23,8 +25,14 @@ from geomfast.measures.checks import (
     refuse_coupled,
 )
 from geomfast.measures.sampling.chains import Sampling, Traces, group_size, run_chains
-from geomfast.measures.sampling.diagnostics import acceptance, mixing
+from geomfast.measures.sampling.diagnostics import acceptance, mixing, step_bias
 from geomfast.measures.sampling.verdict import verdict_of
+
+logger = logging.getLogger("geomfast")
+
+
+class AllChainsDiverged(ValueError):
+    """No chain is left to estimate anything from."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,10 @@ class LLC:
         diverged: (C,) bool.
         rhat: split R-hat of the kept draws; NaN for fewer than four.
         ess: their effective sample size.
+        step_bias: what finite steps, and the noise of minibatches in them, add to the mean; exact
+            for a quadratic loss without minibatches. NaN with a preconditioner.
         acceptance: mean probability of a Metropolis test to accept a kept step; near 1 where the
-            step is small enough. NaN with a preconditioner.
+            step is small and takes all of the data. NaN with a preconditioner.
         distance: (C, burn_in + draws), |w - w0| before each step.
         verdict: in words: converged, or what is wrong and what to change.
         nbeta: that was used.
@@ -59,6 +69,7 @@ class LLC:
     diverged: Tensor
     rhat: float
     ess: float
+    step_bias: float
     acceptance: float
     distance: Tensor
     verdict: str
@@ -91,11 +102,12 @@ def llc(
     Lau et al. (2023), arXiv:2308.12108: chains that start at the model's weights w0 move by
     dw = -(lr/2) [nbeta grad L_m(w) + localization (w - w0)] + sqrt(lr) noise, and the estimate is
     nbeta times the mean of L_m(w) - L_m(w0) over their draws after burn_in. Taking the loss at w0
-    of the same minibatch changes nothing in the mean, and takes the minibatch out of the variance.
+    of the same minibatch changes nothing in the mean, as minibatches are independent of each other,
+    and takes most of the minibatch out of the variance.
 
     Args:
         model: any module. Its mode, gradients and parameters stay as they are; one of fewer bits
-            is sampled in float32.
+            is sampled in float32, with data of fewer bits taken to float32 too.
         loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample.
         data: one batch (a tensor, tuple or mapping), or an iterable of batches; of n samples in
             all. Other data than the model was trained on gives the data-refined coefficient.
@@ -105,7 +117,7 @@ def llc(
         chains: C, independent of each other.
         draws: kept of each chain, one a step.
         burn_in: steps of each chain before the first draw that counts.
-        batch_size: of a minibatch; None for all of the data at every step.
+        batch_size: of a minibatch, drawn anew at every step; None for all of the data.
         preconditioner: "rmsprop", or an `RmsProp` with its own constants; None for none.
         seed: of noise and minibatches.
         params: names of parameters, with shell wildcards, that are sampled while the others stay:
@@ -118,7 +130,7 @@ def llc(
         progress: called with the chain steps done since it was last called.
 
     Returns:
-        `mean`, `stderr`, `per_chain`, `loss_trace`, `diverged`, `rhat`, `ess`, `acceptance`,
+        `mean`, `stderr`, `per_chain`, `loss_trace`, `diverged`, `rhat`, `ess`, `step_bias`,
         `verdict` and more: see `LLC`.
 
     Raises:
@@ -127,22 +139,27 @@ def llc(
             gradient with NaN or infinity at w0; a parameter that does not reach the loss; dropout,
             or batch normalisation in training mode; all chains have diverged.
     """
-    _require_positive(lr=lr, draws=draws, chains=chains)
-    if burn_in < 0:
-        raise ValueError(f"burn_in must be 0 or more, not {burn_in}")
-    if not localization >= 0:
+    _require_positive(lr=lr)
+    _require_whole(1, draws=draws, chains=chains)
+    _require_whole(0, burn_in=burn_in, seed=seed)
+    if seed >= 1 << 64:
+        raise ValueError(f"seed must be of 64 bits, not {seed}")
+    if not (localization >= 0 and math.isfinite(localization)):
         raise ValueError(f"localization must be 0 or more, not {localization}")
     if nbeta is not None:
         _require_positive(nbeta=nbeta)
     elif isinstance(data, Iterator):
         raise ValueError("nbeta must be given: data is an iterator, whose n samples are not known")
     refuse_coupled(model)
-    model = _in_full_precision(model)
-    parameters, _ = chosen(model, params)
     batches = batches_of(data)
+    if any(p.dtype not in (torch.float32, torch.float64) for p in model.parameters()):
+        # A small step would be lost in fewer bits.
+        model = copy.deepcopy(model).float()
+        batches = [tree_map(_widened, batch) for batch in batches]
+    parameters, _ = chosen(model, params)
     samples = sum(count(batch, least=1) for batch in batches)
     if batch_size is not None:
-        _require_positive(batch_size=batch_size)
+        _require_whole(1, batch_size=batch_size)
         if batch_size > samples:
             raise ValueError(
                 f"batch_size = {batch_size} is more than the {samples} samples of data"
@@ -151,7 +168,8 @@ def llc(
         if samples < 2:
             raise ValueError("nbeta must be given: n / log n of a single sample is not a number")
         nbeta = samples / math.log(samples)
-    _require_stable(lr, nbeta, localization, curvature)
+    if preconditioner is None:
+        _require_stable(lr, nbeta, localization, curvature)
     sampling = Sampling(
         model,
         loss_fn,
@@ -165,37 +183,52 @@ def llc(
         common_batches,
     )
     group = group_size(sampling, chains, stacked)
-    traces = Traces.joined(
+    try:
+        traces = _traces(sampling, chains, group, progress)
+    except (RuntimeError, NotImplementedError) as error:
+        if group == 1:
+            raise
+        if stacked:
+            raise ValueError(
+                f"the model cannot run {group} chains as one program, leave stacked None: {error}"
+            ) from error
+        # Not every operation has a rule for vmap.
+        logger.warning("chains run one after the other: %s", error)
+        group = 1
+        traces = _traces(sampling, chains, group, progress)
+    return _estimate(sampling, traces, burn_in, group)
+
+
+def _traces(sampling: Sampling, chains: int, group: int, progress: Callable[[int], None]) -> Traces:
+    """Of all chains, `group` of them at a time."""
+    return Traces.joined(
         [
             run_chains(sampling, first, min(group, chains - first), progress)
             for first in range(0, chains, group)
         ]
     )
-    return _estimate(sampling, traces, burn_in, group)
 
 
 def _estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int) -> LLC:
     dynamics = sampling.dynamics
+    if traces.diverged.all() or not torch.isfinite(traces.statistics[:, 0]).all():
+        _require_finite_gradients(sampling)
     if traces.diverged.all():
         last = int(torch.isfinite(traces.losses).sum(1).max())
-        raise ValueError(
+        raise AllChainsDiverged(
             f"all {len(traces.diverged)} chains have diverged, the last after {last} steps: lower "
             f"lr = {dynamics.lr:g}, or raise localization = {dynamics.localization:g}"
         )
     good = ~traces.diverged
     kept = dynamics.nbeta * traces.excess[:, burn_in:]
     mixed = mixing(kept[good])
-    accepted = math.nan
+    accepted = bias = math.nan
     if dynamics.preconditioner is None:
-        # Of losses less their minibatch's first ones: the same number is added to both energies.
-        every = acceptance(
-            traces.excess,
-            traces.statistics,
-            dynamics.lr,
-            dynamics.nbeta,
-            dynamics.localization,
-        )
-        accepted = every[good][:, max(burn_in - 1, 0) :].mean().item()
+        # Of losses less those at w0, which takes most of their minibatches out of the difference.
+        of = (traces.excess[good], traces.statistics[good])
+        by = (dynamics.lr, dynamics.nbeta, dynamics.localization)
+        accepted = acceptance(*of, *by)[:, max(burn_in - 1, 0) :].mean().item()
+        bias = step_bias(*of, *by)[:, burn_in:].mean().item()
     return LLC(
         mean=mixed.mean,
         stderr=mixed.stderr,
@@ -206,9 +239,10 @@ def _estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int) ->
         diverged=traces.diverged,
         rhat=mixed.rhat,
         ess=mixed.ess,
+        step_bias=bias,
         acceptance=accepted,
         distance=traces.statistics[..., 0].sqrt(),
-        verdict=verdict_of(mixed, traces.diverged, accepted, dynamics),
+        verdict=verdict_of(mixed, traces.diverged, bias, dynamics),
         nbeta=dynamics.nbeta,
         stacked=stacked,
     )
@@ -220,29 +254,46 @@ def _initial_losses(
     """(n,) float64: the loss of every sample at the model's own weights, a minibatch at a time."""
     found = []
     with torch.no_grad(), RefuseDropout():
-        for number, batch in enumerate(batches):
-            samples = count(batch, least=1)
-            step = samples if batch_size is None else batch_size
-            for first in range(0, samples, step):
-                part = tree_map(lambda x, first=first, step=step: x[first : first + step], batch)
-                losses = loss_fn(model, part)
-                losses = checked_losses(losses, min(step, samples - first), differentiable=False)
-                bad = ~torch.isfinite(losses)
-                if bad.any():
-                    sample = first + int(bad.nonzero()[0])
-                    raise ValueError(
-                        f"the loss of sample {sample} of batch {number} is not finite at the "
-                        "model's own weights"
-                    )
-                found.append(losses.double())
+        for number, first, part in _parts(batches, batch_size):
+            losses = checked_losses(loss_fn(model, part), count(part, least=1), False)
+            bad = ~torch.isfinite(losses)
+            if bad.any():
+                raise ValueError(
+                    f"the loss of sample {first + int(bad.nonzero()[0])} of batch {number} is not "
+                    "finite at the model's own weights"
+                )
+            found.append(losses.double())
     return torch.cat(found)
 
 
-def _in_full_precision(model: nn.Module) -> nn.Module:
-    """The model, or a copy in float32 where a small step would be lost in fewer bits."""
-    if all(p.dtype in (torch.float32, torch.float64) for p in model.parameters()):
-        return model
-    return copy.deepcopy(model).float()
+def _require_finite_gradients(sampling: Sampling) -> None:
+    """Raises where chains had nowhere to go from the model's own weights."""
+    leaves = list(sampling.parameters.values())
+    for number, first, part in _parts(sampling.batches, sampling.batch_size):
+        with torch.enable_grad():
+            total = sampling.loss_fn(sampling.model, part).sum()
+        for name, gradient in zip(
+            sampling.parameters, torch.autograd.grad(total, leaves), strict=True
+        ):
+            if not torch.isfinite(gradient).all():
+                last = first + count(part, least=1) - 1
+                raise ValueError(
+                    f"the gradient of samples {first} to {last} of batch {number} is not finite "
+                    f"in parameter {name} at the model's own weights"
+                )
+
+
+def _parts(batches: list[Any], batch_size: int | None) -> Iterator[tuple[int, int, Any]]:
+    """All of the data, a minibatch at a time: number of its batch, of its first sample, itself."""
+    for number, batch in enumerate(batches):
+        samples = count(batch, least=1)
+        step = samples if batch_size is None else batch_size
+        for first in range(0, samples, step):
+            yield number, first, tree_map(lambda x, i=first, step=step: x[i : i + step], batch)
+
+
+def _widened(x: Any) -> Any:
+    return x.float() if isinstance(x, Tensor) and x.is_floating_point() and x.itemsize < 4 else x
 
 
 def _preconditioner(name: RmsProp | str | None) -> RmsProp | None:
@@ -255,6 +306,8 @@ def _preconditioner(name: RmsProp | str | None) -> RmsProp | None:
 
 def _require_stable(lr: float, nbeta: float, localization: float, curvature: float | None) -> None:
     """A chain on a quadratic of curvature h is stable where lr (nbeta h + localization) < 4."""
+    if curvature is not None and not math.isfinite(curvature):
+        raise ValueError(f"curvature must be finite, not {curvature}")
     steepest = nbeta * max(curvature or 0.0, 0.0) + localization
     if lr * steepest >= 4.0:
         of = f"nbeta * curvature + localization = {steepest:.4g}"
@@ -268,3 +321,9 @@ def _require_positive(**values: float) -> None:
     for name, value in values.items():
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive, not {value}")
+
+
+def _require_whole(least: int, **values: Any) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Integral) or int(value) < least:
+            raise ValueError(f"{name} must be a whole number of {least} or more, not {value!r}")

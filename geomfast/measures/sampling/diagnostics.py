@@ -93,3 +93,26 @@ def acceptance(
     along = since[:, 1:] + (kick - drift)[:, :-1]
     log = energy[:, :-1] - energy[:, 1:] + along / lr - drift.diff() / (2.0 * lr)
     return log.clamp_max(0.0).exp()
+
+
+def step_bias(
+    losses: Tensor, statistics: Tensor, lr: float, nbeta: float, localization: float
+) -> Tensor:
+    r"""What steps of finite size add to nbeta L of each draw, in the mean over draws.
+
+    With U as above and G the gradient of a step, minibatch noise included: where |w - w0|^2 stays
+    the same in the mean, E (w - w0).G = d + lr/4 E |G|^2. A quadratic U is half of (w - w0).G, and
+    is lr/8 E |G|^2 above the d/2 of infinitely small steps. Of that, lr/4 localization E U belongs
+    to the localization. Exact for a quadratic around w0 and all data; an upper bound with
+    minibatches, whose noise falls on directions that the localization holds as well.
+
+    Args:
+        losses, statistics, lr, nbeta, localization: as for `acceptance`; the losses less those at
+            w0.
+
+    Returns:
+        (C, T); NaN where a chain has diverged.
+    """
+    distance, drift, _, _ = statistics.unbind(-1)
+    energy = nbeta * losses + 0.5 * localization * distance
+    return drift / (2.0 * lr) - 0.25 * lr * localization * energy

@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from geomfast.measures.checks import LossFunction, checked_losses
+
+
+class _OneProgram(TorchFunctionMode):
+    """What vmap computes wrongly, in words that it does not.
+
+    An embedding's padding row gets no gradient; under vmap that holds for the first chain alone.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is not F.embedding:
+            return func(*args, **kwargs)
+        padding = kwargs.get("padding_idx", args[2] if len(args) > 2 else None)
+        if padding is None:
+            return func(*args, **kwargs)
+        indices, table = args[:2] if len(args) > 1 else (args[0], kwargs["weight"])
+        rows = F.embedding(indices, table)
+        return torch.where((indices == padding % len(table))[..., None], rows.detach(), rows)
+
+
+@contextlib.contextmanager
+def _batchable() -> Iterator[None]:
+    """Inside, a model computes what vmap can run, and differentiate, as one program."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # Under vmap the fused kernels loop over chains (PyTorch issue 176265).
+        with sdpa_kernel(SDPBackend.MATH), _OneProgram():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 class LossModule(nn.Module):
@@ -53,7 +87,7 @@ class ChainGradients:
         def parts(buffer: Tensor) -> list[Tensor]:
             split = buffer.detach().split(sizes, 1)
             return [
-                x.view(*lead, *p.shape) for x, p in zip(split, parameters.values(), strict=True)
+                x.view((*lead, *p.shape)) for x, p in zip(split, parameters.values(), strict=True)
             ]
 
         self._names = [f"model.{name}" for name in parameters]
@@ -78,11 +112,9 @@ class ChainGradients:
             lambda values, batch: functional_call(self.module, values, (batch,)),
             in_dims=(0, None if shared else 0),
         )
-        # Under vmap the fused kernels loop over chains (PyTorch issue 176265).
-        with sdpa_kernel(SDPBackend.MATH):
+        with _batchable():
             losses = call(values, batch)
-        if losses.shape != (self.chains, samples):
-            checked_losses(losses[0], samples)
+        checked_losses(losses[0], samples)
         return losses
 
     def add(self, batch: Any, samples: int, shared: bool, share: float, first: bool) -> Tensor:
