@@ -10,6 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+# Before torch loads OpenMP, and as the `geomfast` command does: threads that wait for the next
+# parallel loop would hold the second core for milliseconds, against whoever has threads of its own.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
 import torch
 
 from geomfast.kernels.backends import backend_report

@@ -64,3 +64,9 @@ def test_interleave_runs_each_once_a_round_in_turn():
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
     assert set(medians) == set("abc")
     assert all(value >= 0.0 for value in medians.values())
+
+
+def test_interleave_without_warm_up():
+    calls = []
+    interleave({name: lambda name=name: calls.append(name) for name in "ab"}, 1, warm_up=False)
+    assert "".join(calls) == "ab"
