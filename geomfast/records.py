@@ -47,6 +47,8 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
 )
 SCHEMA = pa.schema([pa.field(name, kind) for name, kind, _ in COLUMNS])
 FINAL = "final"
+#: Task and level of a value over all task-levels of a run.
+MIXTURE = ("", 0)
 
 
 class RecordsError(Exception):

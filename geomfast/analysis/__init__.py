@@ -2,6 +2,8 @@
 
 from geomfast.analysis.collapse import collapse, half_collapse
 from geomfast.analysis.events import emergence
+from geomfast.analysis.hessian import hessian, hessian_summary
+from geomfast.analysis.llc import llc, llc_summary, llc_values
 from geomfast.analysis.paper import REFERENCES, reference
 from geomfast.analysis.summary import cells, mod_floor, summarise
 from geomfast.analysis.topdown import top_down, top_down_summary
@@ -14,6 +16,11 @@ __all__ = [
     "collapse",
     "emergence",
     "half_collapse",
+    "hessian",
+    "hessian_summary",
+    "llc",
+    "llc_summary",
+    "llc_values",
     "mod_floor",
     "reference",
     "select",

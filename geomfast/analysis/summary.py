@@ -12,6 +12,8 @@ from scipy import stats
 
 from geomfast.analysis.collapse import collapse
 from geomfast.analysis.events import emergence
+from geomfast.analysis.hessian import hessian, hessian_summary
+from geomfast.analysis.llc import llc_summary
 from geomfast.analysis.topdown import top_down, top_down_summary
 from geomfast.analysis.trajectories import CELL, in_order
 from geomfast.analysis.truncation import truncation, truncation_summary
@@ -113,6 +115,8 @@ def summarise(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
         "top_down_tasks": top_down_summary(by_task),
         "top_down_tasks_4_blocks": top_down_summary(by_task, min_blocks=4),
         "truncation": truncation_summary(truncation(records)),
+        "hessian": hessian_summary(hessian(records)),
+        "llc": llc_summary(records),
     }
 
 

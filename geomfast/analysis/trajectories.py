@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from geomfast.models.scales import SCALES
+from geomfast.records import MIXTURE
 from geomfast.tasks import TASK_NAMES, TaskLevel
 
 #: The columns that name one cell: one task-level of one run.
@@ -16,8 +17,8 @@ CELL = ["run", "scale", "seed", "task", "level"]
 
 
 def task_level(task: str, level: int) -> str:
-    """Name of a task-level, for instance ``MOD-1``."""
-    return TaskLevel(task, level).name
+    """Name of a task-level, for instance ``MOD-1``; ``mixture`` for all of a run's together."""
+    return "mixture" if (task, level) == MIXTURE else TaskLevel(task, level).name
 
 
 def select(records: pd.DataFrame, measure: str, layer: str | None = None) -> pd.DataFrame:

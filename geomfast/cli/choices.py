@@ -1,10 +1,14 @@
-"""Comma-separated option values that are checked against what exists."""
+"""Option values that hold several things, checked against what exists."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import click
+
+from geomfast.records import MIXTURE
+from geomfast.tasks import LEVELS, TASK_NAMES
 
 
 class ListOf(click.ParamType):
@@ -86,3 +90,61 @@ class Seeds(click.ParamType):
                 self.fail(f"{part.strip()!r}: seeds are 0 or more, ranges ascend", param, ctx)
             seeds += [seed for seed in numbers if seed not in seeds]
         return tuple(seeds)
+
+
+class Ladder(click.ParamType):
+    """Positive numbers: ``1e-5``, ``1e-5,3e-5``, or a range with both ends, ``1e-6..1e-4``.
+
+    Args:
+        digits: leading digits of the numbers within a range, for instance (1, 3).
+    """
+
+    name = "ladder"
+
+    def __init__(self, digits: tuple[int, ...]) -> None:
+        self.digits = digits
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "VALUE,...|A..B"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        found: set[float] = set()
+        for part in str(value).split(","):
+            first, dots, last = part.strip().partition("..")
+            try:
+                low, high = float(first), float(last if dots else first)
+            except ValueError:
+                self.fail(f"{part.strip()!r} is no number, nor a range like 1e-6..1e-4", param, ctx)
+            if not 0.0 < low <= high < math.inf:
+                self.fail(f"{part.strip()!r}: values are positive, ranges ascend", param, ctx)
+            found |= {low, high}
+            decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+            steps = [float(f"{digit}e{decade}") for decade in decades for digit in self.digits]
+            found |= {step for step in steps if low < step < high}
+        return tuple(sorted(found))
+
+
+class OneTaskLevel(click.ParamType):
+    """A task-level as ``MOD:1``, or ``mixture``: task and level as in the records."""
+
+    name = "task-level"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "TASK:LEVEL|mixture"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, int]:
+        if isinstance(value, tuple):
+            return value
+        if str(value).lower() == "mixture":
+            return MIXTURE
+        task, _, level = str(value).replace("-", ":").partition(":")
+        if task.upper() not in TASK_NAMES or level not in map(str, LEVELS):
+            there = ", ".join(TASK_NAMES)
+            self.fail(f"{value!r} is not TASK:LEVEL; tasks: {there}; levels 1 to 3", param, ctx)
+        return task.upper(), int(level)

@@ -18,22 +18,22 @@ from rich.console import Console
 from geomfast import __version__, machine
 from geomfast.cli.choices import Levels, ListOf, Seeds
 from geomfast.models.scales import SCALES
+from geomfast.sweep.folder import check_folder, locked, prepare_folder
 from geomfast.sweep.plan import (
     KEEP,
+    MEASURE_SETTINGS,
     MEASURES,
     MIXTURES,
     PRECISIONS,
     PlanError,
     Settings,
     cells,
-    check_folder,
-    locked,
-    prepare_folder,
 )
 from geomfast.sweep.presets import PRESETS
 from geomfast.tasks import LEVELS, TASK_NAMES
 
 _GRID = ("scales", "seeds", "measures")
+_LLC = MEASURE_SETTINGS["llc"]
 
 
 @click.command(short_help="Train and measure a grid of runs; resumes where it was left.")
@@ -62,6 +62,22 @@ _GRID = ("scales", "seeds", "measures")
 @click.option("--samples", type=click.IntRange(2), help="Diagnostic samples per task-level.")
 @click.option(
     "--precision", type=click.Choice(PRECISIONS), help="bf16: autocast, weights stay fp32."
+)
+@click.option(
+    "--llc-lr",
+    type=click.FloatRange(0, min_open=True),
+    help=f"Step size of llc's chains.  [default: {Settings.llc_lr:g}; see calibrate-llc]",
+)
+@click.option(
+    "--llc-localization",
+    type=click.FloatRange(0),
+    help=f"Their pull back to the weights.  [default: {Settings.llc_localization:g}]",
+)
+@click.option(
+    "--llc-chains", type=click.IntRange(1), help=f"How many.  [default: {Settings.llc_chains}]"
+)
+@click.option(
+    "--llc-draws", type=click.IntRange(4), help=f"Of each.  [default: {Settings.llc_draws}]"
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option(
@@ -101,6 +117,7 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
         dense_every=chosen["dense_every"],
         checkpoints=chosen["checkpoints"],
         samples=chosen["samples"],
+        **{key: options[key] for key in _LLC if options[key] is not None},
     )
     console = Console(stderr=options["as_json"])
     try:
@@ -129,7 +146,7 @@ def _run(
     from geomfast.sweep import engines
     from geomfast.sweep.cell import Job, missing
 
-    _check_device(options["device"])
+    check_device(options["device"])
     workers = options["workers"]
     threads = options["threads"] or max(1, machine.usable_cores() // workers)
     jobs = [
@@ -182,7 +199,8 @@ def _print_outcome(console: Console, out: Path, outcome: dict[str, Any]) -> None
     console.print(f"Next: geomfast report {out}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuses a device that torch cannot use."""
     import torch
 
     try:

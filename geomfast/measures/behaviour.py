@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geomfast.training.mixture import IGNORE
+
 
 def judge(logits: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
     """Exact match and log-probability of each answer under teacher forcing.
@@ -41,6 +43,23 @@ def answer_loss(model: torch.nn.Module, tokens: Tensor, answer_start: int) -> Te
     logits = model(tokens[:, :-1])[:, answer_start - 1 :]
     answers = tokens[:, answer_start:]
     return F.cross_entropy(logits.transpose(1, 2), answers, reduction="none").mean(1)
+
+
+def padded_answer_loss(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    """The same of examples of several lengths, padded on the right to one.
+
+    Args:
+        model: `model(inputs) -> (N, T, V)` logits.
+        inputs: (N, T) ids.
+        targets: (N, T) ids of the next tokens, :data:`~geomfast.training.mixture.IGNORE` where
+            they are no part of an answer; every row has at least one.
+
+    Returns:
+        (N,), as :func:`answer_loss` of each example alone.
+    """
+    logits = model(inputs).transpose(1, 2)
+    nats = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
+    return nats.sum(1) / (targets != IGNORE).sum(1)
 
 
 def mean_and_stderr(values: Tensor) -> tuple[float, float]:

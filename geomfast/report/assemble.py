@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis import cells, reference, summarise, top_down, truncation
+from geomfast.analysis import cells, hessian, llc, reference, summarise, top_down, truncation
 from geomfast.files import write_atomically, write_json
 from geomfast.records import RecordsError, load_records
 from geomfast.report import page, tables
@@ -30,8 +30,9 @@ def build(out: Path, html: Path | None = None, *, against: str = "v4") -> dict[s
 
     Returns:
         ``against``, ``paper``, ``settings``, ``summary``, ``lines`` (label, value and remark of
-        the key numbers), ``cells``, ``top_down`` and ``gradient_ranks`` (rows) as plain JSON
-        values, as in report.json, and ``paths`` (``html``, ``json``, ``figures``, ``tables``).
+        the key numbers), ``cells``, ``top_down``, ``gradient_ranks``, ``hessian`` and ``llc``
+        (rows) as plain JSON values, as in report.json, and ``paths`` (``html``, ``json``,
+        ``figures``, ``tables``).
 
     Raises:
         FileNotFoundError: no such folder, or no records in it.
@@ -51,7 +52,11 @@ def build(out: Path, html: Path | None = None, *, against: str = "v4") -> dict[s
         raise RecordsError(f"{out}: the records hold neither RankMe nor behaviour of any task")
     summary = summarise(records, table)
     orders = top_down(records)
-    gradients = truncation(records)
+    extra = {
+        "gradient_ranks": truncation(records),
+        "hessian": hessian(records),
+        "llc": llc(records),
+    }
     lines = tables.summary_lines(summary, paper, against)
 
     paths, pictures = _write_figures(out / "figures", records, table)
@@ -59,8 +64,11 @@ def build(out: Path, html: Path | None = None, *, against: str = "v4") -> dict[s
         tables.write_csv(out / "tables" / "cells.csv", table),
         tables.write_csv(out / "tables" / "top_down.csv", _flat(orders)),
     ]
-    if not gradients.empty:
-        written.append(tables.write_csv(out / "tables" / "gradient_ranks.csv", gradients))
+    written += [
+        tables.write_csv(out / "tables" / f"{name}.csv", found)
+        for name, found in extra.items()
+        if not found.empty
+    ]
     html = html or out / "report.html"
     text = page.render(records, table, lines, pictures, settings, against)
     write_atomically(html, text.encode())
@@ -73,7 +81,7 @@ def build(out: Path, html: Path | None = None, *, against: str = "v4") -> dict[s
             "lines": lines,
             "cells": table,
             "top_down": orders,
-            "gradient_ranks": gradients,
+            **extra,
         }
     )
     write_json(out / "report.json", result)

@@ -17,6 +17,8 @@ from geomfast.analysis.trajectories import task_level
 from geomfast.records import FINAL, layer_depth
 from geomfast.report.curves import Curves, caption, curves
 from geomfast.report.gradients import gradient_ranks
+from geomfast.report.hessian import hessian_figure
+from geomfast.report.llc import llc_figure
 from geomfast.report.panels import collapse_grid, collapse_headline
 from geomfast.report.style import (
     BLACK,
@@ -207,4 +209,6 @@ FIGURES = (
     ("layers", "Layer by step", layer_map),
     ("top-down", "Order of the layers", top_down_figure),
     ("gradient-ranks", "Rank of the gradients", gradient_ranks),
+    ("hessian", "Curvature of the loss", hessian_figure),
+    ("llc", "Local learning coefficient", llc_figure),
 )

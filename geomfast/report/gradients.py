@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pandas as pd
 
 from geomfast.analysis.trajectories import in_order, select
 from geomfast.analysis.truncation import FIRST, MEASURES
-from geomfast.report.style import BLUE, ORANGE, canvas, head, need, step_axis, styled
+from geomfast.report.multiples import multiples, plain_numbers, samples_of
+from geomfast.report.style import BLUE, ORANGE, head, need, styled
 
 _NAMES: dict[str, str] = dict(zip(MEASURES, ("Fisher", "gradient covariance"), strict=True))
 _COLOURS: dict[str, str] = dict(zip(MEASURES, (BLUE, ORANGE), strict=True))
@@ -31,38 +31,18 @@ def gradient_ranks(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     if not values:
         return None
     tasks = list(dict.fromkeys(task for rows in values.values() for task in rows["task"]))
-    columns = min(4, len(tasks))
-    rows = math.ceil(len(tasks) / columns)
-    figure, grid = canvas(
-        max(3.1 * columns + 1.2, 9.0), 2.1 * rows + 1.9, rows, columns, left=0.75, right=0.3,
-        top=1.05, bottom=0.95, wspace=0.16, hspace=0.42, sharey=True,
-    )  # fmt: skip
-    last = float(run["step"].max())
-    for index, axes in enumerate(grid.flat):
-        if index >= len(tasks):
-            axes.set_axis_off()
-            continue
+    figure, panels = multiples(tasks, float(run["step"].max()), "effective rank")
+    for task, axes in panels.items():
         for (measure, suffix), found in values.items():
-            median = found[found["task"] == tasks[index]].groupby("step")["value"].median()
+            median = found[found["task"] == task].groupby("step")["value"].median()
             axes.plot(
                 median.index, median, color=_COLOURS[measure], linestyle=_LINES[suffix],
                 linewidth=1.6 if suffix == "" else 1.2,
             )  # fmt: skip
         axes.set_yscale("log")
-        axes.set_title(tasks[index], loc="left")
-        step_axis(axes, last)
-        axes.spines["right"].set_visible(False)
-        if index % columns == 0:
-            axes.set_ylabel("effective rank")
-        if index + columns >= len(tasks):
-            axes.set_xlabel("training step (log)")
-    for axes in grid.flat[: len(tasks)]:
-        formatter = need("matplotlib.ticker").FuncFormatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_major_formatter(formatter)
-        axes.yaxis.set_minor_formatter(need("matplotlib.ticker").NullFormatter())
+        plain_numbers(axes)
     _legend(figure, list(values))
-    n = sorted({int(v) for found in values.values() for v in found["n"].dropna()})
-    samples = ", ".join(str(v) for v in n)
+    samples = samples_of(pd.concat(values.values()))
     text = f"{run['run'].iloc[0]}; n = {samples} gradients per task-level; median over levels"
     head(figure, "How many dimensions the gradients use", text, 0.75)
     return figure

@@ -166,7 +166,33 @@ def summary_lines(summary: dict[str, Any], paper: dict[str, Any], version: str):
         if not math.isnan(found["correlation"]):
             remark += f"; correlation {found['correlation']:.2f}"
         lines.append((f"{name} rank, 50K / all", number(found["ratio"]), remark))
+    return lines + _hessian_lines(summary["hessian"]) + _llc_lines(summary["llc"])
+
+
+def _hessian_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    names = {"hessian_top": "Top eigenvalue of the Hessian", "hessian_trace": "Its trace"}
+    lines = []
+    for measure, found in summary.items():
+        remark = (
+            f"median of {found['n']} cells at the end; {number(found['initial'])} at first, "
+            f"largest {number(found['largest'])} at step {step(found['largest_step'])}"
+        )
+        lines.append((names[measure], number(found["final"]), remark))
     return lines
+
+
+def _llc_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    if not summary:
+        return []
+    found, doubts = summary["mixture"], summary["doubts"]
+    remark = (
+        f"± {number(found['stderr'])} at the end; largest {number(found['largest'])} at step "
+        f"{step(found['largest_step'])}; in doubt: {sum(doubts.values())} of {summary['values']} "
+        "values"
+    )
+    reasons = ", ".join(f"{count} {name}" for name, count in doubts.items() if count)
+    remark += f" ({reasons})" if reasons else ""
+    return [("LLC of the mixture", number(found["final"]), remark)]
 
 
 def _other_verdicts(counts: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import torch
 
 from geomfast.records import is_part, parse_part_name, part_files, part_name, write_part
+from geomfast.sweep.folder import locked
 from geomfast.sweep.hessian import Eigenvectors
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import (
@@ -21,7 +22,6 @@ from geomfast.sweep.plan import (
     Cell,
     PlanError,
     Settings,
-    locked,
     run_identity,
     train_settings,
 )

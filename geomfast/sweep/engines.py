@@ -14,7 +14,8 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from geomfast.sweep.cell import CellError, Job, run
-from geomfast.sweep.plan import FolderInUse, PlanError
+from geomfast.sweep.folder import FolderInUse
+from geomfast.sweep.plan import PlanError
 from geomfast.training.checkpoints import CheckpointError
 from geomfast.training.loop import TrainingDiverged
 

@@ -16,6 +16,7 @@ from geomfast.measures.gradients import gradient_ranks
 from geomfast.measures.spectra import backend, rankme
 from geomfast.records import FINAL, block
 from geomfast.sweep.hessian import HESSIAN_MEASURES, Eigenvectors, hessian_rows
+from geomfast.sweep.llc import llc_rows
 from geomfast.sweep.plan import BEHAVIOUR, FIRST_ENTRIES, Settings, measure_settings
 from geomfast.sweep.rows import Probe, Row, row
 
@@ -63,6 +64,8 @@ def measure(
         rows += _gradient_ranks(model, samples, wanted, settings)
     if wanted := sorted(measures & HESSIAN_MEASURES):
         rows += hessian_rows(model, samples, wanted, settings, eigenvectors)
+    if "llc" in measures:
+        rows += llc_rows(model, samples, settings)
     for made in rows:
         made["device"] = str(samples[0].tokens.device)
     return rows

@@ -1,27 +1,19 @@
-"""Which runs a sweep consists of, what they all share, and the folder they live in.
-
-Settings shape the numbers, so a folder holds one set of them and another is refused.  The grid
-(scales, seeds, measures) only adds work, so it may grow from call to call.
-"""
+"""Which runs a sweep consists of, what they all share, and how each measure is taken."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from geomfast.files import fingerprint, write_json
+from geomfast.files import fingerprint
 from geomfast.models.scales import SCALES
+from geomfast.records import MIXTURE
 from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
 from geomfast.training.settings import TrainSettings, peak_rate
 
-_FORMAT = "geomfast sweep 1"
-_SETTINGS = "settings.json"
 MIXTURES = ("joint", "per-task")
 PRECISIONS = ("fp32", "bf16")
 KEEP = ("last", "all")
@@ -34,6 +26,7 @@ MEASURES = {
     "hessian_top": "largest eigenvalue of the Hessian, with its residual and products",
     "hessian_trace": "trace of the Hessian, with its standard error",
     "hessian_density": "quantiles of the Hessian's eigenvalues",
+    "llc": "local learning coefficient of every task-level and of the mixture",
 }
 #: Measures of the Hessian, and how each is computed.
 HESSIAN: dict[str, dict[str, Any]] = {
@@ -41,6 +34,10 @@ HESSIAN: dict[str, dict[str, Any]] = {
     "hessian_trace": {"probes": 30},
     "hessian_density": {"probes": 4, "iterations": 40},
 }
+#: How the local learning coefficient is sampled, beside what :class:`Settings` says of it.
+LLC = {"burn_in": 50, "batch_size": 32}
+#: Settings that shape one measure only, and may differ where it was not taken.
+MEASURE_SETTINGS = {"llc": ("llc_lr", "llc_localization", "llc_chains", "llc_draws")}
 #: The paper computed gradient ranks from this many parameters; recorded beside the exact values.
 FIRST_ENTRIES = 50_000
 BEHAVIOUR = "behaviour"
@@ -48,10 +45,6 @@ BEHAVIOUR = "behaviour"
 
 class PlanError(Exception):
     """A sweep that cannot start as asked; the message says what to change."""
-
-
-class FolderInUse(PlanError):
-    """Another geomfast process is writing there."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +65,10 @@ class Settings:
     position: str = "first_answer"
     center: bool = False
     eps: float = 0.0
+    llc_lr: float = 2e-5
+    llc_localization: float = 3000.0
+    llc_chains: int = 4
+    llc_draws: int = 100
 
 
 @dataclass(frozen=True)
@@ -108,18 +105,40 @@ def measure_settings(settings: Settings, measure: str) -> dict[str, Any]:
     if measure == "rankme":
         keys = ("samples", "position", "center", "eps")
         return {"measure": measure, **{key: getattr(settings, key) for key in keys}}
+    if measure not in MEASURES:
+        decoding = "teacher-forced argmax"
+        return {"measure": measure, "samples": settings.samples, "decoding": decoding}
     if measure in HESSIAN:
-        loss = "nats per answer token, mean"
-        return {"measure": measure, "samples": settings.samples, "loss": loss, **HESSIAN[measure]}
-    if measure in MEASURES:
-        return {
-            "measure": measure,
-            "samples": settings.samples,
-            "loss": "nats per answer token, mean",
-            "labels": "data",
-            "first entries": FIRST_ENTRIES,
-        }
-    return {"measure": measure, "samples": settings.samples, "decoding": "teacher-forced argmax"}
+        options = HESSIAN[measure]
+    elif measure == "llc":
+        options = llc_options(settings)
+    else:
+        options = {"labels": "data", "first entries": FIRST_ENTRIES}
+    loss = "nats per answer token, mean"
+    return {"measure": measure, "samples": settings.samples, "loss": loss, **options}
+
+
+def llc_options(settings: Settings) -> dict[str, Any]:
+    """How :func:`geomfast.llc` is called, the same at every checkpoint.
+
+    nbeta is n / log n of a task-level's n samples for the mixture too: at one temperature the
+    coefficients are comparable, and one lr fits all.
+
+    Raises:
+        PlanError: no chain could be stable.
+    """
+    steepest = settings.llc_localization
+    if settings.llc_lr * steepest >= 4.0:
+        raise PlanError(
+            f"llc_lr = {settings.llc_lr:g} is too large: with llc_localization = {steepest:g} "
+            f"chains are stable only below {4.0 / steepest:g}"
+        )
+    return {
+        **LLC,
+        "batch_size": min(LLC["batch_size"], settings.samples),
+        "nbeta": settings.samples / math.log(settings.samples),
+        **{key.removeprefix("llc_"): getattr(settings, key) for key in MEASURE_SETTINGS["llc"]},
+    }
 
 
 def diagnostic_settings(settings: Settings, level: TaskLevel) -> tuple[str, dict[str, Any]]:
@@ -134,74 +153,15 @@ def diagnostic_settings(settings: Settings, level: TaskLevel) -> tuple[str, dict
     return hashlib.sha256(tokens.tobytes()).hexdigest()[:16], description
 
 
-def check_folder(out: Path) -> None:
-    """Check that OUT is, or can be, a sweep's folder; makes it where it is missing.
-
-    Raises:
-        PlanError: a file, not writable, or a folder of something else.
-    """
-    if out.exists() and not out.is_dir():
-        raise PlanError(f"{out} is a file; OUT must be a folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PlanError(f"cannot make {out}: {error.strerror}") from error
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise PlanError(f"{out} is not writable")
-    # Hidden files may be our lock, or the remains of a first write that was killed.
-    visible = [entry for entry in out.iterdir() if not entry.name.startswith(".")]
-    if visible and not (out / _SETTINGS).exists():
-        raise PlanError(f"{out} is not empty and has no {_SETTINGS}: not a sweep's folder")
-
-
-def prepare_folder(
-    out: Path, settings: Settings, grid: dict[str, list[Any]], call: dict[str, Any]
-) -> None:
-    """Write or extend OUT's ``settings.json``; the caller holds OUT's lock.
+def mixture_settings(data: list[str]) -> tuple[str, dict[str, Any]]:
+    """Hash and description of the diagnostic samples of several task-levels together.
 
     Args:
-        out: the sweep's folder.
-        settings: what its runs share.
-        grid: scales, seeds and measures asked for; merged with those already there.
-        call: command, versions, machine, date; kept for the reader, never compared.
-
-    Raises:
-        PlanError: OUT cannot be written, or belongs to a sweep with other settings.
+        data: the task-levels' own hashes.
     """
-    path = out / _SETTINGS
-    shared = _plain(asdict(settings))
-    recipes = {name: _recipe(settings, name) for name in grid["scales"]}
-    calls = [call]
-    if path.exists():
-        before = _read_settings(path)
-        both = {name: recipe for name, recipe in before["recipes"].items() if name in recipes}
-        _refuse_other(
-            out,
-            before["settings"] | both,
-            shared | {name: recipes[name] for name in both},
-        )
-        grid = {key: _union(before["grid"].get(key, []), values) for key, values in grid.items()}
-        recipes = before["recipes"] | recipes
-        calls = [*before["calls"], call]
-    levels = task_levels(settings.tasks, settings.levels)
-    hashes = {
-        fingerprint(value): value
-        for value in (measure_settings(settings, m) for m in (BEHAVIOUR, *MEASURES))
-    }
-    hashes |= dict(diagnostic_settings(settings, level) for level in levels)
-    content = {
-        "format": _FORMAT,
-        "settings": shared,
-        "recipes": recipes,
-        "grid": grid,
-        "chance": {level.name: level.chance for level in levels},
-        "hashes": hashes,
-        "calls": calls,
-    }
-    try:
-        write_json(path, content)
-    except OSError as error:
-        raise PlanError(f"cannot write {path}: {error.strerror}") from error
+    task, level = MIXTURE
+    description = {"task": task, "level": level, "data": data}
+    return fingerprint(description), description
 
 
 def train_settings(settings: Settings) -> TrainSettings:
@@ -211,82 +171,20 @@ def train_settings(settings: Settings) -> TrainSettings:
     )
 
 
-def _recipe(settings: Settings, scale: str) -> dict[str, Any]:
+def recipe(settings: Settings, scale: str) -> dict[str, Any]:
     """How a scale is built and trained, defaults included, so that a later default shows."""
     training = train_settings(settings)
     recipe = {**asdict(SCALES[scale]), **asdict(training)}
-    return _plain(recipe | {"learning_rate": peak_rate(training, scale)})
+    return plain(recipe | {"learning_rate": peak_rate(training, scale)})
 
 
 def run_identity(settings: Settings, cell: Cell) -> dict[str, Any]:
     """What names a run's computation: its recipe, its seed and what it is trained on."""
-    cell_fields = _plain(asdict(cell))
+    cell_fields = plain(asdict(cell))
     del cell_fields["scale"]
-    return cell_fields | _recipe(settings, cell.scale)
+    return cell_fields | recipe(settings, cell.scale)
 
 
-@contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder for this process; the lock goes with the process, however it ends.
-
-    Raises:
-        FolderInUse: another process holds it.
-    """
-    import fcntl  # not on Windows, where reports still work
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FolderInUse(f"{what} is in use by another geomfast process") from error
-        yield
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise PlanError(f"{path} cannot be read: {error}") from error
-    wanted = {"settings", "recipes", "grid", "calls"}
-    if (
-        not isinstance(content, dict)
-        or content.get("format") != _FORMAT
-        or not wanted <= content.keys()
-    ):
-        raise PlanError(f"{path} is not a geomfast sweep's")
-    return content
-
-
-def _refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    changed = []
-    for key in sorted({*before, *now}):
-        there, here = before.get(key), now.get(key)
-        if isinstance(there, dict) and isinstance(here, dict):
-            inside = [k for k in sorted({*there, *here}) if there.get(k) != here.get(k)]
-            # What a setting of the sweep says already need not be said again for every scale.
-            changed += [
-                f"  {key}.{k}: {_show(there.get(k))} there, {_show(here.get(k))} asked for"
-                for k in inside
-                if before.get(k) == now.get(k)
-            ]
-        elif there != here:
-            changed.append(f"  {key}: {_show(there)} there, {_show(here)} asked for")
-    if changed:
-        raise PlanError(
-            f"{out} belongs to a sweep with other settings:\n" + "\n".join(changed) + "\n"
-            "Choose another folder, or ask for the same settings."
-        )
-
-
-def _plain(value: Any) -> Any:
-    """The value as it comes back from a JSON file."""
+def plain(value: Any) -> Any:
+    """A value as it comes back from a JSON file."""
     return json.loads(json.dumps(value))
-
-
-def _show(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _union(before: list[Any], now: list[Any]) -> list[Any]:
-    return [*before, *(value for value in now if value not in before)]

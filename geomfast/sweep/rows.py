@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from geomfast.measures.behaviour import answer_loss
-from geomfast.sweep.plan import Cell, Settings, diagnostic_settings
+from geomfast.measures.behaviour import answer_loss, padded_answer_loss
+from geomfast.records import MIXTURE
+from geomfast.sweep.plan import Cell, Settings, diagnostic_settings, mixture_settings
 from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel
+from geomfast.tasks.vocabulary import PAD
+from geomfast.training.mixture import IGNORE
 
 Row = dict[str, Any]
 
@@ -24,9 +28,50 @@ class Probe:
     answer_start: int
     data: str
 
+    @property
+    def batch(self) -> Tensor:
+        """What :meth:`loss` takes."""
+        return self.tokens
+
+    @property
+    def named(self) -> Row:
+        """Of which samples a value is, as its record says it."""
+        return {
+            "task": self.level.task,
+            "level": self.level.level,
+            "n": self.tokens.shape[0],
+            "data": self.data,
+        }
+
     def loss(self, model: torch.nn.Module, tokens: Tensor) -> Tensor:
         """What training minimises, of every sample: (N,)."""
         return answer_loss(model, tokens, self.answer_start)
+
+
+@dataclass(frozen=True)
+class MixtureProbe:
+    """The diagnostic samples of all task-levels of a run as one batch, padded to one length.
+
+    There are equally many of each, so that the mean over samples is that over task-levels.
+
+    Attributes:
+        batch: ``inputs`` and ``targets`` (N, T), as in training.
+        data: hash of the samples.
+    """
+
+    batch: dict[str, Tensor]
+    data: str
+
+    @property
+    def named(self) -> Row:
+        """Of which samples a value is, as its record says it."""
+        task, level = MIXTURE
+        samples = self.batch["inputs"].shape[0]
+        return {"task": task, "level": level, "n": samples, "data": self.data}
+
+    def loss(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        """What training minimises, of every sample: (N,)."""
+        return padded_answer_loss(model, batch["inputs"], batch["targets"])
 
 
 def probes(cell: Cell, settings: Settings, device: torch.device) -> list[Probe]:
@@ -40,8 +85,22 @@ def probes(cell: Cell, settings: Settings, device: torch.device) -> list[Probe]:
     return made
 
 
+def mixture(samples: list[Probe]) -> MixtureProbe:
+    """The samples of several task-levels as one batch."""
+    width = max(probe.tokens.shape[1] for probe in samples) - 1
+    inputs, targets = [], []
+    for probe in samples:
+        right = probe.tokens[:, 1:].clone()
+        right[:, : probe.answer_start - 1] = IGNORE
+        pad = (0, width - right.shape[1])
+        inputs.append(F.pad(probe.tokens[:, :-1], pad, value=PAD))
+        targets.append(F.pad(right, pad, value=IGNORE))
+    data, _ = mixture_settings([probe.data for probe in samples])
+    return MixtureProbe({"inputs": torch.cat(inputs), "targets": torch.cat(targets)}, data)
+
+
 def row(
-    probe: Probe,
+    probe: Probe | MixtureProbe,
     layer: str,
     name: str,
     value: float,
@@ -52,15 +111,12 @@ def row(
 ) -> Row:
     """One value; the caller adds what names the checkpoint and the device."""
     return {
-        "task": probe.level.task,
-        "level": probe.level.level,
+        **probe.named,
         "layer": layer,
         "measure": name,
         "value": value,
         "stderr": stderr,
-        "n": probe.tokens.shape[0],
         "settings": settings,
-        "data": probe.data,
         "backend": backend,
         "seconds": seconds,
     }

@@ -117,7 +117,7 @@ def load_weights(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> di
     """
     meta = read_meta(folder)
     _refuse_other(folder, meta["identity"], identity)
-    weights = _read(folder / _WEIGHTS, meta["sha256"][_WEIGHTS])
+    weights = read_weights(folder)
     try:
         trainer.model.load_state_dict(weights)
     except RuntimeError as error:
@@ -125,6 +125,15 @@ def load_weights(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> di
     trainer.step = meta["step"]
     trainer.tokens = meta["tokens"]
     return meta
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint folder, by parameter, on the CPU.
+
+    Raises:
+        CheckpointError: damaged or foreign.
+    """
+    return _read(folder / _WEIGHTS, read_meta(folder)["sha256"][_WEIGHTS])
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

@@ -83,6 +83,14 @@ def test_an_out_that_cannot_be_is_refused_before_training(tmp_path: Path) -> Non
         assert why in result.output
 
 
+def test_chains_that_cannot_be_stable_are_refused_before_training(tmp_path: Path) -> None:
+    wrong = ("--llc-lr", 1e-2, "--llc-localization", 1000)
+    result = call(tmp_path / "out", *SMALL, "--measures", "llc", *wrong)
+    assert result.exit_code == 2
+    assert "stable only below 0.004" in result.output
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
 def test_an_unusable_device_is_refused(tmp_path: Path) -> None:
     result = call(tmp_path / "out", *SMALL, "--device", "cuda:99")
     assert result.exit_code == 2

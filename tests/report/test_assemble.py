@@ -100,8 +100,12 @@ def test_several_runs(tmp_path, few_figures):
     assert "lie in figures/joint-nano-seed1" in html  # its scale shows seed 0
 
 
+def only(monkeypatch, *names):
+    monkeypatch.setattr(figures, "FIGURES", [f for f in figures.FIGURES if f[0] in names])
+
+
 def test_gradient_ranks_have_a_figure_a_table_and_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "FIGURES", figures.FIGURES[-1:])
+    only(monkeypatch, "gradient-ranks")
     frame = sweep(tasks=["PAR", "MOD"], levels=[1, 2])
     ranks = frame[frame["measure"] == "accuracy"].assign(stderr=float("nan"))
     names = ("fisher_rank", "fisher_rank_first_50k", "gradient_covariance_rank")
@@ -115,6 +119,66 @@ def test_gradient_ranks_have_a_figure_a_table_and_lines(tmp_path, monkeypatch):
     assert len((tmp_path / "tables" / "gradient_ranks.csv").read_text().splitlines()) == 1 + 4
     line = next(line for line in result["lines"] if line[0].startswith("Fisher rank"))
     assert line[1] == "0.975" and "4 cells; correlation 1.00" in line[2]
+
+
+def test_the_hessian_has_a_figure_a_table_and_lines(tmp_path, monkeypatch):
+    only(monkeypatch, "hessian")
+    frame = sweep(tasks=["PAR", "MOD"], levels=[1, 2])
+    base = frame[frame["measure"] == "accuracy"]
+    extra = [
+        base.assign(measure="hessian_top", value=1.0 + 20.0 * base["value"], stderr=0.01),
+        base.assign(measure="hessian_trace", value=90.0 * base["value"] - 20.0, stderr=4.0),
+    ]
+    result = build(write(tmp_path, join(frame, *extra)))
+    assert (tmp_path / "figures" / "hessian.svg").stat().st_size > 10_000
+    assert [row["measure"] for row in result["hessian"]][:4] == ["hessian_top", "hessian_trace"] * 2
+    assert len((tmp_path / "tables" / "hessian.csv").read_text().splitlines()) == 1 + 8
+    lines = {label: (value, remark) for label, value, remark in result["lines"]}
+    assert lines["Top eigenvalue of the Hessian"][1].startswith("median of 4 cells at the end; ")
+    assert "at step" in lines["Its trace"][1]
+
+
+def with_llc(frame):
+    """Coefficients of every task-level and of the mixture; some in doubt, one lost."""
+    steps = frame[frame["measure"] == "accuracy"]
+    whole = steps[(steps["task"] == "MOD") & (steps["level"] == 1)].assign(task="", level=0)
+    base = join(steps, whole)
+    value = (30.0 * base["value"] - 1.0).mask((base["task"] == "PAR") & (base["step"] == 40))
+    beside = {
+        "diverged": 4.0 * value.isna(),
+        "rhat": 1.0 + 0.2 * (base["step"] == 20),
+        "ess": 100.0,
+        "step_bias": 0.0,
+        "acceptance": 0.5,
+    }
+    beside = [base.assign(measure=f"llc_{name}", value=v) for name, v in beside.items()]
+    return join(frame, base.assign(measure="llc", value=value, stderr=0.5), *beside)
+
+
+def test_coefficients_have_a_figure_a_table_and_a_line(tmp_path, monkeypatch):
+    only(monkeypatch, "llc")
+    frame = with_llc(sweep(tasks=["PAR", "MOD"], levels=[1, 2]))
+    result = build(write(tmp_path, frame))
+    assert (tmp_path / "figures" / "llc.svg").stat().st_size > 10_000
+    assert [(row["task"], row["level"]) for row in result["llc"]] == [
+        ("PAR", 1), ("PAR", 2), ("MOD", 1), ("MOD", 2), ("", 0),
+    ]  # fmt: skip
+    assert len((tmp_path / "tables" / "llc.csv").read_text().splitlines()) == 1 + 5
+    label, value, remark = result["lines"][-1]
+    assert label == "LLC of the mixture" and float(value) == pytest.approx(29.0, abs=0.5)
+    assert "± 0.500 at the end" in remark and "2 diverged" in remark and "5 too few draws" in remark
+    # What is of the mixture is no task-level.
+    assert result["summary"]["task_levels"] == 4 and len(result["cells"]) == 4
+
+
+def test_coefficients_that_were_all_lost_have_no_figure(tmp_path, monkeypatch):
+    only(monkeypatch, "llc")
+    frame = with_llc(sweep(tasks=["MOD"], levels=[1], steps=[0, 2]))
+    frame.loc[frame["measure"] == "llc", "value"] = float("nan")
+    result = build(write(tmp_path, frame))
+    assert result["paths"]["figures"] == []
+    assert [row["diverged"] for row in result["llc"]] == [2, 2]
+    assert result["lines"][-1][1] == "-"
 
 
 def without(frame, measure=None, layer=None):

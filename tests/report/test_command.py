@@ -54,7 +54,7 @@ def test_json(out, tmp_path):
     value = read_json(result.stdout)
     assert set(value) == {
         "against", "paper", "settings", "summary", "lines", "cells", "top_down",
-            "gradient_ranks", "paths",
+            "gradient_ranks", "hessian", "llc", "paths",
     }  # fmt: skip
     assert value["paths"]["html"] == str(tmp_path / "page.html")
     assert (tmp_path / "page.html").exists()

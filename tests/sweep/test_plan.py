@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
+from geomfast.files import fingerprint
 from geomfast.models.scales import SCALES
+from geomfast.sweep.folder import FolderInUse, check_folder, locked, prepare_folder, read_folder
 from geomfast.sweep.plan import (
+    MEASURE_SETTINGS,
     MEASURES,
-    FolderInUse,
     PlanError,
     Settings,
     cells,
-    check_folder,
     diagnostic_settings,
-    locked,
-    prepare_folder,
+    measure_settings,
+    mixture_settings,
 )
 from geomfast.sweep.presets import PRESETS
 from geomfast.tasks import TaskLevel
@@ -66,6 +67,9 @@ def test_settings_file_resolves_every_hash(tmp_path: Path) -> None:
     assert content["hashes"][data] == description
     measures = {v["measure"] for v in content["hashes"].values() if "measure" in v}
     assert measures == {"behaviour", *MEASURES}
+    names = (("COPY", 1), ("COPY", 2), ("MOD", 1), ("MOD", 2))
+    each = [diagnostic_settings(settings(), TaskLevel(*name))[0] for name in names]
+    assert content["hashes"][mixture_settings(each)[0]]["data"] == each
     assert content["chance"]["MOD-1"] == pytest.approx(1 / 7)
 
 
@@ -92,6 +96,53 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
     assert "batch_size" not in str(refusal.value)
     assert "nano.steps" not in str(refusal.value)  # said once, not for every scale
     assert (tmp_path / "settings.json").read_bytes() == before
+
+
+def call(out: Path, *measures: str, **changes: object) -> None:
+    prepare_folder(out, settings(**changes), {**GRID, "measures": list(measures)}, CALL)
+
+
+def test_settings_of_a_measure_are_free_until_it_is_taken(tmp_path: Path) -> None:
+    call(tmp_path, "rankme")
+    call(tmp_path, "rankme", "llc", llc_lr=1e-6)
+    with pytest.raises(PlanError, match="llc_lr: 1e-06 there, 2e-05 asked for"):
+        call(tmp_path, "llc")
+    with pytest.raises(PlanError, match="llc_localization"):
+        call(tmp_path, "llc", llc_lr=1e-6, llc_localization=5.0)
+    call(tmp_path, "rankme")  # which does not ask for it, and leaves it as it is
+    found, runs = read_folder(tmp_path)
+    assert found == settings(llc_lr=1e-6)
+    assert [cell.run for cell in runs] == ["joint-nano-seed0"]
+    hashes = json.loads((tmp_path / "settings.json").read_text())["hashes"]
+    assert fingerprint(measure_settings(found, "llc")) in hashes
+
+
+def test_a_folder_from_before_there_was_a_setting_goes_on(tmp_path: Path) -> None:
+    call(tmp_path, "rankme")
+    path = tmp_path / "settings.json"
+    old = json.loads(path.read_text())
+    for name in ("llc_lr", "llc_chains", "eps"):
+        del old["settings"][name]
+    path.write_text(json.dumps(old))
+    assert read_folder(tmp_path)[0] == settings()
+    with pytest.raises(PlanError, match=r"eps: 0\.0 there, 0\.5 asked for"):
+        call(tmp_path, "rankme", eps=0.5)
+    call(tmp_path, "rankme", "llc", llc_lr=1e-6)
+    assert read_folder(tmp_path)[0] == settings(llc_lr=1e-6)
+
+
+def test_a_folder_without_a_sweep_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="no such folder"):
+        read_folder(tmp_path / "nowhere")
+    with pytest.raises(PlanError, match=r"no settings\.json"):
+        read_folder(tmp_path)
+    call(tmp_path, "rankme")
+    path = tmp_path / "settings.json"
+    newer = json.loads(path.read_text())
+    newer["settings"]["spin"] = 1
+    path.write_text(json.dumps(newer))
+    with pytest.raises(PlanError, match="another version"):
+        read_folder(tmp_path)
 
 
 def test_a_default_that_changed_since_is_refused(
@@ -156,5 +207,5 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_name_every_setting(name: str) -> None:
     grid = {"scales", "seeds", "measures"}
-    chosen = {"learning_rate", "position", "center", "eps"}
+    chosen = {"learning_rate", "position", "center", "eps", *MEASURE_SETTINGS["llc"]}
     assert set(PRESETS[name]) - grid == set(Settings.__dataclass_fields__) - chosen

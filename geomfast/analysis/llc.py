@@ -1,0 +1,111 @@
+"""Local learning coefficients along a run, and which of them to doubt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from geomfast.analysis.hessian import extremes
+from geomfast.analysis.trajectories import CELL, in_order, select
+from geomfast.records import MIXTURE
+
+#: What a coefficient is doubted for, as the sampler's own verdict does: R-hat above this, fewer
+#: effective draws, or a bias of finite steps that is a larger share of it and more than its error.
+LARGEST_RHAT, LEAST_ESS, LARGEST_STEP_BIAS = 1.1, 20.0, 0.1
+DOUBTS = ("diverged", "still training", "step too large", "too few draws")
+
+_BESIDE = ("diverged", "rhat", "ess", "step_bias", "acceptance")
+_KEY = [*CELL, "step"]
+COLUMNS = [
+    *CELL,
+    "checkpoints",
+    "initial",
+    "largest",
+    "largest_step",
+    "final",
+    "stderr",
+    "doubtful",
+    "diverged",
+]
+
+
+def llc_values(records: pd.DataFrame) -> pd.DataFrame:
+    """Every coefficient with its diagnostics, and whether to doubt it.
+
+    Args:
+        records: the table of :func:`geomfast.records.load_records`.
+
+    Returns:
+        A row per cell and step: ``value`` (NaN where all chains diverged), ``stderr``, ``n``,
+        ``diverged`` (chains), ``rhat``, ``ess``, ``step_bias``, ``acceptance`` and ``doubt``: one
+        of :data:`DOUBTS`, or empty.
+    """
+    table = select(records, "llc")[[*_KEY, "value", "stderr", "n"]]
+    for name in _BESIDE:
+        beside = select(records, f"llc_{name}").rename(columns={"value": name})
+        # Only a count of chains is there where no chain is left to say more.
+        how = "outer" if name == "diverged" else "left"
+        table = table.merge(beside[[*_KEY, name]], on=_KEY, how=how)
+    table = in_order(table.sort_values("step", kind="stable"))
+    return table.assign(doubt=[_doubt(row) for row in table.to_dict("records")])
+
+
+def _doubt(row: Mapping[Any, Any]) -> str:
+    value, stderr, bias = row["value"], row["stderr"], row["step_bias"]
+    if math.isnan(value) or row["diverged"] > 0:
+        return "diverged"
+    if value < -2.0 * stderr:
+        return "still training"
+    if bias > LARGEST_STEP_BIAS * abs(value) and not bias <= stderr:
+        return "step too large"
+    if not (row["rhat"] <= LARGEST_RHAT and row["ess"] >= LEAST_ESS):
+        return "too few draws"
+    return ""
+
+
+def llc(records: pd.DataFrame) -> pd.DataFrame:
+    """First, largest and last coefficient of every task-level, and of the mixture.
+
+    Args:
+        records: the table of :func:`geomfast.records.load_records`.
+
+    Returns:
+        A row per cell, the mixture's with an empty task and level 0: ``checkpoints``, ``initial``,
+        ``largest``, ``largest_step``, ``final`` with its ``stderr``, and how many checkpoints'
+        values are ``doubtful`` or lost all chains (``diverged``); those still count in the others,
+        as far as there is a value.
+    """
+    found = []
+    for cell, rows in llc_values(records).groupby(CELL, sort=False):
+        sampled = rows[rows["value"].notna()]
+        nothing = {"checkpoints": 0} | dict.fromkeys(COLUMNS[6:11], math.nan)
+        found.append(
+            dict(zip(CELL, cell, strict=True))
+            | (nothing if sampled.empty else extremes(sampled))
+            | {"doubtful": int((rows["doubt"] != "").sum())}
+            | {"diverged": len(rows) - len(sampled)}
+        )
+    return in_order(pd.DataFrame(found, columns=COLUMNS))
+
+
+def llc_summary(records: pd.DataFrame) -> dict[str, Any]:
+    """The mixture's coefficient, median over runs, and how many of all values to doubt.
+
+    Returns:
+        Empty where none was measured; else ``mixture`` (``final``, ``stderr``, ``largest``,
+        ``largest_step``, ``n`` runs), ``values`` and ``doubts`` (how many for each reason).
+    """
+    values = llc_values(records)
+    if values.empty:
+        return {}
+    table = llc(records)
+    whole = table[(table["task"] == MIXTURE[0]) & (table["level"] == MIXTURE[1])]
+    names = ("final", "stderr", "largest", "largest_step")
+    return {
+        "mixture": {name: float(whole[name].median()) for name in names} | {"n": len(whole)},
+        "values": len(values),
+        "doubts": {name: int((values["doubt"] == name).sum()) for name in DOUBTS},
+    }

@@ -1,0 +1,178 @@
+"""Figure of a grid of settings for the local learning coefficient: traces, and what they give."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from geomfast.analysis.trajectories import task_level
+from geomfast.report.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    canvas,
+    head,
+    need,
+    styled,
+)
+
+_LINES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, BLACK)
+#: Steps of a trace are averaged to about as many points.
+_POINTS = 50
+
+
+@styled
+def calibration_figure(found: dict[str, Any]) -> Any:
+    """A panel for each setting, and below the coefficient, step bias and acceptance by lr.
+
+    Args:
+        found: ``trials`` (``lr``, ``localization``, ``trace`` (C, T) in units of the coefficient or
+            None, ``mean``, ``stderr``, ``step_bias``, ``acceptance``, ``verdict``, ``converged``,
+            ``recommended``), ``burn_in``, ``reason`` and what names the samples: ``run``, ``step``,
+            ``task``, ``level``.
+    """
+    trials = found["trials"]
+    lrs = sorted({trial["lr"] for trial in trials})
+    pulls = sorted({trial["localization"] for trial in trials})
+    columns = max(len(lrs), 3)
+    width, tall = max(1.75 * columns + 1.2, 9.0), 1.35
+    height = tall * len(pulls) + 4.5
+    figure, grid = canvas(
+        width, height, len(pulls), len(lrs), left=0.95, right=0.25, top=1.15,
+        bottom=3.35, wspace=0.12, hspace=0.16, sharey="row", sharex=True,
+    )  # fmt: skip
+    for axes, pull in zip(grid, pulls, strict=True):
+        row = [trial for trial in trials if trial["localization"] == pull]
+        for index, trial in enumerate(row):
+            _trace(axes[index], trial, found["burn_in"])
+        _limits(axes[0], row)
+        axes[0].set_ylabel(f"localization\n{pull:g}")
+    for axes, lr in zip(grid[0], lrs, strict=True):
+        axes.set_title(f"lr {lr:g}", loc="left")
+    for axes in grid[-1]:
+        axes.set_xlabel("step of a chain")
+    _below(figure, trials, pulls)
+    name = f"{found['run']}, step {found['step']}, {task_level(found['task'], found['level'])}"
+    text = f"{name}; nbeta (loss - loss at the weights) along each chain, grey: burn-in"
+    head(figure, "Settings for the local learning coefficient", text, 0.95)
+    best = "recommended: framed" if found["recommended"] else "none is recommended"
+    figure.text(
+        0.95 / width, 1 - 0.62 / height, f"blue: converged; {best}", va="top", fontsize=9,
+        color="#4b5563",
+    )  # fmt: skip
+    return figure
+
+
+def _trace(axes: Any, trial: dict[str, Any], burn_in: int) -> None:
+    axes.tick_params(labelsize=7)
+    words = str(trial["verdict"]).partition(":")[0]
+    colour = BLUE if trial["converged"] else GREY
+    place = {"xycoords": "axes fraction", "va": "top", "fontsize": 7.5}
+    if trial["trace"] is None:
+        axes.annotate(words, (0.06, 0.9), color=VERMILLION, **place)
+        return
+    trace = np.asarray(trial["trace"], dtype=float)
+    every = max(1, trace.shape[1] // _POINTS)
+    whole = trace.shape[1] // every * every
+    smooth = trace[:, :whole].reshape(len(trace), -1, every).mean(-1)
+    at = np.arange(0, whole, every) + every / 2
+    axes.axvspan(0, burn_in, color="#eef0f2", linewidth=0)
+    axes.axhline(0, color="#c4c9cf", linewidth=0.6)
+    for chain in smooth:
+        axes.plot(at, chain, color=colour, linewidth=0.8, alpha=0.75)
+    axes.set_xlim(0, trace.shape[1])
+    text = words if trial["converged"] else f"{words}\n{trial['mean']:.3g}"
+    if trial["converged"]:
+        text = f"{trial['mean']:.3g} ± {trial['stderr']:.1g}"
+    axes.annotate(text, (0.06, 0.94), color=BLUE if trial["converged"] else VERMILLION, **place)
+    if trial["recommended"]:
+        for spine in axes.spines.values():
+            spine.set(visible=True, color=BLACK, linewidth=2.0)
+
+
+def _limits(axes: Any, row: list[dict[str, Any]]) -> None:
+    """From the traces that stay: one that runs away would flatten all others of its row."""
+    tops = [np.nanpercentile(t["trace"], 99) for t in row if t["trace"] is not None]
+    lows = [np.nanpercentile(t["trace"], 1) for t in row if t["trace"] is not None]
+    if tops:
+        top, low = 2.0 * float(np.median(tops)), min(1.2 * float(np.median(lows)), 0.0)
+        # Room above for the text.
+        axes.set_ylim(low - 0.05 * top, min(top, 1.1 * max(tops)) * 1.35)
+
+
+def _below(figure: Any, trials: list[dict[str, Any]], pulls: list[float]) -> None:
+    width, height = figure.get_size_inches()
+    gap = 0.75
+    share = (width - 1.2 - 2 * gap) / 3
+    labels = {
+        "mean": "coefficient",
+        "step_bias": "bias of finite steps / coefficient",
+        "acceptance": "acceptance",
+    }
+    for index, (name, label) in enumerate(labels.items()):
+        left = (0.95 + index * (share + gap)) / width
+        axes = figure.add_axes((left, 0.95 / height, share / width, 1.45 / height))
+        for line, pull in enumerate(pulls):
+            row = [t for t in trials if t["localization"] == pull and not math.isnan(t["mean"])]
+            _by_lr(axes, name, row, _LINES[line % len(_LINES)])
+        axes.set_xscale("log")
+        axes.set_xticks(*_lr_ticks(trials), minor=False)
+        axes.minorticks_off()
+        axes.set_xlabel("lr")
+        axes.set_title(label, loc="left")
+        axes.spines["right"].set_visible(False)
+        _scale(axes, name)
+    Line2D = need("matplotlib.lines").Line2D
+    handles = [
+        Line2D([], [], color=_LINES[line % len(_LINES)], label=f"localization {pull:g}")
+        for line, pull in enumerate(pulls)
+    ]
+    figure.legend(handles=handles, loc="lower center", ncols=min(len(pulls), 6), frameon=False)
+    figure.text(
+        0.95 / width, 0.36 / height, "filled: converged, hollow: not", fontsize=8, color="#4b5563"
+    )
+
+
+def _by_lr(axes: Any, name: str, row: list[dict[str, Any]], colour: str) -> None:
+    """One number of the trials of one localization."""
+    lr, value = np.array([t["lr"] for t in row]), np.array([t[name] for t in row])
+    if name == "step_bias":
+        value = value / np.abs([t["mean"] for t in row])
+    axes.plot(lr, value, color=colour, linewidth=1.2)
+    good = np.array([bool(t["converged"]) for t in row], dtype=bool)
+    axes.plot(lr[good], value[good], "o", color=colour, markersize=4.5)
+    axes.plot(lr[~good], value[~good], "o", color=colour, markersize=4.5, markerfacecolor="white")
+    if name == "mean":
+        error = np.array([t["stderr"] for t in row])
+        axes.fill_between(lr, value - error, value + error, color=colour, alpha=0.15, linewidth=0)
+
+
+def _scale(axes: Any, name: str) -> None:
+    ticker = need("matplotlib.ticker")
+    if name == "mean":
+        axes.set_yscale("symlog", linthresh=0.1, subs=[3])
+        plain = ticker.FuncFormatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_formatter(plain)
+    elif name == "step_bias":
+        axes.set_yscale("log")
+        axes.set_ylim(0.01, 1)
+        axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+        axes.axhline(0.1, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)))
+    else:
+        axes.set_ylim(0, 1)
+
+
+def _lr_ticks(trials: list[dict[str, Any]]) -> tuple[list[float], list[str]]:
+    """All lr, or only those that begin with 1 where that leaves enough."""
+    lrs = sorted({trial["lr"] for trial in trials})
+    ones = [lr for lr in lrs if f"{lr:e}".startswith("1")]
+    ticks = ones if len(lrs) > 4 and len(ones) > 1 else lrs
+    return ticks, [f"{tick:g}" for tick in ticks]

@@ -1,0 +1,215 @@
+"""The folder a sweep lives in, and what its ``settings.json`` says.
+
+Settings shape the numbers, so a folder holds one set of them and another is refused.  The grid
+(scales, seeds, measures) only adds work, so it may grow from call to call.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from geomfast.files import fingerprint, write_json
+from geomfast.sweep.plan import (
+    BEHAVIOUR,
+    MEASURE_SETTINGS,
+    MEASURES,
+    Cell,
+    PlanError,
+    Settings,
+    cells,
+    diagnostic_settings,
+    measure_settings,
+    mixture_settings,
+    plain,
+    recipe,
+)
+from geomfast.tasks import task_levels
+
+_FORMAT = "geomfast sweep 1"
+_SETTINGS = "settings.json"
+
+
+class FolderInUse(PlanError):
+    """Another geomfast process is writing there."""
+
+
+def check_folder(out: Path) -> None:
+    """Check that OUT is, or can be, a sweep's folder; makes it where it is missing.
+
+    Raises:
+        PlanError: a file, not writable, or a folder of something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise PlanError(f"{out} is a file; OUT must be a folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlanError(f"cannot make {out}: {error.strerror}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise PlanError(f"{out} is not writable")
+    # Hidden files may be our lock, or the remains of a first write that was killed.
+    visible = [entry for entry in out.iterdir() if not entry.name.startswith(".")]
+    if visible and not (out / _SETTINGS).exists():
+        raise PlanError(f"{out} is not empty and has no {_SETTINGS}: not a sweep's folder")
+
+
+def prepare_folder(
+    out: Path, settings: Settings, grid: dict[str, list[Any]], call: dict[str, Any]
+) -> None:
+    """Write or extend OUT's ``settings.json``; the caller holds OUT's lock.
+
+    Args:
+        out: the sweep's folder.
+        settings: what its runs share.
+        grid: scales, seeds and measures asked for; merged with those already there.
+        call: command, versions, machine, date; kept for the reader, never compared.
+
+    Raises:
+        PlanError: OUT cannot be written, or belongs to a sweep with other settings.
+    """
+    path = out / _SETTINGS
+    recipes = {name: recipe(settings, name) for name in grid["scales"]}
+    calls = [call]
+    if path.exists():
+        before = _read_settings(path)
+        settings, there = _settled(settings, before, grid["measures"])
+        both = {name: recipe for name, recipe in before["recipes"].items() if name in recipes}
+        _refuse_other(
+            out,
+            there | both,
+            plain(asdict(settings)) | {name: recipes[name] for name in both},
+        )
+        grid = {key: _union(before["grid"].get(key, []), values) for key, values in grid.items()}
+        recipes = before["recipes"] | recipes
+        calls = [*before["calls"], call]
+    levels = task_levels(settings.tasks, settings.levels)
+    hashes = {
+        fingerprint(value): value
+        for value in (measure_settings(settings, m) for m in (BEHAVIOUR, *MEASURES))
+    }
+    hashes |= dict(diagnostic_settings(settings, level) for level in levels)
+    for cell in cells(settings, ("",), (0,)):
+        data = [diagnostic_settings(settings, level)[0] for level in cell.task_levels]
+        hashes |= dict([mixture_settings(data)])
+    content = {
+        "format": _FORMAT,
+        "settings": plain(asdict(settings)),
+        "recipes": recipes,
+        "grid": grid,
+        "chance": {level.name: level.chance for level in levels},
+        "hashes": hashes,
+        "calls": calls,
+    }
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise PlanError(f"cannot write {path}: {error.strerror}") from error
+
+
+@contextmanager
+def locked(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        FolderInUse: another process holds it.
+    """
+    import fcntl  # not on Windows, where reports still work
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FolderInUse(f"{what} is in use by another geomfast process") from error
+        yield
+
+
+def read_folder(out: Path) -> tuple[Settings, list[Cell]]:
+    """Settings and runs of the sweep in a folder.
+
+    Raises:
+        PlanError: there is no sweep there.
+    """
+    if not out.is_dir():
+        raise PlanError(f"no such folder: {out}")
+    if not (out / _SETTINGS).exists():
+        raise PlanError(f"{out} has no {_SETTINGS}: not a sweep's folder")
+    content = _read_settings(out / _SETTINGS)
+    values = _defaults() | content["settings"]
+    names = [field.name for field in fields(Settings)]
+    if set(values) != set(names):
+        raise PlanError(f"{out / _SETTINGS} is of another version of geomfast")
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    settings, grid = Settings(**values), content["grid"]
+    return settings, cells(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise PlanError(f"{path} cannot be read: {error}") from error
+    wanted = {"settings", "recipes", "grid", "calls"}
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != _FORMAT
+        or not wanted <= content.keys()
+    ):
+        raise PlanError(f"{path} is not a geomfast sweep's")
+    return content
+
+
+def _defaults() -> dict[str, Any]:
+    """What was the only choice before a setting could be chosen."""
+    return plain({f.name: f.default for f in fields(Settings) if f.default is not MISSING})
+
+
+def _settled(
+    settings: Settings, before: dict[str, Any], measures: list[str]
+) -> tuple[Settings, dict[str, Any]]:
+    """The settings asked for and those before, where those of a measure may differ.
+
+    They may until it is taken for the first time, and where it is not asked for.
+    """
+    there = _defaults() | before["settings"]
+    for measure, names in MEASURE_SETTINGS.items():
+        if measure not in before["grid"].get("measures", []):
+            there |= {name: getattr(settings, name) for name in names}
+        elif measure not in measures:
+            settings = replace(settings, **{name: there[name] for name in names})
+    return settings, there
+
+
+def _refuse_other(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    changed = []
+    for key in sorted({*before, *now}):
+        there, here = before.get(key), now.get(key)
+        if isinstance(there, dict) and isinstance(here, dict):
+            inside = [k for k in sorted({*there, *here}) if there.get(k) != here.get(k)]
+            # What a setting of the sweep says already need not be said again for every scale.
+            changed += [
+                f"  {key}.{k}: {_show(there.get(k))} there, {_show(here.get(k))} asked for"
+                for k in inside
+                if before.get(k) == now.get(k)
+            ]
+        elif there != here:
+            changed.append(f"  {key}: {_show(there)} there, {_show(here)} asked for")
+    if changed:
+        raise PlanError(
+            f"{out} belongs to a sweep with other settings:\n" + "\n".join(changed) + "\n"
+            "Choose another folder, or ask for the same settings."
+        )
+
+
+def _show(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _union(before: list[Any], now: list[Any]) -> list[Any]:
+    return [*before, *(value for value in now if value not in before)]

@@ -1,0 +1,68 @@
+"""Models that a sweep has kept the weights of, for measuring outside of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from geomfast.models.gpt import GPT
+from geomfast.models.scales import SCALES
+from geomfast.sweep.folder import read_folder
+from geomfast.sweep.plan import Cell, PlanError, Settings
+from geomfast.training.checkpoints import CheckpointError, folder_name, read_weights, steps_kept
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A model as it was at a step of a run.
+
+    Attributes:
+        cell, settings: of the run.
+        step: optimiser steps taken.
+        model: on the CPU, in evaluation mode.
+    """
+
+    cell: Cell
+    settings: Settings
+    step: int
+    model: GPT
+
+
+def load_kept(out: Path, run: str | None = None, step: int | None = None) -> Kept:
+    """A model of the sweep in a folder.
+
+    Args:
+        out: the sweep's folder.
+        run: name of the run; the first whose weights are there when None.
+        step: of the checkpoint; the last that was kept when None. Of step 0 nothing has to be
+            kept: it is the initialisation.
+
+    Raises:
+        PlanError: no sweep there, no such run, or no weights of that step.
+        CheckpointError: the weights are damaged.
+    """
+    settings, cells = read_folder(out)
+    kept = {cell.run: steps_kept(out / "checkpoints" / cell.run) for cell in cells}
+    if run is None:
+        run = next((name for name, steps in kept.items() if steps), cells[0].run)
+    if run not in kept:
+        raise PlanError(f"no run {run!r} in {out}; there are: {', '.join(kept)}")
+    cell = next(cell for cell in cells if cell.run == run)
+    if step is None:
+        if not kept[run]:
+            raise PlanError(f"no weights of {run} have been kept in {out}")
+        step = kept[run][-1]
+    model = GPT(SCALES[cell.scale], cell.seed)
+    if step > 0:
+        if step not in kept[run]:
+            there = ", ".join(map(str, (0, *kept[run])))
+            raise PlanError(
+                f"no weights of {run} at step {step}; there are those of: {there} "
+                "(geomfast sweep --keep all keeps every checkpoint's)"
+            )
+        folder = out / "checkpoints" / run / folder_name(step)
+        try:
+            model.load_state_dict(read_weights(folder))
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder}: not this model's weights: {error}") from error
+    return Kept(cell, settings, step, model.eval())

@@ -1,0 +1,184 @@
+"""``geomfast calibrate-llc`` on a small sweep."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from geomfast.cli.choices import Ladder, OneTaskLevel
+from geomfast.cli.main import main
+from geomfast.report import style
+from geomfast.sweep.cell import Job, run
+from geomfast.sweep.folder import prepare_folder
+from geomfast.sweep.plan import Settings, cells
+
+SETTINGS = Settings(
+    mixture="joint",
+    tasks=("COPY", "MOD"),
+    levels=(1,),
+    steps=4,
+    batch_size=8,
+    learning_rate=None,
+    precision="fp32",
+    dense_until=4,
+    dense_every=2,
+    checkpoints=3,
+    samples=12,
+)
+SHORT = ["--draws", "4", "--burn-in", "2", "--chains", "2", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of two runs, of which one has been trained."""
+    folder = tmp_path_factory.mktemp("calibrate") / "out"
+    grid: dict[str, list[Any]] = {"scales": ["nano"], "seeds": [0, 1], "measures": []}
+    folder.mkdir()
+    prepare_folder(folder, SETTINGS, grid, {"command": "geomfast sweep out"})
+    one, _ = cells(SETTINGS, ("nano",), (0, 1))
+    assert run(Job(one, SETTINGS, (), folder, "cpu", threads=1, keep="all"))
+    return folder
+
+
+def call(*arguments: object, columns: int = 80) -> Result:
+    command = ["calibrate-llc", *map(str, arguments)]
+    return CliRunner(env={"COLUMNS": str(columns)}).invoke(main, command)
+
+
+def refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def test_json_holds_every_trial_and_the_picture_is_written(out: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "grid.png"
+    grid = ("--lr", "1e-5..5e-5", "--localization", "1000,100000")
+    result = call(out, "--json", "--task", "mod:1", "--figure", picture, *grid, *SHORT)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout, parse_constant=refuse)
+    assert (found["run"], found["step"]) == ("joint-nano-seed0", 4)
+    assert (found["task"], found["level"], found["n"]) == ("MOD", 1, 12)
+    assert found["curvature"] > 0 and found["nbeta"] == pytest.approx(12 / 2.484907)
+    settings = [(trial["localization"], trial["lr"]) for trial in found["trials"]]
+    assert settings == [(pull, lr) for pull in (1e3, 1e5) for lr in (1e-5, 2e-5, 5e-5)]
+    assert found["trials"][0]["mean"] is not None
+    assert found["trials"][-1]["verdict"].startswith("skipped: unstable")
+    assert found["trials"][-1]["mean"] is None
+    # Of eight draws nothing can be said, and that is said.
+    assert found["recommended"] is None and "more draws" in found["reason"]
+    assert found["figure"] == str(picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def believing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every setting that was run has converged to the same."""
+    from geomfast.measures.sampling import calibrate as module
+
+    original = module.judged
+
+    def judged(*arguments: Any, **options: Any) -> Any:
+        return dataclasses.replace(
+            original(*arguments, **options), converged=True, verdict="converged", reach=0.1
+        )
+
+    monkeypatch.setattr(module, "judged", judged)
+    monkeypatch.setattr(module, "_agree", lambda a, b: True)
+
+
+@pytest.mark.usefixtures("believing")
+def test_the_table_fits_and_the_recommendation_is_a_command_line(out: Path) -> None:
+    result = call(out, "--lr", "1e-5,2e-5", "--localization", "1000,3000", *SHORT)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.rstrip("\n").split("\n")
+    picture = out / "figures" / "llc-calibration-joint-nano-seed0-4-mixture.png"
+    assert lines[-1] == str(picture) and picture.exists()
+    assert max(len(line) for line in lines[:-1]) <= 80 and "…" not in result.stdout
+    assert "joint-nano-seed0, step 4, mixture" in result.stdout
+    assert "Recommended: --llc-lr 2e-05 --llc-localization 1000" in result.stdout
+    assert "weakest localization" in " ".join(lines)
+    assert result.stdout.count("converged, same") == 4
+
+
+def test_step_zero_needs_no_weights(out: Path) -> None:
+    grid = ("--lr", "1e-5", "--localization", "1000", "--task", "COPY-1")
+    result = call(out, "--json", "--run", "joint-nano-seed1", "--step", 0, *grid, *SHORT)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["run"], found["step"], found["task"]) == ("joint-nano-seed1", 0, "COPY")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run", "joint-nano-seed7"], "there are: joint-nano-seed0, joint-nano-seed1"),
+        (["--run", "joint-nano-seed1"], "no weights of joint-nano-seed1 have been kept"),
+        (["--step", "3"], "there are those of: 0, 2, 4"),
+        (["--task", "ADD:1"], "has only COPY-1, MOD-1"),
+        (["--task", "JUMP:1"], "COPY, REV"),
+        (["--lr", "1e-3..1e-5"], "ranges ascend"),
+        (["--lr", "fast"], "no number"),
+        (["--device", "cuda:99"], "cannot be used"),
+    ],
+)
+def test_bad_usage_is_2_and_says_what_there_is(out: Path, arguments: list[str], words: str) -> None:
+    result = call(out, *arguments)
+    assert result.exit_code == 2, result.output
+    assert words in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_folder_that_is_no_sweep_is_2(tmp_path: Path) -> None:
+    for where, words in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "no settings.json")):
+        result = call(where)
+        assert result.exit_code == 2 and words in result.stderr
+
+
+def test_damaged_weights_are_1(out: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    (weights,) = copy.rglob("step-00000004/weights.safetensors")
+    weights.write_bytes(b"half")
+    result = call(copy)
+    assert result.exit_code == 1 and "truncated" in result.stderr
+
+
+def test_without_matplotlib_there_is_a_table_still(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(style.importlib, "import_module", absent)
+    grid = ("--lr", "1e-5", "--localization", "1000", *SHORT)
+    result = call(out, *grid)
+    assert result.exit_code == 0 and "No setting is recommended" in result.stdout
+    assert 'pip install "geomfast[report]"' in result.stderr
+    assert call(out, "--figure", tmp_path / "x.png", *grid).exit_code == 1
+
+
+def test_ladders() -> None:
+    ladder = Ladder((1, 3))
+
+    def values(text: str) -> tuple[float, ...]:
+        return ladder.convert(text, None, None)
+
+    assert values("1e-5") == (1e-5,)
+    assert values("1e-4..1e-3") == (1e-4, 3e-4, 1e-3)
+    assert values("200..4000") == (200.0, 300.0, 1000.0, 3000.0, 4000.0)
+    assert values("5, 1..3") == (1.0, 3.0, 5.0)
+    for wrong in ("0", "-1", "inf", "nan", "1..", "a..b", "3..1", ""):
+        with pytest.raises(click.BadParameter):
+            values(wrong)
+
+
+def test_task_levels() -> None:
+    kind = OneTaskLevel()
+    assert kind.convert("mod:2", None, None) == kind.convert("MOD-2", None, None) == ("MOD", 2)
+    assert kind.convert("Mixture", None, None) == ("", 0)
+    for wrong in ("MOD", "MOD:4", ":1", "mod:1:2"):
+        with pytest.raises(click.BadParameter):
+            kind.convert(wrong, None, None)
