@@ -155,6 +155,9 @@ def _by_lr(axes: Any, name: str, row: list[dict[str, Any]], colour: str) -> None
 
 def _scale(axes: Any, name: str) -> None:
     ticker = need("matplotlib.ticker")
+    low, high = axes.get_ylim()
+    if name == "mean" and 0 < low < high < 10 * low:
+        return  # a logarithmic axis might have no tick between them
     if name == "mean":
         axes.set_yscale("symlog", linthresh=0.1, subs=[3])
         plain = ticker.FuncFormatter(lambda value, _: f"{value:g}")

@@ -9,7 +9,7 @@ import pandas as pd
 from geomfast.analysis.llc import llc_values
 from geomfast.analysis.trajectories import task_level
 from geomfast.records import MIXTURE
-from geomfast.report.multiples import medians, multiples, plain_numbers, samples_of
+from geomfast.report.multiples import medians, multiples, samples_of
 from geomfast.report.style import BLACK, BLUE, VERMILLION, head, need, styled
 
 
@@ -40,8 +40,7 @@ def llc_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
             markeredgewidth=0.9, color=VERMILLION, zorder=3,
         )  # fmt: skip
         _mark_lost(axes, values[(names == name) & values["value"].isna()])
-        axes.set_yscale("symlog", linthresh=1.0)
-        plain_numbers(axes)
+    _limit(next(iter(panels.values())), values)
     _legend(figure, values)
     text = (
         f"{run['run'].iloc[0]}; n = {samples_of(values)} samples; tasks: median over levels; "
@@ -49,6 +48,14 @@ def llc_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     )
     head(figure, "Local learning coefficient", text, 0.75)
     return figure
+
+
+def _limit(axes: Any, values: pd.DataFrame) -> None:
+    """Values far below zero, of a model that has hardly been trained, may leave the panels."""
+    top = float(values["value"].max())
+    low, _ = axes.get_ylim()
+    if top > 0 and low < -top:
+        axes.set_ylim(bottom=-top)
 
 
 def _mark_lost(axes: Any, rows: pd.DataFrame) -> None:

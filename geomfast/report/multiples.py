@@ -12,7 +12,7 @@ from geomfast.report.style import canvas, need, step_axis
 
 
 def multiples(names: Sequence[str], last: float, label: str) -> tuple[Any, dict[str, Any]]:
-    """A figure with a panel for every name, four in a row, that share their y axis.
+    """A figure with a panel for every name, three or four in a row, that share their y axis.
 
     Args:
         names: headings of the panels.
@@ -22,7 +22,8 @@ def multiples(names: Sequence[str], last: float, label: str) -> tuple[Any, dict[
     Returns:
         The figure, with room for a heading and a legend below, and the axes by name.
     """
-    columns = min(4, len(names))
+    # Four would leave one alone in its row.
+    columns = 3 if len(names) > 4 and len(names) % 4 == 1 else min(4, len(names))
     rows = math.ceil(len(names) / columns)
     figure, grid = canvas(
         max(3.1 * columns + 1.2, 9.0), 2.1 * rows + 1.9, rows, columns, left=0.75, right=0.3,

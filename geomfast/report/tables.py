@@ -170,14 +170,14 @@ def summary_lines(summary: dict[str, Any], paper: dict[str, Any], version: str):
 
 
 def _hessian_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    names = {"hessian_top": "Top eigenvalue of the Hessian", "hessian_trace": "Its trace"}
+    names = {"hessian_top": "Top eigenvalue", "hessian_trace": "Trace"}
     lines = []
     for measure, found in summary.items():
         remark = (
             f"median of {found['n']} cells at the end; {number(found['initial'])} at first, "
             f"largest {number(found['largest'])} at step {step(found['largest_step'])}"
         )
-        lines.append((names[measure], number(found["final"]), remark))
+        lines.append((f"{names[measure]} of the Hessian", number(found["final"]), remark))
     return lines
 
 

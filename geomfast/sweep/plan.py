@@ -67,8 +67,8 @@ class Settings:
     eps: float = 0.0
     llc_lr: float = 2e-5
     llc_localization: float = 3000.0
-    llc_chains: int = 4
-    llc_draws: int = 100
+    llc_chains: int = 2
+    llc_draws: int = 200
 
 
 @dataclass(frozen=True)

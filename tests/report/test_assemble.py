@@ -135,7 +135,7 @@ def test_the_hessian_has_a_figure_a_table_and_lines(tmp_path, monkeypatch):
     assert len((tmp_path / "tables" / "hessian.csv").read_text().splitlines()) == 1 + 8
     lines = {label: (value, remark) for label, value, remark in result["lines"]}
     assert lines["Top eigenvalue of the Hessian"][1].startswith("median of 4 cells at the end; ")
-    assert "at step" in lines["Its trace"][1]
+    assert "at step" in lines["Trace of the Hessian"][1]
 
 
 def with_llc(frame):
