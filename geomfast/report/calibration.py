@@ -54,7 +54,7 @@ def calibration_figure(found: dict[str, Any]) -> Any:
         _limits(axes[0], row)
         axes[0].set_ylabel(f"localization\n{pull:g}")
     for axes, lr in zip(grid[0], lrs, strict=True):
-        axes.set_title(f"lr {lr:g}", loc="left")
+        axes.set_title(f"lr {_short(lr)}", loc="left")
     for axes in grid[-1]:
         axes.set_xlabel("step of a chain")
     _below(figure, trials, pulls)
@@ -155,11 +155,15 @@ def _by_lr(axes: Any, name: str, row: list[dict[str, Any]], colour: str) -> None
 
 def _scale(axes: Any, name: str) -> None:
     ticker = need("matplotlib.ticker")
-    low, high = axes.get_ylim()
-    if name == "mean" and 0 < low < high < 10 * low:
-        return  # a logarithmic axis might have no tick between them
     if name == "mean":
-        axes.set_yscale("symlog", linthresh=0.1, subs=[3])
+        drawn = np.concatenate([np.asarray(line.get_ydata()) for line in axes.get_lines()])
+        low, high = (drawn.min(), drawn.max()) if drawn.size else (1.0, 1.0)
+        if 0 < low <= high < 10 * low:
+            return  # a logarithmic axis might have no tick between them
+        if low > 0:
+            axes.set_yscale("log", subs=[3])
+        else:
+            axes.set_yscale("symlog", linthresh=0.1, subs=[3])
         plain = ticker.FuncFormatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_major_formatter(plain)
         axes.yaxis.set_minor_formatter(plain)
@@ -178,4 +182,11 @@ def _lr_ticks(trials: list[dict[str, Any]]) -> tuple[list[float], list[str]]:
     lrs = sorted({trial["lr"] for trial in trials})
     ones = [lr for lr in lrs if f"{lr:e}".startswith("1")]
     ticks = ones if len(lrs) > 4 and len(ones) > 1 else lrs
-    return ticks, [f"{tick:g}" for tick in ticks]
+    return ticks, [_short(tick) for tick in ticks]
+
+
+def _short(lr: float) -> str:
+    """2e-5 for 0.00002."""
+    digits, _, power = f"{lr:.2e}".partition("e")
+    digits = digits.rstrip("0").rstrip(".")
+    return f"{digits}e{int(power)}" if int(power) else digits
