@@ -5,6 +5,7 @@ raises. Without it an operation takes the first backend of its own table that se
 a fall-back caused by something missing is logged once.
 """
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -157,6 +158,11 @@ def triton_candidate(device: torch.device) -> Candidate:
     if device.type == "cpu" and interpreting_triton():
         return Candidate("triton", slower="the interpreter is for tests")
     return Candidate("triton", f"serves tensors on the cuda device, x is on {device}")
+
+
+def launching_on(device: torch.device) -> contextlib.AbstractContextManager:
+    """Inside, Triton launches on this device; else it would on the current one, not the tensors'."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def cpu_candidate(device: torch.device, slower: str = "") -> Candidate:

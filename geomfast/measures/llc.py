@@ -26,6 +26,7 @@ from geomfast.measures.checks import (
 )
 from geomfast.measures.sampling.chains import Sampling, Traces, group_size, run_chains
 from geomfast.measures.sampling.diagnostics import acceptance, mixing, step_bias
+from geomfast.measures.sampling.rules import STABLE, steepest, usual_nbeta
 from geomfast.measures.sampling.verdict import verdict_of
 
 logger = logging.getLogger("geomfast")
@@ -167,7 +168,7 @@ def llc(
     if nbeta is None:
         if samples < 2:
             raise ValueError("nbeta must be given: n / log n of a single sample is not a number")
-        nbeta = samples / math.log(samples)
+        nbeta = usual_nbeta(samples)
     if preconditioner is None:
         _require_stable(lr, nbeta, localization, curvature)
     sampling = Sampling(
@@ -308,12 +309,12 @@ def _require_stable(lr: float, nbeta: float, localization: float, curvature: flo
     """A chain on a quadratic of curvature h is stable where lr (nbeta h + localization) < 4."""
     if curvature is not None and not math.isfinite(curvature):
         raise ValueError(f"curvature must be finite, not {curvature}")
-    steepest = nbeta * max(curvature or 0.0, 0.0) + localization
-    if lr * steepest >= 4.0:
-        of = f"nbeta * curvature + localization = {steepest:.4g}"
+    most = steepest(localization, nbeta, curvature)
+    if lr * most >= STABLE:
+        of = f"nbeta * curvature + localization = {most:.4g}"
         raise ValueError(
             f"lr = {lr:g} is too large: chains are stable only below 4 / ({of}) = "
-            f"{4.0 / steepest:.3g}"
+            f"{STABLE / most:.3g}"
         )
 
 

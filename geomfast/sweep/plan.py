@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from geomfast.files import fingerprint
+from geomfast.measures.sampling.rules import STABLE, steepest, usual_nbeta
 from geomfast.models.scales import SCALES
 from geomfast.records import MIXTURE
 from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
@@ -127,16 +127,16 @@ def llc_options(settings: Settings) -> dict[str, Any]:
     Raises:
         PlanError: no chain could be stable.
     """
-    steepest = settings.llc_localization
-    if settings.llc_lr * steepest >= 4.0:
+    most = steepest(settings.llc_localization)
+    if settings.llc_lr * most >= STABLE:
         raise PlanError(
-            f"llc_lr = {settings.llc_lr:g} is too large: with llc_localization = {steepest:g} "
-            f"chains are stable only below {4.0 / steepest:g}"
+            f"llc_lr = {settings.llc_lr:g} is too large: with llc_localization = {most:g} "
+            f"chains are stable only below {STABLE / most:g}"
         )
     return {
         **LLC,
         "batch_size": min(LLC["batch_size"], settings.samples),
-        "nbeta": settings.samples / math.log(settings.samples),
+        "nbeta": usual_nbeta(settings.samples),
         **{key.removeprefix("llc_"): getattr(settings, key) for key in MEASURE_SETTINGS["llc"]},
     }
 

@@ -6,12 +6,12 @@ Every function returns the same bits for the same input, and none waits for the 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 
 import torch
 from torch import Tensor
 
+from geomfast.kernels.backends import launching_on
 from geomfast.kernels.gradient_gram.factors import Factors
 
 # An H100's or H200's, for a torch that does not say.
@@ -39,7 +39,7 @@ def ghost(uses: list[Factors], max_bytes: int) -> Tensor:
         Factors(use.left if use.one_hot else _aligned(use.left), _aligned(use.right), use.rows)
         for use in _in_one_type(uses)
     ]
-    with _current(device):
+    with launching_on(device):
         return _mirrored(ghost_products(uses, max_bytes, _multiprocessors(device)))
 
 
@@ -66,7 +66,7 @@ def materialised(uses: list[Factors], max_bytes: int, centered: bool) -> Tensor:
     step = max(1, min(rows, max_bytes // (right.itemsize * samples * (columns + one_hot))))
     gram = right.new_zeros((samples, samples), dtype=torch.float64)
     memory = right.new_zeros(samples * _round_up(step * columns))
-    with _current(right.device):
+    with launching_on(right.device):
         partial = partial_sums(right, samples, max_bytes, _multiprocessors(right.device))
         for first in range(0, rows, step):
             last = min(first + step, rows)
@@ -93,7 +93,7 @@ def gram_of_rows(gradients: Tensor) -> Tensor:
     gradients = _aligned(gradients.to(_working_type(gradients.dtype)))
     samples = len(gradients)
     gram = gradients.new_zeros((samples, samples), dtype=torch.float64)
-    with _current(gradients.device):
+    with launching_on(gradients.device):
         multiprocessors = _multiprocessors(gradients.device)
         within = _cache_bytes(gradients.device) // 2
         add_gram(gradients, gram, partial_sums(gradients, samples, within, multiprocessors))
@@ -133,11 +133,6 @@ def _round_up(entries: int) -> int:
 
 def _mirrored(lower: Tensor) -> Tensor:
     return lower.tril() + lower.tril(-1).mT
-
-
-def _current(device: torch.device) -> contextlib.AbstractContextManager:
-    # Triton launches on the current device, which need not be the tensors'.
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def _multiprocessors(device: torch.device) -> int:

@@ -6,13 +6,13 @@ Nothing waits for the GPU, and all of it can be captured in a CUDA graph.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from geomfast.kernels.backends import launching_on
 from geomfast.kernels.sgld.dynamics import Dynamics
 
 
@@ -36,7 +36,7 @@ def step(
     sums = weights.new_empty((chains, programs, 4))
     if chains > 0:
         launch: Any = step_kernel.step_kernel[(programs, chains)]
-        with _current(weights.device):
+        with launching_on(weights.device):
             launch(
                 weights,
                 gradients,
@@ -68,7 +68,7 @@ def normals(
     out = torch.empty((chains, size), device=device)
     if out.numel() > 0:
         launch: Any = step_kernel.normals_kernel[(step_kernel.programs(size), chains)]
-        with _current(device):
+        with launching_on(device):
             launch(
                 out,
                 size,
@@ -92,8 +92,3 @@ def _on_device(step: int | Tensor, device: torch.device) -> Tensor:
         return step
     # Filled by a kernel: a copy of a number from the host would wait for the device.
     return torch.full((), step, dtype=torch.int64, device=device)
-
-
-def _current(device: torch.device) -> contextlib.AbstractContextManager:
-    # Triton launches on the current device, which need not be the tensors'.
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

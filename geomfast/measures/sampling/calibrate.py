@@ -13,6 +13,7 @@ from torch import nn
 from geomfast.kernels.sgld import backend_for
 from geomfast.measures.checks import LossFunction, batches_of, chosen, count
 from geomfast.measures.llc import LLC, AllChainsDiverged, llc
+from geomfast.measures.sampling.rules import STABLE, steepest, usual_nbeta
 
 #: A trace is flat where its last quarter differs from the one before by at most this share of the
 #: coefficient, or two of its standard errors; two coefficients agree where they differ by no more.
@@ -22,8 +23,6 @@ TOLERANCE = 0.1
 SPREAD = 0.05
 #: Chains are near where they stay within this share of |w0| of w0.
 NEAR = 0.5
-#: A chain on a quadratic of curvature h is stable where lr (nbeta h + localization) is less.
-STABLE = 4.0
 
 
 @dataclass(frozen=True)
@@ -99,15 +98,15 @@ def calibrate(
     nbeta = options.get("nbeta")
     if nbeta is None:
         samples = sum(count(batch) for batch in batches)
-        nbeta = samples / math.log(samples)
+        nbeta = usual_nbeta(samples)
     norm = _norm(model, options.get("params"))
     burn_in = options.setdefault("burn_in", 50)
     ascending = sorted(set(lrs))
     trials = []
     for localization, lr in itertools.product(sorted(set(localizations)), ascending):
-        steepest = nbeta * max(curvature or 0.0, 0.0) + localization
-        if lr * steepest >= STABLE:
-            verdict = f"skipped: unstable, chains need lr below {STABLE / steepest:.2g}"
+        most = steepest(localization, nbeta, curvature)
+        if lr * most >= STABLE:
+            verdict = f"skipped: unstable, chains need lr below {STABLE / most:.2g}"
             trial = Trial(lr, localization, None, verdict)
         else:
             found = attempt(model, loss_fn, batches, lr=lr, localization=localization, **options)
