@@ -161,7 +161,7 @@ def triton_candidate(device: torch.device) -> Candidate:
 
 
 def launching_on(device: torch.device) -> contextlib.AbstractContextManager:
-    """Inside, Triton launches on this device; else it would on the current one, not the tensors'."""
+    """Inside, Triton launches on this device and not on whichever is the current one."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
