@@ -17,7 +17,7 @@ from bench.hessian_peers import Found, Peer, hessian_peers
 from bench.interleave import finished, interleave
 from geomfast.losses import next_token
 from geomfast.measures.curvature.fused import FusedProducts
-from geomfast.measures.curvature.lanczos import eigenpairs, random_vector
+from geomfast.measures.curvature.lanczos import eigenpairs, near, random_vector
 from geomfast.measures.curvature.products import DataProducts, HessianProducts, twice_differentiable
 from geomfast.measures.hessian import hessian_top_eigenvalues
 from geomfast.models.gpt import GPT
@@ -121,7 +121,8 @@ def bench_hessian(benchmark, results, full, device, restore_threads, index):
     def ours(search: Callable[[], DataProducts]) -> Callable[[], Found]:
         def top() -> Found:
             operator = search()
-            start = random_vector(operator.like, operator.dimension, 0)
+            noise = random_vector(operator.like, operator.dimension, 0)
+            start = near(operator.gradient(), noise)
             found = eigenpairs(operator, start, k=1, ends="largest", tol=TOL, max_iterations=MOST)
             return found.values[0].item(), found.vectors[0]
 

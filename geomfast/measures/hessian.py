@@ -17,7 +17,7 @@ from geomfast.measures.curvature import lanczos
 from geomfast.measures.curvature.density import Density, spectral_density
 from geomfast.measures.curvature.fused import hessian_products
 from geomfast.measures.curvature.gauss_newton import GaussNewtonProducts
-from geomfast.measures.curvature.lanczos import Eigenpairs, eigenpairs, random_vector
+from geomfast.measures.curvature.lanczos import Eigenpairs, eigenpairs, near, random_vector
 from geomfast.measures.curvature.products import DataProducts, HessianProducts
 from geomfast.measures.curvature.trace import Trace, hutch_plus_plus
 
@@ -60,13 +60,15 @@ def hessian_top_eigenvalues(
         tol: an eigenvalue has converged when its residual |H v - value v| is at most `tol` times
             its absolute value.
         max_iterations: products at most, k or more.
-        seed: of the first vector.
+        seed: of the noise in the first vector, which is otherwise the gradient: it lies mostly in
+            the span of the largest eigenvectors (Gur-Ari et al. 2018, arXiv:1812.04754).
         ends: "largest", "smallest", "both" or "magnitude" (largest absolute values).
         matrix: "hessian", or "gauss-newton" for its part without the curvature of the model.
         params: names of parameters, with shell wildcards; None for all that require gradients.
         per_layer: of the diagonal block of every layer instead, as a dictionary of module name
             -> result. A layer's parameters are those that its module itself holds.
-        start: (P,) or (m, P), vectors near the wanted ones, from an earlier checkpoint say.
+        start: (P,) or (m, P), vectors near the wanted ones, from an earlier checkpoint say, in
+            place of the gradient.
 
     Returns:
         `values` (k,) float64, descending; `residuals` (k,); `vectors` (k, P), in the order of
@@ -89,6 +91,8 @@ def hessian_top_eigenvalues(
     if not per_layer:
         products = _products(model, loss_fn, data, params, matrix)
         size = products.dimension
+        if start is None and ends != "smallest":
+            start = _unless_zero(products.gradient())
         return _top(products, products, size, k, tol, max_iterations, seed, ends, start)
     _require_matrix(matrix)
     # One graph serves every block.
@@ -96,12 +100,18 @@ def hessian_top_eigenvalues(
     layers: dict[str, list[str]] = {}
     for name in products.parameters:
         layers.setdefault(name.rpartition(".")[0], []).append(name)
+    gradient = dict(
+        zip(products.sizes, products.gradient().split(list(products.sizes.values())), strict=True)
+    )
     found = {}
     for layer, names in layers.items():
         size = sum(products.sizes[name] for name in names)
         block: Callable[[Tensor], Tensor] = lambda v, names=names: products.block(names, v)  # noqa: E731
+        near = None
+        if ends != "smallest":
+            near = _unless_zero(torch.cat([gradient[name] for name in names]))
         found[layer] = _top(
-            products, block, size, min(k, size), tol, max_iterations, seed, ends, None, layer
+            products, block, size, min(k, size), tol, max_iterations, seed, ends, near, layer
         )
     return found
 
@@ -213,7 +223,7 @@ def _top(
         raise ValueError(f"max_iterations = {max_iterations} is less than k = {k}")
     first = random_vector(products.like, dimension, seed)
     if start is not None:
-        first = _near(start, first)
+        first = near(start, first)
     found = _finite(
         products,
         lambda: eigenpairs(
@@ -232,15 +242,8 @@ def _top(
     return found
 
 
-def _near(start: Tensor, noise: Tensor) -> Tensor:
-    """The sum of the given vectors, and enough noise to find what they miss."""
-    rows = start.reshape(-1, start.shape[-1])
-    if rows.shape[1] != noise.numel():
-        raise ValueError(f"start has {rows.shape[1]} entries, the parameters have {noise.numel()}")
-    total = rows.to(noise).sum(0)
-    if not torch.isfinite(total).all() or not total.any():
-        raise ValueError("start must be finite and not zero")
-    return total / total.norm() + 0.2 * noise / noise.norm()
+def _unless_zero(gradient: Tensor) -> Tensor | None:
+    return gradient if gradient.any() and torch.isfinite(gradient).all() else None
 
 
 def _finite(products: DataProducts, compute: Callable[[], _Found]) -> _Found:

@@ -132,6 +132,36 @@ def test_starting_near_saves_products_and_finds_the_same():
     torch.testing.assert_close(first.values, trapped.values, rtol=1e-3, atol=0.0)
 
 
+def test_starting_from_the_gradient_saves_products():
+    """The gradient of least squares is H (w - minimum): the steeper, the more of it."""
+    generator = torch.Generator().manual_seed(0)
+    model = torch.nn.Linear(400, 1, bias=False, dtype=torch.float64)
+    x = torch.randn(500, 400, generator=generator, dtype=torch.float64)
+    batch = x * torch.arange(1, 401).double().pow(-0.3), torch.randn(500, generator=generator)
+
+    def loss(model, batch):
+        return (model(batch[0])[:, 0] - batch[1]).square()
+
+    def products(**start):
+        found = gf.hessian_top_eigenvalues(model, loss, batch, k=1, **start)
+        exact = torch.linalg.eigvalsh(2 * batch[0].mT @ batch[0] / 500)[-1]
+        torch.testing.assert_close(found.values[0], exact, rtol=1e-3, atol=0.0)
+        return found.iterations
+
+    random = [products(start=torch.randn(400, generator=generator)) for _ in range(5)]
+    assert products() < min(random)
+
+
+def test_a_matrix_of_low_rank_at_a_minimum():
+    """No gradient to start from, and after one product every direction is flat."""
+    model = torch.nn.Linear(400, 1, bias=False, dtype=torch.float64)
+    x = torch.randn(1, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.nn.init.zeros_(model.weight)
+    found = gf.hessian_top_eigenvalues(model, lambda m, b: m(b)[:, 0].square(), x)
+    torch.testing.assert_close(found.values[0], 2 * x.square().sum(), rtol=1e-6, atol=0.0)
+    assert found.converged and found.iterations < 15
+
+
 def test_nothing_changes_and_the_seed_decides():
     model, batch, loss = made("attention")
     before, state = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()

@@ -42,6 +42,9 @@ class FusedProducts(DataProducts):
     def __call__(self, v: Tensor) -> Tensor:
         return self.replay.call("", self._products.product, v)
 
+    def gradient(self) -> Tensor:
+        return self._products.gradient()
+
     def where_not_finite(self, v: Tensor) -> str:
         general = HessianProducts(
             self.model, self.loss_fn, self.batches, list(self.parameters), kept_bytes=0

@@ -60,6 +60,11 @@ class GaussNewtonProducts(HessianProducts):
                 )
         return z, by_output, u, dict(zip(self.parameters, linear, strict=True))
 
+    def _gradient(self, prepared: Any) -> list[Tensor]:
+        z, by_output, *_ = prepared
+        parameters = list(self.parameters.values())
+        return list(torch.autograd.grad(z, parameters, by_output.detach(), retain_graph=True))
+
     def _product(self, prepared: Any, names: list[str], v: Tensor) -> Tensor:
         z, by_output, u, linear = prepared
         if not by_output.requires_grad:  # a loss linear in the output

@@ -77,6 +77,12 @@ class GptProducts:
         return sum(chunk.point.nbytes for chunks in self._chunks for chunk in chunks)
 
     @torch.no_grad()
+    def gradient(self) -> Tensor:
+        """(P,), of the mean loss."""
+        by_name = self._body.gradient()
+        return torch.cat([by_name[name].flatten() for name in self._sizes])
+
+    @torch.no_grad()
     def product(self, v: Tensor) -> Tensor:
         """(P,) or (k, P) -> the same shape, of the model's type."""
         like = self._body.at["positions"]

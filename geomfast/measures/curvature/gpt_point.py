@@ -73,6 +73,7 @@ class Body:
         at: parameters by name.
         linear, layers: its linear layers, and what they are at the point.
         gradients: of the sum over all chunks, by the layers.
+        by_token: of the same by the embeddings alone, without the logits' share.
     """
 
     def __init__(self, model: GPT):
@@ -93,6 +94,8 @@ class Body:
                 self.linear[layer] = Linear(f"{layer}.weight", f"{layer}.bias", norm, scale)
         self.layers = {name: layer.folded(self.at) for name, layer in self.linear.items()}
         self.gradients = {name: layer.zeros() for name, layer in self.layers.items()}
+        embeddings = ("tokens.weight", "positions")
+        self.by_token = {name: torch.zeros_like(self.at[name]) for name in embeddings}
 
     def chunk(self, tokens: Tensor, first: int, logits_bar: Tensor) -> ChunkPoint:
         """The point on some samples; their share is added to `gradients`.
@@ -117,7 +120,22 @@ class Body:
         while there:
             point, out_bar = there.pop().back(out_bar)
             blocks.append(point)
+        add_by_token(self.by_token, tokens, out_bar)
         return ChunkPoint(tokens, blocks[::-1], norm, logits_bar)
+
+    def gradient(self) -> Values:
+        """(*shape) by parameter, of the sum over all chunks."""
+        # Of the folded layers the gradients are `gradients`; the way from those to the parameters'
+        # is linear, so its tangent while the parameters rest is itself.
+        rest = {name: torch.zeros_like(p)[None] for name, p in self.at.items()}
+        out = {name: torch.zeros_like(p)[None] for name, p in self.at.items()}
+        for name, linear in self.linear.items():
+            bar = self.gradients[name]
+            given = Affine(bar.w.clone()[None], bar.c.clone()[None])
+            linear.add_gradient_tangent(self.at, rest, bar.zeros(), given, out)
+        for name, share in self.by_token.items():
+            out[name][0] += share
+        return {name: rows[0] for name, rows in out.items()}
 
     def normalised(self, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """LayerNorm without gain and offset, and 1 / standard deviation."""
@@ -198,6 +216,14 @@ def pulled_back(normed: Tensor, rstd: Tensor, a: Tensor) -> Norm:
     overlap = (normed * a).mean(-1, keepdim=True)
     pulled = rstd * (a - a.mean(-1, keepdim=True) - normed * overlap)
     return Norm(normed, rstd, pulled, overlap)
+
+
+def add_by_token(out: Values, tokens: Tensor, x_bar: Tensor) -> None:
+    """Adds the gradients by the embeddings to out: tokens (n, T), x_bar (n T, d)."""
+    rows = x_bar.unflatten(0, tokens.shape)
+    out["positions"][: tokens.shape[1]] += rows.sum(0)
+    weight = out["tokens.weight"]
+    weight += torch.ops.aten.embedding_dense_backward(rows, tokens, len(weight), -1, False)
 
 
 def queries(layer: Affine) -> tuple[Affine, Affine]:

@@ -26,6 +26,7 @@ from geomfast.measures.curvature.gpt_point import (
     BlockPoint,
     Body,
     ChunkPoint,
+    add_by_token,
     asking,
     asking_view,
     queries,
@@ -90,11 +91,9 @@ class Directions:
             self.body.blocks[::-1], chunk.blocks[::-1], tangent.blocks[::-1], strict=True
         ):
             out_bar_dot = self._block_back(name, point, there, out_bar_dot)
-        n, length = chunk.tokens.shape
-        by_token = out_bar_dot.unflatten(1, (n, length))
-        self.out["positions"][:, :length] += by_token.sum(1)
-        for out, rows in zip(self.out["tokens.weight"], by_token, strict=True):
-            out += torch.ops.aten.embedding_dense_backward(rows, chunk.tokens, len(out), -1, False)
+        for probe, rows in enumerate(out_bar_dot):
+            out = {name: self.out[name][probe] for name in ("tokens.weight", "positions")}
+            add_by_token(out, chunk.tokens, rows)
 
     def products(self) -> Values:
         """(k, *shape) by parameter; ends the sums."""

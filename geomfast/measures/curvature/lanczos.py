@@ -120,6 +120,25 @@ def random_vector(like: Tensor, dimension: int, seed: int) -> Tensor:
     return torch.randn(dimension, generator=generator, dtype=like.dtype).to(like.device)
 
 
+def near(start: Tensor, noise: Tensor) -> Tensor:
+    """(P,), the sum of the given vectors, and enough noise to find what they miss.
+
+    Args:
+        start: (P,) or (m, P).
+        noise: (P,).
+
+    Raises:
+        ValueError: start has another length, is not finite, or is zero.
+    """
+    rows = start.reshape(-1, start.shape[-1])
+    if rows.shape[1] != noise.numel():
+        raise ValueError(f"start has {rows.shape[1]} entries, the parameters have {noise.numel()}")
+    total = rows.to(noise).sum(0)
+    if not torch.isfinite(total).all() or not total.any():
+        raise ValueError("start must be finite and not zero")
+    return total / total.norm() + 0.2 * noise / noise.norm()
+
+
 def eigenpairs(
     product: Product,
     start: Tensor,
@@ -160,6 +179,7 @@ def eigenpairs(
     seeds = iter(range(seed + 1, seed + 1 + dimension + max_iterations))
     basis = Basis(product, start, rows, lambda: random_vector(start, dimension, next(seeds)))
     iterations = patience = 0
+    believed = start.new_empty(0, dtype=torch.float64, device="cpu")
     while True:
         steps = min(look_every, rows - basis.size, max_iterations - iterations)
         before = basis.size
@@ -172,14 +192,18 @@ def eigenpairs(
         new = [j for j in range(before, basis.size) if beyond[j] == 0.0]
         if new and new[0] + 1 < dimension:
             basis.begin_again(new[0] + 1)
-            # What was reached is invariant, but there may be more beside it.
-            if iterations >= patience:
-                patience = iterations + _FURTHER_STEPS + 2 * wanted
         values, coefficients = torch.linalg.eigh(projected[: basis.size, : basis.size])
         residuals = beyond[basis.size - 1] * coefficients[-1].abs()
         order = _order(values, ends, k)
         smallest = torch.finfo(start.dtype).eps ** (2 / 3) * values.abs().max()
         scale = values[order].abs().clamp_min(smallest)
+        # What was reached is invariant, but there may be more beside it: some further steps have
+        # to change nothing.
+        if new and (
+            len(believed) != len(order) or ((values[order] - believed).abs() > tol * scale).any()
+        ):
+            believed = values[order]
+            patience = iterations + _FURTHER_STEPS + 2 * wanted
         enough = len(order) == wanted and (iterations >= patience or basis.size == dimension)
         done = bool(enough and (residuals[order] <= tol * scale).all())
         if done or iterations >= max_iterations or basis.size == dimension:

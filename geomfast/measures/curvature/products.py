@@ -87,6 +87,10 @@ class DataProducts(abc.ABC):
         """(P,) -> (P,) of the type of `like`."""
 
     @abc.abstractmethod
+    def gradient(self) -> Tensor:
+        """(P,) of the type of `like`: the gradient of the mean loss."""
+
+    @abc.abstractmethod
     def where_not_finite(self, v: Tensor) -> str:
         """Which batch's product with v is not finite, for a message."""
 
@@ -147,6 +151,17 @@ class HessianProducts(DataProducts):
             total += self._product(self._prepared(i), names, v)
         return total
 
+    def gradient(self) -> Tensor:
+        """(P,) of the type of `like`: the gradient of the mean loss."""
+        total = self.like.new_zeros(self.dimension)
+        parameters = list(self.parameters.values())
+        for prepared in self._kept:
+            total += self._flat(parameters, self._gradient(prepared), total)
+        for i in self._again:
+            found = torch.autograd.grad(self.loss_of(i), parameters)
+            total += self._flat(parameters, found, total)
+        return total
+
     def where_not_finite(self, v: Tensor) -> str:
         """Which batch's product with v is not finite, for a message."""
         for i in range(len(self.batches)):
@@ -171,6 +186,9 @@ class HessianProducts(DataProducts):
                 )
             found[name] = gradient
         return found
+
+    def _gradient(self, prepared: Any) -> list[Tensor]:
+        return [g.detach() for g in prepared.values()]
 
     def _product(self, prepared: Any, names: list[str], v: Tensor) -> Tensor:
         gradient: dict[str, Tensor] = prepared

@@ -18,10 +18,12 @@ def test_both_give_the_same():
     assert isinstance(fused, FusedProducts) and fused.sizes == general.sizes
     v = random_vector(fused.like, fused.dimension, 0)
     torch.testing.assert_close(fused(v), general(v), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(fused.gradient(), general.gradient(), rtol=1e-10, atol=1e-12)
     some = ["blocks.0.*", "norm.*"]
     fused, general = (kind(model, loss, batches, some) for kind in (FusedProducts, HessianProducts))
     v = random_vector(fused.like, fused.dimension, 0)
     torch.testing.assert_close(fused(v), general(v), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(fused.gradient(), general.gradient(), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["mlp", "attention", "tied"])

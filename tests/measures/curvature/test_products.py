@@ -51,6 +51,18 @@ def test_unequal_batches_give_the_same_product(name, kept_bytes):
     assert relative(single(v.float()), one(v)) <= 1e-6
 
 
+@pytest.mark.parametrize("kind", [HessianProducts, GaussNewtonProducts])
+@pytest.mark.parametrize("kept_bytes", [0, 10**9])
+def test_gradient_of_the_mean_loss(kind, kept_bytes):
+    model, batch, loss = made("gpt", torch.float64)
+    parameters = list(model.parameters())
+    exact = torch.autograd.grad(loss(model, batch).mean(), parameters)
+    flat = torch.cat([g.reshape(-1) for g in exact])
+    products = kind(model, loss, [batch[:4], batch[4:5], batch[5:]], kept_bytes=kept_bytes)
+    assert relative(products.gradient(), flat) <= 1e-12
+    products(random_vector(products.like, products.dimension, 0))  # the graphs are still there
+
+
 def test_some_parameters_and_blocks():
     model, batch, loss = made("mlp", torch.float64)
     exact = dense_hessian(model, loss, batch)
