@@ -38,14 +38,24 @@ GEOMFAST_INLINE FloatVec square_root(FloatVec x) {
 #endif
 }
 
-// The low halves of both, in turn.
-GEOMFAST_INLINE UnsignedVec interleaved(Wide a, Wide b) {
+// The low halves of two of a's lanes, then of the same two of b's, and so on.
+GEOMFAST_INLINE UnsignedVec low_halves(Wide a, Wide b) {
 #if defined(__AVX512F__)
-  return (UnsignedVec)_mm512_mask_mov_epi32((__m512i)a, 0xAAAA, (__m512i)(b << 32));
+  return (UnsignedVec)_mm512_shuffle_ps((__m512)a, (__m512)b, 0x88);
 #elif defined(__AVX2__)
-  return (UnsignedVec)_mm256_blend_epi32((__m256i)a, (__m256i)(b << 32), 0xAA);
+  return (UnsignedVec)_mm256_shuffle_ps((__m256)a, (__m256)b, 0x88);
 #else
-  return (UnsignedVec)((a & 0xffffffffull) | (b << 32));
+  const UnsignedVec x = (UnsignedVec)a, y = (UnsignedVec)b;
+  return UnsignedVec{x[0], x[2], y[0], y[2]};
+#endif
+}
+
+// a where the highest bit of y is set, else b.
+GEOMFAST_INLINE FloatVec by_highest_bit(UnsignedVec y, FloatVec a, FloatVec b) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  return _mm256_blendv_ps(b, a, (__m256)y);
+#else
+  return (IntVec)y < 0 ? a : b;
 #endif
 }
 
@@ -62,11 +72,13 @@ GEOMFAST_INLINE RoundKeys round_keys(unsigned key_0, unsigned key_1) {
   return keys;
 }
 
+constexpr unsigned kPhilox0 = 0xD2511F53u, kPhilox1 = 0xCD9E8D57u;
+
 // A counter's four words, one counter in each 64-bit lane. Only the low 32 bits of a lane count:
 // the product takes no more, and its high half is where the other half of a round is needed.
-GEOMFAST_INLINE void philox_rounds(Wide c[4], const RoundKeys& keys) {
-  const Wide m0 = wide(0xD2511F53u), m1 = wide(0xCD9E8D57u);
-  for (int i = 0; i < 10; ++i) {
+GEOMFAST_INLINE void philox_rounds(Wide c[4], const RoundKeys& keys, int first = 0) {
+  const Wide m0 = wide(kPhilox0), m1 = wide(kPhilox1);
+  for (int i = first; i < 10; ++i) {
     const Wide p0 = multiply(c[0], m0), p1 = multiply(c[2], m1);
     c[0] = (p1 >> 32) ^ c[1] ^ keys.of[i][0];
     c[2] = (p0 >> 32) ^ c[3] ^ keys.of[i][1];
@@ -82,8 +94,8 @@ GEOMFAST_INLINE void box_muller(UnsignedVec x, UnsignedVec y, FloatVec& a, Float
   const FloatVec u = __builtin_convertvector((IntVec)(x >> 1), FloatVec) * 0x1p-31f + 0x1p-32f;
   // u = (1 + f) 2^e with 1 + f in [sqrt(1/2), sqrt(2)); -2 log(1 + f) = f p(f), within 1.8e-7.
   const IntVec bits = (IntVec)u;
-  const IntVec e = (bits - 0x3f3504f3) >> 23;
-  const FloatVec f = (FloatVec)(bits - (e << 23)) - 1.0f;
+  const IntVec above = bits - 0x3f3504f3, e = above >> 23;
+  const FloatVec f = (FloatVec)(bits - (above & ~0x7fffff)) - 1.0f;
   FloatVec p = broadcast(0x1.9dfa5cp-3f);
   p = p * f - 0x1.4c3d04p-2f;
   p = p * f + 0x1.614c0ap-2f;
@@ -105,40 +117,53 @@ GEOMFAST_INLINE void box_muller(UnsignedVec x, UnsignedVec y, FloatVec& a, Float
   c = c * tt - 0x1.ffffap-2f;
   c = c * tt + 1.0f;
   c = (FloatVec)((UnsignedVec)c ^ ((y << 1) & 0x80000000u));
-  const IntVec upright = (IntVec)y < 0;
-  a = r * (upright ? s : c);
-  b = r * (upright ? c : s);
+  a = r * by_highest_bit(y, s, c);
+  b = r * by_highest_bit(y, c, s);
 }
 
 // Noise of one chain's step.
 struct Noise {
   RoundKeys keys;
-  Wide even, odd, chain, step_low, step_high;
+  Wide here, there;  // counters of two vectors whose low halves make one in order
+  Wide fixed[4];     // what the first three rounds take of chain and step alone
 
   explicit Noise(const geomfast::NoiseStream& stream)
       : keys(round_keys(static_cast<unsigned>(stream.seed),
-                        static_cast<unsigned>(stream.seed >> 32))),
-        chain(wide(stream.chain)),
-        step_low(wide(static_cast<unsigned>(stream.step))),
-        step_high(wide(stream.step >> 32)) {
+                        static_cast<unsigned>(stream.seed >> 32))) {
     for (int i = 0; i < kLanes / 2; ++i) {
-      even[i] = 2 * i;
-      odd[i] = 2 * i + 1;
+      here[i] = 4 * (i / 2) + i % 2;
+      there[i] = here[i] + 2;
     }
+    const Wide p1 = multiply(wide(static_cast<unsigned>(stream.step)), wide(kPhilox1));
+    const Wide p0 = multiply((p1 >> 32) ^ wide(stream.chain) ^ keys.of[0][0], wide(kPhilox0));
+    fixed[0] = wide(stream.step >> 32) ^ keys.of[0][1];
+    fixed[1] = p1 ^ keys.of[1][0];
+    fixed[2] = (p0 >> 32) ^ keys.of[1][1];
+    fixed[3] = p0 ^ keys.of[2][1];
+  }
+
+  // All rounds of one vector of counters.
+  GEOMFAST_MEMBER void words(Wide counter, Wide c[4]) const {
+    const Wide m0 = wide(kPhilox0), m1 = wide(kPhilox1);
+    const Wide first = multiply(counter, m0);
+    const Wide second = multiply((first >> 32) ^ fixed[0], m1);
+    const Wide p0 = multiply((second >> 32) ^ fixed[1], m0), p1 = multiply(first ^ fixed[2], m1);
+    c[0] = (p1 >> 32) ^ second ^ keys.of[2][0];
+    c[1] = p1;
+    c[2] = (p0 >> 32) ^ fixed[3];
+    c[3] = p0;
+    philox_rounds(c, keys, 3);
   }
 
   // The four numbers of counters [first, first + kLanes), as one vector each.
-  inline __attribute__((always_inline)) void bits(unsigned long long first, UnsignedVec x[4]) const {
-    Wide a[4] = {even + first, chain, step_low, step_high};
-    Wide b[4] = {odd + first, chain, step_low, step_high};
-    philox_rounds(a, keys);
-    philox_rounds(b, keys);
-    for (int k = 0; k < 4; ++k) {
-      x[k] = interleaved(a[k], b[k]);
-    }
+  GEOMFAST_MEMBER void bits(unsigned long long first, UnsignedVec x[4]) const {
+    Wide a[4], b[4];
+    words(here + first, a);
+    words(there + first, b);
+    for (int k = 0; k < 4; ++k) x[k] = low_halves(a[k], b[k]);
   }
 
-  inline __attribute__((always_inline)) void normals(unsigned long long first, FloatVec z[4]) const {
+  GEOMFAST_MEMBER void normals(unsigned long long first, FloatVec z[4]) const {
     UnsignedVec x[4];
     bits(first, x);
     box_muller(x[0], x[1], z[0], z[1]);

@@ -32,9 +32,17 @@ GEOMFAST_INLINE double total(const WideSum& v) {
   return all;
 }
 
+// Of a few groups in float32, whose rounding is far below what the sums are needed for.
 struct Sums {
   FloatVec of[kStatistics] = {};
+
+  void add_to(WideSum statistics[kStatistics]) const {
+    for (int s = 0; s < kStatistics; ++s) {
+      statistics[s] += __builtin_convertvector(of[s], WideSum);
+    }
+  }
 };
+constexpr long kGroupsInSums = 8;
 
 // One vector of entries. kScaled: with a preconditioner; kTracked: with the weights before.
 template <bool kScaled, bool kTracked>
@@ -51,20 +59,19 @@ GEOMFAST_INLINE void step_vector(const SgldRow& row, long i, FloatVec z, Sums& s
     drift = m * drift;
     kick = square_root(m) * kick;
   }
-  sums.of[0] += away * away;
-  sums.of[1] += drift * drift;
+  sums.of[0] = fma(away, away, sums.of[0]);
+  sums.of[1] = fma(drift, drift, sums.of[1]);
   if constexpr (kTracked) {
-    sums.of[2] += (w - load_anywhere(row.previous + i)) * drift;
+    sums.of[2] = fma(w - load_anywhere(row.previous + i), drift, sums.of[2]);
     store_anywhere(row.previous + i, w);
   }
-  sums.of[3] += kick * drift;
+  sums.of[3] = fma(kick, drift, sums.of[3]);
   store_anywhere(row.weights + i, (w - drift) + kick);
 }
 
 template <bool kScaled, bool kTracked>
 GEOMFAST_INLINE void step_group(const SgldRow& row, const Noise& noise, long group, long at,
-                                WideSum statistics[kStatistics]) {
-  Sums sums;
+                                Sums& sums) {
   for (int j = 0; j < kCounters; j += kLanes) {
     FloatVec z[4];
     noise.normals(static_cast<unsigned long long>(group) * kCounters + j, z);
@@ -72,25 +79,27 @@ GEOMFAST_INLINE void step_group(const SgldRow& row, const Noise& noise, long gro
       step_vector<kScaled, kTracked>(row, at + k * kCounters + j, z[k], sums);
     }
   }
-  for (int s = 0; s < kStatistics; ++s) {
-    statistics[s] += __builtin_convertvector(sums.of[s], WideSum);
-  }
 }
 
 template <bool kScaled, bool kTracked>
 void step_entries(const SgldRow& row, long first, long last, double* statistics) {
   const Noise noise(row.stream);
-  WideSum sums[kStatistics] = {};
-  long group = first / kGroup;
-  for (; (group + 1) * kGroup <= last; ++group) {
-    step_group<kScaled, kTracked>(row, noise, group, group * kGroup, sums);
+  WideSum all[kStatistics] = {};
+  const long whole = last / kGroup;
+  for (long group = first / kGroup; group < whole;) {
+    const long end = whole - group < kGroupsInSums ? whole : group + kGroupsInSums;
+    Sums sums;
+    for (; group < end; ++group) {
+      step_group<kScaled, kTracked>(row, noise, group, group * kGroup, sums);
+    }
+    sums.add_to(all);
   }
-  if (const long rest = last - group * kGroup; rest > 0) {
+  if (const long rest = last - whole * kGroup; rest > 0) {
     // The last group is filled up with entries that stay at the center and add nothing to the sums.
     alignas(64) float padded[5][kGroup] = {};
     float* const held[] = {row.weights, row.square_average, row.previous};
     const auto copy = [&](const float* from, float* to) {
-      for (long i = 0; from != nullptr && i < rest; ++i) to[i] = from[group * kGroup + i];
+      for (long i = 0; from != nullptr && i < rest; ++i) to[i] = from[whole * kGroup + i];
     };
     for (int i = 0; i < 3; ++i) copy(held[i], padded[i]);
     copy(row.gradients, padded[3]);
@@ -101,14 +110,16 @@ void step_entries(const SgldRow& row, long first, long last, double* statistics)
     end.previous = padded[2];
     end.gradients = padded[3];
     end.center = padded[4];
-    step_group<kScaled, kTracked>(end, noise, group, 0, sums);
+    Sums sums;
+    step_group<kScaled, kTracked>(end, noise, whole, 0, sums);
+    sums.add_to(all);
     for (int i = 0; i < 3; ++i) {
       for (long j = 0; held[i] != nullptr && j < rest; ++j) {
-        held[i][group * kGroup + j] = padded[i][j];
+        held[i][whole * kGroup + j] = padded[i][j];
       }
     }
   }
-  for (int s = 0; s < kStatistics; ++s) statistics[s] += total(sums[s]);
+  for (int s = 0; s < kStatistics; ++s) statistics[s] += total(all[s]);
 }
 
 void step(const SgldRow& row, long first, long last, double* statistics) {

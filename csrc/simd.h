@@ -45,7 +45,8 @@ typedef float FloatVec __attribute__((vector_size(kVectorBytes)));
 typedef Vec VecInMemory __attribute__((may_alias));
 typedef FloatVec FloatVecInMemory __attribute__((may_alias));
 
-#define GEOMFAST_INLINE static inline __attribute__((always_inline))
+#define GEOMFAST_MEMBER inline __attribute__((always_inline))
+#define GEOMFAST_INLINE static GEOMFAST_MEMBER
 
 GEOMFAST_INLINE Vec load(const double* p) { return *reinterpret_cast<const VecInMemory*>(p); }
 GEOMFAST_INLINE FloatVec load(const float* p) {
