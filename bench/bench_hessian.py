@@ -28,7 +28,7 @@ TINY = [("nano", 4)]
 TOL = 1e-3
 BUDGET = 40.0  # seconds of one contender
 MOST = 400  # products of one search
-CLOSEST = "geomfast, to the smallest residual"
+AS_CLOSE = "geomfast, as close as {}"
 
 
 def trained(name: str, tokens: torch.Tensor, steps: int) -> GPT:
@@ -136,15 +136,15 @@ def bench_hessian(benchmark, results, full, device, restore_threads, index):
         "geomfast": lambda: public(TOL),
         "geomfast, any model": ours(lambda: HessianProducts(model, next_token, tokens)),
     }
-    notes, closest = {}, TOL
+    notes: dict[str, str] = {}
     for peer, p in peers.items():
         tried = settings_of(peer) if full else settings_of(peer)[:1]
         tol, most, top = loosest(p, tried)
-        closest = min(closest, residual_of(exact, top))
+        # A library that cannot be stopped in time ends closer: ours to where it ends.
+        closer = min(TOL, residual_of(exact, top))
+        searches[AS_CLOSE.format(peer)] = lambda tol=closer: public(tol)
         notes[peer] = f"tol {tol:.1e}, at most {most} products"
         searches[peer] = lambda p=p, tol=tol, most=most: p.top(tol, most)
-    # A library that cannot be stopped in time ends closer; this is ours where the closest ends.
-    searches[CLOSEST] = lambda: public(closest)
     found: dict[str, Found] = {}
 
     def kept(who: str, search: Callable[[], Found]) -> Callable[[], None]:
@@ -163,7 +163,7 @@ def bench_hessian(benchmark, results, full, device, restore_threads, index):
         f"hessian top eigenvalue{size}",
         seconds,
         {f"over {peer}": (peer, "geomfast") for peer in peers}
-        | {f"as close, over {peer}": (peer, CLOSEST) for peer in peers}
+        | {f"as close, over {peer}": (peer, AS_CLOSE.format(peer)) for peer in peers}
         | {f"any model, over {peer}": (peer, "geomfast, any model") for peer in peers},
         residuals,
         value=f"{found['geomfast'][0]:.4g}",

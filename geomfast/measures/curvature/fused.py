@@ -34,10 +34,11 @@ class FusedProducts(DataProducts):
             raise NotPlain("not geomfast's GPT on token ids")
         if sum(_kept(model, batch) for batch in self.batches) > kept_bytes:
             raise NotPlain(f"more than {kept_bytes} bytes would have to be kept")
-        for i in range(len(self.batches)):
-            self.loss_of(i, differentiable=False)
         with self.replay.on_stream():
-            self._products = GptProducts(model, loss_fn, self.batches, self.parameters)
+            # By number, so that what is wrong with a batch is said of it.
+            numbers = range(len(self.batches))
+            checked = lambda model, i: self.losses_of(i)  # noqa: E731
+            self._products = GptProducts(model, checked, numbers, self.parameters)
 
     def __call__(self, v: Tensor) -> Tensor:
         return self.replay.call("", self._products.product, v)

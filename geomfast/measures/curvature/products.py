@@ -96,14 +96,19 @@ class DataProducts(abc.ABC):
 
     def loss_of(self, i: int, *, differentiable: bool = True) -> Tensor:
         """Batch i's share of the mean loss."""
-        with twice_differentiable() if differentiable else torch.no_grad(), RefuseDropout():
+        with twice_differentiable() if differentiable else torch.no_grad():
+            return self.losses_of(i, differentiable=differentiable).sum() / sum(self.counts)
+
+    def losses_of(self, i: int, *, differentiable: bool = True) -> Tensor:
+        """(N,) losses of batch i, each of them finite."""
+        with RefuseDropout():
             losses = self.loss_fn(self.model, self.batches[i])
-            losses = checked_losses(losses, self.counts[i], differentiable)
-            bad = ~torch.isfinite(losses.detach())
-            if bad.any():
-                sample = int(bad.nonzero()[0])
-                raise ValueError(f"the loss of sample {sample} of batch {i} is not finite")
-            return losses.sum() / sum(self.counts)
+        losses = checked_losses(losses, self.counts[i], differentiable)
+        bad = ~torch.isfinite(losses.detach())
+        if bad.any():
+            sample = int(bad.nonzero()[0])
+            raise ValueError(f"the loss of sample {sample} of batch {i} is not finite")
+        return losses
 
 
 class HessianProducts(DataProducts):
