@@ -21,7 +21,7 @@ from geomfast.analysis.population.summary import (
 )
 
 DISTANCE_COLUMNS = ["smaller", "larger", "seeds_smaller", "seeds_larger"]
-DISTANCE_COLUMNS += ["w2", "low", "high", "chance", "p", "holm_p", "peak_share", "reason"]
+DISTANCE_COLUMNS += ["w2", "low", "high", "change", "chance", "p", "holm_p", "peak_share", "reason"]
 
 
 def wasserstein2(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -59,10 +59,11 @@ def distances(table: pd.DataFrame, *, bootstrap: int = BOOTSTRAP, seed: int = 0)
         One row per pair of neighbouring scales: ``smaller``, ``larger``, how many finished seeds
         of each, ``w2`` with ``low`` and ``high`` (95% percentile interval over members drawn anew
         at both scales; as a distance cannot be negative it lies somewhat high where there is
-        none), ``chance`` (95th percentile of the distance if members are dealt to the two scales
-        at random), ``p`` (of as large a distance then), ``holm_p`` (corrected for the number of
-        pairs), ``peak_share`` (in how many bootstrap samples this pair is the furthest apart) and
-        ``reason`` (why values are missing).  Pairs with fewer than
+        none), ``change`` (of the mean score, from the smaller to the larger), ``chance`` (95th
+        percentile of the distance if members are dealt to the two scales at random), ``p`` (of as
+        large a distance then), ``holm_p`` (corrected for the number of pairs), ``peak_share`` (in
+        how many bootstrap samples this pair is the furthest apart) and ``reason`` (why values are
+        missing).  Pairs with fewer than
         :data:`geomfast.analysis.population.LEAST_SEEDS` seeds at a scale have none.
 
     Raises:
@@ -96,6 +97,7 @@ def distances(table: pd.DataFrame, *, bootstrap: int = BOOTSTRAP, seed: int = 0)
             samples.append(wasserstein2(drawn[smaller], drawn[larger]))
             row["w2"] = float(wasserstein2(a, b))
             row["low"], row["high"] = percentiles(samples[-1])
+            row["change"] = float(b.mean() - a.mean())
             null = _permuted(a, b, bootstrap, generator)
             row["chance"] = float(np.percentile(null, 95))
             row["p"] = float((1 + (null >= row["w2"] * (1 - 1e-12)).sum()) / (1 + bootstrap))
@@ -123,10 +125,14 @@ def _permuted(
 class Unlocking:
     """Where a capability unlocks: the larger scale of the pair that is furthest apart.
 
+    A distance has no direction: where scores fall from the smaller to the larger scale, a
+    capability is lost there.
+
     Attributes:
         scale: empty where nothing could be judged.
         before: the scale before it.
         w2, low, high: the distance between the two, and its interval.
+        change: of the mean score; negative where the larger scale does worse.
         share: how many bootstrap samples have their peak there.
         p: that neighbouring scales of one distribution are as far apart, corrected for the pairs.
     """
@@ -136,6 +142,7 @@ class Unlocking:
     w2: float = float("nan")
     low: float = float("nan")
     high: float = float("nan")
+    change: float = float("nan")
     share: float = float("nan")
     p: float = float("nan")
 
@@ -156,6 +163,7 @@ def unlocking(found: pd.DataFrame) -> Unlocking:
         w2=float(peak["w2"]),
         low=float(peak["low"]),
         high=float(peak["high"]),
+        change=float(peak["change"]),
         share=float(peak["peak_share"]),
         p=float(peak["holm_p"]),
     )

@@ -83,6 +83,8 @@ def _unlocking_lines(population: Population) -> list[tuple[str, str, str]]:
         return [("Unlocks at", "nowhere clearly", remark)]
     if population.distances["w2"].count() > 1:
         remark += f"; so in {peak.share:.0%} of bootstrap samples"
+    if peak.change < 0:
+        return [("Lost at", peak.scale, f"scores fall there: {remark}")]
     return [("Unlocks at", peak.scale, remark)]
 
 

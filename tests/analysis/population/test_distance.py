@@ -57,6 +57,9 @@ def test_the_planted_peak_is_found() -> None:
     assert peak.share == 1.0
     assert peak.p < 0.02
     assert peak.low < peak.w2 < peak.high
+    assert peak.change == pytest.approx(np.mean(high[0]) - np.mean(low[1]))
+    falling = unlocking(distances(table({"a": high[0], "b": low[0]}), bootstrap=100))
+    assert falling.scale == "b" and falling.change < -0.5
     same = found[found["larger"] != "c"]
     assert (same["w2"] <= 1.5 * same["chance"]).all()
     assert (same["holm_p"] > 0.05).all()

@@ -6,6 +6,7 @@ import pytest
 from geomfast.analysis.population import from_records
 from geomfast.report.population.figures import FIGURES
 from geomfast.report.population.found import Population
+from geomfast.report.population.tables import key_lines
 from tests.analysis.populations import LADDER, population_records, table, two_groups
 from tests.report.looks import cut_off, overlapping, texts
 
@@ -68,6 +69,15 @@ def test_the_peak_is_the_bar_of_another_colour(population):
     colours = [bar.get_facecolor() for bar in axes.patches]
     (odd,) = (i for i, colour in enumerate(colours) if colours.count(colour) == 1)
     assert heights[odd] == max(heights) == pytest.approx(population.unlocking.w2)
+
+
+def test_a_larger_scale_that_does_worse_unlocks_nothing():
+    generator = np.random.default_rng(0)
+    scores = {"1x8": generator.beta(20, 2, 30).tolist(), "1x16": generator.beta(2, 20, 30).tolist()}
+    population = Population("COUNT", 16, table(scores), 0.2)
+    words = said(drawn("unlocking", population))
+    assert "Where it is lost" in words and "(scores fall)" in words and "unlocks" not in words
+    assert ("Lost at", "1x16") in [line[:2] for line in key_lines(population)]
 
 
 def test_early_geometry_has_a_panel_for_each_scale_with_both_outcomes(population):

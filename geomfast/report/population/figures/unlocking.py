@@ -24,9 +24,10 @@ def unlocking_figure(population: Population) -> Any:
     if not found["w2"].gt(0.0).any():
         return None
     figure, grid = canvas(
-        max(7.6, 1.15 * len(found) + 2.2), 3.9, left=0.85, right=0.3, top=1.0, bottom=0.95
+        max(7.6, 1.15 * len(found) + 2.2), 3.9, left=0.85, right=0.3, top=1.0, bottom=1.1
     )
     axes, peak = grid[0, 0], population.unlocking
+    lost = peak.change < 0
     at, w2 = np.arange(len(found)), found["w2"].to_numpy(dtype=float)
     is_peak = (found["larger"] == peak.scale).to_numpy()
     axes.bar(at, np.nan_to_num(w2), 0.62, color=[VERMILLION if p else BLUE for p in is_peak])
@@ -41,13 +42,18 @@ def unlocking_figure(population: Population) -> Any:
         above = max(row["w2"], row["high"], row["chance"]) + 0.02 * top
         words = f"{p_text(row['holm_p'])}\npeak in {row['peak_share']:.0%}"
         axes.text(index, above, words, ha="center", va="bottom", fontsize=7.5, color=SOFT)
-    names = [f"{a} →\n{b}" for a, b in zip(found["smaller"], found["larger"], strict=True)]
+    names = [
+        f"{row['smaller']} →\n{row['larger']}" + "\n(scores fall)" * (row["change"] < 0)
+        for row in found.to_dict("records")
+    ]
     axes.set_xticks(at, names)
     axes.set_xlim(-0.6, len(found) - 0.4)
     axes.spines["right"].set_visible(False)
     axes.set_ylabel("Wasserstein-2 distance of scores")
     handles = [
-        need("matplotlib.patches").Patch(color=VERMILLION, label="peak: the larger one unlocks"),
+        need("matplotlib.patches").Patch(
+            color=VERMILLION, label=f"peak: the larger one {'loses' if lost else 'unlocks'}"
+        ),
         need("matplotlib.lines").Line2D(
             [], [], label="95% of distances if seeds were dealt at random", **_CHANCE
         ),
@@ -56,5 +62,5 @@ def unlocking_figure(population: Population) -> Any:
     axes.grid(axis="y", color=LINE, linewidth=0.5)
     axes.set_axisbelow(True)
     how = "95% bootstrap intervals; p by permutation, corrected for the pairs"
-    heading(figure, population, "Where it unlocks", how, 0.85)
+    heading(figure, population, f"Where it {'is lost' if lost else 'unlocks'}", how, 0.85)
     return figure
