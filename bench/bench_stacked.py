@@ -6,6 +6,10 @@ batch. "one after the other" is what anyone would write: a GPT, torch's fused Ad
 stacked ones equal. "vmap" is `grad(vmap(loss).sum())` over `functional_call`, as torch's ensembling
 tutorial has it, with the attention that can be batched and torch's operators for clipping and
 AdamW. Before anything is timed, all contenders make one step from the same start and are compared.
+
+"products alone" are the matrix products of a step between weights and the tokens that matter, in
+memory that is there, and nothing else: no way to train all members as one program takes less, so
+that the time of "one after the other" over theirs is what stacking could gain at most.
 """
 
 from __future__ import annotations
@@ -28,12 +32,18 @@ from geomfast.training.settings import TrainSettings
 from geomfast.training.stacked import Program
 from geomfast.training.stacking import at_once, step_operations
 
-#: Layers, width, members, train length, examples of a step; at the last ones it stops paying.
+#: Layers, width, members, train length, examples of a step. Those of length 12 are what
+#: `geomfast population` trains by default, up to the largest; at the last ones it stops paying.
 FULL = [
     (1, 16, 64, 8, 16),
     (2, 32, 64, 8, 16),
     (2, 64, 64, 8, 8),
     (2, 64, 64, 8, 16),
+    (1, 8, 64, 12, 16),
+    (2, 32, 64, 12, 16),
+    (3, 32, 64, 12, 16),
+    (3, 64, 64, 12, 16),
+    (4, 64, 64, 12, 16),
     (2, 64, 16, 16, 32),
     (2, 128, 16, 8, 16),
     (4, 128, 8, 16, 64),
@@ -49,6 +59,7 @@ RATIOS = {
     "over one after the other": ("one after the other", "geomfast"),
     "over looped": ("geomfast looped", "geomfast"),
     "over vmap": ("vmap", "geomfast"),
+    "products alone over one after the other": ("one after the other", "products alone"),
 }
 
 
@@ -73,7 +84,7 @@ class Loop:
     def step(self) -> None:
         for seed, model in enumerate(self.models):
             batch = self.batches.draw(torch.tensor([seed], device=self.device), self.at)
-            inputs, starts = [b[0] for b in batch.buckets], [s[0] for s in batch.starts]
+            inputs, starts = [b[0] for b in batch.buckets], [s[0] for s in batch.starts or []]
             self.optimizers[seed].zero_grad()
             logits = model.forward_buckets(inputs, starts=starts)[self.batches.read]
             nats = F.cross_entropy(logits, batch.targets[0], reduction="none")
@@ -148,6 +159,33 @@ class _Buckets(torch.nn.Module):
         return self.model.forward_buckets(inputs, starts=starts)
 
 
+class Products:
+    """The products of a step between tokens and weights, forward and backward.
+
+    Of tokens that are no padding and, after the last block's attention, of those that are read.
+    """
+
+    def __init__(self, scale: Scale, members: int, batches: LengthBatches, device: str):
+        def made(*shape: int) -> Tensor:
+            return torch.randn(members, *shape, device=device)
+
+        d, tokens, answers = scale.d_model, batches.tokens, len(batches.read)
+        block = [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)]
+        products = [(tokens, *sizes) for sizes in block * scale.layers]
+        products[-3:] = [(answers, *sizes) for sizes in block[1:]]
+        # As a model has them, every product has its own weights and activations.
+        self.parts = [
+            (made(m, a), made(b, a), made(m, b), made(m, b), made(m, a), made(b, a))
+            for m, a, b in [*products, (answers, d, scale.vocabulary)]
+        ]
+
+    def step(self) -> None:
+        for x, weight, into, y, into_x, into_weight in self.parts:
+            torch.bmm(x, weight.mT, out=y)
+            torch.bmm(into, weight, out=into_x)
+            torch.bmm(into.mT, x, out=into_weight)
+
+
 @pytest.mark.parametrize("index", range(len(FULL)))
 def bench_stacked(benchmark, results, full, device, restore_threads, index):
     sizes = (FULL_CUDA if device == "cuda" else FULL) if full else TINY
@@ -191,6 +229,7 @@ def bench_stacked(benchmark, results, full, device, restore_threads, index):
     assert max(errors.values()) <= 1e-5, errors
     assert not torch.equal(exact, start)
 
+    steps["products alone"] = Products(scale, members, batches, device).step
     calls = {who: finished(step, device) for who, step in steps.items()}
     seconds = interleave(calls, rounds=ROUNDS if full else 1, budget=BUDGET)
     tokens = batches.processed

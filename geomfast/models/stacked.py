@@ -108,21 +108,25 @@ class StackedGPT:
         shapes = [(tokens.shape[1], tokens.shape[2]) for tokens in buckets]
         x = self._embed(buckets, starts)
         for i in range(self.scale.layers):
-            x = self._block(f"blocks.{i}.", x, shapes)
+            only = read if collect is None and i == self.scale.layers - 1 else None
+            x = self._block(f"blocks.{i}.", x, shapes, only)
             if collect is not None:
                 collect.append(x)
-        if read is not None:
+        if read is not None and collect is not None:
             x = x.index_select(1, read)
         x = self._norm("norm", x)
         if collect is not None:
             collect.append(x)
         return torch.bmm(x, self.parameters["tokens.weight"].mT)
 
-    def _block(self, name: str, x: Tensor, shapes: Shapes) -> Tensor:
+    def _block(self, name: str, x: Tensor, shapes: Shapes, read: Tensor | None) -> Tensor:
+        """The last block's tokens that are not read need no more than be attended to."""
         qkv = self._linear(f"{name}attention_in", self._norm(f"{name}norm_1", x))
         rows = qkv.split([n * t for n, t in shapes], 1)
         mixed = [self._attend(part, *shape) for part, shape in zip(rows, shapes, strict=True)]
         attended = mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)
+        if read is not None:
+            x, attended = x.index_select(1, read), attended.index_select(1, read)
         x = x + self._linear(f"{name}attention_out", attended)
         hidden = F.gelu(self._linear(f"{name}mlp_in", self._norm(f"{name}norm_2", x)))
         return x + self._linear(f"{name}mlp_out", hidden)
@@ -142,7 +146,15 @@ class StackedGPT:
         gain, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
         return torch.addcmul(bias[:, None], F.layer_norm(x, x.shape[-1:]), gain[:, None])
 
-    def _embed(self, buckets: list[Tensor], starts: list[Tensor] | None) -> Tensor:
+    def indices(self, buckets: list[Tensor], starts: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Which rows of all members' tables, one after the other, the tokens look up: (C, M) both.
+
+        Args:
+            buckets, starts: as in :meth:`forward_buckets`.
+
+        Returns:
+            Rows of the table of tokens, and of that of positions.
+        """
         tokens = torch.cat([b.flatten(1) for b in buckets], 1)
         places = []
         for i, bucket in enumerate(buckets):
@@ -151,12 +163,11 @@ class StackedGPT:
                 # Padding may lie beyond the table; no real token sees it.
                 at = (at + starts[i][..., None]).clamp_max(self.scale.context - 1)
             places.append(at.flatten(1))
-        found = self._looked_up("tokens.weight", tokens)
-        return found + self._looked_up("positions", torch.cat(places, 1))
+        member = torch.arange(self.members, device=tokens.device)[:, None]
+        first_token, first_place = member * self.scale.vocabulary, member * self.scale.context
+        return tokens + first_token, torch.cat(places, 1) + first_place
 
-    def _looked_up(self, name: str, index: Tensor) -> Tensor:
-        """Rows of every member's own table: (C, M) -> (C, M, d)."""
-        table = self.parameters[name]
-        rows = table.shape[1]
-        first = torch.arange(self.members, device=index.device)[:, None] * rows
-        return F.embedding(index + first, table.reshape(-1, table.shape[2]))
+    def _embed(self, buckets: list[Tensor], starts: list[Tensor] | None) -> Tensor:
+        tokens, places = self.indices(buckets, starts)
+        tables = [self.parameters[name].flatten(0, 1) for name in ("tokens.weight", "positions")]
+        return F.embedding(tokens, tables[0]) + F.embedding(places, tables[1])

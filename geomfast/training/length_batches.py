@@ -6,31 +6,18 @@ same examples alone and among others, and a GPU makes them without waiting for t
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from geomfast.tasks.lengths import TRAINING, LengthTask, training_lengths
+from geomfast.training.batches import StackedBatch
 from geomfast.training.mixture import partition
 
 #: Largest share of processed tokens that may be padding: less costs more, smaller buckets.
 _MAX_PADDING = 0.2
-
-
-class StackedBatch(NamedTuple):
-    """One step's examples of C members.
-
-    Attributes:
-        buckets: (C, N_i, T_i) int64 input ids.
-        starts: (C, N_i) int64 first positions.
-        targets: (C, A) int64 ids of the answer tokens, in the order of ``LengthBatches.read``.
-    """
-
-    buckets: list[Tensor]
-    starts: list[Tensor]
-    targets: Tensor
 
 
 class LengthBatches:
@@ -54,6 +41,8 @@ class LengthBatches:
         ValueError: fewer examples than lengths.
     """
 
+    replayable: ClassVar[bool] = True
+
     def __init__(
         self,
         task: LengthTask,
@@ -65,6 +54,7 @@ class LengthBatches:
         self.task, self.longest = task, longest
         lengths = training_lengths(batch_size, train_length)
         self._grids: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._lengths: list[tuple[int, ...]] = []
         counted, shares = [], []
         # The distinct lengths are 1 to train_length, so that ranges of them are ranges of lengths.
         widths = tuple(int(task.tokens(n)) - 1 for n in range(1, train_length + 1))
@@ -79,6 +69,7 @@ class LengthBatches:
                     torch.from_numpy(t).to(device),
                 )
             )
+            self._lengths.append(tuple((task.tokens(n[:, 0]) - 1).tolist()))
             # The token before it predicts a token.
             answered = (t[:-1] >= task.prompt(n) - 1) & (t[:-1] < task.tokens(n) - 1)
             counted.append(answered.flatten())
@@ -104,4 +95,9 @@ class LengthBatches:
             buckets.append(ids[..., :-1])
             starts.append(start[..., 0])
             targets.append(ids[..., 1:].flatten(1))
-        return StackedBatch(buckets, starts, torch.cat(targets, 1).index_select(1, self.read))
+        answers = torch.cat(targets, 1).index_select(1, self.read)
+        return StackedBatch(buckets, self._lengths, starts, answers, self.read, self.weights)
+
+    def tokens_until(self, step: int) -> int:
+        """Tokens without padding of a member's steps before this one."""
+        return step * self.tokens

@@ -19,10 +19,12 @@ from torch import Tensor
 from geomfast.kernels.adamw import AdamW, backend_for, step_on
 from geomfast.models.scales import Scale
 from geomfast.models.stacked import StackedGPT
+from geomfast.models.stacked_attention import Buffers
+from geomfast.models.stacked_gradients import StackedGradients
 from geomfast.replay import WARM_UP, Replay
 from geomfast.training import checkpoints
+from geomfast.training.batches import Batches
 from geomfast.training.checkpoints import CheckpointError
-from geomfast.training.length_batches import LengthBatches
 from geomfast.training.schedule import learning_rate
 from geomfast.training.settings import TrainSettings
 
@@ -45,6 +47,7 @@ class Program:
 
     Args:
         scale, seeds, settings, batches, device: as of :class:`StackedTrainer`.
+        buffers: memory that programs of one process may share; of its own without.
     """
 
     def __init__(
@@ -52,8 +55,9 @@ class Program:
         scale: Scale,
         seeds: Sequence[int],
         settings: TrainSettings,
-        batches: LengthBatches,
+        batches: Batches,
         device: torch.device,
+        buffers: Buffers | None = None,
     ) -> None:
         self.batches, self.clip = batches, settings.clip
         self.replay = Replay(device, "a step of stacked training")
@@ -70,26 +74,26 @@ class Program:
         self.losses = torch.zeros(len(seeds), device=device)
         self.failed_at = torch.full_like(self.seeds, _RUNNING)
         self._backend = backend_for(weights)
-        self._leaves = list(self.model.parameters.values())
-        self._targets = self.model.views(self.gradients)
+        self._by_hand = (
+            StackedGradients(self.model, self.gradients, buffers or Buffers())
+            if device.type == "cpu"
+            else None
+        )
         self._calls, self._run = 0, self._step
 
     def advance(self, steps: int) -> None:
         """Train for some more steps."""
         with self.replay.on_stream():
             for _ in range(steps):
-                if self._calls == WARM_UP:
+                if self._calls == WARM_UP and self.batches.replayable:
                     self._run = self.replay.captured(self._step)
                 self._run()
                 self._calls += 1
 
     def _step(self) -> None:
-        losses = self.member_losses()
-        found = torch.autograd.grad(losses.sum(), self._leaves)
-        for target, gradient in zip(self._targets, found, strict=True):
-            target.copy_(gradient)
+        losses = self.gradients_of_losses()
         norms = torch.linalg.vector_norm(self.gradients, dim=1)
-        self.losses.copy_(losses.detach())
+        self.losses.copy_(losses)
         running = self.failed_at == _RUNNING
         finite = self.losses.isfinite() & norms.isfinite()
         self.failed_at.copy_(torch.where(running & ~finite, self.at, self.failed_at))
@@ -108,12 +112,18 @@ class Program:
         )
         self.at += 1
 
-    def member_losses(self) -> Tensor:
-        """(C,) each member's loss on its batch of the step it is at; differentiable."""
+    def gradients_of_losses(self) -> Tensor:
+        """(C,) each member's loss on its batch of the step it is at; writes the gradients."""
         batch = self.batches.draw(self.seeds, self.at)
-        logits = self.model.forward_buckets(batch.buckets, batch.starts, read=self.batches.read)
+        if self._by_hand:
+            return self._by_hand.losses(*batch)
+        logits = self.model.forward_buckets(batch.buckets, batch.starts, read=batch.read)
         nats = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
-        return (nats.view(len(logits), -1) * self.batches.weights).sum(1)
+        losses = (nats.view(len(logits), -1) * batch.weights).sum(1)
+        found = torch.autograd.grad(losses.sum(), list(self.model.parameters.values()))
+        for target, gradient in zip(self.model.views(self.gradients), found, strict=True):
+            target.copy_(gradient)
+        return losses.detach()
 
 
 @lru_cache(maxsize=4)
@@ -146,7 +156,7 @@ class StackedTrainer:
         scale: Scale,
         seeds: Sequence[int],
         settings: TrainSettings,
-        batches: LengthBatches,
+        batches: Batches,
         at_once: int,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -161,7 +171,8 @@ class StackedTrainer:
         self.seeds = tuple(seeds)
         self.device = torch.device(device)
         groups = [self.seeds[i : i + at_once] for i in range(0, len(self.seeds), at_once)]
-        self.programs = [Program(scale, g, settings, batches, self.device) for g in groups]
+        buffers = Buffers()
+        self.programs = [Program(scale, g, settings, batches, self.device, buffers) for g in groups]
         self.batches, self.steps = batches, settings.steps
         self.step = 0
         self.seconds = {"train": 0.0, "measure": 0.0, "write": 0.0}
@@ -169,7 +180,7 @@ class StackedTrainer:
     @property
     def tokens(self) -> int:
         """Tokens without padding that every member has been trained on."""
-        return self.step * self.batches.tokens
+        return self.batches.tokens_until(self.step)
 
     def advance(self, target: int, after_round: Callable[[], bool] = lambda: False) -> None:
         """Train all members up to a step.

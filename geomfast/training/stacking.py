@@ -14,10 +14,14 @@ STACK = ("auto", "always", "never")
 #: Most of a program's bytes, by where it runs; a GPU has room for more.
 _MOST_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 # Floating-point operations of a member's step from which it fills the processor alone. Measured on
-# one thread of Zen 3 with 8 and 32 members, 16 to 128 wide, against one after the other: 10 times
-# faster at 4e6, 4.5 at 2e7, 2 at 1e8, 1.3 at 5e8, 1.05 at 1e9.
-_ALONE = 6e8
-# Numbers kept for each token and block until the backward pass, in widths.
+# one thread of Zen 3 that other work slowed, members in one program against programs of one: 3
+# times faster at 9e7 and 2e8 (2x64 and 4x64, 64 members), 2.1 at 4e8 (2x128, 16), 1.16 at 2.8e9
+# (2x256, 4), 1.07 at 3.5e9 (2x128, 8) and 1.27 at 4.2e9 (4x128, 8).
+# Programs that fit into a cache are no faster: 64 members of 2x64 took 217 ms a step in one, 255 in
+# four and 351 in sixteen, of 2x32 110, 142 and 251.
+_ALONE = 3e9
+# Numbers kept for each token and block until the backward pass, in widths: by autograd; those
+# written by hand keep half as many.
 _KEPT = 40
 
 

@@ -23,7 +23,9 @@ def step(
     """As `geomfast.kernels.adamw.adamw_step`; reads factors and mask on the host."""
     rate, t, _, _ = factors.tolist()
     rows = active.nonzero().flatten().tolist()
-    gradients.mul_(scales[:, None])
+    # Only those that are clipped: the step reads four buffers and writes three, this one more each.
+    for c in (active & (scales != 1.0)).nonzero().flatten().tolist():
+        gradients[c] *= scales[c]
     buffers = (weights, gradients, exp_avg, exp_avg_sq)
     decayed = [x[:, :matrices].unbind() for x in buffers]
     others = [x[:, matrices:].unbind() for x in buffers]
