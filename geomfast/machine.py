@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
+
+from geomfast import __version__
 
 
 def processor() -> str:
@@ -34,3 +37,9 @@ def usable_cores() -> int:
 def describe() -> str:
     """Processor, cores and system in one line."""
     return f"{processor()}, {usable_cores()} cores, {platform.system()}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = {name: metadata.version(name) for name in ("torch", "numpy")}
+    return {"geomfast": __version__, "python": platform.python_version(), **packages}

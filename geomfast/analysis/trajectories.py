@@ -10,8 +10,9 @@ import pandas as pd
 
 from geomfast.models.scales import SCALES
 from geomfast.records import MIXTURE
-from geomfast.tasks import TASK_NAMES, TaskLevel
+from geomfast.tasks import LENGTH_TASKS, TASK_NAMES, TaskLevel
 
+_OURS = {*TASK_NAMES, *(task.name for task in LENGTH_TASKS.values())}
 #: The columns that name one cell: one task-level of one run.
 CELL = ["run", "scale", "seed", "task", "level"]
 #: The columns that name one value.
@@ -22,8 +23,13 @@ NEARLY_LINEAR = 8.0
 
 
 def task_level(task: str, level: int) -> str:
-    """Name of a task-level, for instance ``MOD-1``; ``mixture`` for all of a run's together."""
-    return "mixture" if (task, level) == MIXTURE else TaskLevel(task, level).name
+    """Name of a task-level, for instance ``MOD-1``; ``mixture`` for all of a run's together.
+
+    What is not ours, as a probe set, knows no levels and is recorded as level 1: its name alone.
+    """
+    if (task, level) == MIXTURE:
+        return "mixture"
+    return task if level == 1 and task not in _OURS else TaskLevel(task, level).name
 
 
 def select(records: pd.DataFrame, measure: str, layer: str | None = None) -> pd.DataFrame:

@@ -223,3 +223,29 @@ class OneTaskLevel(click.ParamType):
             there = ", ".join(TASK_NAMES)
             self.fail(f"{value!r} is not TASK:LEVEL; tasks: {there}; levels 1 to 3", param, ctx)
         return task.upper(), int(level)
+
+
+class Words(click.ParamType):
+    """Words separated by commas, in the order given and once each.
+
+    Args:
+        what: singular noun for messages, for instance ``revision``.
+    """
+
+    name = "words"
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"{self.what.upper().replace(' ', '-')},..."
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in str(value).split(",")] if value else []
+        if not all(words):
+            self.fail(f"an empty {self.what} in {value!r}", param, ctx)
+        return tuple(dict.fromkeys(words))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,7 @@ from click.core import ParameterSource
 from geomfast import machine
 
 if TYPE_CHECKING:  # these bring torch with them
-    from geomfast.sweep.cell import Job
-    from geomfast.sweep.engines.events import Event
+    from geomfast.sweep.engines.events import Event, Work
 
 ENGINES = ("local", "ray")
 
@@ -83,7 +82,7 @@ class Engine:
     gpus_per_cell: float = 0.0
 
     def events(
-        self, jobs: list[Job], stop: Callable[[], bool]
+        self, jobs: Sequence[Work], stop: Callable[[], bool]
     ) -> AbstractContextManager[Iterator[Event]]:
         """Run jobs; entering waits for a cluster, and events come as they happen.
 

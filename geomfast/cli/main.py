@@ -13,6 +13,7 @@ import click
 import geomfast
 from geomfast.cli.calibrate import calibrate_llc
 from geomfast.cli.doctor import doctor
+from geomfast.cli.measure import measure
 from geomfast.cli.population import population
 from geomfast.cli.report import report
 from geomfast.cli.sweep import sweep
@@ -31,6 +32,7 @@ def main() -> None:
 
 main.add_command(sweep)
 main.add_command(population)
+main.add_command(measure)
 main.add_command(report)
 main.add_command(calibrate_llc)
 main.add_command(doctor)

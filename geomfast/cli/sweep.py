@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import datetime
 import json
-import platform
 import shlex
 import sys
 from contextlib import ExitStack
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from geomfast import __version__, machine
+from geomfast import machine
 from geomfast.cli.choices import CadenceOf, Levels, ListOf, Seeds
 from geomfast.cli.dry_run import planned, show_plan
 from geomfast.cli.engine import Engine, chosen_engine, engine_options
@@ -224,10 +222,5 @@ def described_call(**more: str) -> dict[str, Any]:
         **more,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine.describe(),
-        "versions": {
-            "geomfast": __version__,
-            "python": platform.python_version(),
-            "torch": metadata.version("torch"),
-            "numpy": metadata.version("numpy"),
-        },
+        "versions": machine.versions(),
     }

@@ -6,7 +6,8 @@ is a sample's gradient; kernels turn them into inner products. N x P numbers are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 
 from geomfast.kernels import gradient_gram as kernel
 from geomfast.kernels.spectra import exp_entropy
-from geomfast.measures.checks import LossFunction, require_finite
+from geomfast.measures.checks import LossFunction, count, require_finite
 from geomfast.measures.per_sample.attribution import attribute
+from geomfast.measures.sampling.streams import taken
 
 # With less than this share of the squared gradients, a centred Gram matrix made of differences of
 # Gram entries has lost too many digits.
@@ -133,7 +135,13 @@ class GradientRanks:
 
 
 def gradient_ranks(
-    model: nn.Module, loss_fn: LossFunction, batch: Any, *, first: int, check: bool = True
+    model: nn.Module,
+    loss_fn: LossFunction,
+    batch: Any,
+    *,
+    first: int,
+    check: bool = True,
+    at_once: int | None = None,
 ) -> tuple[GradientRanks, GradientRanks]:
     """Both ranks over all parameters and over the first entries only, from one backward pass.
 
@@ -141,13 +149,20 @@ def gradient_ranks(
         model, loss_fn, batch, check: as in `gradient_gram`.
         first: number of parameter entries of the second pair, in the order of
             `model.named_parameters()`; the paper (arXiv:2602.15997) used 50,000.
+        at_once: samples that go through the model together, for less memory; None for all. The
+            Gram matrix is then made of blocks, one pass for every pair of parts of at_once / 2
+            samples: exact too, but the mean gradient can only be taken out by differences of its
+            entries, which loses digits where it makes up nearly all of the gradients.
 
     Returns:
         Ranks over all parameters, ranks over the first entries.
+
+    Raises:
+        As `gradient_gram`; ValueError for at_once < 2.
     """
     left = dict(_counted(model, first))
 
-    def measure(centered: bool, check: bool) -> tuple[Tensor, Tensor]:
+    def measure(batch: Any, centered: bool, check: bool) -> tuple[Tensor, Tensor]:
         def both(name: str, uses: list[kernel.Factors]) -> tuple[Tensor, Tensor | None]:
             return _whole_and_first(uses, left.get(name, 0), centered)
 
@@ -155,17 +170,48 @@ def gradient_ranks(
         every = _finite({name: whole for name, (whole, _) in grams.items()})
         return _sum(*every.values()), _sum(*(some for _, some in grams.values()))
 
-    sums = measure(False, check)
+    samples = count(batch)
+    at_once = samples if at_once is None else at_once
+    whole = at_once >= samples
+    if whole:
+        sums = measure(batch, False, check)
+    else:
+        sums = _in_blocks(batch, at_once, lambda part: measure(part, False, check))
     centred = [_centred(total) for total in sums]
     dominated = [_mean_dominates(*pair) for pair in zip(sums, centred, strict=True)]
-    if any(dominated):
-        again = measure(True, False)
+    if whole and any(dominated):
+        again = measure(batch, True, False)
         centred = [again[i] if dominated[i] else centred[i] for i in range(2)]
     every, beginning = (
         GradientRanks(_rank(total), _rank(less_mean))
         for total, less_mean in zip(sums, centred, strict=True)
     )
     return every, beginning
+
+
+def _in_blocks(
+    batch: Any, at_once: int, measure: Callable[[Any], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Gram matrices of a batch, of which `measure` never sees more than `at_once` samples.
+
+    Every pair of samples meets in some pair of parts; where it meets more than once, the last
+    value stays, which differs from the others by rounding.
+    """
+    if at_once < 2:
+        raise ValueError(f"at_once must be 2 or more samples, not {at_once}")
+    samples = count(batch)
+    grams: tuple[Tensor, Tensor] | None = None
+    for pair in itertools.combinations(torch.arange(samples).split(at_once // 2), 2):
+        which = torch.cat(pair)
+        found = measure(taken(batch, which))
+        if grams is None:
+            every, some = (gram.new_empty(samples, samples) for gram in found)
+            grams = every, some
+        at = which.to(found[0].device)
+        for gram, block in zip(grams, found, strict=True):
+            gram[at[:, None], at] = block
+    assert grams is not None  # at_once < samples: there are two parts at least
+    return grams
 
 
 def _whole_and_first(

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
 import torch
 
-from geomfast.records import is_part, parse_part_name, part_files, part_name, write_part
+from geomfast.models.scales import SCALES
+from geomfast.records import part_name, write_part
 from geomfast.sweep.cadence import Cadence, taken_at
 from geomfast.sweep.folder import locked
 from geomfast.sweep.hessian import Eigenvectors
 from geomfast.sweep.measuring import measure
+from geomfast.sweep.parts import of_other_weights, recorded
 from geomfast.sweep.plan import (
     BEHAVIOUR,
     KEEP,
     Cell,
-    PlanError,
     Settings,
     run_identity,
     train_settings,
@@ -69,6 +69,24 @@ class Job:
     cadence: Cadence = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """Of the run."""
+        return self.cell.run
+
+    @property
+    def cost(self) -> float:
+        """Parameters times steps.
+
+        Batches are the same in every cell of a sweep, so training and the measures that go through
+        the gradients cost about this many times a constant.
+        """
+        return float(SCALES[self.cell.scale].parameters * self.settings.steps)
+
+    def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
+        """Train and measure it; see :func:`run`."""
+        return run(self, progress, stop)
+
+    @property
     def records(self) -> Path:
         """Folder of the run's record parts."""
         return self.out / "records" / self.cell.run
@@ -95,14 +113,8 @@ def missing(job: Job) -> dict[int, set[str]]:
     Raises:
         PlanError: a file among the run's records is not one of its parts.
     """
-    recorded: dict[int, set[str]] = {}
-    for part in part_files(job.records) if job.records.is_dir() else []:
-        named = parse_part_name(part.name)
-        if named is None or not is_part(part):
-            raise PlanError(f"{part} is not a part of the records; move it away and run again")
-        step, names = named
-        recorded.setdefault(step, set()).update(names)
-    lacking = {step: names - recorded.get(step, set()) for step, names in wanted(job).items()}
+    there = recorded(job.records)
+    lacking = {step: names - there.get(step, set()) for step, names in wanted(job).items()}
     return {step: names for step, names in lacking.items() if names}
 
 
@@ -242,13 +254,11 @@ def _measure(trainer: Trainer, job: Job, samples: list[Probe], names: set[str]) 
         trainer.model.train()
     with _timed(trainer, "write"):
         weights = checkpoints.weights_hash(trainer.model)
-        for part in job.records.glob(f"step-{trainer.step:08d}.*.parquet"):
-            before = pyarrow.parquet.read_table(part, columns=["weights"])["weights"][0].as_py()
-            if before != weights:
-                raise CellError(
-                    f"{part}: the weights of step {trainer.step} came out different from the ones "
-                    "measured there; use the same --threads and --device, or another OUT"
-                )
+        if other := of_other_weights(job.records, trainer.step, weights):
+            raise CellError(
+                f"{other}: the weights of step {trainer.step} came out different from the ones "
+                "measured there; use the same --threads and --device, or another OUT"
+            )
         shared = {
             "run": job.cell.run,
             "scale": job.cell.scale,

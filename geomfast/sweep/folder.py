@@ -157,7 +157,11 @@ def locked(folder: Path, what: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise FolderInUse(f"{what} is in use by another geomfast process") from error
-        yield
+        try:
+            yield
+        finally:
+            # Closing alone would leave it with a process that was forked meanwhile.
+            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def read_folder(out: Path) -> tuple[Settings, list[Cell]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -13,18 +12,11 @@ import torch
 from torch import Tensor
 
 from geomfast.files import fingerprint, write_atomically
-from geomfast.measures.hessian import (
-    NotConverged,
-    hessian_density,
-    hessian_top_eigenvalues,
-    hessian_trace,
-)
+from geomfast.measures.values import hessian_values
 from geomfast.sweep.plan import HESSIAN, Settings, measure_settings
 from geomfast.sweep.rows import Probe, Row, row
 
 HESSIAN_MEASURES = set(HESSIAN)
-#: Shares of the eigenvalues below which those recorded of a density lie.
-QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 
 #: More bytes than this are not written with every checkpoint; the search then starts at random.
 LARGEST_FILE = 1 << 30
@@ -82,45 +74,22 @@ def hessian_rows(
     settings: Settings,
     eigenvectors: Eigenvectors,
 ) -> Iterator[Row]:
-    """Rows of the wanted measures of every task-level's Hessian.
-
-    Of the top eigenvalue the standard error is its residual: an eigenvalue lies within it. One
-    that has not converged is recorded with the residual that it has.
-    """
+    """Rows of the wanted measures of every task-level's Hessian."""
     for probe in samples:
         for name in wanted:
             begin = time.perf_counter()
-            values = list(_values(model, probe, name, eigenvectors))
+            at = probe.level.name
+            values, vectors = hessian_values(
+                model,
+                probe.loss,
+                probe.tokens,
+                name,
+                start=eigenvectors.before.get(at) if name == "hessian_top" else None,
+                **HESSIAN[name],
+            )
+            if vectors is not None:
+                eigenvectors.keep(at, vectors)
             seconds = (time.perf_counter() - begin) / len(values)
             named = fingerprint(measure_settings(settings, name))
             for label, value, stderr in values:
                 yield row(probe, "", label, value, stderr, named, "torch", seconds)
-
-
-def _values(
-    model: torch.nn.Module, probe: Probe, name: str, eigenvectors: Eigenvectors
-) -> Iterator[tuple[str, float, float]]:
-    options = HESSIAN[name]
-    nan = float("nan")
-    if name == "hessian_top":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotConverged)  # its residual is recorded
-            found = hessian_top_eigenvalues(
-                model,
-                probe.loss,
-                probe.tokens,
-                start=eigenvectors.before.get(probe.level.name),
-                **options,
-            )
-        eigenvectors.keep(probe.level.name, found.vectors)
-        yield name, found.values[0].item(), found.residuals[0].item()
-        yield f"{name}_iterations", float(found.iterations), nan
-    elif name == "hessian_trace":
-        trace = hessian_trace(model, probe.loss, probe.tokens, **options)
-        yield name, trace.mean, trace.stderr
-    else:
-        density = hessian_density(model, probe.loss, probe.tokens, **options)
-        below = torch.cumulative_trapezoid(density.density, density.grid)
-        for share in QUANTILES:
-            at = int(torch.searchsorted(below, share).clamp_max(len(below) - 1))
-            yield f"{name}_q{round(100 * share):02d}", density.grid[at + 1].item(), nan

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 
 import torch
 
 from geomfast.files import fingerprint
-from geomfast.measures.llc import LLC
 from geomfast.measures.sampling.calibrate import attempt, backend
+from geomfast.measures.values import llc_values
 from geomfast.sweep.plan import Settings, llc_options, measure_settings
 from geomfast.sweep.rows import Probe, Row, mixture, row
 
@@ -26,15 +25,7 @@ def llc_rows(model: torch.nn.Module, samples: list[Probe], settings: Settings) -
     for probe in (*samples, mixture(samples)):
         begin = time.perf_counter()
         found = attempt(model, probe.loss, probe.batch, **options)
-        values = list(_values(found, settings.llc_chains))
+        values = list(llc_values(found, settings.llc_chains))
         seconds = (time.perf_counter() - begin) / len(values)
         for name, value, stderr in values:
             yield row(probe, "", name, value, stderr, named, backend(model), seconds)
-
-
-def _values(found: LLC | None, chains: int) -> Iterator[tuple[str, float, float]]:
-    nan = math.nan
-    yield "llc", *((found.mean, found.stderr) if found else (nan, nan))
-    yield "llc_diverged", float(found.diverged.sum() if found else chains), nan
-    for name in ("rhat", "ess", "step_bias", "acceptance"):
-        yield f"llc_{name}", getattr(found, name) if found else nan, nan

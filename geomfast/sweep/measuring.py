@@ -14,6 +14,7 @@ from geomfast.measures.behaviour import mean_and_stderr
 from geomfast.measures.gradients import backend as gradient_backend
 from geomfast.measures.gradients import gradient_ranks
 from geomfast.measures.spectra import backend, rankme
+from geomfast.measures.values import gradient_values
 from geomfast.sweep.hessian import HESSIAN_MEASURES, Eigenvectors, hessian_rows
 from geomfast.sweep.linear_probes import probe_rows
 from geomfast.sweep.llc import llc_rows
@@ -124,9 +125,5 @@ def _gradient_ranks(
         seconds = (time.perf_counter() - begin) / (2 * len(wanted))
         ran_on = gradient_backend(probe.tokens)
         for name in wanted:
-            field = "fisher" if name == "fisher_rank" else "covariance"
-            for suffix, ranks in (("", exact), ("_first_50k", first)):
-                value = getattr(ranks, field)
-                yield row(
-                    probe, "", name + suffix, value, float("nan"), named[name], ran_on, seconds
-                )
+            for label, value, stderr in gradient_values(name, exact, first):
+                yield row(probe, "", label, value, stderr, named[name], ran_on, seconds)

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from geomfast.measures import values
 from geomfast.records import load_records
-from geomfast.sweep import hessian
 from geomfast.sweep.cadence import grown, taken_at
 from geomfast.sweep.cell import Job, missing, run, schedule
 from geomfast.sweep.folder import prepare_folder
@@ -119,7 +119,7 @@ def test_stopping_and_resuming_keeps_to_the_cadence(
     """Searches too: each starts from where the last one ended, however many checkpoints ago."""
     starts: list[torch.Tensor | None] = []
     ends: list[torch.Tensor] = []
-    search = hessian.hessian_top_eigenvalues
+    search = values.hessian_top_eigenvalues
 
     def spy(*arguments: Any, start: torch.Tensor | None, **options: Any) -> Any:
         found = search(*arguments, start=start, **options)
@@ -127,7 +127,7 @@ def test_stopping_and_resuming_keeps_to_the_cadence(
         ends.append(found.vectors)
         return found
 
-    monkeypatch.setattr(hessian, "hessian_top_eigenvalues", spy)
+    monkeypatch.setattr(values, "hessian_top_eigenvalues", spy)
     asked = itertools.count(1)
     calls = 0
     while not run(job(tmp_path), stop=lambda: next(asked) % 3 == 0):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from geomfast.report.figures.behaviour import BY_SIZE, behaviour_figure
 from geomfast.report.figures.both import collapse_of_both, events_of_both
 from geomfast.report.figures.collapse import collapse_grid, collapse_headline
 from geomfast.report.figures.leads import hierarchy, lead_forest
@@ -44,6 +45,7 @@ class Picture(NamedTuple):
 _EVENTS = ("rankme", "accuracy")
 _GRADIENTS = ("fisher_rank", "gradient_covariance_rank")
 _PROBES = ("probe_accuracy", "accuracy")
+_CHOICES = ("accuracy", BY_SIZE, "answer_logprob")
 _ALL = (*_EVENTS, *_GRADIENTS, "hessian_top", "llc")
 
 #: Figures of a run.
@@ -51,6 +53,7 @@ FIGURES = (
     Picture("collapse", "Collapse and recovery in one picture", collapse_headline, _EVENTS),
     Picture("collapse-grid", "Every task-level", collapse_grid, _EVENTS),
     Picture("timeline", "Timeline", timeline, (*_EVENTS, "answer_logprob")),
+    Picture("behaviour", "Behaviour on probe sets", behaviour_figure, _CHOICES),
     Picture("layers", "Layer by step", layer_map, ("rankme",)),
     Picture("top-down", "Order of the layers", top_down_figure, ("rankme",)),
     Picture("gradient-ranks", "Rank of the gradients", gradient_ranks, _GRADIENTS),

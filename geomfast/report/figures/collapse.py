@@ -78,7 +78,7 @@ def _legend(figure: Any, blocks: int) -> None:
         colour = block_colour(blocks - 1, blocks)
         handles.append(Line2D([], [], color=colour, linewidth=1, label=text))
     handles += [
-        Line2D([], [], color=VERMILLION, linewidth=1.4, label="exact-match accuracy (right)"),
+        Line2D([], [], color=VERMILLION, linewidth=1.4, label="accuracy (right)"),
         Line2D([], [], color=BLACK, marker="v", linestyle="", label="floor"),
         Line2D([], [], color=VERMILLION, linewidth=1.1, linestyle=DASHED, label="emergence"),
     ]

@@ -1,4 +1,4 @@
-"""What every engine has in common: running one cell, and the news of it."""
+"""What every engine has in common: work that has a name, one attempt at it, and its news."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
-from geomfast.sweep.cell import CellError, Job, run
+from geomfast.sweep.cell import CellError, Progress
 from geomfast.sweep.folder import FolderInUse
 from geomfast.sweep.plan import PlanError
 from geomfast.training.checkpoints import CheckpointError
@@ -17,6 +19,41 @@ from geomfast.training.loop import TrainingDiverged
 LAST = ("finished", "stopped", "failed")
 #: Failures whose message says what happened and what to do; a traceback would only bury it.
 EXPLAINED = (CellError, CheckpointError, PlanError, TrainingDiverged, OSError)
+
+
+class Work(Protocol):
+    """What an engine runs: a cell of a sweep, or checkpoints to measure; a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Of the run, one for each piece of work."""
+        ...
+
+    @property
+    def out(self) -> Path:
+        """Folder that the results go to."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it is done."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """CPU threads it takes."""
+        ...
+
+    @property
+    def cost(self) -> float:
+        """What it takes next to others, in a unit of its own; the most is started first."""
+        ...
+
+    def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
+        """Do it, from wherever it was left; whether it is finished."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,12 +81,12 @@ class Event:
 
 
 def attempt(
-    job: Job, send: Callable[[Event], None], stop: Callable[[], bool], *, patience: float
+    job: Work, send: Callable[[Event], None], stop: Callable[[], bool], *, patience: float
 ) -> Event:
     """Run a job where this is called, whatever comes of it.
 
     Args:
-        job: the cell.
+        job: what to run.
         send: called with every progress event.
         stop: asked after every step; when true the state is saved and the run left.
         patience: seconds to wait for another process to let go of the run: one orphaned by a
@@ -58,11 +95,11 @@ def attempt(
     Returns:
         The run's last event.
     """
-    last = Event(job.cell.run, "progress")
+    last = Event(job.name, "progress")
 
     def progress(step: int, state: dict[str, float]) -> None:
         nonlocal last
-        last = Event(job.cell.run, "progress", step, state)
+        last = Event(job.name, "progress", step, state)
         send(last)
 
     try:
@@ -79,14 +116,14 @@ def attempt(
 
 
 def _run_when_free(
-    job: Job,
-    progress: Callable[[int, dict[str, float]], None],
+    job: Work,
+    progress: Progress,
     stop: Callable[[], bool],
     deadline: float,
 ) -> bool:
     while True:
         try:
-            return run(job, progress, stop)
+            return job.carry_out(progress, stop)
         except FolderInUse:
             if time.monotonic() > deadline or stop():
                 raise

@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 
-from geomfast.models.scales import SCALES
-from geomfast.sweep.cell import Job
+from geomfast.sweep.engines.events import Work
+
+WorkT = TypeVar("WorkT", bound=Work)
 
 
-def cost(job: Job) -> float:
-    """What a run costs next to the others: parameters times steps.
-
-    Batches are the same in every cell of a sweep, so training and the measures that go through
-    the gradients cost about this many times a constant.
-    """
-    return float(SCALES[job.cell.scale].parameters * job.settings.steps)
-
-
-def largest_first(jobs: Iterable[Job]) -> list[Job]:
+def largest_first(jobs: Iterable[WorkT]) -> list[WorkT]:
     """Jobs in the order to start them; equals stay in the order of the plan.
 
     The last run to finish decides how long a sweep takes; started late, the largest would be it.
     """
-    return sorted(jobs, key=cost, reverse=True)
+    return sorted(jobs, key=lambda job: job.cost, reverse=True)
 
 
 def devices(asked: str) -> list[str]:

@@ -12,9 +12,8 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 
-from geomfast.sweep.cell import Job
-from geomfast.sweep.engines.events import LAST, Event, attempt
-from geomfast.sweep.engines.placing import cost, largest_first, least_loaded, only
+from geomfast.sweep.engines.events import LAST, Event, Work, attempt
+from geomfast.sweep.engines.placing import largest_first, least_loaded, only
 
 #: Signals that ask a sweep to finish the write in hand and leave.
 POLITE = (signal.SIGINT, signal.SIGTERM)
@@ -22,14 +21,14 @@ POLITE = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class _Running:
-    job: Job
+    job: Work
     process: SpawnProcess
     connection: Connection
     device: str
 
 
 def local(
-    jobs: Sequence[Job],
+    jobs: Sequence[Work],
     workers: int,
     stop: Callable[[], bool],
     devices: Sequence[str] = (),
@@ -65,8 +64,8 @@ def local(
                 told = True
         while waiting and len(running) < workers:
             job = waiting.pop(0)
-            running[job.cell.run] = _start(context, job, _place(devices, running))
-            yield Event(job.cell.run, "started")
+            running[job.name] = _start(context, job, _place(devices, running))
+            yield Event(job.name, "started")
         ready = wait([one.connection for one in running.values()], timeout=0.25)
         for name, one in list(running.items()):
             if one.connection not in ready:
@@ -87,11 +86,11 @@ def _place(devices: Sequence[str], running: dict[str, _Running]) -> str:
         return ""
     loads: dict[str, list[float]] = {device: [] for device in devices}
     for one in running.values():
-        loads[one.device].append(cost(one.job))
+        loads[one.device].append(one.job.cost)
     return least_loaded(loads)
 
 
-def _start(context: SpawnContext, job: Job, device: str) -> _Running:
+def _start(context: SpawnContext, job: Work, device: str) -> _Running:
     receiver, sender = context.Pipe(duplex=False)
     environment = {}
     if device:
@@ -102,7 +101,7 @@ def _start(context: SpawnContext, job: Job, device: str) -> _Running:
     process = context.Process(
         target=_child,
         args=(replace(job, device="cuda:0") if device else job, sender),
-        name=job.cell.run,
+        name=job.name,
     )
     with _environment(environment):
         start_deaf(process)
@@ -152,7 +151,7 @@ def how_it_ended(code: int | None) -> str:
     return f"process ended with exit code {code}"
 
 
-def _child(job: Job, sender: Connection) -> None:
+def _child(job: Work, sender: Connection) -> None:
     """Body of a run's process: run the job and send events."""
     parent = os.getppid()
     asked: list[int] = []

@@ -16,8 +16,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from geomfast.sweep.cell import Job
-from geomfast.sweep.engines.events import LAST, Event
+from geomfast.sweep.engines.events import LAST, Event, Work
 from geomfast.sweep.engines.processes import how_it_ended, start_deaf
 from geomfast.sweep.engines.ray_driver import LOG, drive
 from geomfast.sweep.engines.ray_runs import Wanted
@@ -37,7 +36,7 @@ _LEAVE_SECONDS = 30.0
 
 @contextlib.contextmanager
 def on_ray(
-    jobs: Sequence[Job], wanted: Wanted, stop: Callable[[], bool]
+    jobs: Sequence[Work], wanted: Wanted, stop: Callable[[], bool]
 ) -> Iterator[Iterator[Event]]:
     """Run jobs on a Ray cluster, the largest first.
 
@@ -110,7 +109,7 @@ def refuse_dead(address: str) -> None:
 
 @contextlib.contextmanager
 def _driver(
-    jobs: Sequence[Job], wanted: Wanted, folder: Path
+    jobs: Sequence[Work], wanted: Wanted, folder: Path
 ) -> Iterator[tuple[SpawnProcess, Connection]]:
     context = multiprocessing.get_context("spawn")
     ours, its = context.Pipe()
@@ -175,10 +174,10 @@ def _events(
     process: SpawnProcess,
     connection: Connection,
     folder: Path,
-    jobs: Sequence[Job],
+    jobs: Sequence[Work],
     stop: Callable[[], bool],
 ) -> Iterator[Event]:
-    unfinished = {job.cell.run: Event(job.cell.run, "progress") for job in jobs}
+    unfinished = {job.name: Event(job.name, "progress") for job in jobs}
     told = False
     while unfinished:
         try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import geomfast
-from geomfast.sweep.cell import Job
+from geomfast.sweep.engines.events import Work
 from geomfast.sweep.engines.processes import POLITE
 from geomfast.sweep.engines.ray_node import look, token_in
 from geomfast.sweep.engines.ray_runs import Runs, Wanted, capacity, nodes
@@ -36,7 +36,7 @@ class Refused(Exception):
     """A cluster that cannot run the sweep; the message says why."""
 
 
-def drive(jobs: list[Job], wanted: Wanted, folder: Path, connection: Connection) -> None:
+def drive(jobs: list[Work], wanted: Wanted, folder: Path, connection: Connection) -> None:
     """Body of the process: run the jobs and send what happens.
 
     Args:
@@ -108,7 +108,7 @@ def _connect(ray: Any, threads: int, wanted: Wanted, folder: Path) -> None:
         raise Refused(f"{type(error).__name__}: {error}") from error
 
 
-def _inspect(ray: Any, job: Job, wanted: Wanted, token: str) -> None:
+def _inspect(ray: Any, job: Work, wanted: Wanted, token: str) -> None:
     """Refuse a cluster that has no room for a run, another geomfast, or does not see OUT."""
     names = {n["NodeID"]: n["NodeManagerHostname"] for n in nodes(ray)}
     if capacity(ray, job, wanted) == 0:

@@ -10,8 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import geomfast
-from geomfast.sweep.cell import Job
-from geomfast.sweep.engines.events import LAST, Event
+from geomfast.sweep.engines.events import LAST, Event, Work
 from geomfast.sweep.engines.placing import largest_first, room
 from geomfast.sweep.engines.ray_worker import Worker
 
@@ -44,7 +43,7 @@ class Wanted:
 class _Attempt:
     """A cell that has a worker, or waits for a node to have room for one."""
 
-    job: Job
+    job: Work
     actor: Any
     begun: bool = False
     where: str = "a node"
@@ -56,7 +55,7 @@ def nodes(ray: Any) -> list[dict[str, Any]]:
     return [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0.0) > 0]
 
 
-def capacity(ray: Any, job: Job, wanted: Wanted) -> int:
+def capacity(ray: Any, job: Work, wanted: Wanted) -> int:
     """Runs like this one that the cluster as it is now holds at once."""
     return room((n["Resources"] for n in nodes(ray)), job.threads, wanted.gpus_per_cell)
 
@@ -73,7 +72,7 @@ class Runs:
     """
 
     def __init__(
-        self, ray: Any, jobs: list[Job], wanted: Wanted, token: str, connection: Connection
+        self, ray: Any, jobs: list[Work], wanted: Wanted, token: str, connection: Connection
     ) -> None:
         self._ray = ray
         self._worker = ray.remote(Worker)
@@ -115,7 +114,7 @@ class Runs:
         found = capacity(self._ray, self._waiting[0], self._wanted)
         return min(found, self._wanted.workers or found)
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Work) -> None:
         carried = {k: v for k, v in os.environ.items() if k.startswith(_CARRIED)}
         actor = self._worker.options(
             num_cpus=job.threads,
@@ -136,7 +135,7 @@ class Runs:
 
     def _hear(self, one: _Attempt, answer: Any) -> None:
         """Take in a worker's answer, and ask it the next question."""
-        name = one.job.cell.run
+        name = one.job.name
         try:
             found = self._ray.get(answer)
         except self._ray.exceptions.RayTaskError as error:  # raised by our own code there
@@ -166,7 +165,7 @@ class Runs:
         """Start a cell again whose worker is gone, unless it goes on like this."""
         # Cut off is not dead: it may still be writing.
         self._ray.kill(one.actor)
-        name = one.job.cell.run
+        name = one.job.name
         last = replace(one.last, run=name)
         if self._stopping:
             self._send(replace(last, kind="stopped"))

@@ -6,8 +6,7 @@ import os
 import queue
 import threading
 
-from geomfast.sweep.cell import Job
-from geomfast.sweep.engines.events import LAST, Event, attempt
+from geomfast.sweep.engines.events import LAST, Event, Work, attempt
 from geomfast.sweep.engines.ray_node import look
 
 #: Seconds :meth:`Worker.news` waits for some; a stop is heard of as late as this.
@@ -26,18 +25,18 @@ class Worker:
         token, version: see :func:`look`; the node may have joined the cluster since.
     """
 
-    def __init__(self, job: Job, token: str, version: str) -> None:
+    def __init__(self, job: Work, token: str, version: str) -> None:
         self._news: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._stop = threading.Event()
         wrong = look(job.out, token, version)
         if wrong:
-            name = job.cell.run
+            name = job.name
             why = f"node {os.uname().nodename}: {wrong}"
             self._news.put(Event(name, "failed", error=why, explained=True))
             return
         threading.Thread(target=self._run, args=(job,), daemon=True).start()
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: Work) -> None:
         self._news.put(attempt(job, self._news.put, self._stop.is_set, patience=_PATIENCE))
 
     def where(self) -> tuple[str, int]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from geomfast.records import is_part, parse_part_name, part_files, part_name, write_part
+from geomfast.records import part_name, write_part
 from geomfast.sweep.cell import KEPT_STATES, CellError
 from geomfast.sweep.engines.events import EXPLAINED, Event
 from geomfast.sweep.failures import mark_failed
 from geomfast.sweep.folder import locked
-from geomfast.sweep.plan import PlanError
+from geomfast.sweep.parts import recorded
 from geomfast.sweep.population.measuring import LengthProbe, length_probes, measure
 from geomfast.sweep.population.plan import (
     MEASURES,
@@ -83,13 +83,8 @@ def missing(job: GroupJob) -> list[int]:
     Raises:
         PlanError: a file among the group's records is not one of its parts.
     """
-    recorded = set()
-    for part in part_files(job.records) if job.records.is_dir() else []:
-        named = parse_part_name(part.name)
-        if named is None or not is_part(part):
-            raise PlanError(f"{part} is not a part of the records; move it away and run again")
-        recorded.add(named[0])
-    return [step for step in schedule(job.settings) if step not in recorded]
+    there = recorded(job.records)
+    return [step for step in schedule(job.settings) if step not in there]
 
 
 def attempt(job: GroupJob, send: Callable[[Event], None], stop: Callable[[], bool]) -> Event:

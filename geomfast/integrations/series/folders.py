@@ -1,0 +1,62 @@
+"""Checkpoints in folders, each as transformers saves a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from geomfast.integrations.series.checkpoint import Checkpoint, in_order, step_of
+from geomfast.integrations.series.language_model import LanguageModelSeries
+from geomfast.sweep.plan import PlanError
+
+
+@dataclass(frozen=True)
+class FolderSeries(LanguageModelSeries):
+    """Checkpoints in a folder.
+
+    Attributes:
+        source: the folder that their folders are in.
+    """
+
+    source: Path
+
+    @property
+    def where(self) -> str:
+        return str(self.source)
+
+    def tokenizer(self, folder: Path) -> Path | None:
+        # The trainer of transformers may leave it beside the checkpoints.
+        here, above = (any(place.glob("tokenizer*")) for place in (folder, self.source))
+        return self.source if above and not here else None
+
+    def bytes_of(self, checkpoint: Checkpoint) -> int | None:
+        return 0
+
+    def fetch(self, checkpoint: Checkpoint) -> Path:
+        return self.source / checkpoint.name
+
+    def release(self, checkpoint: Checkpoint) -> None:
+        pass
+
+
+def checkpoints_in(source: Path) -> tuple[Path, tuple[Checkpoint, ...]]:
+    """The checkpoints of a folder, which may be one itself, and the folder that they are in.
+
+    A folder that is named like a checkpoint but has no ``config.json`` counts: what is missing is
+    reported when its turn comes.
+
+    Raises:
+        PlanError: there is none, or their names do not tell which is which.
+    """
+    source = source.resolve()
+    if (source / "config.json").is_file():
+        return source.parent, in_order([source.name], str(source.parent))
+    inside = [folder for folder in sorted(source.iterdir()) if folder.is_dir()]
+    whole = [folder.name for folder in inside if (folder / "config.json").is_file()]
+    if not whole:
+        raise PlanError(
+            f"{source}: neither a geomfast sweep, nor a model of transformers (config.json), nor a "
+            "folder of them"
+        )
+    named = [folder.name for folder in inside if step_of(folder.name) is not None]
+    return source, in_order(dict.fromkeys((*whole, *named)), str(source))

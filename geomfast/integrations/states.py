@@ -1,0 +1,228 @@
+"""Activations of any module's blocks, one vector per sample and layer, by forward hooks.
+
+A block's own output is taken: the last of transformers' `hidden_states` is already normed, so that
+the output of the last block is not among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from geomfast.integrations.memory import Notice, halving, logger
+from geomfast.measures.checks import batches_of, count
+from geomfast.records import FINAL, block
+
+#: Where a sample's vector is read: at its last real token, or the mean over all of them.
+POSITIONS = ("last", "mean")
+#: Runs the model on a batch; what it returns is not looked at.
+Call = Callable[[nn.Module, Any], Any]
+
+
+class NoStates(ValueError):
+    """A model whose layers cannot be found, or give no activations of the kind that is known."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, every module is in evaluation mode; afterwards in the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def find_blocks(model: nn.Module) -> list[str]:
+    """Names of a model's blocks: of the longest ModuleList that is not inside another one.
+
+    Raises:
+        NoStates: there is none.
+    """
+    found: list[str] = []
+    inside: list[str] = []
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or any(name.startswith(x) for x in inside):
+            continue
+        inside.append(f"{name}.")  # experts, say, are no blocks
+        if len(module) > len(found):
+            found = [f"{name}.{i}".lstrip(".") for i in range(len(module))]
+    if not found:
+        raise NoStates(
+            f"{type(model).__name__} has no list of blocks whose hidden states could be taken "
+            "(no ModuleList in it): name its layers"
+        )
+    return found
+
+
+def activations(
+    model: nn.Module,
+    data: Any,
+    *,
+    position: str = "last",
+    layers: Sequence[str] | None = None,
+    final: str | None = None,
+    call: Call | None = None,
+    batch_size: int | None = None,
+    notice: Notice = logger.warning,
+) -> dict[str, Tensor]:
+    """Activations of every layer, one vector per sample.
+
+    Args:
+        model: any module; it runs in evaluation mode, and has its own back afterwards.
+        data: one batch, or an iterable of batches. Of a mapping with `attention_mask` (N, T), the
+            tokens it masks are not real; without one all are.
+        position: one of :data:`POSITIONS`; of layers that give (N, d), without positions, those
+            are taken as they are.
+        layers: names of the modules that are block 1, block 2, ...; None for those of
+            :func:`find_blocks`.
+        final: name of the module whose output is the final state; None for what the output head
+            reads, where the model says which that is (`get_output_embeddings`, as in
+            transformers), and otherwise for the output of the last norm after all blocks. A model
+            that has neither has no final state.
+        call: runs the model on a batch; None for `model(**batch)` of a mapping (without its
+            `labels`), `model(batch[0])` of a tuple, and `model(batch)`.
+        batch_size: samples at once; None for a batch as it comes. Halved, with a notice, where
+            memory does not suffice.
+        notice: told so.
+
+    Returns:
+        ``block 1`` ... ``block L`` and :data:`~geomfast.records.FINAL` -> (N, d) in the model's
+        own type, on its device.
+
+    Raises:
+        NoStates: no blocks found, or outputs that are not (N, T, d) or (N, d).
+        ValueError: an unknown position or module name; no data.
+    """
+    if position not in POSITIONS:
+        raise ValueError(f"position must be one of {', '.join(POSITIONS)}, not {position!r}")
+    names = list(layers) if layers is not None else find_blocks(model)
+    blocks = [_module(model, name) for name in names]
+    last = None if final is None else _module(model, final)
+    batches = batches_of(data)
+    found: list[dict[str, Tensor]] = []
+    with evaluating(model), torch.no_grad():
+        for batch in batches:
+
+            def parts(step: int, batch: Any = batch) -> list[dict[str, Tensor]]:
+                samples = count(batch, least=1)
+                cut = (_part(batch, first, first + step) for first in range(0, samples, step))
+                return [_of_batch(model, part, position, blocks, last, call) for part in cut]
+
+            most = min(batch_size or count(batch, least=1), count(batch, least=1))
+            found += halving(parts, most, "taking activations", notice=notice)
+    return {label: torch.cat([part[label] for part in found]) for label in found[0]}
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(f"{type(model).__name__} has no module {name!r}: {error}") from error
+
+
+def _part(batch: Any, first: int, last: int) -> Any:
+    return tree_map(lambda x: x[first:last] if isinstance(x, Tensor) else x, batch)
+
+
+def _of_batch(
+    model: nn.Module,
+    batch: Any,
+    position: str,
+    blocks: list[nn.Module],
+    final: nn.Module | None,
+    call: Call | None,
+) -> dict[str, Tensor]:
+    """Label -> (N, d) of one batch; inside `evaluating` and without gradients."""
+    shape = _shape(batch)
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    found: dict[str, Tensor] = {}
+    head = _head(model) if final is None else None
+
+    def take(label: str, state: Any) -> None:
+        if label in found and label != FINAL:
+            raise NoStates(f"{label} of {type(model).__name__} runs more than once in a pass")
+        state = state[0] if isinstance(state, (tuple, list)) else state
+        found[label] = _at(state, mask, shape, position, label)
+
+    def take_norm(state: Any) -> None:
+        if block(len(blocks)) in found:  # those before the last block has run are not final
+            take(FINAL, state)
+
+    with ExitStack() as hooks:
+
+        def after(module: nn.Module, take: Callable[[Any], None]) -> None:
+            handle = module.register_forward_hook(lambda m, given, out: take(out))
+            hooks.callback(handle.remove)
+
+        for i, module in enumerate(blocks, start=1):
+            after(module, partial(take, block(i)))
+        if final is not None:
+            after(final, partial(take, FINAL))
+        elif head is not None:
+            handle = head.register_forward_pre_hook(lambda m, given: take(FINAL, given[0]))
+            hooks.callback(handle.remove)
+        else:
+            inside = {id(inner) for module in blocks for inner in module.modules()}
+            for module in model.modules():
+                if "norm" in type(module).__name__.lower() and id(module) not in inside:
+                    after(module, take_norm)
+        (call or _call)(model, batch)
+    for i in range(1, len(blocks) + 1):
+        if block(i) not in found:
+            raise NoStates(f"{block(i)} of {type(model).__name__} was not run by the model")
+    return found
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    """The module that makes logits, of a model that tells."""
+    tell = getattr(model, "get_output_embeddings", None)
+    head = tell() if callable(tell) else None
+    return head if isinstance(head, nn.Module) else None
+
+
+def _call(model: nn.Module, batch: Any) -> None:
+    if isinstance(batch, Mapping):
+        model(**{name: value for name, value in batch.items() if name != "labels"})
+    else:
+        model(batch[0] if isinstance(batch, tuple) else batch)
+
+
+def _shape(batch: Any) -> tuple[int, int]:
+    """N and T of a batch of tokens; T = 1 where nothing in it has positions."""
+    tensors = [x for x in tree_leaves(batch) if isinstance(x, Tensor)]
+    lengths = [x.shape[1] for x in tensors if x.dim() > 1]
+    return count(batch, least=1), lengths[0] if lengths else 1
+
+
+def _at(
+    state: Any, mask: Tensor | None, shape: tuple[int, int], position: str, label: str
+) -> Tensor:
+    """(N, T, d), (N T, d) or (N, d) -> (N, d)."""
+    samples, length = shape
+    if isinstance(state, Tensor) and state.dim() == 2 and len(state) == samples * length:
+        # Rows of all samples one after the other, in geomfast's own GPT.
+        state = state.unflatten(0, shape) if length > 1 else state
+    if not isinstance(state, Tensor) or state.dim() not in (2, 3) or len(state) != samples:
+        given = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
+        raise NoStates(
+            f"{label} gives {given}, not hidden states of shape ({samples}, T, d) or ({samples}, d)"
+        )
+    state = state.detach()
+    if state.dim() == 2:
+        return state
+    if mask is None:
+        return state[:, -1] if position == "last" else state.mean(1)
+    mask = mask.to(state.device) != 0
+    if position == "mean":
+        return state.masked_fill(~mask[..., None], 0.0).sum(1) / mask.sum(1, keepdim=True)
+    last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+    return state[torch.arange(samples, device=state.device), last]

@@ -1,0 +1,66 @@
+"""Figure of what a language model does with probe sets, by step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geomfast.analysis.trajectories import select, task_level
+from geomfast.report.curves import medians, samples_of
+from geomfast.report.style import ORANGE, PURPLE, VERMILLION, head, legend, multiples, need, styled
+
+#: Recorded of language models alone, which choose among continuations.
+BY_SIZE = "accuracy_by_size"
+#: Name, colour and line by measure; of the first the standard error is drawn too.
+_LINES: dict[str, tuple[str, str, Any]] = {
+    "accuracy": ("accuracy: likeliest of the choices", VERMILLION, "-"),
+    BY_SIZE: ("the same by log-probability per byte", ORANGE, (0, (3, 2))),
+    "answer_logprob": ("probability per token of the right choice", PURPLE, (0, (1, 1.5))),
+}
+
+
+@styled
+def behaviour_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
+    """Per probe set: accuracy, and probability of the right choice, by step.
+
+    None where the model was not measured on probe sets.
+    """
+    if not (run["measure"] == BY_SIZE).any():
+        return None
+    values = {measure: select(run, measure) for measure in _LINES}
+    every = pd.concat(values.values())
+    named = {task_level(task, level): (task, level) for task, level in _cells(every)}
+    figure, panels = multiples(list(named), float(run["step"].max()), "share")
+    for name, axes in panels.items():
+        for measure, found in values.items():
+            task, level = named[name]
+            rows = found[(found["task"] == task) & (found["level"] == level)]
+            _draw(axes, measure, rows)
+        axes.set_ylim(0, 1.03)
+    Line2D = need("matplotlib.lines").Line2D
+    handles = [
+        Line2D([], [], color=colour, linestyle=line, label=label)
+        for label, colour, line in _LINES.values()
+    ]
+    legend(figure, handles)
+    text = f"{run['run'].iloc[0]}; n = {samples_of(every)} probes a set; band: standard error"
+    head(figure, "What the model does with each probe set", text, 0.75)
+    return figure
+
+
+def _cells(rows: pd.DataFrame) -> list[tuple[str, int]]:
+    """Tasks and levels in the order of the records."""
+    pairs = rows[["task", "level"]].drop_duplicates()
+    return list(zip(pairs["task"], pairs["level"], strict=True))
+
+
+def _draw(axes: Any, measure: str, rows: pd.DataFrame) -> None:
+    _, colour, line = _LINES[measure]
+    at = medians(rows)
+    if measure == "answer_logprob":
+        at = at.apply(np.exp)
+    elif measure == "accuracy":
+        axes.fill_between(at.index, at["low"], at["high"], color=colour, alpha=0.15, linewidth=0)
+    axes.plot(at.index, at["middle"], color=colour, linestyle=line, linewidth=1.6)
