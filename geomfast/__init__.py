@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from geomfast.integrations.tracker import Tracker
     from geomfast.kernels import backend_report
     from geomfast.measures.gradients import (
         fisher_effective_rank,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from geomfast.records import load_records
 
 _HOME = {
+    "Tracker": "geomfast.integrations.tracker",
     "backend_report": "geomfast.kernels",
     "effective_rank": "geomfast.measures.spectra",
     "fisher_effective_rank": "geomfast.measures.gradients",
@@ -45,6 +47,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Tracker",
     "__version__",
     "backend_report",
     "effective_rank",

@@ -6,6 +6,7 @@ arithmetic, in-context learning, facts, reasoning, general. They are our own.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -206,10 +207,9 @@ def _parsed(name: str, text: str, where: str) -> ProbeSet:
 
 def _datasets() -> Any:
     try:
-        import datasets
+        return importlib.import_module("datasets")
     except ImportError as error:
         raise ProbesError(f"{error}: pip install datasets") from error
-    return datasets
 
 
 def _hub_dataset(source: str) -> dict[str, ProbeSet]:

@@ -37,6 +37,17 @@ def write_wall(records: Path, seconds: Mapping[str, float]) -> None:
     write_json(records / _FILE, {TRAINING: seconds["train"], WRITING: seconds["write"]})
 
 
+def read_wall(records: Path) -> dict[str, float]:
+    """Seconds of training and writing noted of a run so far; 0 of one that has none.
+
+    Args:
+        records: folder of the run's records.
+    """
+    path = records / _FILE
+    noted = json.loads(path.read_text()) if path.exists() else {}
+    return {TRAINING: 0.0, WRITING: 0.0} | noted
+
+
 def wall_time(out: Path, records: pd.DataFrame | None = None) -> pd.DataFrame:
     """Wall time of every run of a sweep by what it went into.
 

@@ -1,0 +1,78 @@
+"""The samples that a tracker measures on: drawn once, and the same ones every time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from geomfast.measures.checks import count
+from geomfast.measures.sampling.streams import taken
+
+
+def samples_of(data: Any, most: int | None, device: torch.device) -> list[Any]:
+    """The batches of `data`, as far as its first `most` samples.
+
+    Args:
+        data: one batch (a tensor, tuple or mapping), or an iterable of batches, of which no more
+            are drawn than are needed. A DataLoader's generator is as it was afterwards.
+        most: None for all.
+        device: where the batches go.
+
+    Raises:
+        TypeError: it is neither of the two.
+        ValueError: fewer than two samples, or a batch whose tensors do not agree on them.
+    """
+    if isinstance(data, (Tensor, tuple, Mapping)):
+        data = [data]
+    elif isinstance(data, str) or not isinstance(data, Iterable):
+        raise TypeError(f"data must be a batch or an iterable of batches, not {data!r}")
+    kept: list[Any] = []
+    samples = 0
+    with _undrawn(data):
+        for batch in data:
+            # What a tokenizer gives is a mapping, but no dictionary that torch looks into.
+            batch = dict(batch) if isinstance(batch, Mapping) else batch
+            has = count(batch, least=1)
+            if most is not None and samples + has > most:
+                batch, has = taken(batch, torch.arange(most - samples)), most - samples
+            kept.append(tree_map(lambda x: _placed(x, device), batch))
+            samples += has
+            if samples == most:
+                break
+    if samples < 2:
+        raise ValueError(f"data has {samples} samples; 2 or more are needed")
+    return kept
+
+
+def data_hash(batches: Iterable[Any]) -> str:
+    """16 hexadecimal digits that name all tensors of some batches."""
+    digest = hashlib.sha256()
+    for tensor in (leaf for leaf in tree_leaves(list(batches)) if isinstance(leaf, Tensor)):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _placed(x: Any, device: torch.device) -> Any:
+    # Cloned, for a loader may use its memory again.
+    return x.detach().clone().to(device) if isinstance(x, Tensor) else x
+
+
+@contextmanager
+def _undrawn(data: Any) -> Iterator[None]:
+    """Generators that a DataLoader draws its order from are afterwards as before."""
+    owners = (data, getattr(data, "sampler", None))
+    found = [getattr(owner, "generator", None) for owner in owners]
+    generators = [g for g in found if isinstance(g, torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
