@@ -38,6 +38,10 @@ def said(figure):
     return " | ".join(words for words, _ in texts(figure))
 
 
+#: What a sweep's run has; behaviour on probe sets is in test_behaviour.py.
+OF_A_SWEEP = [picture for picture in figures.FIGURES if picture.name != "behaviour"]
+
+
 @pytest.mark.parametrize("picture", figures.OVERVIEW, ids=lambda picture: picture.name)
 def test_figures_of_all_runs(picture, found):
     figure = picture.draw(found)
@@ -45,7 +49,7 @@ def test_figures_of_all_runs(picture, found):
     assert "4 runs (2 scales, 2 seeds)" in said(figure)
 
 
-@pytest.mark.parametrize("picture", figures.FIGURES, ids=lambda picture: picture.name)
+@pytest.mark.parametrize("picture", OF_A_SWEEP, ids=lambda picture: picture.name)
 def test_figures_of_a_run(picture, of_run):
     figure = picture.draw(*of_run)
     assert cut_off(figure) == [] and overlapping(figure) == []
