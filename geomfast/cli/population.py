@@ -177,8 +177,8 @@ def _run(
     out: Path, jobs: list[GroupJob], settings: PopulationSettings, console: Console
 ) -> dict[str, Any]:
     from geomfast.cli.progress import display
-    from geomfast.sweep.engines.events import Event
-    from geomfast.sweep.population.running import attempt, missing
+    from geomfast.sweep.engines.events import Event, attempt
+    from geomfast.sweep.population.running import missing
 
     todo = [job for job in jobs if missing(job)]
     ended: dict[str, Event] = {}
@@ -187,7 +187,7 @@ def _run(
             if stopping():
                 break
             shown.show(Event(job.group.name, "started"))
-            event = attempt(job, shown.show, stopping)
+            event = attempt(job, shown.show, stopping, patience=0.0)
             shown.show(event)
             ended[job.group.name] = event
             if event.kind == "failed":

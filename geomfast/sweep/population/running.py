@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from geomfast.records import part_name, write_part
-from geomfast.sweep.cell import KEPT_STATES, CellError
-from geomfast.sweep.engines.events import EXPLAINED, Event
+from geomfast.sweep.cell import KEPT_STATES, CellError, Progress
 from geomfast.sweep.failures import mark_failed
 from geomfast.sweep.folder import locked
 from geomfast.sweep.parts import recorded
@@ -61,6 +59,22 @@ class GroupJob:
         return self.out / "records" / self.group.name
 
     @property
+    def name(self) -> str:
+        """Of the group."""
+        return self.group.name
+
+    @property
+    def cost(self) -> float:
+        """Parameters of all members times steps."""
+        group = self.group
+        scale = scale_of(self.settings, group.scale)
+        return float(len(group.seeds) * scale.parameters * self.settings.steps)
+
+    def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
+        """Train and measure it; see :func:`run`."""
+        return run(self, progress, stop)
+
+    @property
     def checkpoints(self) -> Path:
         """Folder of the group's checkpoints."""
         return self.out / "checkpoints" / self.group.name
@@ -87,37 +101,9 @@ def missing(job: GroupJob) -> list[int]:
     return [step for step in schedule(job.settings) if step not in there]
 
 
-def attempt(job: GroupJob, send: Callable[[Event], None], stop: Callable[[], bool]) -> Event:
-    """Run a group, whatever comes of it; returns its last event.
-
-    Args:
-        job: the group.
-        send: called with every progress event.
-        stop: asked now and then; when true the state is saved and the group left.
-    """
-    last = Event(job.group.name, "progress")
-
-    def progress(step: int, state: dict[str, float]) -> None:
-        nonlocal last
-        last = replace(last, step=step, state=state)
-        send(last)
-
-    try:
-        finished = run(job, progress, stop)
-    except Exception as error:
-        return replace(
-            last,
-            kind="failed",
-            error=f"{type(error).__name__}: {error}",
-            details=traceback.format_exc(),
-            explained=isinstance(error, EXPLAINED),
-        )
-    return replace(last, kind="finished" if finished else "stopped")
-
-
 def run(
     job: GroupJob,
-    progress: Callable[[int, dict[str, float]], None] = lambda step, state: None,
+    progress: Progress = lambda step, state: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train and measure a group from wherever it was left.
@@ -154,7 +140,7 @@ def _run(
     trainer: StackedTrainer,
     job: GroupJob,
     lacking: Sequence[int],
-    progress: Callable[[int, dict[str, float]], None],
+    progress: Progress,
     stop: Callable[[], bool],
 ) -> bool:
     probes = length_probes(job.settings, trainer.device)

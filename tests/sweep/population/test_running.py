@@ -13,12 +13,13 @@ from geomfast.measures.spectra import rankme
 from geomfast.models.stacked import StackedGPT
 from geomfast.records import load_records
 from geomfast.sweep.cell import CellError
+from geomfast.sweep.engines.events import attempt
 from geomfast.sweep.failures import failed_before
 from geomfast.sweep.plan import PlanError
 from geomfast.sweep.population import measuring, running
 from geomfast.sweep.population.measuring import length_probes, measure, observe
 from geomfast.sweep.population.plan import Group, PopulationSettings, scale_of, schedule
-from geomfast.sweep.population.running import GroupJob, attempt, missing, run
+from geomfast.sweep.population.running import GroupJob, missing, run
 from geomfast.training.stacked import StackedTrainer
 
 SETTINGS = PopulationSettings("count", 3, (5,), 12, 6, None, 10, 11)
@@ -178,9 +179,11 @@ def test_a_group_goes_on_only_as_it_was_begun(tmp_path: Path) -> None:
     other = job(tmp_path, dataclasses.replace(GROUP, at_once=3))
     with pytest.raises(CellError, match=r"at_once 2 there, 3 here.*\n.*delete"):
         run(other)
-    event = attempt(other, lambda event: None, lambda: False)
+    event = attempt(other, lambda event: None, lambda: False, patience=0.0)
     assert (event.kind, event.explained) == ("failed", True)
-    assert attempt(job(tmp_path), lambda event: None, lambda: False).kind == "finished"
+    assert (
+        attempt(job(tmp_path), lambda event: None, lambda: False, patience=0.0).kind == "finished"
+    )
 
 
 def test_foreign_files_among_the_records_are_named(tmp_path: Path) -> None:
