@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,54 +19,44 @@ from geomfast.sweep.wall import TRAINING, WRITING
 
 if TYPE_CHECKING:  # which bring torch with them
     from geomfast.sweep.cell import Job
+    from geomfast.sweep.pace import Pace
+    from geomfast.sweep.stacked_cells import StackedJob
 
 
-def planned(out: Path, jobs: list[Job], engine: Engine) -> dict[str, Any]:
+def planned(out: Path, work: list[Job | StackedJob], engine: Engine) -> dict[str, Any]:
     """The plan as plain values; times a fraction of a second's work for each scale with work left.
 
     Args:
         out: the sweep's folder, which need not exist; nothing is written.
-        jobs: all of its runs.
-        engine: where they would run.
+        work: all of it.
+        engine: where it would be done.
 
     Raises:
         click.UsageError: this machine has no such device to time, if others have.
     """
-    from geomfast.sweep.estimate import UNCERTAINTY, estimate, left
-    from geomfast.sweep.pace import Pace, as_in_a_run, measure_pace
+    from geomfast.sweep.estimate import UNCERTAINTY
+    from geomfast.sweep.pace import as_in_a_run, measure_pace
+    from geomfast.sweep.stacked_cells import members_of
 
     check_device(engine.device)
     paces: dict[str, Pace] = {}
     runs = []
-    for job in jobs:
-        scale = job.cell.scale
-        todo = left(job)
-        if not todo.measures:
-            runs.append(_finished(job))
-            continue
-        if scale not in paces:
-            with as_in_a_run(engine.threads):
-                paces[scale] = measure_pace(
-                    SCALES[scale], job.settings, job.cell.task_levels, engine.device
-                )
-        found = estimate(job, todo, paces[scale])
-        runs.append(
-            {
-                "run": found.run,
-                "scale": scale,
-                "seed": job.cell.seed,
-                "checkpoints_left": found.checkpoints,
-                "checkpoints": found.of,
-                "steps_left": found.steps,
-                "seconds": found.seconds,
-                "total_seconds": found.total,
-                "memory_bytes": found.memory,
-                "disk_bytes": found.disk,
-            }
-        )
+    for each in work:
+        job = members_of(each)[0]
+
+        def pace(job: Job = job) -> Pace:
+            scale = job.cell.scale
+            if scale not in paces:
+                with as_in_a_run(engine.threads):
+                    paces[scale] = measure_pace(
+                        SCALES[scale], job.settings, job.cell.task_levels, engine.device
+                    )
+            return paces[scale]
+
+        runs.append(_row(each, pace))
     # Runs that share a GPU share its time.
     gpu = engine.device.startswith("cuda")
-    at_once = min(engine.workers or 1, len(engine.devices) if gpu else len(jobs))
+    at_once = min(engine.workers or 1, len(engine.devices) if gpu else len(work))
     return {
         "out": str(out),
         "device": engine.device,
@@ -79,14 +69,39 @@ def planned(out: Path, jobs: list[Job], engine: Engine) -> dict[str, Any]:
     }
 
 
-def _finished(job: Job) -> dict[str, Any]:
-    from geomfast.sweep.cell import wanted
+def _row(work: Job | StackedJob, pace: Callable[[], Pace]) -> dict[str, Any]:
+    """What is left of a run, or of several that are trained together."""
+    from geomfast.sweep.cell import Job, wanted
+    from geomfast.sweep.estimate import estimate, left, left_together, together
 
-    nothing: dict[str, Any] = {"seconds": {}, "total_seconds": 0.0}
-    nothing |= {"memory_bytes": 0, "disk_bytes": 0}
-    names = {"run": job.cell.run, "scale": job.cell.scale, "seed": job.cell.seed}
-    counts = {"checkpoints_left": 0, "checkpoints": len(wanted(job)), "steps_left": 0}
-    return {**names, **counts, **nothing}
+    members = (work,) if isinstance(work, Job) else work.members
+    todo = [left(work)] if isinstance(work, Job) else left_together(work)
+    seeds = [job.cell.seed for job in members]
+    row: dict[str, Any] = {
+        "run": work.name,
+        "scale": members[0].cell.scale,
+        "seed": seeds[0] if len(seeds) == 1 else seeds,
+        "checkpoints_left": 0,
+        "checkpoints": len(wanted(members[0])),
+        "steps_left": 0,
+        "seconds": {},
+        "total_seconds": 0.0,
+        "memory_bytes": 0,
+        "disk_bytes": 0,
+    }
+    if not any(part.measures for part in todo):
+        return row
+    pairs = zip(members, todo, strict=True)
+    found = [estimate(job, part, pace()) for job, part in pairs if part.measures]
+    whole = found[0] if isinstance(work, Job) else together(work, found)
+    return row | {
+        "checkpoints_left": whole.checkpoints,
+        "steps_left": whole.steps,
+        "seconds": whole.seconds,
+        "total_seconds": whole.total,
+        "memory_bytes": whole.memory,
+        "disk_bytes": whole.disk,
+    }
 
 
 def _total(runs: list[dict[str, Any]], at_once: int) -> dict[str, Any]:
@@ -132,6 +147,8 @@ def show_plan(plan: Mapping[str, Any], console: Console) -> None:
     table.add_row("all that is left", "", "", *_amounts(total))
     console.print(table)
     lines = []
+    if any(isinstance(run["seed"], list) for run in plan["runs"]):
+        lines.append("Seeds trained as one program take less than this, which is one by one.")
     if total["total_seconds"]:
         shares = ", ".join(f"{what} {share:.0%}" for what, share in _shares(total["seconds"]))
         lines.append(f"Time: {shares}.")

@@ -21,22 +21,26 @@ from geomfast.cli.interrupts import asked_to_stop
 from geomfast.cli.outcome import outcome_of, show_outcome
 from geomfast.models.scales import SCALES
 from geomfast.sweep.failures import clear_failure, mark_failed
-from geomfast.sweep.folder import check_folder, locked, prepare_folder, settled
+from geomfast.sweep.folder import check_folder, locked, settled, write_settings
+from geomfast.sweep.groups import groups_of_cells
 from geomfast.sweep.plan import (
     KEEP,
     MEASURE_SETTINGS,
     MEASURES,
     MIXTURES,
     PRECISIONS,
+    Cell,
     PlanError,
     Settings,
     cells,
 )
 from geomfast.sweep.presets import PRESETS
 from geomfast.tasks import LEVELS, TASK_NAMES
+from geomfast.training.stacking import STACK
 
 if TYPE_CHECKING:  # which brings torch with it
     from geomfast.sweep.cell import Job
+    from geomfast.sweep.stacked_cells import StackedJob
 
 _GRID = ("scales", "seeds", "measures")
 _LLC = MEASURE_SETTINGS["llc"]
@@ -90,6 +94,13 @@ _LLC = MEASURE_SETTINGS["llc"]
 @click.option(
     "--llc-draws", type=click.IntRange(4), help=f"Of each.  [default: {Settings.llc_draws}]"
 )
+@click.option(
+    "--stack",
+    type=click.Choice(STACK),
+    default=STACK[0],
+    show_default=True,
+    help="Seeds of a scale as one program (fp32 only), one by one, or what is faster at its size.",
+)
 @engine_options
 @click.option(
     "--keep",
@@ -109,6 +120,9 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
 
     Running the same command again resumes; more scales, seeds, measures, or checkpoints of a
     measure add work; other settings in the same OUT are refused. Ctrl-C finishes the write in hand.
+
+    Seeds that are trained as one program are measured, recorded and kept as runs of their own, and
+    stay together from then on.
 
     A run that fails leaves the others running, and why in OUT/failures; running the same command
     again tries it again.
@@ -133,19 +147,25 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
     )
     chosen["cadence"] = _cadence(preset, chosen["measures"], options["cadence"])
     grid = {key: list(chosen[key]) for key in _GRID} | {"cadence": chosen["cadence"]}
+    if options["stack"] == "always" and settings.precision != "fp32":
+        raise click.UsageError(f"--stack always needs --precision fp32, not {settings.precision}")
     console = Console(stderr=options["as_json"])
     try:
         check_folder(out, make=not options["dry_run"])
         if options["dry_run"]:
-            settled(out, settings, grid)
+            content = settled(out, settings, grid)
             engine = chosen_engine(options)
+            _, work = _work(out, settings, content, chosen, options, engine)
             with console.status("timing this machine"):
-                plan = planned(out, _jobs(out, settings, chosen, options, engine), engine)
+                plan = planned(out, work, engine)
             click.echo(json.dumps(plan)) if options["as_json"] else show_plan(plan, console)
             return
         with locked(out, str(out)):
-            prepare_folder(out, settings, grid, described_call(preset=preset))
-            outcome = _run(out, settings, chosen, options, console)
+            content = settled(out, settings, grid)
+            engine = chosen_engine(options)
+            content["groups"], work = _work(out, settings, content, chosen, options, engine)
+            write_settings(out, content, described_call(preset=preset))
+            outcome = _run(out, settings.steps, work, engine, console)
     except PlanError as error:
         raise click.UsageError(str(error)) from error
     if options["as_json"]:
@@ -159,34 +179,37 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
 
 
 def _run(
-    out: Path, settings: Settings, chosen: dict[str, Any], options: dict[str, Any], console: Console
+    out: Path, steps: int, work: list[Job | StackedJob], engine: Engine, console: Console
 ) -> dict[str, Any]:
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.cli.progress import display
     from geomfast.sweep.cell import missing
     from geomfast.sweep.engines.events import LAST, Event
+    from geomfast.sweep.stacked_cells import members_of, news_of_members
 
-    engine = chosen_engine(options)
-    jobs = _jobs(out, settings, chosen, options, engine)
     ended: dict[str, Event] = {}
-    todo = [job for job in jobs if missing(job)]
-    for job in jobs:
-        if job not in todo:
-            clear_failure(out, job.cell.run)
+    todo = {each.name: each for each in work if any(map(missing, members_of(each)))}
+    for job in (job for each in work if each.name not in todo for job in members_of(each)):
+        clear_failure(out, job.cell.run)
     with ExitStack() as stack:
         stopping = stack.enter_context(asked_to_stop())
         with console.status(f"waiting for {engine}"):
-            events = stack.enter_context(engine.events(todo, stopping))
-        shown = stack.enter_context(display(console, settings.steps, len(todo)))
+            events = stack.enter_context(engine.events(list(todo.values()), stopping))
+        shown = stack.enter_context(display(console, steps, len(todo)))
         for event in events:
             shown.show(event)
-            if event.kind in LAST:
-                ended[event.run] = event
+            if event.kind not in LAST:
+                continue
             if event.kind == "failed":
-                mark_failed(out, event.run, event.step, event.error, event.details)
-            if event.kind == "finished":
-                clear_failure(out, event.run)
-    return outcome_of(out, jobs, todo, ended)
+                for job in members_of(todo[event.run]):
+                    mark_failed(out, job.cell.run, event.step, event.error, event.details)
+            for own in news_of_members(todo[event.run], event):
+                ended[own.run] = own
+                if own.kind == "finished":
+                    clear_failure(out, own.run)
+    jobs = [job for each in work for job in members_of(each)]
+    left = [job for each in todo.values() for job in members_of(each)]
+    return outcome_of(out, jobs, left, ended)
 
 
 def _cadence(
@@ -200,14 +223,34 @@ def _cadence(
     return {name: counts[name] for name in measures if counts.get(name) is not None}
 
 
-def _jobs(
-    out: Path, settings: Settings, chosen: dict[str, Any], options: dict[str, Any], engine: Engine
-) -> list[Job]:
+def _work(
+    out: Path,
+    settings: Settings,
+    content: dict[str, Any],
+    chosen: dict[str, Any],
+    options: dict[str, Any],
+    engine: Engine,
+) -> tuple[list[dict[str, Any]], list[Job | StackedJob]]:
+    """The groups of seeds that the folder has then, and the pieces of work asked for."""
     from geomfast.sweep.cell import Job
+    from geomfast.sweep.stacked_cells import together, work_of
 
     what = (settings, chosen["measures"], out, engine.device, engine.threads, options["keep"])
-    grid = cells(settings, chosen["scales"], chosen["seeds"])
-    return [Job(cell, *what, cadence=chosen["cadence"]) for cell in grid]
+    asked = cells(settings, chosen["scales"], chosen["seeds"])
+    grid = content["grid"]
+    every = {
+        cell.run: Job(cell, *what, cadence=chosen["cadence"])
+        for cell in cells(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
+    }
+
+    def at_once(cell: Cell, members: int) -> int:
+        return together(every[cell.run], members, options["stack"])
+
+    groups = groups_of_cells(content["groups"], asked, out, at_once, engine.workers or 1)
+    wanted = {cell.run for cell in asked}
+    mates = {run for group in groups if wanted & set(group["runs"]) for run in group["runs"]}
+    jobs = [job for run, job in every.items() if run in wanted | mates]
+    return groups, work_of(jobs, groups)
 
 
 def described_call(**more: str) -> dict[str, Any]:

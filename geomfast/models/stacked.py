@@ -6,7 +6,7 @@ Matrices come first in a row: AdamW decays them and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -60,8 +60,15 @@ class StackedGPT:
     def member(self, i: int) -> GPT:
         """A GPT of its own with the weights of member ``i``."""
         model = GPT(self.scale).to(self.weights.device)
-        model.load_state_dict({name: x[i].detach() for name, x in self.parameters.items()})
+        model.load_state_dict(self._state(i))
         return model
+
+    def states(self) -> Iterator[dict[str, Tensor]]:
+        """Every member's weights in order, by name as a GPT has them; views, not copies."""
+        return (self._state(i) for i in range(self.members))
+
+    def _state(self, i: int) -> dict[str, Tensor]:
+        return {name: x[i].detach() for name, x in self.parameters.items()}
 
     def forward(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import part_name, write_part
 from geomfast.sweep.cadence import Cadence, taken_at
@@ -37,7 +38,7 @@ KEPT_STATES = 2
 #: Called with the step reached and the state of the run there.
 Progress = Callable[[int, dict[str, float]], None]
 #: Least time between two calls of it; each reads the loss, which makes a GPU wait.
-_PROGRESS_SECONDS = 0.25
+PROGRESS_SECONDS = 0.25
 
 
 class CellError(Exception):
@@ -177,7 +178,7 @@ def _run(job: Job, progress: Progress, stop: Callable[[], bool]) -> bool:
             while trainer.step < target and not stopping:
                 trainer.train_step()
                 stopping = stop()
-                if time.monotonic() - shown > _PROGRESS_SECONDS:
+                if time.monotonic() - shown > PROGRESS_SECONDS:
                     progress(trainer.step, _state(trainer))
                     shown = time.monotonic()
             trainer.check_finite()
@@ -247,29 +248,53 @@ def _resume(trainer: Trainer, job: Job, first: int, identity: dict[str, Any]) ->
 
 
 def _measure(trainer: Trainer, job: Job, samples: list[Probe], names: set[str]) -> None:
-    with _timed(trainer, "measure"):
-        trainer.model.eval()
-        eigenvectors = Eigenvectors(job.checkpoints, trainer.step)
-        rows = measure(trainer.model, samples, names, job.settings, eigenvectors)
-        trainer.model.train()
-    with _timed(trainer, "write"):
-        weights = checkpoints.weights_hash(trainer.model)
-        if other := of_other_weights(job.records, trainer.step, weights):
-            raise CellError(
-                f"{other}: the weights of step {trainer.step} came out different from the ones "
-                "measured there; use the same --threads and --device, or another OUT"
-            )
-        shared = {
-            "run": job.cell.run,
-            "scale": job.cell.scale,
-            "seed": job.cell.seed,
-            "step": trainer.step,
-            "tokens": trainer.tokens,
-            "weights": weights,
-        }
-        part = job.records / part_name(trainer.step, names)
-        eigenvectors.save()
-        write_part(part, [{**shared, **row} for row in rows])
+    trainer.model.eval()
+    taken = record(job, trainer.model, trainer.step, trainer.tokens, samples, names)
+    trainer.model.train()
+    for what, seconds in taken.items():
+        trainer.seconds[what] += seconds
+
+
+def record(
+    job: Job, model: GPT, step: int, tokens: int, samples: list[Probe], names: set[str]
+) -> dict[str, float]:
+    """Measure a run's model at a checkpoint and write what was found.
+
+    Args:
+        job: the run.
+        model: as it is there, in evaluation mode.
+        step, tokens: taken, and seen without padding, until there.
+        samples: of every task-level.
+        names: of measures, and behaviour.
+
+    Returns:
+        Seconds it took to ``measure`` and to ``write``.
+
+    Raises:
+        CellError: other measures of this checkpoint were taken of other weights.
+        OSError: the disk is full or not writable.
+    """
+    begin = time.perf_counter()
+    eigenvectors = Eigenvectors(job.checkpoints, step)
+    rows = measure(model, samples, names, job.settings, eigenvectors)
+    measured = time.perf_counter()
+    weights = checkpoints.weights_hash(model)
+    if other := of_other_weights(job.records, step, weights):
+        raise CellError(
+            f"{other}: the weights of step {step} came out different from the ones "
+            "measured there; use the same --threads and --device, or another OUT"
+        )
+    shared = {
+        "run": job.cell.run,
+        "scale": job.cell.scale,
+        "seed": job.cell.seed,
+        "step": step,
+        "tokens": tokens,
+        "weights": weights,
+    }
+    eigenvectors.save()
+    write_part(job.records / part_name(step, names), [{**shared, **row} for row in rows])
+    return {"measure": measured - begin, "write": time.perf_counter() - measured}
 
 
 def _identity(job: Job) -> dict[str, Any]:

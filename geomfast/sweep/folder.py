@@ -109,9 +109,10 @@ def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, An
     path = out / _SETTINGS
     recipes = {name: recipe(settings, name) for name in grid["scales"]}
     grid = {**grid, "cadence": dict(grid.get("cadence", {}))}
-    calls = []
+    calls, groups = [], []
     if path.exists():
         before = read_settings(path)
+        groups = before.get("groups", [])
         settings, there = _settled(settings, before, grid["measures"])
         both = {name: recipe for name, recipe in before["recipes"].items() if name in recipes}
         refuse_other(
@@ -136,6 +137,7 @@ def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, An
         "settings": plain(asdict(settings)),
         "recipes": recipes,
         "grid": grid,
+        "groups": groups,
         "chance": {level.name: level.chance for level in levels},
         "hashes": hashes,
         "calls": calls,

@@ -70,7 +70,7 @@ def save(trainer: Trainer, run_folder: Path, identity: dict[str, Any]) -> Path:
 def write(
     folder: Path,
     weights: dict[str, Tensor],
-    optimizer: dict[str, Tensor],
+    optimizer: dict[str, Tensor] | None,
     identity: dict[str, Any],
     meta: dict[str, Any],
 ) -> None:
@@ -78,17 +78,16 @@ def write(
 
     Args:
         folder: named by :func:`folder_name`.
-        weights, optimizer: by name, on any device.
+        weights, optimizer: by name, on any device; without the latter it cannot be resumed from.
         identity: as in :func:`save`.
         meta: JSON-able; ``step`` and all else that :func:`read_meta` is to return.
 
     Raises:
         OSError: the disk is full or not writable.
     """
-    written = {
-        _WEIGHTS: safetensors.torch.save(_on_cpu(weights)),
-        _OPTIMIZER: safetensors.torch.save(_on_cpu(optimizer)),
-    }
+    written = {_WEIGHTS: safetensors.torch.save(_on_cpu(weights))}
+    if optimizer is not None:
+        written[_OPTIMIZER] = safetensors.torch.save(_on_cpu(optimizer))
     for name, content in written.items():
         write_atomically(folder / name, content)
     sums = {name: _sha256(content) for name, content in written.items()}

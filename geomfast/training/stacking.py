@@ -19,7 +19,10 @@ _MOST_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 # (2x256, 4), 1.07 at 3.5e9 (2x128, 8) and 1.27 at 4.2e9 (4x128, 8).
 # Programs that fit into a cache are no faster: 64 members of 2x64 took 217 ms a step in one, 255 in
 # four and 351 in sixteen, of 2x32 110, 142 and 251.
-_ALONE = 3e9
+#
+# On a GPU not yet measured: the 500 kernels of a step take 2.5 ms to launch at 5 us each, in which
+# a large one does 1e11 operations in float32.
+_ALONE = {"cpu": 3e9, "cuda": 1e11}
 # Numbers kept for each token and block until the backward pass, in widths: by autograd; those
 # written by hand keep half as many.
 _KEPT = 40
@@ -58,7 +61,7 @@ def at_once(members: int, scale: Scale, tokens: int, device: str, stack: str = "
     if stack == "never":
         return 1
     kind = device.partition(":")[0]
-    if stack == "auto" and kind == "cpu" and step_operations(scale, tokens) > _ALONE:
+    if stack == "auto" and step_operations(scale, tokens) > _ALONE.get(kind, _ALONE["cuda"]):
         return 1
     fits = _MOST_BYTES.get(kind, _MOST_BYTES["cuda"]) // member_bytes(scale, tokens)
     programs = -(-members // max(1, min(members, fits)))

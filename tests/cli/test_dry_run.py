@@ -16,7 +16,10 @@ from geomfast.sweep.failures import mark_failed
 from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.plan import Settings, cells
 
-SMALL = "--tasks COPY --levels 1 --steps 6 --checkpoints 5 --samples 16 --batch-size 8 --threads 1"
+SMALL = (
+    "--tasks COPY --levels 1 --steps 6 --checkpoints 5 --samples 16 --batch-size 8 --threads 1 "
+    "--stack never"
+)
 #: What these options and the preset smoke come to; checkpoints lie at 0, 2, 4 and 6.
 SETTINGS = Settings("joint", ("COPY",), (1,), 6, 8, None, "fp32", 60, 2, 5, 16)
 
@@ -114,6 +117,7 @@ def test_runs_fill_up_the_workers_longest_first() -> None:
 def test_a_table_fits_a_narrow_terminal() -> None:
     run_ = {
         "run": "joint-xlarge-seed0",
+        "seed": 0,
         "checkpoints_left": 220,
         "checkpoints": 220,
         "steps_left": 50_000,

@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 
 from geomfast.cli.main import main
 from geomfast.records import load_records
+from geomfast.sweep.kept import load_kept
+from geomfast.training.checkpoints import weights_hash
 
 SMALL = [
     "--tasks",
@@ -250,7 +252,7 @@ def test_a_failed_cell_leaves_the_others_and_is_listed(
     out = shutil.copytree(finished[0], tmp_path / "out")
     # Seed 1's folder is a file: that cell cannot run, seed 2's can.
     (out / "checkpoints" / "joint-nano-seed1").write_text("in the way")
-    code, stdout, stderr = finish(start(out, "--seeds", "0..2", "--json"))
+    code, stdout, stderr = finish(start(out, "--seeds", "0..2", "--stack", "never", "--json"))
     states = {run["run"]: run["state"] for run in json.loads(stdout)["runs"]}
     assert code == 1, stderr
     assert states == {
@@ -263,7 +265,46 @@ def test_a_failed_cell_leaves_the_others_and_is_listed(
     assert "Traceback" in why.read_text() and "joint-nano-seed1 failed" in why.read_text()
     # Tried again by the same command, and forgotten where it succeeds.
     (out / "checkpoints" / "joint-nano-seed1").unlink()
-    code, stdout, stderr = finish(start(out, "--seeds", "0..2", "--json"))
+    code, stdout, stderr = finish(start(out, "--seeds", "0..2", "--stack", "never", "--json"))
     assert code == 0, stderr
     assert {run["state"] for run in json.loads(stdout)["runs"]} == {"finished"}
     assert not list((out / "failures").iterdir())
+
+
+def test_seeds_as_one_program_are_runs_like_others(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    small = "--tasks COPY --levels 1 --steps 4 --checkpoints 3 --samples 16 --batch-size 8"
+    small += " --measures rankme --threads 1 --stack always"
+    result = call(out, *small.split(), "--seeds", "0,1", "--json")
+    assert result.exit_code == 0, result.output
+    outcome = json.loads(result.stdout)
+    assert [run["run"] for run in outcome["runs"]] == ["joint-nano-seed0", "joint-nano-seed1"]
+    for run in outcome["runs"]:
+        assert run["state"] == "finished" and run["step"] == 4 and run["seconds"]["training"] > 0
+    (group,) = json.loads((out / "settings.json").read_text())["groups"]
+    assert group["name"] == "joint-nano-seeds0-1" and group["at_once"] == 2
+    # What was kept serves other commands.
+    kept = load_kept(out, "joint-nano-seed1")
+    hashes = load_records(out).query("run == 'joint-nano-seed1' and step == 4")["weights"]
+    assert kept.step == 4 and weights_hash(kept.model) == hashes.iloc[0]
+
+    more = ("--seeds", "1..3", "--dry-run", "--json")
+    plan = json.loads(call(out, *small.split(), *more).stdout)
+    told = {run["run"]: run for run in plan["runs"]}
+    assert list(told) == ["joint-nano-seeds0-1", "joint-nano-seeds2-3"]
+    done, left = told.values()
+    assert (done["checkpoints_left"], left["checkpoints_left"]) == (0, 3)
+    assert (left["seed"], left["steps_left"]) == ([2, 3], 4)
+    assert left["memory_bytes"] > 1 << 28 and left["total_seconds"] > 0
+    shown = call(out, *small.split(), *more[:-1])
+    assert "Seeds trained as one program take less than this" in shown.output
+    assert [g["name"] for g in json.loads((out / "settings.json").read_text())["groups"]] == [
+        group["name"]
+    ]
+
+
+def test_seeds_as_one_program_in_half_precision_are_refused(tmp_path: Path) -> None:
+    result = call(tmp_path / "out", *SMALL, "--stack", "always", "--precision", "bf16")
+    assert result.exit_code == 2
+    assert "--stack always needs --precision fp32, not bf16" in result.output
+    assert not (tmp_path / "out").exists()

@@ -36,7 +36,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 SMALL = "--tasks COPY,MOD --levels 1 --samples 16 --batch-size 8 --measures rankme"
-SHORT = f"{SMALL} --steps 100 --checkpoints 20 --seeds 0,1 --workers 2 --threads 1"
+#: Runs of their own, one for each worker.
+SHORT = f"{SMALL} --steps 100 --checkpoints 20 --seeds 0,1 --stack never --workers 2 --threads 1"
 #: Of a sweep that is stopped long before its end.
 LONG = f"{SMALL} --steps 2000 --checkpoints 40"
 MARK = "GEOMFAST_TEST_RUN"

@@ -22,6 +22,8 @@ def test_members_that_fill_the_processor_alone_are_not(
     one = scale(layers, width)
     assert at_once(64, one, tokens, "cpu") == 1
     assert at_once(32, one, tokens, "cuda:1") == 32
+    assert at_once(2, scale(8, 512), 3500, "cuda") == 1
+    assert at_once(2, scale(8, 512), 3500, "cuda", "always") == 2
     assert 1 < at_once(32, one, tokens, "cpu", "always") < 32
 
 

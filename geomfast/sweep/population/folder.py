@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from geomfast.files import fingerprint
 from geomfast.sweep.folder import read_settings, refuse_other
+from geomfast.sweep.groups import Group, parts
 from geomfast.sweep.plan import plain
 from geomfast.sweep.population.plan import (
     MEASURES,
-    Group,
     PopulationSettings,
     diagnostic_settings,
     measure_settings,
@@ -23,8 +22,6 @@ from geomfast.sweep.population.plan import (
 from geomfast.training.stacking import at_once
 
 KIND = "population"
-#: Members that are saved together, at most: what a kill loses is since their last checkpoint.
-GROUP_SIZE = 64
 
 
 def settled(
@@ -69,10 +66,10 @@ def settled(
     for name in scales:
         known = {seed for group in groups if group["scale"] == name for seed in group["seeds"]}
         fresh = [seed for seed in seeds if seed not in known]
-        for part in _parts(fresh):
+        for part in parts(fresh):
             together = at_once(len(part), scale_of(settings, name), tokens, device, stack)
             group = f"{settings.task}-{name}-seeds{part[0]}-{part[-1]}"
-            groups.append({"name": group, "scale": name, "seeds": part, "at_once": together})
+            groups.append({"name": group, "scale": name, "seeds": list(part), "at_once": together})
     hashes = {fingerprint(told): told for told in (measure_settings(settings, m) for m in MEASURES)}
     hashes |= dict(diagnostic_settings(settings, length) for length in settings.lengths)
     return {
@@ -95,10 +92,3 @@ def groups_of(content: dict[str, Any], scales: Sequence[str], seeds: Sequence[in
         if told["scale"] in scales and wanted & set(told["seeds"])
     ]
     return sorted(found, key=lambda group: list(scales).index(group.scale))
-
-
-def _parts(seeds: list[int]) -> list[list[int]]:
-    """Groups of like size, none of more than :data:`GROUP_SIZE`."""
-    count = -(-len(seeds) // GROUP_SIZE)
-    cuts = [len(seeds) * i // count for i in range(count + 1)] if count else [0]
-    return [seeds[a:b] for a, b in pairwise(cuts)]

@@ -57,23 +57,6 @@ class PopulationSettings:
         return tuple(sorted({self.train_length, *self.test_lengths}))
 
 
-@dataclass(frozen=True)
-class Group:
-    """Members of one scale that are trained, saved and resumed together.
-
-    Attributes:
-        name: of its folders.
-        scale: name of the scale.
-        seeds: of its members.
-        at_once: how many of them are one program.
-    """
-
-    name: str
-    scale: str
-    seeds: tuple[int, ...]
-    at_once: int
-
-
 def check(settings: PopulationSettings) -> None:
     """Refuse settings that no member can be trained with.
 

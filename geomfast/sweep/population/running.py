@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from geomfast.records import part_name, write_part
-from geomfast.sweep.cell import KEPT_STATES, CellError, Progress
+from geomfast.sweep.cell import Progress
 from geomfast.sweep.failures import mark_failed
 from geomfast.sweep.folder import locked
+from geomfast.sweep.groups import Group
 from geomfast.sweep.parts import recorded
 from geomfast.sweep.population.measuring import LengthProbe, length_probes, measure
 from geomfast.sweep.population.plan import (
     MEASURES,
-    Group,
     PopulationSettings,
     recipe,
     run_name,
@@ -26,13 +26,10 @@ from geomfast.sweep.population.plan import (
     schedule,
     train_settings,
 )
-from geomfast.sweep.wall import write_wall
+from geomfast.sweep.stacked_loop import go_on, resume
 from geomfast.training import checkpoints
 from geomfast.training.length_batches import LengthBatches
 from geomfast.training.stacked import StackedTrainer
-
-#: Least time between two progress events.
-_PROGRESS_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -113,9 +110,7 @@ def run(
 
     Args:
         job: the group.
-        progress: called now and then with the step and its state: loss (nats per answer token, mean
-            of the members that have not failed), failed (how many have), and seconds.
-        stop: asked between rounds of steps; when true the state is saved and the group left.
+        progress, stop: see :func:`geomfast.sweep.stacked_loop.go_on`.
 
     Returns:
         Whether the group is finished.
@@ -132,44 +127,17 @@ def run(
         if not lacking:
             return True
         trainer = _trainer(job)
-        _resume(trainer, job, lacking[0])
-        return _run(trainer, job, lacking, progress, stop)
+        identity = _identity(job)
+        resume(trainer, job.checkpoints, identity, lacking[0])
+        probes = length_probes(job.settings, trainer.device)
 
+        def measured(failed: dict[int, int]) -> None:
+            if trainer.step in lacking:
+                _measure(trainer, job, probes, failed)
 
-def _run(
-    trainer: StackedTrainer,
-    job: GroupJob,
-    lacking: Sequence[int],
-    progress: Progress,
-    stop: Callable[[], bool],
-) -> bool:
-    probes = length_probes(job.settings, trainer.device)
-    shown = 0.0
-    stopping = False
-
-    def after_round() -> bool:
-        nonlocal shown, stopping
-        stopping = stop()
-        if time.monotonic() - shown > _PROGRESS_SECONDS:
-            progress(trainer.step, _state(trainer))
-            shown = time.monotonic()
-        return stopping
-
-    last = lacking[-1]
-    for target in (step for step in schedule(job.settings) if trainer.step <= step <= last):
-        begin = time.perf_counter()
-        trainer.advance(target, after_round)
-        failed = trainer.failed()  # waits for the device
-        trainer.seconds["train"] += time.perf_counter() - begin
-        if trainer.step == target and target in lacking:
-            _measure(trainer, job, probes, failed)
-        # The state is saved after the records: a kill in between repeats the steps, and finds the
-        # records already there.
-        _save(trainer, job)
-        if (stopping or stop()) and trainer.step < last:
-            break
-    progress(trainer.step, _state(trainer))
-    return trainer.step >= last
+        steps = [step for step in schedule(job.settings) if step <= lacking[-1]]
+        walls = [job.records]
+        return go_on(trainer, job.checkpoints, identity, walls, steps, measured, progress, stop)
 
 
 def _trainer(job: GroupJob) -> StackedTrainer:
@@ -204,28 +172,6 @@ def _measure(
     trainer.seconds["write"] += time.perf_counter() - begin
 
 
-def _save(trainer: StackedTrainer, job: GroupJob) -> None:
-    if trainer.step == 0:
-        return
-    begin = time.perf_counter()
-    trainer.save(job.checkpoints, _identity(job))
-    checkpoints.prune(job.checkpoints, trainer.step, keep_states=KEPT_STATES, keep_weights=False)
-    trainer.seconds["write"] += time.perf_counter() - begin
-    write_wall(job.records, trainer.seconds)
-
-
-def _resume(trainer: StackedTrainer, job: GroupJob, first: int) -> None:
-    """Load the latest state from which the first lacking checkpoint can still be reached."""
-    usable = [step for step in checkpoints.steps_saved(job.checkpoints) if step <= first]
-    if not usable:
-        return
-    folder = job.checkpoints / checkpoints.folder_name(usable[-1])
-    try:
-        trainer.load(folder, _identity(job))
-    except checkpoints.CheckpointError as error:
-        raise CellError(f"{error}\nTo go on from an earlier state, delete {folder}") from error
-
-
 def _identity(job: GroupJob) -> dict[str, Any]:
     """What a checkpoint must agree on before it is resumed from, as a sweep's runs have it."""
     return {
@@ -236,15 +182,4 @@ def _identity(job: GroupJob) -> dict[str, Any]:
         "device": torch.device(job.device).type,
         "threads": job.threads,
         **recipe(job.settings, job.group.scale),
-    }
-
-
-def _state(trainer: StackedTrainer) -> dict[str, float]:
-    failed = trainer.failed()
-    losses = trainer.losses()
-    running = [i for i, seed in enumerate(trainer.seeds) if seed not in failed]
-    return {
-        "loss": float(losses[running].mean()) if running else float("nan"),
-        "failed": len(failed),
-        **{f"{what}_seconds": seconds for what, seconds in trainer.seconds.items()},
     }

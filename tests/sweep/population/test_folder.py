@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from geomfast.sweep.folder import write_settings
+from geomfast.sweep.groups import GROUP_SIZE
 from geomfast.sweep.plan import PlanError
-from geomfast.sweep.population.folder import GROUP_SIZE, groups_of, settled
+from geomfast.sweep.population.folder import groups_of, settled
 from geomfast.sweep.population.plan import (
     LADDER,
     PopulationSettings,

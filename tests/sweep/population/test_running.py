@@ -15,10 +15,11 @@ from geomfast.records import load_records
 from geomfast.sweep.cell import CellError
 from geomfast.sweep.engines.events import attempt
 from geomfast.sweep.failures import failed_before
+from geomfast.sweep.groups import Group
 from geomfast.sweep.plan import PlanError
 from geomfast.sweep.population import measuring, running
 from geomfast.sweep.population.measuring import length_probes, measure, observe
-from geomfast.sweep.population.plan import Group, PopulationSettings, scale_of, schedule
+from geomfast.sweep.population.plan import PopulationSettings, scale_of, schedule
 from geomfast.sweep.population.running import GroupJob, missing, run
 from geomfast.training.stacked import StackedTrainer
 

@@ -1,0 +1,89 @@
+"""Members of one scale that are trained, saved and resumed together. No torch here.
+
+A group stays as it was begun, so that what it has done can be gone on with; seeds asked for later
+form groups of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+from geomfast.records import part_files
+from geomfast.sweep.plan import Cell
+
+#: Members that are saved together, at most: what a kill loses is since their last checkpoint.
+GROUP_SIZE = 64
+MemberT = TypeVar("MemberT")
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of a population.
+
+    Attributes:
+        name: of its folders.
+        scale: name of the scale.
+        seeds: of its members.
+        at_once: how many of them are one program.
+    """
+
+    name: str
+    scale: str
+    seeds: tuple[int, ...]
+    at_once: int
+
+
+def parts(members: Sequence[MemberT], most: int = GROUP_SIZE) -> list[Sequence[MemberT]]:
+    """Groups of like size, none of more than ``most``."""
+    count = -(-len(members) // most)
+    cuts = [len(members) * i // count for i in range(count + 1)] if count else [0]
+    return [members[a:b] for a, b in pairwise(cuts)]
+
+
+def groups_of_cells(
+    before: Sequence[dict[str, Any]],
+    asked: Sequence[Cell],
+    out: Path,
+    together: Callable[[Cell, int], int],
+    workers: int,
+) -> list[dict[str, Any]]:
+    """The groups of a sweep once these runs are asked of it, as ``settings.json`` has them.
+
+    Runs that were begun by themselves go on by themselves.
+
+    Args:
+        before: the groups it has already.
+        asked: runs of the grid; those that differ only in their seeds can be a group.
+        out: the sweep's folder.
+        together: how many of so many runs like this one are one program.
+        workers: groups of a scale there should be at least, so that none has nothing to do.
+
+    Returns:
+        Name, runs and ``at_once`` of every group.
+    """
+    groups = list(before)
+    known = {run for group in groups for run in group["runs"]}
+    alike: dict[tuple[str, tuple[str, ...]], list[Cell]] = {}
+    for cell in asked:
+        if cell.run not in known and not _begun(out, cell.run):
+            alike.setdefault((cell.scale, cell.tasks), []).append(cell)
+    for cells in alike.values():
+        most = min(GROUP_SIZE, -(-len(cells) // workers))
+        for part in parts(cells, most):
+            count = together(part[0], len(part)) if len(part) > 1 else 1
+            if count > 1:
+                first, last = part[0].seed, part[-1].seed
+                name = f"{part[0].run.removesuffix(f'seed{first}')}seeds{first}-{last}"
+                runs = [cell.run for cell in part]
+                groups.append({"name": name, "runs": runs, "at_once": count})
+    return groups
+
+
+def _begun(out: Path, run: str) -> bool:
+    records = out / "records" / run
+    there = records.is_dir() and any(part_files(records))
+    return there or any((out / "checkpoints" / run).glob("step-*"))

@@ -1,0 +1,115 @@
+"""Stacked training from checkpoint to checkpoint, whatever is measured there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from geomfast.sweep.cell import KEPT_STATES, PROGRESS_SECONDS, CellError, Progress
+from geomfast.sweep.wall import write_wall
+from geomfast.training import checkpoints
+from geomfast.training.stacked import StackedTrainer
+
+
+def resume(trainer: StackedTrainer, folder: Path, identity: dict[str, Any], first: int) -> None:
+    """Load the latest state from which a checkpoint can still be reached, if there is any.
+
+    Args:
+        trainer: at its beginning.
+        folder: of its checkpoints.
+        identity: what a state must agree on.
+        first: step of the checkpoint.
+
+    Raises:
+        CellError: the state is damaged, or of other training.
+    """
+    usable = [step for step in checkpoints.steps_saved(folder) if step <= first]
+    if not usable:
+        return
+    found = folder / checkpoints.folder_name(usable[-1])
+    try:
+        trainer.load(found, identity)
+    except checkpoints.CheckpointError as error:
+        raise CellError(f"{error}\nTo go on from an earlier state, delete {found}") from error
+
+
+def go_on(
+    trainer: StackedTrainer,
+    folder: Path,
+    identity: dict[str, Any],
+    walls: Sequence[Path],
+    steps: Sequence[int],
+    measure: Callable[[dict[int, int]], None],
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> bool:
+    """Train to one checkpoint after the other, measure it, and save the state.
+
+    Args:
+        trainer: where it was left.
+        folder: of its checkpoints.
+        identity: see :func:`resume`.
+        walls: folders of records that share the wall time.
+        steps: of the checkpoints, up to the last one that is needed.
+        measure: called at each with the members that have failed, seed -> step.
+        progress: called now and then with the step and its state: loss (nats per answer token, mean
+            of the members that have not failed), failed (how many have), and seconds.
+        stop: asked between rounds of steps; when true the state is saved and training left.
+
+    Returns:
+        Whether the last of the steps was reached.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    shown = 0.0
+    stopping = False
+
+    def after_round() -> bool:
+        nonlocal shown, stopping
+        stopping = stop()
+        if time.monotonic() - shown > PROGRESS_SECONDS:
+            progress(trainer.step, _state(trainer))
+            shown = time.monotonic()
+        return stopping
+
+    for target in (step for step in steps if trainer.step <= step):
+        begin = time.perf_counter()
+        trainer.advance(target, after_round)
+        failed = trainer.failed()  # waits for the device
+        trainer.seconds["train"] += time.perf_counter() - begin
+        if trainer.step == target:
+            measure(failed)
+        # The state is saved after the records: a kill in between repeats the steps, and finds the
+        # records already there.
+        _save(trainer, folder, identity, walls)
+        if (stopping or stop()) and trainer.step < steps[-1]:
+            break
+    progress(trainer.step, _state(trainer))
+    return trainer.step >= steps[-1]
+
+
+def _save(
+    trainer: StackedTrainer, folder: Path, identity: dict[str, Any], walls: Sequence[Path]
+) -> None:
+    if trainer.step > 0:
+        begin = time.perf_counter()
+        trainer.save(folder, identity)
+        checkpoints.prune(folder, trainer.step, keep_states=KEPT_STATES, keep_weights=False)
+        trainer.seconds["write"] += time.perf_counter() - begin
+    each = {what: seconds / len(walls) for what, seconds in trainer.seconds.items()}
+    for records in walls:
+        write_wall(records, each)
+
+
+def _state(trainer: StackedTrainer) -> dict[str, float]:
+    failed = trainer.failed()
+    losses = trainer.losses()
+    running = [i for i, seed in enumerate(trainer.seeds) if seed not in failed]
+    return {
+        "loss": float(losses[running].mean()) if running else float("nan"),
+        "failed": len(failed),
+        **{f"{what}_seconds": seconds for what, seconds in trainer.seconds.items()},
+    }
