@@ -50,10 +50,11 @@ NAMES = [f"joint-nano-seed{seed}" for seed in SEEDS]
 def job(out: Path, *, measures: tuple[str, ...] = ("rankme",), **changes: Any) -> StackedJob:
     """Of three members in two programs."""
     own = {key: changes.pop(key) for key in ("keep", "at_once") if key in changes}
+    device = changes.pop("device", "cpu")
     settings = dataclasses.replace(SETTINGS, **changes)
     grid = tuple(cells(settings, ("nano",), SEEDS))
     count = own.pop("at_once", 2)
-    shared = (settings, measures, out, "cpu", 1)
+    shared = (settings, measures, out, device, 1)
     return StackedJob("joint-nano-seeds0-5", grid, count, *shared, **own)
 
 
@@ -86,6 +87,19 @@ def test_members_record_what_each_would_alone(straight: Path, tmp_path: Path) ->
     assert both["value_stacked"].to_numpy() == pytest.approx(both["value"], rel=1e-5, abs=1e-6)
     same = both["weights"] == both["weights_stacked"]
     assert (same == (both["step"] == 0)).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_members_record_what_each_would_alone(tmp_path: Path) -> None:
+    for member in job(tmp_path / "alone", device="cuda").members:
+        run_alone(member)
+    assert go(job(tmp_path / "stacked", device="cuda"))
+    keys = ["run", "step", "task", "level", "layer", "measure"]
+    alone, stacked = values(tmp_path / "alone"), values(tmp_path / "stacked")
+    both = alone.merge(stacked, on=keys, suffixes=("", "_stacked"))
+    assert len(both) == len(alone) == len(stacked)
+    assert both["value_stacked"].to_numpy() == pytest.approx(both["value"], rel=1e-4, abs=1e-5)
 
 
 def test_wall_time_is_shared_and_weights_are_kept_of_every_member(straight: Path) -> None:
