@@ -166,7 +166,7 @@ def _bytes_of(series: Series, checkpoint: Checkpoint) -> int | None:
 
 
 def seconds_each(out: Path, run: str, measures: tuple[str, ...]) -> float | None:
-    """Seconds that a checkpoint of a run takes, of those measured; None where none is."""
+    """Seconds that the measures of a checkpoint take, by those measured; None where none is."""
     from geomfast.records import load_records
     from geomfast.sweep.plan import BEHAVIOUR, measure_of
 
@@ -204,6 +204,10 @@ def show_plan(plan: Mapping[str, Any], console: Console) -> None:
             size, disk = run["download_bytes"] / 2**30, run["disk_bytes"] / 2**30
             say(f"  download: about {size:.1f} GiB, {disk:.1f} GiB on disk at a time")
         if run["seconds"] is None:
-            say("  time: known after the first checkpoint")
+            say("  time: not known until a checkpoint has all of these measures; the command")
+            say("  itself says what is left after each, and may be stopped and gone on with")
         else:
-            say(f"  time: about {run['seconds']:.0f} s, by the checkpoints measured so far")
+            say(
+                f"  time: about {run['seconds']:.0f} s of measuring by one process, as the "
+                "checkpoints so far took; loading and downloads come on top"
+            )

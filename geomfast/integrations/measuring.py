@@ -17,8 +17,7 @@ from geomfast.measures import gradients, spectra
 from geomfast.measures.checks import LossFunction, batches_of, count
 from geomfast.measures.llc import LLC
 from geomfast.measures.sampling import calibrate
-from geomfast.measures.sampling.rules import usual_nbeta
-from geomfast.measures.sampling.streams import concatenated, taken
+from geomfast.measures.sampling.streams import concatenated, parts, taken
 from geomfast.measures.values import Value, gradient_values, hessian_values, llc_values
 
 #: Names as a sweep's, in the order they are taken.
@@ -100,7 +99,8 @@ class Options:
         else:
             fields = [name for name in asdict(self) if name.startswith("llc_")]
             own = {name.removeprefix("llc_"): getattr(self, name) for name in fields}
-            own["seed"] = self.seed
+            # By its rule, as sets of different sizes are measured in one and the same way.
+            own |= {"nbeta": self.llc_nbeta or "n / log n", "seed": self.seed}
         return {"measure": measure, "samples": self.samples, **own}
 
 
@@ -115,7 +115,8 @@ class Found:
         n: samples behind it.
         seconds: that it took.
         backend: kernel backend that computed it.
-        settings: that shaped it; what had to be changed for want of memory is said in them.
+        settings: that it was asked for by. What is done for want of memory is not among them, as
+            it changes no more than the rounding.
     """
 
     measure: str
@@ -233,7 +234,8 @@ class _Taking:
 
     def __init__(self, model: nn.Module, loss_fn: LossFunction, batches: list[Any], notice: Notice):
         self.model, self.loss_fn, self.batches, self.notice = model, loss_fn, batches, notice
-        self.samples = sum(count(batch, least=1) for batch in batches)
+        sizes = [count(batch, least=1) for batch in batches]
+        self.samples, self.largest = sum(sizes), max(sizes)
 
     def gradient_ranks(self, names: list[str], options: Options) -> Iterator[Found]:
         """One backward pass serves both ranks, exact and over the first entries."""
@@ -264,12 +266,11 @@ class _Taking:
         begin = time.perf_counter()
         settings = options.of(name)
         call = {key: settings[key] for key in settings.keys() - {"measure", "samples"}}
-        largest = max(count(batch, least=1) for batch in self.batches)
         values, _ = halving(
             lambda size: hessian_values(
                 self.model, self.loss_fn, _cut(self.batches, size), name, **call
             ),
-            min(options.batch_size or largest, largest),
+            min(options.batch_size or self.largest, self.largest),
             f"{name} of the Hessian",
             notice=self.notice,
         )
@@ -279,32 +280,30 @@ class _Taking:
     def llc(self, options: Options) -> Iterator[Found]:
         """The local learning coefficient.
 
-        For want of memory chains run one after the other, which changes nothing, and then with
-        smaller minibatches, which adds noise and is said in the settings.
+        For want of memory chains run one after the other, and then the gradients of a minibatch
+        add up over parts of it. Neither changes what is estimated.
         """
         begin = time.perf_counter()
         settings = options.of("llc")
         call = {key: settings[key] for key in settings.keys() - {"measure", "samples"}}
-        whole = options.llc_batch_size is None
-        used = self.samples
+        call["nbeta"] = options.llc_nbeta
+        if options.llc_batch_size is None:
+            together = self.largest
+        else:
+            together = call["batch_size"] = min(options.llc_batch_size, self.samples)
 
-        def sampled(size: int) -> LLC | None:
-            nonlocal used
-            used = size
-            data = _cut(self.batches, size) if whole else self.batches
-            call["batch_size"] = None if whole else size
+        def sampled(at_once: int) -> LLC | None:
+            call["at_once"] = at_once
             try:
-                return calibrate.attempt(self.model, self.loss_fn, data, **call)
+                return calibrate.attempt(self.model, self.loss_fn, self.batches, **call)
             except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error) or options.llc_chains == 1:
+                if not out_of_memory(error) or options.llc_chains == 1 or "stacked" in call:
                     raise
             self.notice("out of memory: chains of the llc go on one after the other")
-            return calibrate.attempt(self.model, self.loss_fn, data, stacked=False, **call)
+            call["stacked"] = False
+            return calibrate.attempt(self.model, self.loss_fn, self.batches, **call)
 
-        most = min(options.llc_batch_size or self.samples, self.samples)
-        found = halving(sampled, most, "sampling the llc", notice=self.notice)
-        nbeta = options.llc_nbeta or usual_nbeta(self.samples)
-        settings |= {"nbeta": nbeta, "batch_size": None if whole else used}
+        found = halving(sampled, together, "sampling the llc", notice=self.notice)
         values = list(llc_values(found, options.llc_chains))
         seconds = (time.perf_counter() - begin) / len(values)
         yield from self._found(values, seconds, calibrate.backend(self.model), settings)
@@ -332,8 +331,4 @@ def _first(batches: list[Any], samples: int | None) -> list[Any]:
 
 def _cut(batches: list[Any], size: int) -> list[Any]:
     """The batches in parts of at most so many samples."""
-    return [
-        taken(batch, part) if count(batch, least=1) > size else batch
-        for batch in batches
-        for part in torch.arange(count(batch, least=1)).split(size)
-    ]
+    return [part for batch in batches for _, part in parts(batch, size)]

@@ -27,6 +27,7 @@ from geomfast.measures.checks import (
 from geomfast.measures.sampling.chains import Sampling, Traces, group_size, run_chains
 from geomfast.measures.sampling.diagnostics import acceptance, mixing, step_bias
 from geomfast.measures.sampling.rules import STABLE, steepest, usual_nbeta
+from geomfast.measures.sampling.streams import parts
 from geomfast.measures.sampling.verdict import verdict_of
 
 logger = logging.getLogger("geomfast")
@@ -95,6 +96,7 @@ def llc(
     params: Iterable[str] | None = None,
     common_batches: bool = False,
     stacked: bool | None = None,
+    at_once: int | None = None,
     curvature: float | None = None,
     progress: Callable[[int], None] = lambda steps: None,
 ) -> LLC:
@@ -126,6 +128,9 @@ def llc(
         common_batches: give all chains the same minibatches.
         stacked: run chains as one program (True) or one after the other (False); None for what is
             faster. The noise and the minibatches are the same.
+        at_once: samples of a chain that go through the model together; fewer take less memory and
+            give the same but for rounding, as the gradients of a minibatch add up. None for a
+            minibatch, or batch, as it is.
         curvature: largest eigenvalue of the Hessian of the mean loss, where it is known: a step
             size for which the chains cannot be stable is refused.
         progress: called with the chain steps done since it was last called.
@@ -143,6 +148,8 @@ def llc(
     _require_positive(lr=lr)
     _require_whole(1, draws=draws, chains=chains)
     _require_whole(0, burn_in=burn_in, seed=seed)
+    if at_once is not None:
+        _require_whole(1, at_once=at_once)
     if seed >= 1 << 64:
         raise ValueError(f"seed must be of 64 bits, not {seed}")
     if not (localization >= 0 and math.isfinite(localization)):
@@ -176,12 +183,13 @@ def llc(
         loss_fn,
         parameters,
         batches,
-        _initial_losses(model, loss_fn, batches, batch_size),
+        _initial_losses(model, loss_fn, batches, at_once or batch_size),
         Dynamics(lr, nbeta, localization, _preconditioner(preconditioner)),
         batch_size,
         burn_in + draws,
         seed,
         common_batches,
+        at_once,
     )
     group = group_size(sampling, chains, stacked)
     try:
@@ -250,12 +258,12 @@ def _estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int) ->
 
 
 def _initial_losses(
-    model: nn.Module, loss_fn: LossFunction, batches: list[Any], batch_size: int | None
+    model: nn.Module, loss_fn: LossFunction, batches: list[Any], at_once: int | None
 ) -> Tensor:
-    """(n,) float64: the loss of every sample at the model's own weights, a minibatch at a time."""
+    """(n,) float64: the loss of every sample at the model's own weights, so many at once."""
     found = []
     with torch.no_grad(), RefuseDropout():
-        for number, first, part in _parts(batches, batch_size):
+        for number, first, part in _parts(batches, at_once):
             losses = checked_losses(loss_fn(model, part), count(part, least=1), False)
             bad = ~torch.isfinite(losses)
             if bad.any():
@@ -270,7 +278,8 @@ def _initial_losses(
 def _require_finite_gradients(sampling: Sampling) -> None:
     """Raises where chains had nowhere to go from the model's own weights."""
     leaves = list(sampling.parameters.values())
-    for number, first, part in _parts(sampling.batches, sampling.batch_size):
+    at_once = sampling.at_once or sampling.batch_size
+    for number, first, part in _parts(sampling.batches, at_once):
         with torch.enable_grad():
             total = sampling.loss_fn(sampling.model, part).sum()
         for name, gradient in zip(
@@ -284,13 +293,11 @@ def _require_finite_gradients(sampling: Sampling) -> None:
                 )
 
 
-def _parts(batches: list[Any], batch_size: int | None) -> Iterator[tuple[int, int, Any]]:
-    """All of the data, a minibatch at a time: number of its batch, of its first sample, itself."""
+def _parts(batches: list[Any], at_once: int | None) -> Iterator[tuple[int, int, Any]]:
+    """All of the data, so many at once: number of their batch, of the first sample, themselves."""
     for number, batch in enumerate(batches):
-        samples = count(batch, least=1)
-        step = samples if batch_size is None else batch_size
-        for first in range(0, samples, step):
-            yield number, first, tree_map(lambda x, i=first, step=step: x[i : i + step], batch)
+        for first, part in parts(batch, at_once):
+            yield number, first, part
 
 
 def _widened(x: Any) -> Any:

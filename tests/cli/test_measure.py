@@ -1,5 +1,6 @@
 """``geomfast measure`` as a user meets it: folders, sweeps and a hub, killed, stopped, damaged."""
 
+import gc
 import json
 import shutil
 import signal
@@ -12,12 +13,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from geomfast.cli.main import main
 from geomfast.integrations.series.language_model import OpenedModel
 from geomfast.integrations.states import find_blocks
 from geomfast.records import load_records
+from geomfast.report import figures
+from geomfast.report.found import read
 from tests.integrations.hub_stand_in import MODEL, stand_in
 from tests.integrations.language_models import WORDS, save
 
@@ -42,17 +46,17 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("series") / "tiny"
     for step in STEPS:
         # A larger scale is a model that is surer of itself.
-        save(folder / f"step{step}", "GPTNeoX", scale=2.0 + step / 100)
+        save(folder / f"step{step}", "GPTNeoX", scale=5.0 + step / 200)
     return folder
 
 
 @pytest.fixture(scope="module")
 def probes(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two probe sets of five."""
+    """Two probe sets, of five and of six."""
     folder = tmp_path_factory.mktemp("probes")
-    for name, start in (("colours", 0), ("counting", 7)):
+    for name, start, count in (("colours", 0, 5), ("counting", 7, 6)):
         lines = []
-        for index in range(5):
+        for index in range(count):
             words = [WORDS[(start + 3 * index + k) % len(WORDS)] for k in range(5)]
             item = {"prompt": " ".join(words[:3]), "choices": words[3:], "answer": index % 2}
             lines.append(json.dumps(item))
@@ -92,6 +96,28 @@ def test_ten_checkpoints_by_five_measures(measured: Path) -> None:
     assert content["chance"] == {"colours": 0.5, "counting": 0.5}
 
 
+def test_their_report(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of sets of different sizes, with the map of layers by step and behaviour on every set."""
+    shown = {"layers": "Layer by step", "behaviour": "Behaviour on probe sets"}
+    shown |= {"gradient-ranks": "Rank of the gradients", "hessian": "Curvature of the loss"}
+    shown |= {"llc": "Local learning coefficient"}
+    drawn = [picture for picture in figures.FIGURES if picture.name in shown]
+    monkeypatch.setattr(figures, "FIGURES", tuple(drawn))  # others have their own tests
+    monkeypatch.setattr(figures, "OVERVIEW", ())
+    out = tmp_path / "out"
+    shutil.copytree(measured, out)
+    result = CliRunner().invoke(main, ["report", str(out), "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert [cell["task"] for cell in told["cells"]] == ["colours", "counting"]
+    assert [row["checkpoints"] for row in told["llc"]] == [10, 10]
+    assert {row["measure"] for row in told["hessian"]} == {"hessian_top"}
+    page = (out / "report.html").read_text()
+    assert "Only RankMe reliably leads" in page  # the precursor analysis
+    for name, heading in shown.items():
+        assert heading in page and (out / "figures" / f"{name}.png").stat().st_size > 10_000, name
+
+
 def test_killed_and_resumed_gives_the_same(
     measured: Path, series: Path, probes: str, tmp_path: Path
 ) -> None:
@@ -122,7 +148,9 @@ def test_the_same_command_again_does_nothing_and_more_adds(
     assert told(series, "--out", out, "--measures", FIVE, "--probes", probes, *CHEAP)["jobs"] == []
     rest = ["--probes", probes, "--threads", "1"]
     plan = told(series, "--out", out, "--measures", "hessian_trace", *rest, "--dry-run")
-    assert plan["runs"][0]["steps"] == list(STEPS)
+    assert plan["runs"][0]["steps"] == list(STEPS) and plan["runs"][0]["seconds"] is None
+    shown = call(series, "--out", out, "--measures", "hessian_trace", *rest, "--dry-run").output
+    assert "time: not known until a checkpoint has all of these measures" in shown
     refused = call(series, "--out", out, "--probes", probes, "--samples", "4")
     assert refused.exit_code == 2
     assert "rankme.samples: None there, 4 asked for" in refused.output
@@ -157,6 +185,13 @@ def test_asked_to_stop_it_leaves_between_measures(
     ]
     plan = told(series, "--out", tmp_path / "out", *two, "--dry-run")
     assert plan["runs"][0]["left"] == 9
+    # Of every measure the mean over the checkpoints that have it.
+    records = load_records(tmp_path / "out")
+    fisher = records["measure"].str.startswith("fisher_rank")
+    each = records[fisher]["seconds"].sum() + records[~fisher]["seconds"].sum() / 2
+    assert plan["runs"][0]["seconds"] == pytest.approx(9 * each)
+    shown = call(series, "--out", tmp_path / "out", *two, "--dry-run").output
+    assert f"about {plan['runs'][0]['seconds']:.0f} s of measuring" in " ".join(shown.split())
     monkeypatch.setattr(OpenedModel, "take", take)
     outcome = told(series / "step1", "--out", tmp_path / "out", *two)
     assert outcome["jobs"][0]["measured"] == 1
@@ -251,8 +286,51 @@ def test_out_of_memory_is_a_notice(
         return padded(rows, padding)
 
     monkeypatch.setattr(hf, "padded", only_few)
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # of all those libraries, which takes a second
     outcome = told(series / "step0", "--out", tmp_path / "out", "--probes", probes)
     assert any("out of memory" in notice for notice in outcome["notices"])
+
+
+def test_memory_that_lacks_once_leaves_one_run(
+    series: Path, probes: str, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint with fewer samples at once has the values, and the settings, of the others."""
+    from geomfast.integrations import hf
+
+    whole = load_records(measured).query("step in (0, 16)")
+    whole = whole[~whole["measure"].str.startswith("hessian")].reset_index(drop=True)
+    (poor,) = set(whole.loc[whole["step"] == 16, "weights"])
+    (tmp_path / "tiny").mkdir()
+    for step in (0, 16):
+        (tmp_path / "tiny" / f"step{step}").symlink_to(series / f"step{step}")
+    take, loss_fn = OpenedModel.take, hf.loss_fn
+    most = [0]
+
+    def and_watch(self: OpenedModel, measures: set[str]) -> list[dict[str, Any]]:
+        most[0] = 2 if self.weights == poor else 100
+        return take(self, measures)
+
+    def limited(model: Any, batch: Any) -> Any:
+        if len(batch["input_ids"]) > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss_fn(model, batch)
+
+    monkeypatch.setattr(OpenedModel, "take", and_watch)
+    monkeypatch.setattr(hf, "loss_fn", limited)
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+    out = tmp_path / "out"
+    arguments = ["--measures", FIVE.replace("hessian_top,", ""), "--probes", probes, *CHEAP]
+    outcome = told(tmp_path / "tiny", "--out", out, *arguments)
+    assert {notice.split(" goes on ")[0] for notice in outcome["notices"]} == {
+        "out of memory: the Gram matrix of gradients",
+        "out of memory: sampling the llc",
+    }
+    records = load_records(out)
+    for column in ("measure", "task", "step", "n", "settings", "data", "weights"):
+        assert records[column].tolist() == whole[column].tolist(), column
+    values = whole["value"].tolist()
+    assert records["value"].tolist() == pytest.approx(values, rel=2e-3, abs=1e-5, nan_ok=True)
+    assert read(out).runs == ["tiny"]  # which refuses what is contradictory
 
 
 def nothing_to_find(model: Any) -> list[str]:

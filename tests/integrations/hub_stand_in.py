@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -111,14 +112,17 @@ def _entry(file: Path) -> dict[str, Any]:
 
 @contextmanager
 def stand_in(revisions: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The hub's client in this process speaks to a stand-in."""
+    """The hub's client in this process speaks to a stand-in, and tries again without waiting."""
     from huggingface_hub import constants
+    from huggingface_hub.utils import _http
 
     hub = Hub(revisions)
     threading.Thread(target=hub.serve_forever, args=(0.05,), daemon=True).start()
     monkeypatch.setattr(constants, "ENDPOINT", hub.address)
     template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    at_once = SimpleNamespace(sleep=lambda seconds: None)
+    monkeypatch.setattr(_http, "time", at_once, raising=False)
     try:
         yield hub
     finally:

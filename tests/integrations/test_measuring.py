@@ -72,7 +72,7 @@ def test_they_are_the_public_measures():
     )
     assert (values["llc"], found["llc"].stderr) == (llc.mean, llc.stderr)
     assert values["llc_rhat"] == llc.rhat and values["llc_diverged"] == 0.0
-    assert found["llc"].settings["nbeta"] == 10 / math.log(10)
+    assert llc.nbeta == 10 / math.log(10) and found["llc"].settings["nbeta"] == "n / log n"
     assert all(isinstance(f, Found) and f.n == 10 and f.seconds > 0 for f in found.values())
     assert all(f.backend for f in found.values())
 
@@ -266,33 +266,38 @@ def test_ranks_in_blocks_of_at_least_two():
         gradient_ranks(network().eval(), loss, X, first=20, at_once=1)
 
 
-def test_chains_go_on_one_after_the_other(monkeypatch):
-    """Which gives the same; only then the minibatch gets smaller, which the settings say."""
+@pytest.mark.parametrize("batch_size", [4, None])
+def test_chains_go_on_with_less_memory(batch_size, monkeypatch):
+    """One after the other, and then with parts of a minibatch, which is the same estimate."""
     model = network()
-    whole = measured(model, ["llc"])
+    options = dataclasses.replace(FAST, llc_batch_size=batch_size)
+    data = [X[:6], X[6:]]
+    whole = measured(model, ["llc"], options, data)
     calls, said = [], []
 
-    def limited(most, may_stack):
-        def run(*arguments, stacked=None, **options):
-            calls.append((stacked, options["batch_size"]))
-            if options["batch_size"] > most or (stacked is None and not may_stack):
-                raise torch.OutOfMemoryError(FULL)
-            return attempt(*arguments, stacked=stacked, **options)
+    def limited(*arguments, stacked=None, at_once, **more):
+        calls.append((stacked, at_once))
+        if stacked is None or at_once > 2:
+            raise torch.OutOfMemoryError(FULL)
+        return attempt(*arguments, stacked=stacked, at_once=at_once, **more)
 
-        return run
+    monkeypatch.setattr(measuring.calibrate, "attempt", limited)
+    less = measured(model, ["llc"], options, data, notice=said.append)
+    sizes = [4, 2] if batch_size else [6, 3, 1]
+    assert calls == [(None, sizes[0]), *((False, size) for size in sizes)]
+    assert said[0] == "out of memory: chains of the llc go on one after the other"
+    assert said[-1] == f"out of memory: sampling the llc goes on with {sizes[-1]} samples at once"
+    for name, f in less.items():
+        assert f.value == pytest.approx(whole[name].value, rel=1e-3, abs=1e-6, nan_ok=True), name
+        assert f.settings == whole[name].settings
 
-    monkeypatch.setattr(measuring.calibrate, "attempt", limited(4, False))
-    apart = measured(model, ["llc"], notice=said.append)
-    assert calls == [(None, 4), (False, 4)]
-    assert said == ["out of memory: chains of the llc go on one after the other"]
-    assert apart["llc"].value == pytest.approx(whole["llc"].value, rel=1e-4, abs=1e-7)
-    assert apart["llc"].settings == whole["llc"].settings
-    calls.clear()
-    monkeypatch.setattr(measuring.calibrate, "attempt", limited(2, True))
-    smaller = measured(model, ["llc"], notice=said.append)
-    assert calls == [(None, 4), (False, 4), (None, 2)]
-    assert smaller["llc"].settings == whole["llc"].settings | {"batch_size": 2}
-    assert smaller["llc"].value != whole["llc"].value
+
+def test_chains_where_memory_suffices_for_few_samples():
+    model, said = network(), []
+    whole = measured(model, ["llc"])["llc"]
+    less = measure_model(model, Small(2), X, ["llc"], FAST, notice=said.append)[0]
+    assert less.value == pytest.approx(whole.value, rel=1e-3)
+    assert said[-1].endswith("goes on with 2 samples at once")
 
 
 def test_notices_are_logged(caplog):

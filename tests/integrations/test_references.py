@@ -24,7 +24,7 @@ from geomfast.measures.sampling.streams import Shuffled
 from tests.integrations.language_models import FAMILIES, PROBES, WORDS, network, tokenizer
 
 # Probes that the dense Hessian is of, which takes the longest.
-FEW = 3
+FEW = 2
 CHAINS, DRAWS, BURN_IN = 2, 6, 2
 LR, LOCALIZATION, SEED = 2e-3, 20.0, 6
 
@@ -152,6 +152,7 @@ def reference(family) -> Reference:
 def options(batch_size: int | None = None, **more) -> Options:
     return Options(
         hessian_tol=1e-5,
+        hessian_probes=12,
         llc_lr=LR,
         llc_localization=LOCALIZATION,
         llc_chains=CHAINS,
@@ -187,7 +188,9 @@ def test_curvature(family, reference, dtype):
     lm = small(family)
     lm.model.to(dtype)
     found = measured(lm, ["hessian_top", "hessian_trace"], options(samples=FEW))
-    tolerance = 1e-4 if dtype == torch.float32 else 1e-8
+    # The norm of Llama computes in float32, whatever the model's type is.
+    double = 1e-6 if family == "Llama" else 1e-8
+    tolerance = 1e-4 if dtype == torch.float32 else double
     top, trace = found["hessian_top"], found["hessian_trace"]
     assert top.value == pytest.approx(reference.largest(), rel=tolerance)
     assert abs(trace.value - reference.hessian.trace().item()) <= 4 * trace.stderr

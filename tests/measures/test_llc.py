@@ -142,6 +142,23 @@ def test_an_iterable_of_unequal_batches_is_their_data(batch_size):
         close(quick(data=data, batch_size=batch_size), whole)
 
 
+@pytest.mark.parametrize("stacked", [True, False])
+@pytest.mark.parametrize(
+    "more", [{}, {"batch_size": 5}, {"batch_size": 5, "common_batches": True}, {"data": [DATA] * 2}]
+)
+def test_fewer_samples_at_once_are_the_same_minibatch(stacked, more):
+    seen = set()
+
+    def loss(model, x):
+        seen.add(x.shape[-2])
+        return output(model, x)
+
+    whole = quick(stacked=stacked, **more)
+    close(quick(stacked=stacked, loss_fn=loss, at_once=2, **more), whole)
+    assert max(seen) == 2
+    assert same(quick(stacked=stacked, at_once=100, **more), whole)
+
+
 def test_batches_of_a_data_loader():
     loader = torch.utils.data.DataLoader(list(DATA), batch_size=7)
     close(quick(data=loader), quick())
@@ -378,9 +395,9 @@ def test_what_must_be_positive(name, value):
 
 
 @pytest.mark.parametrize("value", NOT_WHOLE)
-@pytest.mark.parametrize("name", ["draws", "chains", "batch_size"])
+@pytest.mark.parametrize("name", ["draws", "chains", "batch_size", "at_once"])
 def test_what_must_be_a_whole_number(name, value):
-    if name == "batch_size" and value is None:
+    if name in ("batch_size", "at_once") and value is None:
         return
     with pytest.raises(ValueError, match=f"{name} must be a whole number of 1 or more, not"):
         quick(**{name: value})

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from geomfast.kernels.sgld import Dynamics, backend_for, step_on
 from geomfast.measures.checks import LossFunction, RefuseDropout, count
 from geomfast.measures.sampling.gradients import ChainGradients
-from geomfast.measures.sampling.streams import Shuffled, concatenated, taken
+from geomfast.measures.sampling.streams import Shuffled, concatenated, parts, taken
 from geomfast.replay import WARM_UP, Replay
 
 #: Bytes of the buffers of chains that run as one program.
@@ -39,6 +38,8 @@ class Sampling:
         steps: of every chain.
         seed: of noise and minibatches.
         common_batches: whether all chains see the same minibatches.
+        at_once: samples of a chain that go through the model together, while their gradients add
+            up; None for all that a step sees.
     """
 
     model: nn.Module
@@ -51,6 +52,7 @@ class Sampling:
     steps: int
     seed: int
     common_batches: bool = False
+    at_once: int | None = None
 
 
 @dataclass
@@ -98,10 +100,10 @@ def _forward_work(sampling: Sampling) -> int:
     """Floating-point operations of the products in a step's forward pass."""
     total = 0
     for batch in sampling.batches:
-        if sampling.batch_size is not None:
-            batch = tree_map(lambda x: x[: sampling.batch_size], batch)
+        _, batch = next(parts(batch, sampling.batch_size))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            sampling.loss_fn(sampling.model, batch)
+            for _, part in parts(batch, sampling.at_once):
+                sampling.loss_fn(sampling.model, part)
         total += counter.get_total_flops()
         if sampling.batch_size is not None:
             break
@@ -222,17 +224,24 @@ class _Group:
         assert self.indices is not None
         indices = self.indices.index_select(0, self.at)[0]
         shared = self.sampling.common_batches
-        batch = taken(self.data, indices[0] if shared else indices)
-        losses = self.gradients.add(batch, indices.shape[1], shared, 1.0, first=True)
-        losses = losses.double()
+        samples = indices.shape[1]
+        found: list[Tensor] = []
+        for part in indices.split(self.sampling.at_once or samples, 1):
+            batch = taken(self.data, part[0] if shared else part)
+            size = part.shape[1]
+            share = size / samples
+            found.append(self.gradients.add(batch, size, shared, share, first=not found))
+        losses = torch.cat(found, 1).double()
         return losses.mean(1), (losses - self.sampling.initial[indices]).mean(1)
 
     def _all_data(self) -> tuple[Tensor, Tensor]:
         total = torch.zeros(self.chains, dtype=torch.float64, device=self.center.device)
         for i, batch in enumerate(self.sampling.batches):
-            samples = count(batch, least=1)
-            share = samples / self.samples
-            losses = self.gradients.add(batch, samples, True, share, first=i == 0)
-            total += losses.double().sum(1)
+            for start, part in parts(batch, self.sampling.at_once):
+                samples = count(part, least=1)
+                share = samples / self.samples
+                first = i == 0 and start == 0
+                losses = self.gradients.add(part, samples, True, share, first=first)
+                total += losses.double().sum(1)
         mean = total / self.samples
         return mean, mean - self.sampling.initial.mean()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
+
+from geomfast.measures.checks import count
 
 #: Of the minibatches that are drawn ahead, and of the numbers drawn for them, about.
 _AHEAD = 256
@@ -74,3 +76,17 @@ def concatenated(batches: list[Any]) -> Any:
 def taken(data: Any, indices: Tensor) -> Any:
     """The samples of a batch at these indices, of any shape, which come first."""
     return tree_map(lambda x: x[indices.to(x.device)] if isinstance(x, Tensor) else x, data)
+
+
+def parts(batch: Any, size: int | None) -> Iterator[tuple[int, Any]]:
+    """A batch in parts of at most so many samples, as views: the first sample's number, a part.
+
+    Args:
+        batch: any nest of tensors.
+        size: None for all of it in one.
+    """
+    samples = count(batch, least=1)
+    size = min(size or samples, samples)
+    for first in range(0, samples, size):
+        part = slice(first, first + size)
+        yield first, tree_map(lambda x, s=part: x[s] if isinstance(x, Tensor) else x, batch)

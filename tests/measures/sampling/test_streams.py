@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from geomfast.measures.sampling.streams import Shuffled, concatenated, taken
+from geomfast.measures.sampling.streams import Shuffled, concatenated, parts, taken
 
 SIZES = [(1, 1), (7, 7), (50, 1), (50, 20), (50, 25), (50, 26), (50, 49), (1000, 7)]
 
@@ -72,11 +72,21 @@ def test_samples_of_a_nest_are_taken_along_the_first_dimension():
     assert torch.equal(found["y"][1], indices % 2)
 
 
+def test_a_batch_in_parts():
+    data = {"x": torch.arange(10.0).view(5, 2), "y": (torch.arange(5), None)}
+    found = list(parts(data, 2))
+    assert [first for first, _ in found] == [0, 2, 4]
+    assert [part["y"][0].tolist() for _, part in found] == [[0, 1], [2, 3], [4]]
+    assert found[1][1]["x"].data_ptr() == data["x"][2:].data_ptr()
+    for size in (None, 5, 9):
+        assert [len(part["x"]) for _, part in parts(data, size)] == [5]
+
+
 def test_batches_become_one():
-    parts = [(torch.ones(2, 3), torch.zeros(2)), (torch.zeros(1, 3), torch.ones(1))]
-    x, y = concatenated(parts)
+    batches = [(torch.ones(2, 3), torch.zeros(2)), (torch.zeros(1, 3), torch.ones(1))]
+    x, y = concatenated(batches)
     assert x.tolist() == [[1.0] * 3] * 2 + [[0.0] * 3] and y.tolist() == [0.0, 0.0, 1.0]
-    assert concatenated(parts[:1]) is parts[0]
+    assert concatenated(batches[:1]) is batches[0]
 
 
 @pytest.mark.parametrize(
