@@ -61,6 +61,8 @@ def report(
     OUT/tables/, and prints the claims and key numbers.  The last line is the path of the page.  A
     sweep that is still running can be reported on.
 
+    Of what a tracker recorded the curves come first, and of the claims only those that it decides.
+
     Of a folder of geomfast population it shows how the outcomes of its seeds are distributed, scale
     by scale. So it does of a table: OUT may be a CSV or Parquet file with the columns scale, seed
     and score, and any of task, length, parameters, loss and n, such as evaluations of language
@@ -74,6 +76,7 @@ def report(
         raise click.BadParameter("is OUT itself", param_hint="--compare")
     # Only now, so that --help does not wait for the packages of the report.
     from geomfast.report import MissingExtra, build, claims, population, tables
+    from geomfast.report.found import TRACKER
 
     waiting = Console(stderr=True)
     if population.is_population(out):
@@ -99,9 +102,14 @@ def report(
     sweeps = {result["name"]: result["claims"]}
     if result["compare"] is not None:
         sweeps[result["compare"]["name"]] = result["compare"]["claims"]
-    claims.terminal(sweeps, against, console)
-    click.echo()
-    tables.terminal(result["cells"], result["lines"], console)
+    if result["compare"] is None and str(result["settings"].get("format")) == TRACKER:
+        # Of a model of one's own the curves are what was asked for, and most claims are not its.
+        tables.terminal([], result["lines"], console)
+        claims.terminal(sweeps, against, console, undecided=False)
+    else:
+        claims.terminal(sweeps, against, console)
+        click.echo()
+        tables.terminal(result["cells"], result["lines"], console)
     click.echo()
     # Not through rich, which would break a long path into lines.
     click.echo(result["paths"]["html"])

@@ -6,6 +6,7 @@ the output of the last block is not among them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,12 +22,20 @@ from geomfast.records import FINAL, block
 
 #: Where a sample's vector is read: at its last real token, or the mean over all of them.
 POSITIONS = ("last", "mean")
+#: Modules whose output is what a network without blocks makes of a layer.
+_NONLINEAR = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU)
+#: How many of them a message shows.
+_SHOWN = 8
 #: Runs the model on a batch; what it returns is not looked at.
 Call = Callable[[nn.Module, Any], Any]
 
 
 class NoStates(ValueError):
     """A model whose layers cannot be found, or give no activations of the kind that is known."""
+
+
+class UnknownModule(ValueError):
+    """A name that no module of the model has."""
 
 
 @contextmanager
@@ -56,11 +65,25 @@ def find_blocks(model: nn.Module) -> list[str]:
         if len(module) > len(found):
             found = [f"{name}.{i}".lstrip(".") for i in range(len(module))]
     if not found:
+        layers = _candidates(model)
         raise NoStates(
             f"{type(model).__name__} has no list of blocks whose hidden states could be taken "
             "(no ModuleList in it): name its layers"
+            + (f", for instance layers={json.dumps(layers)}" if layers else "")
         )
     return found
+
+
+def _candidates(model: nn.Module) -> list[str]:
+    """Modules that may be what a model without a list of blocks calls its layers.
+
+    Those with a nonlinearity, and without one those with weights, but for the last, which is the
+    model's output.
+    """
+    leaves = [(name, m) for name, m in model.named_modules() if name and not any(m.children())]
+    bent = [name for name, m in leaves if isinstance(m, _NONLINEAR)]
+    weighted = [name for name, m in leaves if any(True for _ in m.parameters())]
+    return (bent or weighted[:-1])[:_SHOWN]
 
 
 def activations(
@@ -86,10 +109,10 @@ def activations(
             :func:`find_blocks`.
         final: name of the module whose output is the final state; None for what the output head
             reads, where the model says which that is (`get_output_embeddings`, as in
-            transformers), and otherwise for the output of the last norm after all blocks. A model
-            that has neither has no final state.
+            transformers), otherwise for the output of the last norm after all blocks, and of a
+            model that has neither for the output of the last block.
         call: runs the model on a batch; None for `model(**batch)` of a mapping (without its
-            `labels`), `model(batch[0])` of a tuple, and `model(batch)`.
+            `labels`), `model(batch[0])` of a tuple or list, and `model(batch)`.
         batch_size: samples at once; None for a batch as it comes. Halved, with a notice, where
             memory does not suffice.
         notice: told so.
@@ -100,7 +123,8 @@ def activations(
 
     Raises:
         NoStates: no blocks found, or outputs that are not (N, T, d) or (N, d).
-        ValueError: an unknown position or module name; no data.
+        UnknownModule: a name that the model does not know.
+        ValueError: an unknown position; no data.
     """
     if position not in POSITIONS:
         raise ValueError(f"position must be one of {', '.join(POSITIONS)}, not {position!r}")
@@ -126,7 +150,9 @@ def _module(model: nn.Module, name: str) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError as error:
-        raise ValueError(f"{type(model).__name__} has no module {name!r}: {error}") from error
+        raise UnknownModule(
+            f"{type(model).__name__} has no module {name!r}: {error}; model.named_modules() has all"
+        ) from error
 
 
 def _part(batch: Any, first: int, last: int) -> Any:
@@ -148,7 +174,7 @@ def _of_batch(
     head = _head(model) if final is None else None
 
     def take(label: str, state: Any) -> None:
-        if label in found and label != FINAL:
+        if label in found and (label != FINAL or final is not None):
             raise NoStates(f"{label} of {type(model).__name__} runs more than once in a pass")
         state = state[0] if isinstance(state, (tuple, list)) else state
         found[label] = _at(state, mask, shape, position, label)
@@ -179,6 +205,10 @@ def _of_batch(
     for i in range(1, len(blocks) + 1):
         if block(i) not in found:
             raise NoStates(f"{block(i)} of {type(model).__name__} was not run by the model")
+    if FINAL not in found and final is not None:
+        raise NoStates(f"{FINAL} of {type(model).__name__} was not run by the model")
+    if FINAL not in found and head is None:
+        found[FINAL] = found[block(len(blocks))]
     return found
 
 
@@ -193,7 +223,7 @@ def _call(model: nn.Module, batch: Any) -> None:
     if isinstance(batch, Mapping):
         model(**{name: value for name, value in batch.items() if name != "labels"})
     else:
-        model(batch[0] if isinstance(batch, tuple) else batch)
+        model(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
 
 def _shape(batch: Any) -> tuple[int, int]:
@@ -214,7 +244,8 @@ def _at(
     if not isinstance(state, Tensor) or state.dim() not in (2, 3) or len(state) != samples:
         given = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
         raise NoStates(
-            f"{label} gives {given}, not hidden states of shape ({samples}, T, d) or ({samples}, d)"
+            f"{label} gives {given}, not hidden states of shape ({samples}, T, d) or "
+            f"({samples}, d): name layers that do"
         )
     state = state.detach()
     if state.dim() == 2:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import traceback
 from collections.abc import Sequence
@@ -12,76 +11,101 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from geomfast.files import fingerprint
 from geomfast.integrations.measuring import Found, Options, check_measures
+from geomfast.integrations.tracking import arguments, words
 from geomfast.integrations.tracking.budget import Budget, check_every, due
 from geomfast.integrations.tracking.copies import EvaluationCopy, aside, unwrapped
 from geomfast.integrations.tracking.dashboards import dashboards, tags
+from geomfast.integrations.tracking.earlier import Earlier
 from geomfast.integrations.tracking.folder import RunFolder
 from geomfast.integrations.tracking.samples import data_hash, samples_of
-from geomfast.integrations.tracking.values import LOSS, StatesOf, Taking
+from geomfast.integrations.tracking.values import LOSS, StatesOf, Taking, row, values_of_run
 from geomfast.measures.checks import LossFunction, count
 from geomfast.records import MIXTURE
 from geomfast.sweep.failures import clear_failure, mark_failed
 from geomfast.training.checkpoints import weights_hash
 
 logger = logging.getLogger("geomfast")
-TRAIN_LOSS, OVERHEAD = "train_loss", "tracker_overhead"
 
 
 class Tracker:
     """Measures a model while it is trained, and writes the records that `geomfast report` reads.
 
     Call :meth:`step` after every optimiser step, with ``step(0)`` before the first one to have the
-    untrained network too.  Where a measurement is due, a copy of the model that was made once takes
-    over the weights and is measured in evaluation mode.  The model itself, its gradients, mode and
-    hooks, all random numbers and the default type stay as they are, so that training comes out the
-    same to the bit.
+    untrained network too, and :meth:`close` after the last. Where a measurement is due, a copy of
+    the model that was made once takes over the weights and is measured in evaluation mode. The
+    model itself, its gradients, mode and hooks, all random numbers and the default type stay as
+    they are, so that training comes out the same to the bit::
 
-    Measuring happens between two steps and not beside them.  On a CPU both want all of its cores,
+        def loss_fn(model, batch):  # one loss per sample, not their mean
+            x, y = batch
+            return torch.nn.functional.cross_entropy(model(x), y, reduction="none")
+
+        tracker = gf.Tracker(model, loss_fn, (x, y), measures=("rankme", "fisher_rank"), out="out")
+
+    Measuring happens between two steps and not beside them. On a CPU both want all of its cores,
     and measures switch kernels for the whole process while they run; on a CUDA device the copy has
     a stream of its own, which runs beside what training has queued.
 
     In distributed training only rank 0 measures, on the weights that all ranks share; the others
-    wait for it where they next meet.  Weights that are spread over ranks are refused.
+    wait for it where they next meet. Weights that are spread over ranks are refused.
+
+    Nothing that :meth:`step` meets ends the training: what fails is logged once, written to
+    OUT/failures, and recorded as a value of NaN.
 
     Args:
         model: any module; compiled ones and those in DistributedDataParallel are unwrapped.
         loss_fn: ``loss_fn(model, batch) -> (N,)``, one loss per sample, as everywhere in geomfast
-            (:func:`geomfast.losses.next_token` serves language models).  May be left out for rankme
+            (:func:`geomfast.losses.next_token` serves language models). May be left out for rankme
             alone.
-        data: the samples to measure on, a few hundred: one batch, or an iterable of batches.  They
-            are drawn and copied once.
-        measures: of :data:`geomfast.integrations.measuring.MEASURES`.  The mean loss of the samples
-            is recorded with them wherever there is a ``loss_fn``.
+        data: the samples to measure on, a few hundred: one batch (a tensor, a tuple as (x, y), or a
+            mapping), or an iterable of batches, as a DataLoader or a list is. They are drawn and
+            copied once.
+        measures: one or several of
+
+            - ``rankme``: effective dimensions of every layer's activations, one vector per sample;
+            - ``fisher_rank``, ``gradient_covariance_rank``: effective rank of the samples'
+              gradients, as they are and less their mean. Each also over the first 50,000
+              parameters, recorded as ``..._first_50k``;
+            - ``hessian_top``, ``hessian_trace``: largest eigenvalue and trace of the Hessian of the
+              mean loss;
+            - ``llc``: the local learning coefficient, the dearest by far.
+
+            The mean loss of the samples is recorded with them wherever there is a ``loss_fn``.
         every: ``"log"`` for steps 0, 1, 2, ... 8, 10, 11, 13, 16, ..., four to a doubling; or every
-            so many steps.
-        out: folder of the records.  A second tracker with the same settings goes on there; a step
-            that is recorded is not measured again.
-        max_overhead: what measuring may add to the run's time, as a share of it; it is measured,
-            and less is measured than is due where that would take more.  None for no bound.
+            so many steps. Either way the last step as well.
+        out: folder of the records. A second tracker with the same settings goes on there, after the
+            last step recorded. Where a step is recorded of other weights than it has this time, the
+            training is another one: that is said, and nothing more of it is recorded.
+        max_overhead: what measuring may add to the run's time, as a share of it: 0.05 for 5%. Less
+            is measured than is due where that would take more; a notice says so, and what would
+            pay for all. None for no bound, to measure all that is due.
         total_steps: optimiser steps of the whole run, where they are known: the budget is then
             spread over the whole run, and not earned before it is spent.
-        options: how measures are taken.
+        options: how measures are taken, an Options of :mod:`geomfast.integrations.measuring`.
         states: ``states(model) -> {layer: (N, d)}``, activations for rankme, with labels
             ``block 1`` ... and ``final``; None for those of ``layers``.
-        layers: names of the modules that are the blocks; None for the model's longest ModuleList.
+        layers: names of modules, as ``model.named_modules()`` has them, for rankme: the last is the
+            ``final`` state, those before it are ``block 1``, ``block 2``, ... Each has to give
+            (N, d), or (N, T, d), of which the last position is read. None for the blocks of the
+            model's longest ModuleList and, as final, what its output head or last norm has.
         name: of the samples; what a task is in a sweep's records.
         run, scale, seed: of the run in the records; scale is the model's class where not given.
+            Trainings of several seeds go into one ``out`` as runs of several names.
         log_to: "tensorboard" (in OUT/tensorboard/RUN), "wandb", a SummaryWriter, or several; see
             :func:`geomfast.integrations.tracking.dashboards.dashboards`.
         device: where the copy is kept and measured; None for where the model is.
-        raise_failures: raise at :meth:`close` what failed first.  Nothing that fails in a measure,
-            or in writing, ends the training: it is logged once, written to OUT/failures, and
-            recorded as a value of NaN.
+        raise_failures: raise at :meth:`close` what failed first.
 
     Raises:
         TypeError, ValueError: an argument that cannot be right, with its name; a measure that lacks
             its ``loss_fn`` or ``data``; a reduced loss; a model whose blocks cannot be found, that
             cannot be copied, or whose parameters are spread over processes.
-        PlanError: ``out`` belongs to something else, or to a tracker with other settings.
+        PlanError: ``out`` belongs to something else, or to a tracker with other settings, or the
+            run there is of another seed or scale.
         FolderInUse: another tracker writes this run there.
         ImportError: a dashboard that is not installed.
     """
@@ -108,18 +132,19 @@ class Tracker:
         device: torch.device | str | None = None,
         raise_failures: bool = False,
     ):
+        arguments.check_model(model)
+        arguments.check_loss(loss_fn)
         names = check_measures([measures] if isinstance(measures, str) else measures)
         check_every(every)
-        _check_needs(names, loss_fn, data, states)
-        for what, text in (("name", name), ("run", run)):
-            if not text or "/" in text:
-                raise ValueError(f"{what} must be a name without a slash, not {text!r}")
+        arguments.check_needs(names, loss_fn, data, states)
+        arguments.check_names(name=name, run=run)
+        options, layers = arguments.check_options(options), arguments.check_layers(layers)
         self.every, self.raise_failures = every, raise_failures
         self.budget = Budget(max_overhead, total_steps)
         self.out = Path(out)
-        self.active = _rank() == 0
+        self.active, self._closed = arguments.rank() == 0, False
         if not self.active:
-            logger.info("rank %d measures nothing: the tracker works on rank 0", _rank())
+            logger.info("rank %d measures nothing: the tracker works on rank 0", arguments.rank())
             return
         self._failures: dict[str, Exception] = {}
         self._notices: set[str] = set()
@@ -128,7 +153,8 @@ class Tracker:
         self._tokens: int | None = None
         self._thinned_from: int | None = None
         self._seconds = 0.0
-        options = options or Options()
+        if (said := words.wide(max_overhead)) is not None:
+            self._notice(said)
         with self.budget.spending():
             inner = unwrapped(model)
             self._copy = EvaluationCopy(inner, device)
@@ -154,20 +180,23 @@ class Tracker:
                 "name": name,
                 "data": self._data,
                 "samples": sum(count(batch, least=1) for batch in batches),
-                "loss": _called(loss_fn),
-                "states": _called(states),
-                "layers": None if layers is None else list(layers),
+                "loss": arguments.called(loss_fn),
+                "states": arguments.called(states),
+                "layers": layers,
                 "model": type(inner).__name__,
                 "parameters": sum(p.numel() for p in inner.parameters()),
             }
             of_measures = {measure: options.of(measure) for measure in names}
-            self._folder = RunFolder(self.out, run, settings, of_measures)
+            self._folder = RunFolder(self.out, run, self._named, settings, of_measures)
             try:
                 self._dashboards = dashboards(log_to, self.out / "tensorboard" / run)
-                self._note()
+                self._noted = self._folder.noted()
             except BaseException:
                 self._folder.close()
                 raise
+        self._earlier = Earlier(self._folder)
+        if (said := self._earlier.met()) is not None:
+            self._notice(said)
 
     @property
     def overhead(self) -> float:
@@ -178,22 +207,34 @@ class Tracker:
         """Say that a step is done; measures where that is due and the budget allows it.
 
         Args:
-            step: optimiser steps taken so far, over the whole run; the same one again is ignored.
+            step: optimiser steps taken so far, over the whole run; the same one again is ignored,
+                and so is what is no step, with a notice.
             loss: of training, a number or a tensor of one element; recorded as ``train_loss``.
             tokens: training tokens seen so far, for the records.
 
         Returns:
             Whether the weights were measured.
         """
-        if not self.active or step == self._last:
+        if not self.active:
+            if self._closed:
+                self._notice("a step comes after close(): it is not measured, nor are later ones")
             return False
-        if step < self._last:
-            said = f"step {step} comes after step {self._last}: count over the whole run"
-            self._fail("steps", ValueError(said))
+        try:
+            step = arguments.whole_step(step)
+            if step < (last := self._last):
+                raise ValueError(f"step {step} comes after step {last}: count over the whole run")
+        except ValueError as error:
+            self._fail("steps", error)
+            return False
+        if step == self._last:
             return False
         self._last, self._loss, self._tokens = step, loss, tokens
         self.budget.passed(step)
-        if not due(step, self.every) or step in self._folder.recorded:
+        if self._earlier.passed(step):
+            self._compare()
+        if self._earlier.other or step <= self._earlier.last:
+            return False
+        if not due(step, self.every):
             return False
         self._due += 1
         if not self.budget.allows(step, self.every):
@@ -213,9 +254,11 @@ class Tracker:
         """
         if not self.active:
             return
-        there = self._last < 0 or self._last in self._folder.recorded
-        if last and not there and self.budget.affords():
-            self._measure()
+        new = self._last > self._earlier.last and self._last not in self._folder.recorded
+        if last and new and not self._earlier.other:
+            self._due += not due(self._last, self.every)
+            if self.budget.affords():
+                self._measure()
         self._let_go()
         if self.raise_failures and self._failures:
             raise next(iter(self._failures.values()))
@@ -235,7 +278,7 @@ class Tracker:
             self._let_go()
 
     def _let_go(self) -> None:
-        self.active = False
+        self.active, self._closed = False, True
         if not self._failures:
             clear_failure(self.out, self._folder.run)
         for last in (self._note, *(shown.close for shown in self._dashboards)):
@@ -244,6 +287,25 @@ class Tracker:
             except Exception as error:
                 self._fail("closing", error)
         self._folder.close()
+        if self._due:
+            said = words.summary(self.budget, self._due, self._measured, self._last)
+            logger.warning("run %s in %s: %s", self._folder.run, self.out, said)
+
+    def _compare(self) -> None:
+        """See whether a step recorded before is of the weights that the model has now."""
+        with self.budget.spending():
+            try:
+                with aside(self._copy.device), self._copy.measuring():
+                    self._copy.refresh()
+                    weights = weights_hash(self._copy.module)
+                said = self._earlier.compare(self._last, weights)
+            except Exception as error:
+                self._fail("comparing", error)
+                return
+        if said is not None:
+            self._notice(said)
+            if self._earlier.other:
+                self._failures["run"] = ValueError(said)
 
     def _measure(self) -> None:
         with self.budget.spending(measuring=True):
@@ -260,8 +322,10 @@ class Tracker:
         of_samples = {"task": self._name, "level": 1, "data": self._data}
         task, level = MIXTURE
         of_run = {"task": task, "level": level, "data": ""}
-        of_the_run = self._of_the_run()
-        rows = [_row(one, of_samples) for one in found] + [_row(one, of_run) for one in of_the_run]
+        # Before the first one nothing of the run has passed of which this could be a share.
+        overhead = self.overhead if self._measured else None
+        of_the_run = values_of_run(self._loss, overhead, self._fail)
+        rows = [row(one, of_samples) for one in found] + [row(one, of_run) for one in of_the_run]
         shared = {
             **self._named,
             "tokens": self._tokens,
@@ -270,41 +334,25 @@ class Tracker:
         }
         names = {LOSS, *self._taking.measures} if self._taking.loss_fn else self._taking.measures
         hashes = {fingerprint(one.settings): one.settings for one in (*found, *of_the_run)}
-        self._folder.write(self._last, names, [{**row, **shared} for row in rows], hashes)
+        self._folder.write(self._last, names, [{**one, **shared} for one in rows], hashes)
         self._measured += 1
+        if self._measured == 1:
+            self._note()
         self._seconds += sum(one.seconds for one in found)
         self._folder.wall(self.budget.rest, self.budget.spent - self._seconds)
         for shown in self._dashboards:
             shown.show(self._last, tags(rows))
 
-    def _of_the_run(self) -> list[Found]:
-        """What is known of the run itself at this moment."""
-        # Before the first one nothing of the run has passed of which this could be a share.
-        known = {OVERHEAD: self.overhead} if self._measured else {}
-        if self._loss is not None:
-            try:
-                loss = self._loss.detach() if isinstance(self._loss, Tensor) else self._loss
-                known[TRAIN_LOSS] = float(loss)
-            except (TypeError, ValueError, RuntimeError) as error:
-                self._fail(TRAIN_LOSS, error)
-        return [
-            Found(name, "", value, math.nan, 1, 0.0, "", {"measure": name})
-            for name, value in known.items()
-        ]
-
     def _thin(self) -> None:
-        if self._thinned_from is not None:
+        if self._thinned_from is None:
+            self._thinned_from = self._last
+        if "thinned" in self._notices:
             return
-        self._thinned_from = self._last
-        known = self.budget.total is not None
-        advice = "fewer samples cost less" if known else "with total_steps early ones come at once"
-        logger.warning(
-            "from step %d on less is measured than is due: measurements would add more than "
-            "max_overhead = %g to the run's time (%s)",
-            self._last,
-            self.budget.share,
-            advice,
-        )
+        said = words.thinned(self.budget, self._last, self.every, self._due, self._measured)
+        if said is None:
+            return
+        self._notices.add("thinned")
+        logger.warning(said)
         with self.budget.spending():
             try:
                 self._note()
@@ -313,14 +361,17 @@ class Tracker:
 
     def _note(self) -> None:
         """Note how this run is tracked where its settings stand."""
+        if not self._due:
+            return
+        before = self._noted.get("thinned_from")
         self._folder.note(
             every=self.every,
             max_overhead=self.budget.share,
             total_steps=self.budget.total,
             overhead=self.overhead,
-            due=self._due,
-            measured=self._measured,
-            thinned_from=self._thinned_from,
+            due=self._noted.get("due", 0) + self._due,
+            measured=len(self._folder.recorded),
+            thinned_from=self._thinned_from if before is None else before,
         )
 
     def _notice(self, said: str) -> None:
@@ -346,34 +397,3 @@ class Tracker:
             mark_failed(self.out, self._folder.run, self._last, said, details)
         except OSError as full:
             self._notice(f"the failure cannot be written down: {full}")
-
-
-def _row(one: Found, named: dict[str, Any]) -> dict[str, Any]:
-    values = {key: getattr(one, key) for key in ("measure", "layer", "value", "stderr", "n")}
-    how = {"settings": fingerprint(one.settings), "backend": one.backend, "seconds": one.seconds}
-    return {**named, **values, **how}
-
-
-def _check_needs(names: Sequence[str], loss_fn: Any, data: Any, states: Any) -> None:
-    if not names:
-        raise ValueError("measures names none")
-    without = [name for name in names if name != "rankme"]
-    if without and loss_fn is None:
-        raise ValueError(
-            f"{without[0]} needs loss_fn: loss_fn(model, batch) -> (N,), one loss per sample; "
-            "geomfast.losses.next_token serves language models"
-        )
-    if data is None and (loss_fn is not None or states is None):
-        raise ValueError("data must be given: one batch of samples, or an iterable of batches")
-
-
-def _called(function: Any) -> str | None:
-    """What a function is called, for the settings."""
-    return getattr(function, "__qualname__", type(function).__name__) if function else None
-
-
-def _rank() -> int:
-    """Of this process in distributed training, also before its processes have met."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank()
-    return int(os.environ.get("RANK", "0"))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from geomfast.analysis import hessian, llc, reference, summarise, top_down, truncation
 from geomfast.files import write_atomically, write_json
-from geomfast.report import claims, compare, drawing, page, tables
+from geomfast.report import claims, compare, drawing, page, tables, tracked
 from geomfast.report.found import read
 from geomfast.report.settings import shown_settings
 from geomfast.report.style import need
@@ -38,6 +38,9 @@ def build(
         compare_with: folder of a second sweep, whose claims, collapse, floors and emergence are
             set beside the first one's.
         every_run: draw the figures of every run.
+
+    What a tracker recorded gets a page of its own: first the curves of everything measured, and of
+    the claims those that can be decided.
 
     Returns:
         ``name``, ``against``, ``paper``, ``claims``, ``settings``, ``summary``, ``lines`` (label,
@@ -73,7 +76,8 @@ def build(
         "hessian": hessian(records),
         "llc": llc(records),
     }
-    lines = tables.summary_lines(summary)
+    live = found.tracked and other is None
+    lines = tracked.lines(found) if live else tables.summary_lines(summary)
 
     drawn = drawing.draw_all(out / "figures", found, other, every_run=every_run)
     written = claims.write(out / "tables", found.claims)
@@ -87,7 +91,10 @@ def build(
         if name not in extra or not table.empty
     ]
     html = html or out / "report.html"
-    text = page.render(found, other, lines, drawn, against)
+    if live:
+        text = tracked.render(found, drawn, against)
+    else:
+        text = page.render(found, other, lines, drawn, against)
     write_atomically(html, text.encode())
     result = tables.plain(
         {

@@ -115,7 +115,11 @@ def write(folder: Path, claims: Sequence[Claim]) -> list[Path]:
 
 
 def terminal(
-    sweeps: Mapping[str, Sequence[Mapping[str, Any]]], version: str, console: Console
+    sweeps: Mapping[str, Sequence[Mapping[str, Any]]],
+    version: str,
+    console: Console,
+    *,
+    undecided: bool = True,
 ) -> None:
     """Print the claims table; 80 columns are enough.
 
@@ -123,6 +127,7 @@ def terminal(
         sweeps: claims of :func:`as_json` by name of the sweep; one or two.
         version: of the paper.
         console: where to print.
+        undecided: print those too for which there is not enough data; they are counted anyway.
     """
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", expand=True)
     grid.title = Text(f"Claims of arXiv:2602.15997, {version}", style="bold")
@@ -132,14 +137,20 @@ def terminal(
             f"{name}, 95% interval" if len(sweeps) == 1 else name, ratio=5, overflow="fold"
         )
     grid.add_column(f"paper {version}", ratio=3, overflow="fold")
-    for claims in zip(*sweeps.values(), strict=True):
+    rows = [
+        claims
+        for claims in zip(*sweeps.values(), strict=True)
+        if undecided or any(claim["verdict"] != NOT_ENOUGH for claim in claims)
+    ]
+    for claims in rows:
         cells = []
         for claim in claims:
             texts, verdict = row(claim, version), claim["verdict"]
             mark = Text(f"{MARKS[verdict]} {verdict}", style=_STYLES[verdict])
             cells.append(mark.append(Text(f"\n{here(texts)}", style="default not bold")))
         grid.add_row(claims[0]["title"], *cells, paper_text(claims[0]["paper"][version]))
-    console.print(grid)
+    if rows:
+        console.print(grid)
     for name, claims in sweeps.items():
         counted = [f"{count} {verdict}" for verdict, count in tally(claims).items() if count]
         console.print(Text(f"{name}: {', '.join(counted)}", style="bold"))

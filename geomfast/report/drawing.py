@@ -6,6 +6,7 @@ import base64
 import io
 import itertools
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,15 @@ from geomfast.report import figures
 from geomfast.report.compare import scale_pairs
 from geomfast.report.figures import Picture
 from geomfast.report.found import Found
-from geomfast.report.settings import taken_how
+from geomfast.report.settings import taken_how, tracked_how
 from geomfast.report.style import need
 
 #: Larger ones, of thousands of line segments, are on the page as PNG; the file stays SVG.
 LARGEST_SVG = 300_000
 #: Dots per inch that are sharp in print, where figures are made smaller.
 _DPI_ON_PAGE = 140
+#: Pictures that stand for a whole folder as well as for its first run.
+_FIRST = ("collapse", "by-step")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Drawn:
 def draw_all(folder: Path, found: Found, other: Found | None, *, every_run: bool) -> Drawn:
     """Draw every figure for which there is something to draw, and write it under ``folder``.
 
+    Of what a tracker recorded other figures are drawn than of a sweep, and of every run.
+
     Args:
         folder: ``OUT/figures``.
         found: the sweep.
@@ -68,8 +73,10 @@ def draw_all(folder: Path, found: Found, other: Found | None, *, every_run: bool
         every_run: figures of every run; else those of the first run of every scale and task.
     """
     drawn = Drawn(runs={run: [] for run in found.runs})
-    for picture in figures.OVERVIEW:
-        figure = picture.draw(found)
+    live = found.tracked and other is None
+    there = set(found.records["measure"])
+    for picture in figures.TRACKED_OVERVIEW if live else figures.OVERVIEW:
+        figure = picture.draw(found) if _of(picture, there) else None
         if figure is not None:
             caption = taken_how(found.records, found.settings, picture.measures)
             drawn.overview.append(keep(drawn, [folder], picture, figure, caption))
@@ -77,23 +84,30 @@ def draw_all(folder: Path, found: Found, other: Found | None, *, every_run: bool
     first = set(cells.drop_duplicates(["scale", "task"])["run"])
     by_run = dict(list(found.records.groupby("run", sort=False)))
     for index, run in enumerate(found.runs):
-        if not (every_run or run in first):
+        if not (every_run or live or run in first):
             continue
         rows, table = by_run[run], cells[cells["run"] == run]
         place = folder / run.replace("/", "_") if len(found.runs) > 1 else folder
-        for picture in figures.FIGURES:
-            figure = picture.draw(rows, table)
+        for picture in figures.TRACKED if live else figures.FIGURES:
+            figure = picture.draw(rows, table) if _of(picture, there) else None
             if figure is None:
                 continue
             caption = taken_how(rows, found.settings, picture.measures)
+            if live:
+                caption = f"{tracked_how(found.settings, run, rows)}; {caption}"
             # The first picture of the first run is that of the sweep as well.
-            top = index == 0 and place != folder and picture is figures.FIGURES[0]
+            top = index == 0 and place != folder and picture.name in _FIRST
             shown = keep(drawn, [place, folder] if top else [place], picture, figure, caption)
-            if run in first:
+            if live or run in first:
                 drawn.runs[run].append(shown)
     if other is not None:
         _draw_both(drawn, folder, found, other)
     return drawn
+
+
+def _of(picture: Picture, there: Container[str]) -> bool:
+    """Whether any of the measures that a picture shows is there."""
+    return not picture.measures or any(name in there for name in picture.measures)
 
 
 def _draw_both(drawn: Drawn, folder: Path, found: Found, other: Found) -> None:

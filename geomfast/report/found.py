@@ -19,10 +19,13 @@ from geomfast.analysis.difficulty import early_geometry
 from geomfast.analysis.leads import leads, precursors
 from geomfast.analysis.probes import FIRST_TOKEN, probe_leads
 from geomfast.analysis.topdown import top_down
-from geomfast.analysis.trajectories import CELL
+from geomfast.analysis.trajectories import CELL, in_order
 from geomfast.records import RecordsError, load_records
 from geomfast.report.settings import read_settings
 from geomfast.sweep.wall import wall_time
+
+#: Format that ``settings.json`` has of what a tracker recorded.
+TRACKER = "geomfast tracker 1"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class Found:
     def scales(self) -> list[str]:
         """Names of the scales, smallest first."""
         return list(dict.fromkeys(self.cells["scale"]))
+
+    @property
+    def tracked(self) -> bool:
+        """Whether a tracker recorded it, which knows no behaviour, and no task but its samples."""
+        return self.settings.get("format") == TRACKER
 
     @cached_property
     def orders(self) -> pd.DataFrame:
@@ -114,16 +122,20 @@ def read(out: Path) -> Found:
 
     Raises:
         FileNotFoundError: no such folder, or no records in it.
-        RecordsError: a file there cannot be read, there is no task-level in the records, or some
-            records are duplicate or contradictory; then the message lists them.
+        RecordsError: a file there cannot be read, there is nothing to report on (of a sweep, no
+            task-level with RankMe or behaviour; of anything else, no value), or some records are
+            duplicate or contradictory; then the message lists them.
     """
     records = load_records(out)
     check(records)
     settings = read_settings(out / "settings.json")
     chance = settings.get("chance") or task_chances(records)
     table = cells(records, chance=chance)
+    if not _of_a_sweep(settings):
+        table = _every_cell(table, records)
     if table.empty:
-        raise RecordsError(f"{out}: the records hold neither RankMe nor behaviour of any task")
+        lacking = "neither RankMe nor behaviour" if _of_a_sweep(settings) else "no value"
+        raise RecordsError(f"{out}: the records hold {lacking} of any task")
     return Found(
         name=out.resolve().name,
         records=records,
@@ -133,3 +145,24 @@ def read(out: Path) -> Found:
         claims=claims(records, chance=chance),
         wall=wall_time(out, records),
     )
+
+
+def _of_a_sweep(settings: Mapping[str, Any]) -> bool:
+    """Whether a folder is a sweep's, as one without settings is."""
+    return str(settings.get("format", "geomfast sweep")).startswith("geomfast sweep")
+
+
+def _every_cell(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """The table with a row for every cell that has a value of any measure.
+
+    Trackers and series of checkpoints may have taken other measures than those of the table.
+    """
+    valued = records.loc[records["value"].notna() & (records["level"] > 0), CELL].drop_duplicates()
+    whole = table.merge(valued, on=CELL, how="outer")
+    flags = ["collapsed", "recovered", "exceeded", "pending"]
+    for flag in flags:
+        whole[flag] = whole[flag].eq(True)
+    # Columns of an empty table are of no type.
+    numbers = [name for name in whole.columns if name not in (*CELL, *flags)]
+    whole[numbers] = whole[numbers].astype(float)
+    return in_order(whole)

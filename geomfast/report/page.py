@@ -19,6 +19,8 @@ from geomfast.report.style import need
 
 #: How large figures are shown; the widest then just fill the page.
 _PIXELS_PER_INCH = 86
+#: Columns of :func:`geomfast.analysis.cells` of which one is known wherever there is a trajectory.
+_TRAJECTORIES = ("initial", "final_accuracy", "final_logprob")
 
 
 def render(
@@ -61,6 +63,8 @@ def render(
         runs=found.runs,
         first_run=found.runs[0],
         lines=lines,
+        # Sections that a series of checkpoints with neither RankMe nor behaviour goes without.
+        trajectories=bool(found.cells[list(_TRAJECTORIES)].notna().any(axis=None)),
         collapse_head=[heading for _, heading, _ in tables.COLLAPSE[:6]],
         collapse={run: _rows(rows, tables.COLLAPSE[:6]) for run, rows in by_run.items()},
         emergence={run: _emergence(rows) for run, rows in by_run.items()},
@@ -71,7 +75,7 @@ def render(
         differences=differences(found.settings, other.settings) if other else [],
         settings=shown_settings(found.settings),
         version=version,
-        measured=_measured(found.records),
+        measured=measured(found.records),
         plotly=Markup(need("plotly.offline").get_plotlyjs()),
         data=Markup(script_json(chart_data(found.records, found.cells, with_layers))),
     )
@@ -104,7 +108,8 @@ def _runs_line(found: Found) -> str:
     steps = found.records.groupby("run")["step"]
     seeds = ", ".join(str(seed) for seed in sorted(set(found.cells["seed"])))
     return (
-        f"{len(found.runs)} runs of {', '.join(found.scales)}; seeds {seeds}; "
+        f"{len(found.runs)} run{'s' * (len(found.runs) > 1)} of {', '.join(found.scales)}; "
+        f"seeds {seeds}; "
         f"{len(found.cells[['task', 'level']].drop_duplicates())} task-levels; "
         f"{int(steps.max().max()):,} steps, {int(steps.nunique().max())} checkpoints"
     )
@@ -125,7 +130,7 @@ def _claims(
     return rows
 
 
-def _measured(records: pd.DataFrame) -> list[tuple[str, str]]:
+def measured(records: pd.DataFrame) -> list[tuple[str, str]]:
     """Per measure: how many values, on how many samples, computed how."""
     found = []
     for measure, rows in records.groupby("measure"):

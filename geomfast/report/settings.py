@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from geomfast.analysis.events import THRESHOLDS
-from geomfast.records import RecordsError
+from geomfast.records import FINAL, RecordsError, block
 from geomfast.report.curves import samples_of
 
 #: A value longer than this is not shown on the page; it is in settings.json.
@@ -98,6 +98,45 @@ def taken_how(records: pd.DataFrame, settings: Mapping[str, Any], measures: Iter
             low = f"{THRESHOLDS['accuracy']:g}"
             texts.append(f"emergence: accuracy above chance at {low} or more for 5 checkpoints")
     return "; ".join(texts)
+
+
+def cadence(settings: Mapping[str, Any], run: str, records: pd.DataFrame) -> str:
+    """How many steps of a tracked run were measured of those due, and what kept it from the others.
+
+    Args:
+        settings: content of settings.json.
+        run: its name.
+        records: of the run.
+    """
+    told = settings.get("tracking")
+    told = told.get(run) if isinstance(told, dict) else None
+    steps = records["step"].nunique()
+    if not isinstance(told, dict) or not {"due", "overhead", "max_overhead"} <= told.keys():
+        return f"{steps} step{'s' * (steps != 1)} measured"
+    due, overhead = max(told["due"], steps), told["overhead"]
+    text = f"{steps} of {due} due steps measured"
+    if steps < due and told.get("thinned_from") is not None:
+        text += (
+            f", as the budget (max_overhead = {told['max_overhead']:g}) left others out from step "
+            f"{told['thinned_from']:,} on"
+        )
+    digits = ".0f" if overhead >= 0.1 else ".2g"
+    return f"{text}; measuring added {100 * overhead:{digits}}% to the time of training"
+
+
+def tracked_how(settings: Mapping[str, Any], run: str, records: pd.DataFrame) -> str:
+    """What the caption of a tracked run's figure says first: its cadence, and what its layers are.
+
+    Args:
+        settings, run, records: as in :func:`cadence`.
+    """
+    own = settings.get("settings")
+    layers = own.get("layers") if isinstance(own, dict) else None
+    names = []
+    if isinstance(layers, list) and (records["measure"] == "rankme").any():
+        labels = [*(block(i + 1) for i in range(len(layers) - 1)), FINAL]
+        names = [f"{label}: {name}" for label, name in zip(labels, layers, strict=True)]
+    return "; ".join([cadence(settings, run, records), *names])
 
 
 def differences(ours: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -207,5 +207,8 @@ def rank_axis(axes: Any, values: np.ndarray) -> None:
     ticks = [tick for tick in powers if low <= tick <= high]
     if len(ticks) < 3:
         ticks = [tick for p in powers for tick in (p, 1.5 * p) if low <= tick <= high]
+    if len(ticks) < 2:
+        locator = need("matplotlib.ticker").MaxNLocator(4)
+        ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()

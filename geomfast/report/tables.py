@@ -159,11 +159,15 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
     for measure, found in summary["truncation"].items():
         name = "Fisher" if measure == "fisher_rank" else "Covariance"
-        remark = f"5-95%: {found['low']:.2f} to {found['high']:.2f}, {found['n']} cells"
+        remark = f"5-95%: {found['low']:.2f} to {found['high']:.2f}, {_cells(found['n'])}"
         if not math.isnan(found["correlation"]):
             remark += f"; correlation {found['correlation']:.2f}"
         lines.append((f"{name} rank, 50K / all", number(found["ratio"]), remark))
     return lines + _hessian_lines(summary["hessian"]) + _llc_lines(summary["llc"])
+
+
+def _cells(n: int) -> str:
+    return f"{n} cell{'s' * (n != 1)}"
 
 
 def _hessian_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -171,7 +175,7 @@ def _hessian_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     lines = []
     for measure, found in summary.items():
         remark = (
-            f"median of {found['n']} cells at the end; {number(found['initial'])} at first, "
+            f"median of {_cells(found['n'])} at the end; {number(found['initial'])} at first, "
             f"largest {number(found['largest'])} at step {step(found['largest_step'])}"
         )
         lines.append((f"{names[measure]} of the Hessian", number(found["final"]), remark))

@@ -163,7 +163,8 @@ def test_layers_without_positions():
 
     model, x = Deep(), cases.normal(7, 4)
     found = activations(model, x)
-    assert list(found) == ["block 1", "block 2", "block 3"]  # no norm, no head: no final state
+    assert list(found) == ["block 1", "block 2", "block 3", "final"]
+    assert torch.equal(found["final"], found["block 3"])  # no norm, no head
     torch.testing.assert_close(found["block 1"], model.layers[0](x).detach())
     named = activations(model, x, layers=["layers.0", "layers.2"], final="layers.1")
     assert list(named) == ["block 1", "final", "block 2"]
@@ -177,9 +178,30 @@ def test_blocks_are_the_longest_list_that_is_in_no_other():
     assert find_blocks(nn.ModuleList([nn.Identity()])) == ["0"]
 
 
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (nn.Linear(4, 4), "$"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), r'layers=\["0"\]'),
+        (
+            nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)),
+            r'layers=\["1", "3"\]',
+        ),
+    ],
+)
+def test_layers_that_a_model_without_blocks_may_name(model, said):
+    with pytest.raises(NoStates, match=rf"has no list of blocks .*name its layers.*{said}"):
+        activations(model, cases.normal(3, 4))
+
+
+def test_a_list_that_comes_out_of_an_iterable_is_a_batch():
+    model = plain()
+    expected = activations(model, (TOKENS, torch.zeros(6)))
+    for label, x in activations(model, [[TOKENS, torch.zeros(6)]]).items():
+        assert torch.equal(x, expected[label])
+
+
 def test_what_will_not_do():
-    with pytest.raises(NoStates, match=r"Linear has no list of blocks .*name its layers"):
-        activations(nn.Linear(4, 4), cases.normal(3, 4))
     with pytest.raises(ValueError, match=r"Plain has no module 'blocks\.0'"):
         activations(plain(), TOKENS, layers=["blocks.0"])
     with pytest.raises(ValueError, match="position must be one of last, mean, not 'first'"):
@@ -193,6 +215,10 @@ def test_what_will_not_do():
         activations(plain(), TOKENS, layers=["layers.0", "layers.1.block.experts.7"])
     with pytest.raises(NoStates, match="block 1 of Plain runs more than once"):
         activations(plain(), TOKENS, layers=["layers.1.block.norm"])
+    with pytest.raises(NoStates, match="final of Plain runs more than once"):
+        activations(plain(), TOKENS, final="layers.1.block.norm")
+    with pytest.raises(NoStates, match="final of Plain was not run"):
+        activations(plain(), TOKENS, final="layers.1.block.experts.7")
 
 
 def test_half_the_samples_where_memory_does_not_suffice(caplog, monkeypatch):

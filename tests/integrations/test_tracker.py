@@ -3,13 +3,16 @@
 import json
 import logging
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, TensorDataset
 
 import geomfast as gf
 from geomfast.integrations.measuring import MEASURES, Options
@@ -25,6 +28,10 @@ QUICK = Options(hessian_probes=6, llc_draws=4, llc_burn_in=1, llc_chains=1)
 
 def tracked(out, **options):
     return gf.Tracker(net(), loss_fn, batch(), out=out, **{"max_overhead": None, **options})
+
+
+def tracked_model(model, out, **options):
+    return gf.Tracker(model, loss_fn, batch(), out=out, max_overhead=None, **options)
 
 
 def equal(a, b):
@@ -114,6 +121,61 @@ def test_other_settings_are_refused(changed, said, tmp_path):
     tracked(tmp_path).close()  # the refused one holds nothing
 
 
+def test_another_training_of_the_same_name_is_not_recorded(tmp_path, caplog):
+    train(10, out=tmp_path)
+    before = gf.load_records(tmp_path)
+    other = net()
+    with torch.no_grad():
+        other.head.bias.add_(1.0)
+    left, _ = train(20, model=other, out=tmp_path)
+    assert gf.load_records(tmp_path).equals(before)
+    said = [words for words in caplog.messages if "other weights" in words]
+    assert len(said) == 1 and "step 0 of run run" in said[0] and "run=..." in said[0]
+    again = net()
+    with torch.no_grad():
+        again.head.bias.add_(1.0)
+    assert equal(left, train(20, model=again)[0])
+    with pytest.raises(ValueError, match="another training"):
+        train(1, model=other, out=tmp_path, raise_failures=True)
+    train(20, out=tmp_path)  # the same one from the beginning goes on at the end
+    assert sorted(set(gf.load_records(tmp_path)["step"])) == [*LOG, 20]
+
+
+def test_a_training_that_begins_alike_and_is_another(tmp_path, caplog):
+    train(8, out=tmp_path, every=4)
+    model = net()
+    tracker = tracked_model(model, tmp_path, every=1)
+    assert not tracker.step(0)  # the same weights as then
+    with torch.no_grad():
+        model.head.bias.add_(1.0)
+    assert not any(tracker.step(step) for step in range(1, 20))  # of which 1 to 3 are new
+    tracker.close()
+    assert sorted(set(gf.load_records(tmp_path)["step"])) == [0, 4, 8]
+    assert "step 4 of run run" in caplog.text
+
+
+def test_a_training_taken_up_that_rounds_otherwise_goes_on(tmp_path, caplog):
+    model = net()
+    train(8, model=model, out=tmp_path)
+    tracker = tracked_model(model, tmp_path)
+    with torch.no_grad():
+        model.head.bias.add_(1e-6)
+    taken = [step for step in range(5, 13) if tracker.step(step)]
+    tracker.close()
+    assert taken == [10, 11] and caplog.text.count("rounds differently") == 1
+    assert "continuing run run in" in caplog.text and "9 steps are recorded" in caplog.text
+    assert sorted(set(gf.load_records(tmp_path)["step"])) == [*range(9), 10, 11, 12]
+
+
+def test_a_run_of_another_seed_or_scale(tmp_path):
+    train(1, out=tmp_path)
+    with pytest.raises(PlanError, match=r"run run in .* is of seed 0, not 1: .*run="):
+        tracked(tmp_path, seed=1)
+    with pytest.raises(PlanError, match="of scale Net, not large"):
+        tracked(tmp_path, scale="large")
+    tracked(tmp_path, seed=1, run="other").close()
+
+
 def test_more_measures_may_be_asked_for(tmp_path):
     train(2, out=tmp_path)
     tracked(tmp_path, measures=["fisher_rank"], options=Options(eps=1e-5)).close()
@@ -123,7 +185,7 @@ def test_more_measures_may_be_asked_for(tmp_path):
 
 def test_one_tracker_a_run(tmp_path):
     tracker = tracked(tmp_path)
-    with pytest.raises(FolderInUse, match=r"run run in .* is in use"):
+    with pytest.raises(FolderInUse, match=r"run run in .* is in use by another tracker, of this"):
         tracked(tmp_path)
     lock = tmp_path / "records" / "run" / ".lock"
     files = [file for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
@@ -136,7 +198,7 @@ def test_one_tracker_a_run(tmp_path):
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(PlanError, match="not empty"):
+    with pytest.raises(PlanError, match=r"not empty .* not a tracker's folder, with thesis\.tex"):
         tracked(tmp_path)
 
 
@@ -179,6 +241,18 @@ def test_steps_counted_anew_in_every_epoch(tmp_path, caplog):
     tracker.close()
 
 
+@pytest.mark.parametrize("step", [-1, 2.5, "7", None])
+def test_what_is_no_step_ends_nothing(step, tmp_path, caplog):
+    tracker = tracked(tmp_path)
+    assert not tracker.step(step) and not tracker.step(step)
+    assert caplog.text.count(f"step must be a whole number, 0 or more, not {step!r}") == 1
+    assert tracker.step(torch.tensor(3)) and tracker.step(np.int64(4))
+    tracker.close()
+    assert not tracker.step(5) and not tracker.step(6)
+    assert caplog.text.count("after close()") == 1
+    assert set(gf.load_records(tmp_path)["step"]) == {3, 4}
+
+
 def test_an_error_in_the_loop_lets_go_of_the_folder(tmp_path):
     with pytest.raises(KeyError), tracked(tmp_path) as tracker:
         tracker.step(12)
@@ -187,13 +261,23 @@ def test_an_error_in_the_loop_lets_go_of_the_folder(tmp_path):
     tracked(tmp_path).close()
 
 
-def test_a_budget_that_thins_says_so_once(tmp_path, caplog):
+def test_a_budget_that_thins_says_so_once_and_at_the_end(tmp_path, caplog):
     _, tracker = train(out=tmp_path, max_overhead=1e-6)
-    assert caplog.text.count("max_overhead") == 1
+    thinned, summed = caplog.messages
+    assert re.search(r"from step 1 on less is measured than is due: .* takes [\d.]+ s", thinned)
+    assert "measured 1 of 15 due" in summed and "of 0.0001% allowed; max_overhead=None" in summed
     assert set(gf.load_records(tmp_path)["step"]) == {0}
     told = json.loads((tmp_path / "settings.json").read_text())["tracking"]["run"]
-    assert (told["due"], told["measured"], told["thinned_from"]) == (14, 1, 1)
+    assert (told["due"], told["measured"], told["thinned_from"]) == (15, 1, 1)
     assert told["overhead"] == pytest.approx(tracker.overhead, rel=0.5)
+
+
+def test_the_last_step_is_due(tmp_path, caplog):
+    train(12, out=tmp_path)
+    assert ": measured 12 of 12 due, " in caplog.messages[-1]
+    train(20, first=12, out=tmp_path)
+    told = json.loads((tmp_path / "settings.json").read_text())["tracking"]["run"]
+    assert told["due"] == told["measured"] == len(set(gf.load_records(tmp_path)["step"])) == 16
 
 
 def test_the_last_step_need_not_be_measured(tmp_path):
@@ -235,6 +319,51 @@ def test_states_of_ones_own_need_neither_loss_nor_data(tmp_path):
     assert records["layer"].tolist() == ["block 1", "final"]
 
 
+class Plain(nn.Module):
+    """No list of blocks, no norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+        self.out = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.out(self.net(x))
+
+
+@pytest.mark.parametrize(
+    ("layers", "recorded"),
+    [(("net.1", "net.3"), ["block 1", "final"]), ("net.3", ["final"])],
+)
+def test_the_last_layer_named_is_the_final_state(layers, recorded, tmp_path):
+    model = Plain()
+    tracker = tracked_model(model, tmp_path, layers=layers)
+    tracker.step(0)
+    tracker.close()
+    records = gf.load_records(tmp_path).query("measure == 'rankme'").set_index("layer")
+    assert records.index.tolist() == recorded
+    expected = gf.rankme(model.net(batch()[0]).detach()).item()
+    assert records.loc["final", "value"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("measures", ["rankme", "fisher_rank", "hessian_trace"])
+def test_batches_of_a_loader_are_those_of_a_tuple(measures, tmp_path):
+    loader = DataLoader(TensorDataset(*batch()), batch_size=10)  # whose batches are lists
+    found = []
+    for name, data in (("one", batch()), ("several", loader)):
+        tracker = gf.Tracker(net(), loss_fn, data, measures=measures, out=tmp_path / name)
+        tracker.step(0)
+        tracker.close()
+        records = gf.load_records(tmp_path / name)
+        found.append(records.query("measure == @measures")["value"].to_numpy())
+    assert len(found[0]) > 0 and np.allclose(*found, rtol=1e-5)
+
+
+def test_a_budget_meant_as_a_percentage(tmp_path, caplog):
+    tracked(tmp_path, max_overhead=5).close()
+    assert "5% is max_overhead=0.05" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "said"),
     [
@@ -245,12 +374,30 @@ def test_states_of_ones_own_need_neither_loss_nor_data(tmp_path):
         ({"data": 5}, TypeError, "data must be a batch"),
         ({"every": 0}, ValueError, "every must be"),
         ({"max_overhead": 0}, ValueError, "max_overhead"),
+        ({"max_overhead": "5%"}, ValueError, "max_overhead must be above 0.*not '5%'"),
         ({"total_steps": 0}, ValueError, "total_steps"),
+        ({"total_steps": 1e3}, ValueError, "total_steps must be a whole number.*not 1000.0"),
+        ({"loss_fn": F.cross_entropy}, TypeError, r"\(N,\), .*cross_entropy takes outputs"),
+        ({"loss_fn": nn.MSELoss()}, TypeError, "MSELoss takes outputs and targets"),
+        ({"loss_fn": "mse"}, TypeError, "loss_fn must be a function, .*not 'mse'"),
+        ({"options": {"samples": 8}}, TypeError, "from geomfast.*import Options"),
+        (
+            {"model": torch.optim.SGD(net().parameters(), 1.0)},
+            TypeError,
+            "torch.nn.Module, not SGD",
+        ),
+        ({"layers": [nn.Linear(2, 2)]}, TypeError, "layers must be names of modules"),
+        ({"layers": []}, ValueError, "layers must name modules"),
+        ({"data": (torch.zeros(4, 7), batch()[1][:4])}, ValueError, "could not be put through"),
+        ({"data": list(batch())}, ValueError, r"not alike: .*data=\(x, y\)"),
+        ({"data": (np.zeros(3), np.zeros(3))}, ValueError, "no tensor, but ndarray"),
+        ({"data": TensorDataset(*batch())}, TypeError, "a DataLoader makes batches of it"),
+        ({"data": list(zip(*batch(), strict=True))}, ValueError, "DataLoader puts single samples"),
         ({"run": "a/b"}, ValueError, "run must be a name"),
         ({"name": ""}, ValueError, "name must be a name"),
         ({"loss_fn": lambda model, b: loss_fn(model, b).mean()}, ValueError, "not be reduced"),
         ({"layers": ["blocks.7"]}, ValueError, "no module 'blocks.7'"),
-        ({"model": nn.Linear(12, 4)}, ValueError, "name its layers"),
+        ({"model": Plain()}, ValueError, r'layers=\["net.1", "net.3"\]'),
     ],
 )
 def test_bad_input_is_known_before_training(changed, error, said, tmp_path):

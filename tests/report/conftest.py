@@ -28,7 +28,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def keep(*names: str) -> None:
         judge_few(monkeypatch)
-        for group in ("FIGURES", "OVERVIEW", "COMPARED"):
+        for group in ("FIGURES", "OVERVIEW", "TRACKED", "TRACKED_OVERVIEW", "COMPARED"):
             pictures = [p for p in getattr(figures, group) if p.name in names]
             monkeypatch.setattr(figures, group, tuple(pictures))
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 REMEMBERED, PACES = 4, 64
 #: Steps between two doublings of the step, for ``every="log"``.
 PER_DOUBLING = 4
+#: By how much a share is larger that is said to pay for everything, as times differ.
+_SAFETY = 1.2
 
 
 def check_every(every: str | int) -> None:
@@ -71,16 +73,17 @@ class Budget:
         total: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        if share is not None and not 0.0 < share < math.inf:
-            raise ValueError(f"max_overhead must be above 0, or None for no bound, not {share}")
-        if total is not None and total < 1:
-            raise ValueError(f"total_steps must be 1 or more, not {total}")
+        if share is not None and (isinstance(share, str) or not 0.0 < share < math.inf):
+            raise ValueError(f"max_overhead must be above 0, or None for no bound, not {share!r}")
+        if total is not None and (isinstance(total, (bool, float)) or total < 1):
+            raise ValueError(f"total_steps must be a whole number, 1 or more, not {total!r}")
         self.share, self.total = share, total
         self._spent = 0.0
         self._since: float | None = None
         self._clock = clock
         self._began = clock()
         self._costs: deque[float] = deque(maxlen=REMEMBERED)
+        self._measuring, self._measurements = 0.0, 0
         self._credit = 0.0
         self._before: tuple[int, float] | None = None
         self._paces: deque[float] | None = None
@@ -101,6 +104,11 @@ class Budget:
         rest = self.rest
         return self.spent / rest if rest > 0 else 0.0
 
+    @property
+    def cost(self) -> float:
+        """Seconds of a measurement, on average; 0 before the first."""
+        return self._measuring / max(self._measurements, 1)
+
     @contextmanager
     def spending(self, *, measuring: bool = False) -> Iterator[None]:
         """Counts the time inside; of a measurement also as what the next one is expected to cost.
@@ -117,6 +125,8 @@ class Budget:
             self._spent += cost
             if measuring:
                 self._costs.append(cost)
+                self._measuring += cost
+                self._measurements += 1
 
     def passed(self, step: int) -> None:
         """Notes that the run has come to a step, from which its pace is known."""
@@ -140,17 +150,38 @@ class Budget:
             return True
         if self.total is None or step > self.total:
             return self.affords()
-        if not self._paces:
+        whole = self.projected(step)
+        if whole is None:
             return self.affords()
-        # Of the faster ones, for what makes steps slow passes.
-        seconds = sorted(self._paces)[len(self._paces) // 4]
-        whole = self.rest + seconds * (self.total - step)
         measurements = max(0.0, self.share * whole - self.spent) / max(*self._costs, 1e-9)
         self._credit += min(1.0, measurements / due_between(step, self.total, every))
         if measurements < 1.0 or self._credit < 1.0 - 1e-9:
             return False
         self._credit -= 1.0
         return True
+
+    def projected(self, step: int) -> float | None:
+        """Seconds that the whole run takes without the tracker; None where that is not known.
+
+        Args:
+            step: that the run has come to.
+        """
+        if self.total is None or not self._paces:
+            return None
+        # Of the faster ones, for what makes steps slow passes.
+        seconds = sorted(self._paces)[len(self._paces) // 4]
+        return self.rest + seconds * max(0, self.total - step)
+
+    def enough(self, more: int, whole: float) -> float:
+        """The share that would pay for more measurements, with a margin, to two digits.
+
+        Args:
+            more: how many.
+            whole: seconds that the whole run takes without the tracker.
+        """
+        share = _SAFETY * (self.spent + more * max(self._costs, default=0.0)) / max(whole, 1e-9)
+        unit = 10.0 ** (math.floor(math.log10(share)) - 1) if share > 0 else 1.0
+        return float(f"{math.ceil(share / unit) * unit:.2g}")
 
     def affords(self) -> bool:
         """Whether the time that has passed pays for one more measurement."""

@@ -9,12 +9,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
+
 from geomfast import machine
 from geomfast.files import write_json
 from geomfast.integrations.measure.folder import settled
-from geomfast.records import part_name, write_part
-from geomfast.sweep.folder import check_folder, locked, read_settings
-from geomfast.sweep.parts import recorded
+from geomfast.records import part_files, part_name, write_part
+from geomfast.sweep.folder import FolderInUse, check_folder, locked, read_settings
+from geomfast.sweep.parts import of_other_weights, recorded
+from geomfast.sweep.plan import PlanError
 from geomfast.sweep.wall import TRAINING, WRITING, read_wall, write_wall
 
 KIND = "tracker"
@@ -27,12 +30,17 @@ class RunFolder:
     Args:
         out: the folder.
         run: name of the run.
+        named: scale and seed that its records name.
         settings: what all its values share.
         of_measures: settings of each measure; those that OUT has of other measures stay.
 
+    Attributes:
+        recorded: its steps in the records.
+        before: those that were there already.
+
     Raises:
         PlanError: OUT cannot be written, or belongs to something else or to a tracker with other
-            settings.
+            settings; the run is of another scale or seed.
         FolderInUse: another tracker has this run.
     """
 
@@ -40,18 +48,22 @@ class RunFolder:
         self,
         out: Path,
         run: str,
+        named: Mapping[str, Any],
         settings: dict[str, Any],
         of_measures: dict[str, dict[str, Any]],
     ):
+        _check_ours(out)
         check_folder(out)
         self.out, self.run = out, run
         self.records = out / "records" / run
         self._lock = ExitStack()
         with ExitStack() as leaving:
-            leaving.enter_context(locked(self.records, f"run {run} in {out}"))
+            leaving.enter_context(_held(self.records, f"run {run} in {out}"))
             for remains in self.records.glob(".tmp-*"):
                 remains.unlink(missing_ok=True)
             self.recorded = set(recorded(self.records))
+            self.before = frozenset(self.recorded)
+            self._check_same(named)
             with self._alone():
                 content = settled(out, settings, of_measures, {run: []}, {}, KIND)
                 content["tracking"] = self._tracking()
@@ -65,6 +77,10 @@ class RunFolder:
             self._known = set(content["hashes"])
             self._before = read_wall(self.records)
             self._lock = leaving.pop_all()
+
+    def of_other_weights(self, step: int, weights: str) -> bool:
+        """Whether a recorded step was of other weights than these, by their hash."""
+        return of_other_weights(self.records, step, weights) is not None
 
     def write(
         self,
@@ -91,9 +107,13 @@ class RunFolder:
         write_part(self.records / part_name(step, names), [{**row, **shared} for row in rows])
         self.recorded.add(step)
 
+    def noted(self) -> dict[str, Any]:
+        """How ``settings.json`` says that this run is tracked."""
+        return self._tracking().get(self.run, {})
+
     def note(self, **told: Any) -> None:
         """Note in ``settings.json`` how this run is tracked."""
-        self._change(tracking={self.run: self._tracking().get(self.run, {}) | told})
+        self._change(tracking={self.run: self.noted() | told})
 
     def wall(self, training: float, writing: float) -> None:
         """Note the seconds of this tracker's time, on top of those before it."""
@@ -104,6 +124,18 @@ class RunFolder:
     def close(self) -> None:
         """Let others have the run."""
         self._lock.close()
+
+    def _check_same(self, named: Mapping[str, Any]) -> None:
+        parts = part_files(self.records)
+        if not parts:
+            return
+        table = pyarrow.parquet.read_table(parts[0], columns=list(named))
+        for name, value in named.items():
+            if (there := table[name][0].as_py()) != value:
+                raise PlanError(
+                    f"run {self.run} in {self.out} is of {name} {there}, not {value}: give this "
+                    "one a name of its own (run=...), or another folder"
+                )
 
     def _change(self, **parts: Mapping[str, Any]) -> None:
         with self._alone():
@@ -122,3 +154,28 @@ class RunFolder:
         with (self.out / ".settings.lock").open("a") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+
+def _check_ours(out: Path) -> None:
+    """Raises PlanError for a folder with files that no tracker put there."""
+    if out.is_dir() and not (out / _SETTINGS).exists():
+        there = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
+        if there:
+            raise PlanError(
+                f"{out} is not empty and has no {_SETTINGS}: not a tracker's folder, with "
+                f"{sorted(there)[0]} in it; give the tracker one of its own (out=...)"
+            )
+
+
+@contextmanager
+def _held(folder: Path, what: str) -> Iterator[None]:
+    """As :func:`geomfast.sweep.folder.locked`, but says what to do."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(folder, what))
+        except FolderInUse as error:
+            raise FolderInUse(
+                f"{what} is in use by another tracker, of this process or another: close it, or "
+                "give this one a name of its own (run=...)"
+            ) from error
+        yield

@@ -20,25 +20,30 @@ def samples_of(data: Any, most: int | None, device: torch.device) -> list[Any]:
 
     Args:
         data: one batch (a tensor, tuple or mapping), or an iterable of batches, of which no more
-            are drawn than are needed. A DataLoader's generator is as it was afterwards.
+            are drawn than are needed. A list is an iterable, also of two tensors; one that comes
+            out of an iterable is a batch, as those of a DataLoader are. A DataLoader's generator is
+            as it was afterwards.
         most: None for all.
         device: where the batches go.
 
     Raises:
         TypeError: it is neither of the two.
-        ValueError: fewer than two samples, or a batch whose tensors do not agree on them.
+        ValueError: fewer than two samples, a batch whose tensors do not agree on them, or batches
+            of which one is made otherwise than the first.
     """
     if isinstance(data, (Tensor, tuple, Mapping)):
         data = [data]
     elif isinstance(data, str) or not isinstance(data, Iterable):
-        raise TypeError(f"data must be a batch or an iterable of batches, not {data!r}")
+        dataset = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+        hint = ": a DataLoader makes batches of it" if dataset and not isinstance(data, str) else ""
+        raise TypeError(f"data must be a batch or an iterable of batches, not {data!r}{hint}")
     kept: list[Any] = []
     samples = 0
     with _undrawn(data):
         for batch in data:
             # What a tokenizer gives is a mapping, but no dictionary that torch looks into.
             batch = dict(batch) if isinstance(batch, Mapping) else batch
-            has = count(batch, least=1)
+            has = _samples(batch)
             if most is not None and samples + has > most:
                 batch, has = taken(batch, torch.arange(most - samples)), most - samples
             kept.append(tree_map(lambda x: _placed(x, device), batch))
@@ -47,6 +52,7 @@ def samples_of(data: Any, most: int | None, device: torch.device) -> list[Any]:
                 break
     if samples < 2:
         raise ValueError(f"data has {samples} samples; 2 or more are needed")
+    _check_alike(kept)
     return kept
 
 
@@ -57,6 +63,39 @@ def data_hash(batches: Iterable[Any]) -> str:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _samples(batch: Any) -> int:
+    """How many samples a batch of `data` has."""
+    leaves = tree_leaves(batch)
+    if not any(isinstance(leaf, Tensor) for leaf in leaves):
+        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
+        raise ValueError(f"a batch of data holds no tensor, but {kinds}: use torch.as_tensor")
+    try:
+        return count(batch, least=1)
+    except ValueError as error:
+        single = any(isinstance(leaf, Tensor) and leaf.dim() == 0 for leaf in leaves)
+        hint = "; a DataLoader puts single samples together" if single else ""
+        raise ValueError(f"data: {error}{hint}") from error
+
+
+def _check_alike(batches: list[Any]) -> None:
+    """Raises ValueError where batches differ in more than the sizes of their tensors."""
+    made = [
+        [(leaf.dtype, leaf.dim()) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+        for batch in batches
+    ]
+    for batch, other in zip(batches, made, strict=True):
+        if other != made[0]:
+            one, two = (_shapes(b) for b in (batches[0], batch))
+            raise ValueError(
+                f"the batches of data are not alike: one has the shapes {one}, another {two}; a "
+                "list holds batches, and inputs with their targets are one as a tuple: data=(x, y)"
+            )
+
+
+def _shapes(batch: Any) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
 
 
 def _placed(x: Any, device: torch.device) -> Any:

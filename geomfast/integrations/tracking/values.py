@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from geomfast.files import fingerprint
 from geomfast.integrations.measuring import Found, Options, measure_model
 from geomfast.integrations.memory import Notice
-from geomfast.integrations.states import activations
+from geomfast.integrations.states import NoStates, UnknownModule, activations
 from geomfast.measures.behaviour import mean_and_stderr
 from geomfast.measures.checks import LossFunction, checked_losses, count
 from geomfast.measures.sampling.streams import taken
 
-LOSS = "loss"
+#: Mean loss of the samples; what the loop says of its own; time added so far, as a share.
+LOSS, TRAIN_LOSS, OVERHEAD = "loss", "train_loss", "tracker_overhead"
 #: What a value that could not be taken says where others have their backend.
 FAILED = "failed"
 #: Measures that share their work; each of the others is taken by itself.
@@ -37,7 +40,8 @@ class Taking:
         loss_fn, batches, options: as :func:`geomfast.integrations.measuring.measure_model` takes
             them.
         states: activations for rankme; None for those of ``layers``.
-        layers: names of the modules that are the blocks; None for the longest ModuleList.
+        layers: names of the modules that are the blocks, and the last of them the final state;
+            None for what :func:`geomfast.integrations.states.activations` finds.
         notice: told what had to be changed for want of memory.
     """
 
@@ -54,18 +58,20 @@ class Taking:
         """Run the model on two samples, so that what cannot work is known before training.
 
         Raises:
-            TypeError, ValueError: as the measures would.
+            TypeError, ValueError: as the measures would; ValueError for what the model or the loss
+                raises.
         """
         if not self.batches:
             return
         batch = self.batches[0]
         two = taken(batch, torch.arange(min(2, count(batch, least=1))))
         if self.loss_fn is not None:
-            with torch.no_grad():
+            with torch.no_grad(), _named("loss_fn(model, batch)"):
                 losses = self.loss_fn(self.module, two)
             checked_losses(losses, count(two, least=1), differentiable=False)
         if "rankme" in self.measures and self.states is None:
-            activations(self.module, two, layers=self.layers, position=self.options.position)
+            with _named("the model"):
+                self._states_of([two])
 
     def take(self, failed: Callable[[str, Exception], None]) -> Iterator[Found]:
         """All values, the mean loss of the samples before the others.
@@ -117,13 +123,19 @@ class Taking:
         if self.states is not None:
             with torch.no_grad():
                 return self.states(self.module)
+        return self._states_of(self.batches)
+
+    def _states_of(self, batches: list[Any]) -> dict[str, Tensor]:
+        named = {}
+        if self.layers is not None:
+            named = {"layers": self.layers[:-1], "final": self.layers[-1]}
         return activations(
             self.module,
-            self.batches,
+            batches,
             position=self.options.position,
-            layers=self.layers,
             batch_size=self.options.batch_size,
             notice=self.notice,
+            **named,
         )
 
     @torch.no_grad()
@@ -142,3 +154,51 @@ class Taking:
         seconds = time.perf_counter() - begin
         settings = self.settings(LOSS)
         return [Found(LOSS, "", mean, stderr, len(together), seconds, "torch", settings)]
+
+
+def values_of_run(
+    loss: Any, overhead: float | None, failed: Callable[[str, Exception], None]
+) -> list[Found]:
+    """What is known of the run itself at this moment.
+
+    Args:
+        loss: of training, a number or a tensor of one element; None where it was not said.
+        overhead: of the tracker; None before there is one.
+        failed: told of a loss that is no number.
+    """
+    known = {} if overhead is None else {OVERHEAD: overhead}
+    if loss is not None:
+        try:
+            known[TRAIN_LOSS] = float(loss.detach() if isinstance(loss, Tensor) else loss)
+        except (TypeError, ValueError, RuntimeError) as error:
+            failed(TRAIN_LOSS, error)
+    return [
+        Found(name, "", value, math.nan, 1, 0.0, "", {"measure": name})
+        for name, value in known.items()
+    ]
+
+
+def row(one: Found, named: dict[str, Any]) -> dict[str, Any]:
+    """A value as a row of the records, but for what a checkpoint's rows share."""
+    values = {key: getattr(one, key) for key in ("measure", "layer", "value", "stderr", "n")}
+    how = {"settings": fingerprint(one.settings), "backend": one.backend, "seconds": one.seconds}
+    return {**named, **values, **how}
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """What fails inside is said to be the first try of the user's samples.
+
+    Raises:
+        NoStates: as inside.
+        ValueError: anything else that fails.
+    """
+    try:
+        yield
+    except (NoStates, UnknownModule):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"the samples could not be put through the model: {what} raised "
+            f"{type(error).__name__}: {error}"
+        ) from error

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from geomfast.report.figures.behaviour import BY_SIZE, behaviour_figure
 from geomfast.report.figures.both import collapse_of_both, events_of_both
+from geomfast.report.figures.by_step import by_step
 from geomfast.report.figures.collapse import collapse_grid, collapse_headline
 from geomfast.report.figures.leads import hierarchy, lead_forest
 from geomfast.report.figures.limits import limits
-from geomfast.report.figures.maps import layer_map, probe_map
+from geomfast.report.figures.maps import layer_map, probe_map, tracked_map
 from geomfast.report.figures.measures import gradient_ranks, hessian_figure, llc_figure
 from geomfast.report.figures.order import order_of_layers, top_down_figure
 from geomfast.report.figures.probes import probe_before_behaviour
@@ -46,6 +47,7 @@ _EVENTS = ("rankme", "accuracy")
 _GRADIENTS = ("fisher_rank", "gradient_covariance_rank")
 _PROBES = ("probe_accuracy", "accuracy")
 _CHOICES = ("accuracy", BY_SIZE, "answer_logprob")
+_BY_STEP = ("rankme", "loss", *_GRADIENTS, "hessian_top", "hessian_trace", "llc")
 _ALL = (*_EVENTS, *_GRADIENTS, "hessian_top", "llc")
 
 #: Figures of a run.
@@ -73,6 +75,14 @@ OVERVIEW = (
     Picture("probe-first", "Probes before behaviour", probe_before_behaviour, _PROBES),
     Picture("wall-time", "Where the time went", wall_shares, ()),
 )
+
+#: Figures of a run that a tracker recorded, and of all its runs together.
+TRACKED = (
+    Picture("by-step", "What was measured", by_step, _BY_STEP),
+    Picture("layers", "Layer by step", tracked_map, ("rankme",)),
+    Picture("llc", "Local learning coefficient", llc_figure, ("llc",)),
+)
+TRACKED_OVERVIEW = tuple(picture for picture in OVERVIEW if picture.name == "wall-time")
 
 #: Figures of two sweeps, of one scale of each.
 COMPARED = (

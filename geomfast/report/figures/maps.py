@@ -33,6 +33,30 @@ def layer_map(run: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 
 @styled
+def tracked_map(run: pd.DataFrame, table: pd.DataFrame) -> Any:
+    """The same of a model of anyone's, whose RankMe may rise as well as fall, by little or much.
+
+    None for fewer than three layers, whose curves say as much.
+    """
+    found = curves(run, "rankme")
+    if max((len(layers) for layers in found.values()), default=0) < 3:
+        return None
+    changes = np.concatenate(
+        [_log_ratio(values) for layers in found.values() for _, values in layers.values()]
+    )
+    ends = (1.25, 1.5, 2.0, 4.0, 8.0, 16.0)
+    most = next((end for end in ends if abs(changes).max() <= np.log2(end)), ends[-1])
+    figure, bar = _map(found, _log_ratio, run, None, "PuOr", (-np.log2(most), np.log2(most)))
+    ticks = np.log2([1 / most, 1 / np.sqrt(most), 1.0, np.sqrt(most), most])
+    bar.set_ticks(ticks, labels=[f"{2.0**tick:.2g}" for tick in ticks])
+    bar.set_label("RankMe over its initial value")
+    samples = samples_of(run[run["measure"] == "rankme"])
+    text = f"{run['run'].iloc[0]}; n = {samples} samples; {run['step'].nunique()} steps measured"
+    head(figure, "RankMe of every layer, over its first value", text, 0.85)
+    return figure
+
+
+@styled
 def probe_map(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     """Layer by step, per task: accuracy of the linear probe, median over levels.
 

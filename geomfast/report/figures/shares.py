@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,10 @@ PARTS: dict[str, tuple[str, str, str]] = {
     "hessian_density": ("Hessian, density", GREEN, "...."),
     "llc": ("LLC", PURPLE, ""),
 }
+#: What a tracker's time is called that is counted under the same names.
+_TRACKED = {"behaviour": "loss of the samples", WRITING: "copying weights and writing"}
+#: Inches that a letter of the labels on the left takes, at most.
+_LETTER = 0.075
 
 
 @styled
@@ -57,8 +62,9 @@ def wall_shares(found: Found) -> Any:
     known = [part for part in PARTS if part in set(table["part"])]
     shown = [*known, *(part for part in dict.fromkeys(table["part"]) if part not in PARTS)]
     bottom = 0.2 * len(shown) + 0.85
+    left = max(1.0, _LETTER * max(map(len, scales)) + 0.25)
     figure, grid = canvas(
-        10.6, 0.52 * len(scales) + 0.95 + bottom, left=1.0, right=1.6, top=0.95, bottom=bottom
+        10.6, 0.52 * len(scales) + 0.95 + bottom, left=left, right=1.6, top=0.95, bottom=bottom
     )
     axes = grid[0, 0]
     for y, scale in enumerate(scales):
@@ -71,10 +77,10 @@ def wall_shares(found: Found) -> Any:
     axes.spines["right"].set_visible(False)
     whole = TRAINING in shown
     axes.set_xlabel("share of the wall time" if whole else "share of the time of measuring")
-    _legend(figure, table, shown)
+    _legend(figure, table, shown, _TRACKED if found.tracked else {})
     devices = ", ".join(sorted({str(d) for d in found.records["device"].dropna()}))
     text = f"{runs_text(found.cells)}; device: {devices or '?'}"
-    head(figure, "Where the time went", text + ("" if whole else "; training not recorded"), 1.0)
+    head(figure, "Where the time went", text + ("" if whole else "; training not recorded"), left)
     return figure
 
 
@@ -106,12 +112,13 @@ def _bar(axes: Any, y: int, rows: pd.DataFrame, shown: list[str]) -> None:
     )  # fmt: skip
 
 
-def _legend(figure: Any, table: pd.DataFrame, shown: list[str]) -> None:
+def _legend(figure: Any, table: pd.DataFrame, shown: list[str], called: Mapping[str, str]) -> None:
     """A line per part: what it is and, of a measure, what it costs at one checkpoint."""
     Patch = need("matplotlib.patches").Patch
     handles = []
     for part in shown:
         rows, (label, _, _) = table[table["part"] == part], PARTS.get(part, (part, "", ""))
+        label = called.get(part, label)
         if taken := int(rows["checkpoints"].sum()):
             cost, most = float(rows["seconds"].sum()) / taken, int(rows["checkpoints"].max())
             label += f": {duration(cost)} a checkpoint on average, at {most} of a run"

@@ -1,0 +1,130 @@
+"""All curves of one run by step, in panels: for a figure and for the page's chart.
+
+A run that was tracked is shown by these, as what it is measured for is not the paper's claims.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geomfast.analysis.trajectories import select
+from geomfast.analysis.truncation import FIRST
+from geomfast.records import FINAL, layer_depth
+from geomfast.report.style import BLUE, GREY, ORANGE, PURPLE, block_colour
+
+#: Above this ratio of largest to smallest a panel is logarithmic.
+_WIDE = 4.0
+_FIRST_50K = "first 50,000 parameters"
+#: Title, unit, and by measure the name and colour of its line.
+_PANELS: tuple[tuple[str, str, dict[str, tuple[str, str]]], ...] = (
+    ("RankMe of every layer", "dimensions", {"rankme": ("", BLUE)}),
+    (
+        "Loss",
+        "mean",
+        {"loss": ("evaluation (samples)", BLUE), "train_loss": ("training batch", GREY)},
+    ),
+    (
+        "Effective rank of the gradients",
+        "dimensions",
+        {
+            "fisher_rank": ("Fisher", BLUE),
+            "fisher_rank" + FIRST: (f"Fisher, {_FIRST_50K}", BLUE),
+            "gradient_covariance_rank": ("covariance", ORANGE),
+            "gradient_covariance_rank" + FIRST: (f"covariance, {_FIRST_50K}", ORANGE),
+        },
+    ),
+    ("Largest eigenvalue of the Hessian", "loss", {"hessian_top": ("eigenvalue", BLUE)}),
+    ("Trace of the Hessian", "loss", {"hessian_trace": ("trace", ORANGE)}),
+    ("Local learning coefficient", "coefficient", {"llc": ("LLC", PURPLE)}),
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve.
+
+    Attributes:
+        name: as the legend has it.
+        steps, values, errors: of every value; an error is NaN where none is defined.
+        colour: as matplotlib and browsers read it.
+        width: in points.
+        dashed: whether it is.
+    """
+
+    name: str
+    steps: np.ndarray
+    values: np.ndarray
+    errors: np.ndarray
+    colour: str
+    width: float
+    dashed: bool
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves on one y axis.
+
+    Attributes:
+        title, unit: of the axis.
+        lines: at least one.
+    """
+
+    title: str
+    unit: str
+    lines: list[Line]
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether its values are positive and differ by much."""
+        values = np.concatenate([line.values for line in self.lines])
+        return bool(values.min() > 0 and values.max() > _WIDE * values.min())
+
+
+def panels(run: pd.DataFrame) -> list[Panel]:
+    """The panels for which a run has values.
+
+    Args:
+        run: records of one run, of one set of samples beside those over all of them.
+    """
+    found = []
+    for title, unit, measures in _PANELS:
+        lines = [line for name, look in measures.items() for line in _lines(run, name, *look)]
+        lines = _without_repetition(lines)
+        if lines:
+            found.append(Panel(title, unit, lines))
+    return found
+
+
+def _lines(run: pd.DataFrame, measure: str, name: str, colour: str) -> list[Line]:
+    """A measure's curves, a layer after the other."""
+    rows = select(run, measure)
+    layers = sorted(set(rows["layer"]), key=layer_depth)
+    blocks = [layer for layer in layers if layer != FINAL]
+    lines = []
+    for layer in layers:
+        part = rows[rows["layer"] == layer]
+        look: dict[str, Any] = {"colour": colour, "width": 1.6}
+        if layer not in ("", FINAL):
+            rgb = block_colour(blocks.index(layer), len(blocks))
+            shade = "#" + "".join(f"{round(255 * share):02x}" for share in rgb)
+            look = {"colour": shade, "width": 1.0}
+        elif layer == FINAL:
+            look["width"] = 2.2
+        columns = [part[x].to_numpy(dtype=float) for x in ("step", "value", "stderr")]
+        dashed = measure.endswith(FIRST)
+        lines.append(Line(name or layer, *columns, dashed=dashed, **look))
+    return lines
+
+
+def _without_repetition(lines: list[Line]) -> list[Line]:
+    """Less the dashed ones that are another: of a model with fewer parameters they all are."""
+    whole = [line for line in lines if not line.dashed]
+    return [
+        line
+        for line in lines
+        if not line.dashed or not any(np.array_equal(line.values, x.values) for x in whole)
+    ]
