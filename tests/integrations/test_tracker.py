@@ -130,7 +130,7 @@ def test_another_training_of_the_same_name_is_not_recorded(tmp_path, caplog):
     left, _ = train(20, model=other, out=tmp_path)
     assert gf.load_records(tmp_path).equals(before)
     said = [words for words in caplog.messages if "other weights" in words]
-    assert len(said) == 1 and "step 0 of run run" in said[0] and "run=..." in said[0]
+    assert len(said) == 1 and "step 0 of run 'run'" in said[0] and "run=..." in said[0]
     again = net()
     with torch.no_grad():
         again.head.bias.add_(1.0)
@@ -151,7 +151,7 @@ def test_a_training_that_begins_alike_and_is_another(tmp_path, caplog):
     assert not any(tracker.step(step) for step in range(1, 20))  # of which 1 to 3 are new
     tracker.close()
     assert sorted(set(gf.load_records(tmp_path)["step"])) == [0, 4, 8]
-    assert "step 4 of run run" in caplog.text
+    assert "step 4 of run 'run'" in caplog.text
 
 
 def test_a_training_taken_up_that_rounds_otherwise_goes_on(tmp_path, caplog):
@@ -163,13 +163,13 @@ def test_a_training_taken_up_that_rounds_otherwise_goes_on(tmp_path, caplog):
     taken = [step for step in range(5, 13) if tracker.step(step)]
     tracker.close()
     assert taken == [10, 11] and caplog.text.count("rounds differently") == 1
-    assert "continuing run run in" in caplog.text and "9 steps are recorded" in caplog.text
+    assert "continuing run 'run' in" in caplog.text and "9 steps are recorded" in caplog.text
     assert sorted(set(gf.load_records(tmp_path)["step"])) == [*range(9), 10, 11, 12]
 
 
 def test_a_run_of_another_seed_or_scale(tmp_path):
     train(1, out=tmp_path)
-    with pytest.raises(PlanError, match=r"run run in .* is of seed 0, not 1: .*run="):
+    with pytest.raises(PlanError, match=r"run 'run' in .* is of seed 0, not 1: .*run="):
         tracked(tmp_path, seed=1)
     with pytest.raises(PlanError, match="of scale Net, not large"):
         tracked(tmp_path, scale="large")
@@ -185,7 +185,7 @@ def test_more_measures_may_be_asked_for(tmp_path):
 
 def test_one_tracker_a_run(tmp_path):
     tracker = tracked(tmp_path)
-    with pytest.raises(FolderInUse, match=r"run run in .* is in use by another tracker, of this"):
+    with pytest.raises(FolderInUse, match=r"run 'run' in .* is in use by another tracker, of this"):
         tracked(tmp_path)
     lock = tmp_path / "records" / "run" / ".lock"
     files = [file for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]

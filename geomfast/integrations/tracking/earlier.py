@@ -23,7 +23,7 @@ class Earlier:
         self.last = max(self.steps, default=-1)
         #: Whether the training is another one than the records'.
         self.other = False
-        self._run = f"run {folder.run} in {folder.out}"
+        self._run = folder.called
         self._first: int | None = None
 
     def met(self) -> str | None:

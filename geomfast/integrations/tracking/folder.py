@@ -56,9 +56,11 @@ class RunFolder:
         check_folder(out)
         self.out, self.run = out, run
         self.records = out / "records" / run
+        #: How messages name it.
+        self.called = f"run {run!r} in {out}"
         self._lock = ExitStack()
         with ExitStack() as leaving:
-            leaving.enter_context(_held(self.records, f"run {run} in {out}"))
+            leaving.enter_context(_held(self.records, self.called))
             for remains in self.records.glob(".tmp-*"):
                 remains.unlink(missing_ok=True)
             self.recorded = set(recorded(self.records))
@@ -133,8 +135,8 @@ class RunFolder:
         for name, value in named.items():
             if (there := table[name][0].as_py()) != value:
                 raise PlanError(
-                    f"run {self.run} in {self.out} is of {name} {there}, not {value}: give this "
-                    "one a name of its own (run=...), or another folder"
+                    f"{self.called} is of {name} {there}, not {value}: give this one "
+                    "a name of its own (run=...), or another folder"
                 )
 
     def _change(self, **parts: Mapping[str, Any]) -> None:

@@ -120,8 +120,10 @@ def _legend(figure: Any, table: pd.DataFrame, shown: list[str], called: Mapping[
         rows, (label, _, _) = table[table["part"] == part], PARTS.get(part, (part, "", ""))
         label = called.get(part, label)
         if taken := int(rows["checkpoints"].sum()):
-            cost, most = float(rows["seconds"].sum()) / taken, int(rows["checkpoints"].max())
-            label += f": {duration(cost)} a checkpoint on average, at {most} of a run"
+            cost, counts = float(rows["seconds"].sum()) / taken, rows["checkpoints"]
+            least, most = int(counts.min()), int(counts.max())
+            many = f"{most}" if least == most else f"{least} to {most}"
+            label += f": {duration(cost)} a checkpoint on average, at {many} of a run"
         handles.append(Patch(**_look(part), label=label))
     figure.legend(
         handles=handles, loc="lower left", frameon=False, labelspacing=0.4,
