@@ -16,6 +16,10 @@ from torch import Tensor
 from geomfast.models.gpt import Shapes
 
 _softmax_backward = torch.ops.aten._softmax_backward_data.out
+# torch's softmax goes over rows shorter than a vector number by number, and its exponential is slow
+# where the result is zero or denormal: such rows are done here, and masked scores clamped.
+_LANES = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 1)
+_LEAST = -80.0  # its exponential is no denormal number, and nothing beside that of a row's largest
 
 
 class Buffers:
@@ -117,9 +121,10 @@ class RowAttention:
                 parts[:, :, rows, :, length:] = 0
             q, k, v = (flat := parts.view(3, -1, t, d // heads))
             scores = self._buffer("scores", len(q), t, t)
-            torch.baddbmm(self._mask(t), q, k.mT, alpha=_scale(q), out=scores)
+            mask = self._mask(t)
+            torch.baddbmm(mask, q, k.mT, alpha=_scale(q), out=scores)
             weights = self._buffer(f"blocks.{i}.attention.{j}", len(q), t, t)
-            torch.softmax(scores, -1, out=weights)
+            _softmax(scores, mask, out=weights)
             mixed = torch.bmm(weights, v, out=self._buffer("mixed", *v.shape))
             by_row = mixed.view(c, n, heads, t, -1).transpose(2, 3)
             for rows, tokens, length in runs:
@@ -142,7 +147,7 @@ class RowAttention:
             parts = self._buffer("parts", *qkv.shape)
             torch.bmm(weights.mT, mixed, out=parts[2])
             scores = torch.bmm(mixed, v.mT, out=self._buffer("scores", len(q), t, t))
-            _softmax_backward(scores, weights, -1, torch.float32, grad_input=scores)
+            _backward(scores, weights)
             parts[0].baddbmm_(scores, k, beta=0, alpha=_scale(q))
             parts[1].baddbmm_(scores.mT, q, beta=0, alpha=_scale(q))
             by_token = parts.view(3, c, n, heads, t, -1).permute(1, 2, 4, 0, 3, 5)
@@ -155,6 +160,25 @@ class RowAttention:
         if t not in self._masks:
             self._masks[t] = torch.full((t, t), -torch.inf).triu(1)
         return self._masks[t]
+
+
+def _softmax(scores: Tensor, mask: Tensor, out: Tensor) -> None:
+    """Of each row of masked scores."""
+    if scores.shape[-1] >= _LANES:
+        torch.softmax(scores, -1, out=out)
+        return
+    torch.sub(scores, scores.amax(-1, keepdim=True), out=out)
+    out.clamp_(min=_LEAST).exp_().mul_(mask.exp())
+    out /= out.sum(-1, keepdim=True)
+
+
+def _backward(into: Tensor, weights: Tensor) -> None:
+    """From the gradient of the weights, which it overwrites, to that of the scores."""
+    if into.shape[-1] >= _LANES:
+        _softmax_backward(into, weights, -1, torch.float32, grad_input=into)
+        return
+    into *= weights
+    torch.addcmul(into, weights, into.sum(-1, keepdim=True), value=-1.0, out=into)
 
 
 def _scale(q: Tensor) -> float:
