@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <stdexcept>
@@ -11,6 +12,8 @@
 #include <vector>
 
 #include "gradient_gram_cpu.h"
+#include "member_norm_cpu.h"
+#include "row_attention_cpu.h"
 #include "sgld_cpu.h"
 #include "spectra_cpu.h"
 #include "spectra_on_host.h"
@@ -104,6 +107,44 @@ void gradient_gram(const std::vector<Use>& uses, int dtype, long samples, long r
   }
 }
 
+void member_norm(std::uintptr_t x, std::uintptr_t gain, std::uintptr_t bias, std::uintptr_t into,
+                 std::uintptr_t statistics, std::uintptr_t out, std::uintptr_t gain_gradient,
+                 std::uintptr_t bias_gradient, long members, long tokens, long size, long stride,
+                 float eps, int threads, const std::string& isa) {
+  const auto& kernel = checked(geomfast::member_norm_kernel(isa.c_str()), isa);
+  if (members < 0 || tokens < 0 || size < 1) throw std::invalid_argument("empty tokens");
+  pybind11::gil_scoped_release release;
+  geomfast::member_norm({reinterpret_cast<const float*>(x), reinterpret_cast<const float*>(gain),
+                         reinterpret_cast<const float*>(bias),
+                         reinterpret_cast<const float*>(into),
+                         reinterpret_cast<float*>(statistics), reinterpret_cast<float*>(out),
+                         reinterpret_cast<float*>(gain_gradient),
+                         reinterpret_cast<float*>(bias_gradient), nullptr, members, tokens, size,
+                         stride, eps},
+                        kernel, threads);
+}
+
+void row_attention(std::uintptr_t qkv, std::uintptr_t into, std::uintptr_t offsets,
+                   std::uintptr_t out, long members, long rows, long heads, long width, int threads,
+                   const std::string& isa) {
+  const auto& kernel = checked(geomfast::row_attention_kernel(isa.c_str()), isa);
+  if (members < 0 || rows < 0 || heads < 1 || width < 1) {
+    throw std::invalid_argument("empty heads");
+  }
+  const long long* const first = reinterpret_cast<const long long*>(offsets);
+  if (first[0] != 0) throw std::invalid_argument("offsets must begin with 0");
+  long longest = 0;
+  for (long i = 0; i < rows; ++i) {
+    if (first[i + 1] < first[i]) throw std::invalid_argument("offsets must not fall");
+    longest = std::max<long>(longest, first[i + 1] - first[i]);
+  }
+  pybind11::gil_scoped_release release;
+  geomfast::row_attention({reinterpret_cast<const float*>(qkv),
+                           reinterpret_cast<const float*>(into), reinterpret_cast<float*>(out),
+                           first, members, rows, longest, heads, width},
+                          kernel, threads);
+}
+
 const geomfast::SgldKernel& sgld_kernel_for(const std::string& isa) {
   return checked(geomfast::sgld_kernel(isa.c_str()), isa);
 }
@@ -188,6 +229,24 @@ PYBIND11_MODULE(_cpu, module) {
              "sample stride, position stride) of contiguous rows, float32 (0) or float64 (1);\n"
              "indices are the address of int64 (samples, length) where left is one-hot, else 0.\n"
              "The way is ghost, materialised, or centred: materialised, less the mean gradient.");
+  module.def("member_norm", &member_norm, pybind11::arg("x"), pybind11::arg("gain"),
+             pybind11::arg("bias"), pybind11::arg("into"), pybind11::arg("statistics"),
+             pybind11::arg("out"), pybind11::arg("gain_gradient"),
+             pybind11::arg("bias_gradient"), pybind11::arg("members"), pybind11::arg("tokens"),
+             pybind11::arg("size"), pybind11::arg("stride"), pybind11::arg("eps"),
+             pybind11::arg("threads"), pybind11::arg("isa") = "",
+             "LayerNorm of float32 (members, tokens, size); gain, bias and their gradients are\n"
+             "(members, size) of rows `stride` apart. Statistics, (members, tokens, 2), are written\n"
+             "and out is the output. With a gain_gradient, which may be 0, they are read, and the\n"
+             "gradient of x is added to out.");
+  module.def("row_attention", &row_attention, pybind11::arg("qkv"), pybind11::arg("into"),
+             pybind11::arg("offsets"), pybind11::arg("out"), pybind11::arg("members"),
+             pybind11::arg("rows"), pybind11::arg("heads"), pybind11::arg("width"),
+             pybind11::arg("threads"), pybind11::arg("isa") = "",
+             "Causal attention inside each row of float32 (members, tokens, 3, heads, width);\n"
+             "offsets are int64 (rows + 1), the first token of each row and then their number.\n"
+             "Out is (members, tokens, heads, width), or with the gradient `into` of that, which\n"
+             "may be 0, the gradient of qkv.");
   module.def("sgld_step", &sgld_step, pybind11::arg("weights"), pybind11::arg("gradients"),
              pybind11::arg("center"), pybind11::arg("square_average"), pybind11::arg("previous"),
              pybind11::arg("active"), pybind11::arg("chains"), pybind11::arg("size"),

@@ -10,9 +10,6 @@
 namespace {
 
 typedef unsigned long long Wide __attribute__((vector_size(kVectorBytes)));
-typedef unsigned UnsignedVec __attribute__((vector_size(kVectorBytes)));
-typedef int IntVec __attribute__((vector_size(kVectorBytes)));
-constexpr int kLanes = kWidthOf<float>;
 
 GEOMFAST_INLINE Wide wide(unsigned long long x) { return x - Wide{}; }
 
@@ -33,7 +30,7 @@ GEOMFAST_INLINE FloatVec square_root(FloatVec x) {
 #elif defined(__AVX2__)
   return _mm256_sqrt_ps(x);
 #else
-  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
+  for (int i = 0; i < kFloats; ++i) x[i] = __builtin_sqrtf(x[i]);
   return x;
 #endif
 }
@@ -130,7 +127,7 @@ struct Noise {
   explicit Noise(const geomfast::NoiseStream& stream)
       : keys(round_keys(static_cast<unsigned>(stream.seed),
                         static_cast<unsigned>(stream.seed >> 32))) {
-    for (int i = 0; i < kLanes / 2; ++i) {
+    for (int i = 0; i < kFloats / 2; ++i) {
       here[i] = 4 * (i / 2) + i % 2;
       there[i] = here[i] + 2;
     }
@@ -155,7 +152,7 @@ struct Noise {
     philox_rounds(c, keys, 3);
   }
 
-  // The four numbers of counters [first, first + kLanes), as one vector each.
+  // The four numbers of counters [first, first + kFloats), as one vector each.
   GEOMFAST_MEMBER void bits(unsigned long long first, UnsignedVec x[4]) const {
     Wide a[4], b[4];
     words(here + first, a);

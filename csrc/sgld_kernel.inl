@@ -17,18 +17,9 @@ using geomfast::SgldRow;
 
 typedef double WideSum __attribute__((vector_size(2 * kVectorBytes)));
 
-// Rows of a buffer begin anywhere.
-typedef float FloatVecAnywhere __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
-GEOMFAST_INLINE FloatVec load_anywhere(const float* p) {
-  return *reinterpret_cast<const FloatVecAnywhere*>(p);
-}
-GEOMFAST_INLINE void store_anywhere(float* p, FloatVec v) {
-  *reinterpret_cast<FloatVecAnywhere*>(p) = v;
-}
-
 GEOMFAST_INLINE double total(const WideSum& v) {
   double all = 0.0;
-  for (int i = 0; i < kLanes; ++i) all += v[i];
+  for (int i = 0; i < kFloats; ++i) all += v[i];
   return all;
 }
 
@@ -72,7 +63,7 @@ GEOMFAST_INLINE void step_vector(const SgldRow& row, long i, FloatVec z, Sums& s
 template <bool kScaled, bool kTracked>
 GEOMFAST_INLINE void step_group(const SgldRow& row, const Noise& noise, long group, long at,
                                 Sums& sums) {
-  for (int j = 0; j < kCounters; j += kLanes) {
+  for (int j = 0; j < kCounters; j += kFloats) {
     FloatVec z[4];
     noise.normals(static_cast<unsigned long long>(group) * kCounters + j, z);
     for (int k = 0; k < 4; ++k) {
@@ -133,7 +124,7 @@ void normals(const NoiseStream& stream, long first, long last, float* out) {
   const Noise noise(stream);
   for (long at = first; at < last; at += kGroup) {
     alignas(64) float group[kGroup];
-    for (int j = 0; j < kCounters; j += kLanes) {
+    for (int j = 0; j < kCounters; j += kFloats) {
       FloatVec z[4];
       noise.normals(static_cast<unsigned long long>(at) / 4 + j, z);
       for (int k = 0; k < 4; ++k) store(group + k * kCounters + j, z[k]);
@@ -147,7 +138,7 @@ void philox(const unsigned counter[4], const unsigned key[2], unsigned out[4]) {
   Wide c[4];
   for (int k = 0; k < 4; ++k) c[k] = wide(counter[k]);
   philox_rounds(c, keys);
-  for (int k = 0; k < 4; ++k) out[k] = static_cast<unsigned>(c[k][kLanes / 2 - 1]);
+  for (int k = 0; k < 4; ++k) out[k] = static_cast<unsigned>(c[k][kFloats / 2 - 1]);
 }
 
 }  // namespace

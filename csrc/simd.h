@@ -39,11 +39,15 @@ constexpr int kReduceRows = 2;
 template <class S>
 constexpr int kWidthOf = kVectorBytes / sizeof(S);  // numbers in a vector
 constexpr int kWidth = kWidthOf<double>;
+constexpr int kFloats = kWidthOf<float>;
 
 typedef double Vec __attribute__((vector_size(kVectorBytes)));
 typedef float FloatVec __attribute__((vector_size(kVectorBytes)));
 typedef Vec VecInMemory __attribute__((may_alias));
 typedef FloatVec FloatVecInMemory __attribute__((may_alias));
+typedef float FloatVecAnywhere __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+typedef int IntVec __attribute__((vector_size(kVectorBytes)));
+typedef unsigned UnsignedVec __attribute__((vector_size(kVectorBytes)));
 
 #define GEOMFAST_MEMBER inline __attribute__((always_inline))
 #define GEOMFAST_INLINE static GEOMFAST_MEMBER
@@ -51,6 +55,13 @@ typedef FloatVec FloatVecInMemory __attribute__((may_alias));
 GEOMFAST_INLINE Vec load(const double* p) { return *reinterpret_cast<const VecInMemory*>(p); }
 GEOMFAST_INLINE FloatVec load(const float* p) {
   return *reinterpret_cast<const FloatVecInMemory*>(p);
+}
+// Rows of a buffer begin anywhere.
+GEOMFAST_INLINE FloatVec load_anywhere(const float* p) {
+  return *reinterpret_cast<const FloatVecAnywhere*>(p);
+}
+GEOMFAST_INLINE void store_anywhere(float* p, FloatVec v) {
+  *reinterpret_cast<FloatVecAnywhere*>(p) = v;
 }
 GEOMFAST_INLINE void store(double* p, Vec v) { *reinterpret_cast<VecInMemory*>(p) = v; }
 GEOMFAST_INLINE void store(float* p, FloatVec v) { *reinterpret_cast<FloatVecInMemory*>(p) = v; }
@@ -83,6 +94,33 @@ GEOMFAST_INLINE double sum(Vec v) {
   double total = 0.0;
   for (int i = 0; i < kWidth; ++i) total += v[i];
   return total;
+}
+
+// One number out of a vector's, two halves at a time.
+template <class Both>
+GEOMFAST_INLINE float folded(FloatVec v, Both both) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  // With a mask, since GCC 12 warns of its own headers without.
+  const __m256 half = both(_mm512_maskz_extractf32x8_ps(0xff, v, 0),
+                           _mm512_maskz_extractf32x8_ps(0xff, v, 1));
+#else
+  const __m256 half = v;
+#endif
+  __m128 part = both(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  part = both(part, _mm_movehl_ps(part, part));
+  return _mm_cvtss_f32(both(part, _mm_movehdup_ps(part)));
+#else
+  return both(both(v[0], v[1]), both(v[2], v[3]));
+#endif
+}
+
+GEOMFAST_INLINE float sum_of(FloatVec v) {
+  return folded(v, [](auto a, auto b) { return a + b; });
+}
+
+GEOMFAST_INLINE float largest_of(FloatVec v) {
+  return folded(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 #if defined(__AVX2__)

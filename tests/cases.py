@@ -5,9 +5,16 @@ import functools
 import numpy as np
 import torch
 
+from geomfast.kernels.backends import missing_reason, native_module
+
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def isas() -> list[str]:
+    """Instruction sets of the C++ module that run here, best first."""
+    return [] if missing_reason("_cpu") else native_module("_cpu").isas()
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:

@@ -72,7 +72,7 @@ def test_only_kernels_know_the_native_module() -> None:
             assert not {"geomfast._cpu", "geomfast._cuda"} & set(imports(path)), path
 
 
-def test_only_measures_the_optimiser_and_doctor_call_kernels() -> None:
+def test_only_measures_stacked_training_and_doctor_call_kernels() -> None:
     callers = {
         str(path.relative_to(HOUSE))
         for path in FILES
@@ -80,7 +80,7 @@ def test_only_measures_the_optimiser_and_doctor_call_kernels() -> None:
     }
     assert {"measures/spectra.py", "measures/gradients.py"} <= callers
     others = {c for c in callers if not c.startswith("measures/")}
-    assert others == {"cli/doctor.py", "training/stacked.py"}
+    assert others == {"cli/doctor.py", "models/stacked_gradients.py", "training/stacked.py"}
 
 
 def test_every_room_is_in_the_order() -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from geomfast.kernels import adamw, gradient_gram, tangents
+from geomfast.kernels import adamw, gradient_gram, member_norm, row_attention, tangents
 from geomfast.kernels.gradient_gram import Factors
 from geomfast.kernels.gradient_gram import reference as gradient_gram_reference
 from geomfast.kernels.sgld import op as sgld
@@ -64,6 +64,8 @@ def self_test() -> list[SelfTest]:
         results += _gradient_gram(device, generator)
         results += _sgld(device, generator)
         results += _adamw(device, generator)
+        results += _row_attention(device, generator)
+        results += _member_norm(device, generator)
         results += _tangents(device, generator)
     return results
 
@@ -137,6 +139,52 @@ def _adamw(device: str, generator: torch.Generator) -> list[SelfTest]:
     for backend in adamw.backends_serving(state.to(device)):
         where = backend if device == "cpu" else f"{backend} on {device}"
         results.append(_compared("adamw_step", where, moved(backend, device), expected, 1e-6))
+    return results
+
+
+def _row_attention(device: str, generator: torch.Generator) -> list[SelfTest]:
+    """Rows on both sides of a vector's length, there and back."""
+    offsets, heads, width = torch.tensor([0, 3, 18, 35]), 2, 12
+    qkv = torch.randn(2, 35, 3 * heads * width, generator=generator)
+    into = torch.randn(2, 35, heads * width, generator=generator)
+
+    def run(backend: str, dtype: torch.dtype, where: str) -> tuple[Tensor, Tensor]:
+        given, back = (x.to(where, dtype) for x in (qkv, into))
+        mixed, gradient = torch.empty_like(back), torch.empty_like(given)
+        row_attention.run_on(backend, given, offsets, heads, mixed)
+        row_attention.run_on(backend, given, offsets, heads, gradient, back)
+        return mixed.cpu(), gradient.cpu()
+
+    exact = run("reference", torch.float64, "cpu")
+    results = []
+    for backend in row_attention.backends_serving(qkv.to(device)):
+        where = backend if device == "cpu" else f"{backend} on {device}"
+        found = run(backend, torch.float32, device)
+        results.append(_compared("row_attention", where, found[0], exact[0], 1e-6))
+        results.append(_compared("row_attention backward", where, found[1], exact[1], 1e-5))
+    return results
+
+
+def _member_norm(device: str, generator: torch.Generator) -> list[SelfTest]:
+    """Tokens that do not fill whole vectors, there and back."""
+    x, into = torch.randn(2, 3, 50, 20, generator=generator)
+    gain, bias = torch.randn(2, 3, 20, generator=generator)
+
+    def run(backend: str, dtype: torch.dtype, where: str) -> tuple[Tensor, Tensor]:
+        of, back, gains, biases = (y.to(where, dtype) for y in (x, into, gain, bias))
+        out, statistics = torch.empty_like(of), of.new_empty(3, 50, 2)
+        member_norm.forward_on(backend, of, gains, biases, out, statistics)
+        gradients = torch.zeros_like(of), torch.empty_like(gains), torch.empty_like(gains)
+        member_norm.backward_on(backend, back, of, statistics, gains, *gradients)
+        return out.cpu(), torch.cat([y.flatten() for y in gradients]).cpu()
+
+    exact = run("reference", torch.float64, "cpu")
+    results = []
+    for backend in member_norm.backends_serving(x.to(device)):
+        where = backend if device == "cpu" else f"{backend} on {device}"
+        found = run(backend, torch.float32, device)
+        results.append(_compared("member_norm", where, found[0], exact[0], 1e-6))
+        results.append(_compared("member_norm backward", where, found[1], exact[1], 1e-5))
     return results
 
 

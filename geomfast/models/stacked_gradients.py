@@ -15,23 +15,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from geomfast.kernels import member_norm, row_attention
 from geomfast.models.stacked import StackedGPT
-from geomfast.models.stacked_attention import Bucket, Buffers, Heads, Layout, RowAttention
+from geomfast.models.stacked_layout import Buffers, Layout
 
 _TABLES = ("tokens.weight", "positions")
-_EPS = 1e-5  # of torch's LayerNorm
 # torch hands out no other way to write these where one wants.
 _gelu = torch.ops.aten.gelu.out
 _gelu_backward = torch.ops.aten.gelu_backward.grad_input
+_log_softmax = torch.ops.aten._log_softmax.out
 
 
 class _Normed(NamedTuple):
-    """What the backward pass of a norm needs: its input, and that without mean and deviation."""
+    """What the backward pass of a norm needs: its input, and the statistics of that."""
 
     x: Tensor
-    normal: Tensor
-    mean: Tensor
-    rstd: Tensor
+    statistics: Tensor
 
 
 class _Kept(NamedTuple):
@@ -39,7 +38,7 @@ class _Kept(NamedTuple):
 
     norm_1: _Normed
     attention_in: Tensor
-    heads: list[Heads]
+    qkv: Tensor
     attention_out: Tensor
     norm_2: _Normed
     mlp_in: Tensor
@@ -60,7 +59,8 @@ class StackedGradients:
         self.model, self._buffer = model, buffers
         self._p = dict(zip(model.names, model.views(model.weights), strict=True))
         self._g = dict(zip(model.names, model.views(gradients), strict=True))
-        self._attention = RowAttention(model.scale.heads, buffers)
+        self._attend_on = row_attention.backend_for(gradients)
+        self._norm_on = member_norm.backend_for(gradients)
         self._layouts: dict[Hashable, Layout] = {}
 
     @torch.no_grad()
@@ -98,21 +98,25 @@ class StackedGradients:
         kept = []
         last = self.model.scale.layers - 1
         for i in range(last + 1):
-            x, block = self._block(i, x, layout.buckets, read if i == last else None)
+            x, block = self._block(i, x, layout.offsets, read if i == last else None)
             kept.append(block)
         final, norm = self._norm("norm", x)
         table = self._p["tokens.weight"]
-        logs = torch.bmm(final, table.mT).log_softmax(-1)
+        shape = (*targets.shape, table.shape[1])
+        logits = torch.bmm(final, table.mT, out=self._buffer("logits", *shape))
+        logs = _log_softmax(logits, -1, False, out=self._buffer("logs", *shape))
         at = targets[..., None]
         losses = -(logs.gather(-1, at)[..., 0] * weights).sum(1)
         # The gradient of the logits, then of everything before them in turn.
         into = logs.exp_().scatter_add_(-1, at, torch.full_like(logs[..., :1], -1.0))
         into *= weights[:, None]
         torch.bmm(into.mT, final, out=self._g["tokens.weight"])
-        into = self._norm_backward("norm", torch.bmm(into, table), norm)
+        narrow = torch.bmm(into, table, out=self._buffer("narrow", *final.shape))
+        into = self._buffer("into", *final.shape).zero_()
+        self._norm_backward("norm", narrow, norm, into)
         for i in reversed(range(last + 1)):
             into = self._block_backward(
-                i, into, kept[i], layout.buckets, read if i == last else None
+                i, into, kept[i], layout.offsets, read if i == last else None
             )
         self._embed_backward(into, tokens, places)
         return losses
@@ -120,9 +124,10 @@ class StackedGradients:
     def _embed(self, tokens: Tensor, places: Tensor) -> Tensor:
         flat = [self._p[name].reshape(-1, self.model.scale.d_model) for name in _TABLES]
         shape = (*tokens.shape, self.model.scale.d_model)
-        x = self._buffer("x", *shape)
-        torch.index_select(flat[0], 0, tokens.flatten(), out=x.view(-1, shape[-1]))
-        return x.add_(flat[1].index_select(0, places.flatten()).view(shape))
+        looked_up = [self._buffer(f"{name}.rows", *shape) for name in _TABLES]
+        for table, index, out in zip(flat, (tokens, places), looked_up, strict=True):
+            torch.index_select(table, 0, index.flatten(), out=out.view(-1, shape[-1]))
+        return looked_up[0].add_(looked_up[1])
 
     def _embed_backward(self, into: Tensor, tokens: Tensor, places: Tensor) -> None:
         for name, index in zip(_TABLES, (tokens, places), strict=True):
@@ -135,15 +140,16 @@ class StackedGradients:
                 target += found.view_as(target)
 
     def _block(
-        self, i: int, x: Tensor, buckets: list[Bucket], read: Tensor | None
+        self, i: int, x: Tensor, offsets: Tensor, read: Tensor | None
     ) -> tuple[Tensor, _Kept]:
         """As the model's own block."""
         c, m, d = x.shape
         name = f"blocks.{i}."
         attention_in, norm_1 = self._norm(f"{name}norm_1", x)
-        qkv = self._linear(f"{name}attention_in", attention_in, self._buffer("wide", c, m, 3 * d))
+        qkv = self._buffer(f"{name}qkv", c, m, 3 * d)
+        self._linear(f"{name}attention_in", attention_in, qkv)
         attended = self._buffer(f"{name}attended", c, m, d)
-        heads = self._attention.forward(i, qkv, attended, buckets)
+        self._attend(qkv, offsets, attended)
         if read is not None:
             x, attended = (
                 torch.index_select(of, 1, read, out=self._buffer(where, c, len(read), d))
@@ -156,11 +162,11 @@ class StackedGradients:
         before_gelu = self._linear(f"{name}mlp_in", mlp_in, hidden)
         mlp_out = self._buffer(f"{name}gelu", c, m, 4 * d)
         _gelu(before_gelu, out=mlp_out)
-        kept = _Kept(norm_1, attention_in, heads, attended, norm_2, mlp_in, before_gelu, mlp_out)
+        kept = _Kept(norm_1, attention_in, qkv, attended, norm_2, mlp_in, before_gelu, mlp_out)
         return self._add_linear(f"{name}mlp_out", x, mlp_out), kept
 
     def _block_backward(
-        self, i: int, into: Tensor, kept: _Kept, buckets: list[Bucket], read: Tensor | None
+        self, i: int, into: Tensor, kept: _Kept, offsets: Tensor, read: Tensor | None
     ) -> Tensor:
         """From the gradient of a block's output, which it overwrites, to that of its input."""
         c, m, d = into.shape
@@ -170,7 +176,7 @@ class StackedGradients:
         _gelu_backward(wide, kept.before_gelu, grad_input=wide)
         narrow = self._buffer("narrow", c, m, d)
         self._linear_backward(f"{name}mlp_in", wide, kept.mlp_in, narrow)
-        into += self._norm_backward(f"{name}norm_2", narrow, kept.norm_2)
+        self._norm_backward(f"{name}norm_2", narrow, kept.norm_2, into)
         self._linear_backward(f"{name}attention_out", into, kept.attention_out, narrow)
         if read is not None:
             m = kept.norm_1.x.shape[1]
@@ -179,9 +185,16 @@ class StackedGradients:
                 for of, where in ((into, "spread.into"), (narrow, "spread.narrow"))
             )
         wide = self._buffer("wide", c, m, 3 * d)
-        self._attention.backward(narrow, kept.heads, wide, buckets)
+        self._attend(kept.qkv, offsets, wide, narrow)
         self._linear_backward(f"{name}attention_in", wide, kept.attention_in, narrow)
-        return into.add_(self._norm_backward(f"{name}norm_1", narrow, kept.norm_1))
+        self._norm_backward(f"{name}norm_1", narrow, kept.norm_1, into)
+        return into
+
+    def _attend(
+        self, qkv: Tensor, offsets: Tensor, out: Tensor, into: Tensor | None = None
+    ) -> None:
+        heads = self.model.scale.heads
+        row_attention.run_on(self._attend_on, qkv, offsets, heads, out, into)
 
     def _linear(self, name: str, x: Tensor, out: Tensor) -> Tensor:
         weight, bias = self._p[f"{name}.weight"], self._p[f"{name}.bias"]
@@ -200,17 +213,13 @@ class StackedGradients:
 
     def _norm(self, name: str, x: Tensor) -> tuple[Tensor, _Normed]:
         gain, bias = self._p[f"{name}.weight"], self._p[f"{name}.bias"]
-        normal, mean, rstd = torch.native_layer_norm(x, x.shape[-1:], None, None, _EPS)
         out = self._buffer(f"{name}.out", *x.shape)
-        torch.addcmul(bias[:, None], normal, gain[:, None], out=out)
-        return out, _Normed(x, normal, mean, rstd)
+        statistics = self._buffer(f"{name}.statistics", *x.shape[:2], 2)
+        member_norm.forward_on(self._norm_on, x, gain, bias, out, statistics)
+        return out, _Normed(x, statistics)
 
-    def _norm_backward(self, name: str, into: Tensor, kept: _Normed) -> Tensor:
-        """The gradient of a norm's input; overwrites that of its output."""
-        torch.sum(into, 1, out=self._g[f"{name}.bias"])
-        torch.sum(kept.normal.mul_(into), 1, out=self._g[f"{name}.weight"])
-        into *= self._p[f"{name}.weight"][:, None]
-        of = into.shape[-1:]
-        return torch.ops.aten.native_layer_norm_backward(
-            into, kept.x, of, kept.mean, kept.rstd, None, None, [True, False, False]
-        )[0]
+    def _norm_backward(self, name: str, into: Tensor, kept: _Normed, out: Tensor) -> None:
+        """Adds the gradient of a norm's input to ``out``."""
+        gain = self._p[f"{name}.weight"]
+        gradients = self._g[f"{name}.weight"], self._g[f"{name}.bias"]
+        member_norm.backward_on(self._norm_on, into, kept.x, kept.statistics, gain, out, *gradients)

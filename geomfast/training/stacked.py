@@ -19,8 +19,8 @@ from torch import Tensor
 from geomfast.kernels.adamw import AdamW, backend_for, step_on
 from geomfast.models.scales import Scale
 from geomfast.models.stacked import StackedGPT
-from geomfast.models.stacked_attention import Buffers
 from geomfast.models.stacked_gradients import StackedGradients
+from geomfast.models.stacked_layout import Buffers
 from geomfast.replay import WARM_UP, Replay
 from geomfast.training import checkpoints
 from geomfast.training.batches import Batches

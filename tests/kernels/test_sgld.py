@@ -37,13 +37,9 @@ KNOWN = [
 SIZES = [1, 5, 127, 128, 129, 1000]
 
 
-def _isas() -> list[str]:
-    return [] if missing_reason("_cpu") else native_module("_cpu").isas()
-
-
 def _backends() -> list[str]:
     """Name of a backend, and of an instruction set where it has several."""
-    fused = [f"cpu {isa}" for isa in _isas()]
+    fused = [f"cpu {isa}" for isa in cases.isas()]
     return [*fused, "torch", *(["triton"] if interpreting_triton() else [])]
 
 
@@ -91,7 +87,7 @@ def moved(
 def test_known_answers(counter, key, expected):
     found = philox(tuple(torch.tensor([c]) for c in counter), tuple(key))
     assert [int(x) for x in found] == expected
-    for isa in _isas():
+    for isa in cases.isas():
         assert native_module("_cpu").philox(counter, key, isa) == expected
 
 

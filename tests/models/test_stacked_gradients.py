@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from geomfast.models.scales import Scale
 from geomfast.models.stacked import StackedGPT
-from geomfast.models.stacked_attention import Buffers
 from geomfast.models.stacked_gradients import StackedGradients
+from geomfast.models.stacked_layout import Buffers
 
 SEEDS = (4, 0, 9)
 #: Layers, width and heads.

@@ -1,0 +1,1 @@
+#include "row_attention_kernel.inl"

@@ -1,0 +1,19 @@
+"""LayerNorm of many members' tokens, each member with its own gain and bias, and its gradient."""
+
+from geomfast.kernels.member_norm.op import (
+    backend_for,
+    backends_serving,
+    backward_on,
+    forward_on,
+    member_norm,
+    member_norm_backward,
+)
+
+__all__ = [
+    "backend_for",
+    "backends_serving",
+    "backward_on",
+    "forward_on",
+    "member_norm",
+    "member_norm_backward",
+]

@@ -1,0 +1,153 @@
+"""LayerNorm of members' tokens: signatures, checks, and who serves them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geomfast.kernels.backends import Candidate, choose, cpu_candidate
+from geomfast.kernels.member_norm import cpu, plain, reference
+
+__all__ = [
+    "EPS",
+    "backend_for",
+    "backends_serving",
+    "backward_on",
+    "forward_on",
+    "member_norm",
+    "member_norm_backward",
+]
+
+#: Added to the variance, as in torch's LayerNorm.
+EPS = 1e-5
+
+# Backend -> module with `forward` and `backward`.
+IMPLEMENTATIONS = {"cpu": cpu, "torch": plain, "reference": reference}
+
+
+def _candidates(x: Tensor) -> list[Candidate]:
+    """Who serves tokens of this type and place, best first."""
+    fused = cpu_candidate(x.device)
+    if x.dtype != torch.float32:
+        fused = Candidate(fused.name, f"serves float32, not {x.dtype}")
+    return [fused, Candidate("torch"), Candidate("reference", slower="for comparison only")]
+
+
+def backend_for(x: Tensor) -> str:
+    """Name of the backend that serves these tokens."""
+    return choose("member_norm", _candidates(x))
+
+
+def backends_serving(x: Tensor) -> list[str]:
+    """Names of all backends that can serve these tokens, best first."""
+    return [candidate.name for candidate in _candidates(x) if not candidate.refusal]
+
+
+def member_norm(
+    x: Tensor, gain: Tensor, bias: Tensor, *, eps: float = EPS
+) -> tuple[Tensor, Tensor]:
+    """(x - mean) / sqrt(variance + eps) of every token, times its member's gain, plus its bias.
+
+    Layer normalisation (Ba, Kiros and Hinton 2016, arXiv:1607.06450, equation 4).
+
+    Args:
+        x: (C, M, d) float32 or float64, contiguous: C members' tokens.
+        gain, bias: (C, d), numbers of a member beside each other, rows of both as far apart.
+        eps: added to the variance.
+
+    Returns:
+        (C, M, d), and (C, M, 2) mean and reciprocal deviation for the backward pass.
+
+    Raises:
+        ValueError: shapes, types or places do not fit together.
+        BackendError: the forced backend cannot serve.
+    """
+    _check(x, gain=gain, bias=bias)
+    out, statistics = torch.empty_like(x), x.new_empty(*x.shape[:2], 2)
+    forward_on(backend_for(x), x, gain, bias, out, statistics, eps)
+    return out, statistics
+
+
+def member_norm_backward(
+    into: Tensor, x: Tensor, statistics: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """From the gradient of `member_norm`'s output to those of what it was given.
+
+    Args:
+        into: (C, M, d), contiguous.
+        x, gain: what `member_norm` was given.
+        statistics: what it returned.
+
+    Returns:
+        Gradients of x, (C, M, d), and of gain and bias, (C, d).
+
+    Raises:
+        ValueError: shapes, types or places do not fit together.
+        BackendError: the forced backend cannot serve.
+    """
+    _check(x, gain=gain)
+    for name, given, shape in (
+        ("into", into, x.shape),
+        ("statistics", statistics, (*x.shape[:2], 2)),
+    ):
+        if given.shape != shape or given.dtype != x.dtype or given.device != x.device:
+            raise ValueError(
+                f"{name} must be {tuple(shape)} {x.dtype} on {x.device}, not "
+                f"{tuple(given.shape)} {given.dtype} on {given.device}"
+            )
+        if not given.is_contiguous():
+            raise ValueError(f"{name} must be contiguous")
+    # Rows of the gradients lie as far apart as those of the gain.
+    gradients = x.new_empty(2, len(x), gain.stride(0))[..., : x.shape[2]]
+    out = torch.zeros_like(x)
+    backward_on(backend_for(x), into, x, statistics, gain, out, *gradients)
+    return out, *gradients
+
+
+def forward_on(
+    backend: str,
+    x: Tensor,
+    gain: Tensor,
+    bias: Tensor,
+    out: Tensor,
+    statistics: Tensor,
+    eps: float = EPS,
+) -> None:
+    """As `member_norm` into ``out`` and ``statistics``, by one backend, of input that fits."""
+    IMPLEMENTATIONS[backend].forward(x, gain, bias, out, statistics, eps)
+
+
+def backward_on(
+    backend: str,
+    into: Tensor,
+    x: Tensor,
+    statistics: Tensor,
+    gain: Tensor,
+    out: Tensor,
+    gain_gradient: Tensor,
+    bias_gradient: Tensor,
+) -> None:
+    """As `member_norm_backward`, by one backend, of input that fits.
+
+    The gradient of x is added to ``out``; the others, (C, d) of rows as far apart as those of
+    ``gain``, are written.
+    """
+    IMPLEMENTATIONS[backend].backward(into, x, statistics, gain, out, gain_gradient, bias_gradient)
+
+
+def _check(x: Tensor, **given: Tensor) -> None:
+    if x.dim() != 3 or not x.shape[2] or x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x must be (C, M, d) float32 or float64, not {tuple(x.shape)} {x.dtype}")
+    if not x.is_contiguous():
+        raise ValueError("x must be contiguous")
+    expected = (x.shape[0], x.shape[2])
+    for name, of in given.items():
+        if of.shape != expected or of.dtype != x.dtype or of.device != x.device:
+            raise ValueError(
+                f"{name} must be {expected} {x.dtype} on {x.device}, not "
+                f"{tuple(of.shape)} {of.dtype} on {of.device}"
+            )
+        if of.stride(1) != 1 or of.stride(0) < of.shape[1]:
+            raise ValueError(f"{name} must hold a member's numbers beside each other")
+    if len({of.stride(0) for of in given.values()}) > 1:
+        raise ValueError("rows of gain and bias must lie as far apart")

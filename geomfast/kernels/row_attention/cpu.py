@@ -1,0 +1,29 @@
+"""Backend "cpu": the C++ kernel of csrc/, threads over rows of members.
+
+`GEOMFAST_ISA` picks the instruction set, as for the spectra.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from geomfast.kernels.backends import native_module
+
+
+def run(qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, into: Tensor | None) -> None:
+    """As `geomfast.kernels.row_attention.run_on`, of float32 on the CPU."""
+    native_module("_cpu").row_attention(
+        qkv=qkv.data_ptr(),
+        into=0 if into is None else into.data_ptr(),
+        offsets=offsets.data_ptr(),
+        out=out.data_ptr(),
+        members=len(qkv),
+        rows=len(offsets) - 1,
+        heads=heads,
+        width=qkv.shape[2] // (3 * heads),
+        threads=torch.get_num_threads(),
+        isa=os.environ.get("GEOMFAST_ISA", ""),
+    )

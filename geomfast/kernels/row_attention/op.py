@@ -1,0 +1,125 @@
+"""Attention inside short rows: signatures, checks, and who serves them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from geomfast.kernels.backends import Candidate, choose, cpu_candidate
+from geomfast.kernels.row_attention import cpu, plain, reference
+
+__all__ = [
+    "backend_for",
+    "backends_serving",
+    "row_attention",
+    "row_attention_backward",
+    "run_on",
+]
+
+# Backend -> module with `run`.
+IMPLEMENTATIONS = {"cpu": cpu, "torch": plain, "reference": reference}
+
+
+def _candidates(qkv: Tensor) -> list[Candidate]:
+    """Who serves queries, keys and values of this type and place, best first."""
+    fused = cpu_candidate(qkv.device)
+    if qkv.dtype != torch.float32:
+        fused = Candidate(fused.name, f"serves float32, not {qkv.dtype}")
+    return [fused, Candidate("torch"), Candidate("reference", slower="for comparison only")]
+
+
+def backend_for(qkv: Tensor) -> str:
+    """Name of the backend that serves these queries, keys and values."""
+    return choose("row_attention", _candidates(qkv))
+
+
+def backends_serving(qkv: Tensor) -> list[str]:
+    """Names of all backends that can serve these queries, keys and values, best first."""
+    return [candidate.name for candidate in _candidates(qkv) if not candidate.refusal]
+
+
+def row_attention(qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
+    """Every token's mix of the values of its row's tokens up to itself.
+
+    softmax(Q K' / sqrt(width)) V for every head, with -infinity above the diagonal (Vaswani et al.
+    2017, arXiv:1706.03762, equation 1).
+
+    Args:
+        qkv: (C, R, 3 d) float32 or float64: queries, keys and values of C members' R tokens.
+        offsets: (N + 1,) int64 on the CPU: the first token of each of N rows, then R. The same
+            rows for all members.
+        heads: that divide d.
+
+    Returns:
+        (C, R, d).
+
+    Raises:
+        ValueError: shapes, types or places do not fit together, or offsets fall.
+        BackendError: the forced backend cannot serve.
+    """
+    _check(qkv, offsets, heads)
+    out = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
+    run_on(backend_for(qkv), qkv, offsets, heads, out)
+    return out
+
+
+def row_attention_backward(into: Tensor, qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
+    """From the gradient of `row_attention` to that of ``qkv``.
+
+    Args:
+        into: (C, R, d), of qkv's type and in its place.
+        qkv, offsets, heads: what `row_attention` was given.
+
+    Returns:
+        (C, R, 3 d).
+
+    Raises:
+        ValueError: shapes, types or places do not fit together, or offsets fall.
+        BackendError: the forced backend cannot serve.
+    """
+    _check(qkv, offsets, heads)
+    expected = (*qkv.shape[:2], qkv.shape[2] // 3)
+    if into.shape != expected or into.dtype != qkv.dtype or into.device != qkv.device:
+        raise ValueError(
+            f"into must be {expected} {qkv.dtype} on {qkv.device}, not "
+            f"{tuple(into.shape)} {into.dtype} on {into.device}"
+        )
+    out = torch.empty_like(qkv)
+    run_on(backend_for(qkv), qkv, offsets, heads, out, into.contiguous())
+    return out
+
+
+def run_on(
+    backend: str,
+    qkv: Tensor,
+    offsets: Tensor,
+    heads: int,
+    out: Tensor,
+    into: Tensor | None = None,
+) -> None:
+    """As `row_attention` into ``out``, or with ``into`` its backward pass, by one backend.
+
+    All input is known to fit and contiguous.
+    """
+    IMPLEMENTATIONS[backend].run(qkv, offsets, heads, out, into)
+
+
+def _check(qkv: Tensor, offsets: Tensor, heads: int) -> None:
+    if qkv.dim() != 3 or qkv.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"qkv must be (C, R, 3 d) float32 or float64, not {tuple(qkv.shape)} {qkv.dtype}"
+        )
+    if not qkv.is_contiguous():
+        raise ValueError("qkv must be contiguous")
+    if heads < 1 or not qkv.shape[2] or qkv.shape[2] % (3 * heads):
+        raise ValueError(f"{heads} heads do not divide the d of {qkv.shape[2]} = 3 d numbers")
+    if offsets.dim() != 1 or offsets.dtype != torch.int64 or offsets.device.type != "cpu":
+        raise ValueError(
+            f"offsets must be (N + 1,) int64 on the cpu, not {tuple(offsets.shape)} "
+            f"{offsets.dtype} on {offsets.device}"
+        )
+    if not offsets.is_contiguous():
+        raise ValueError("offsets must be contiguous")
+    at = offsets.tolist()
+    if not at or at[0] or at[-1] != qkv.shape[1] or at != sorted(at):
+        raise ValueError(f"offsets must rise from 0 to R = {qkv.shape[1]}, not {at}")
