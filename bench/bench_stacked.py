@@ -24,6 +24,7 @@ from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.interleave import finished, interleave
+from geomfast.kernels import member_norm, row_attention
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import Scale
 from geomfast.tasks import LENGTH_TASKS
@@ -250,4 +251,110 @@ def bench_stacked(benchmark, results, full, device, restore_threads, index):
             "padding": f"{1 - batches.tokens / tokens:.0%}",
         },
     )
+    benchmark.pedantic(calls["geomfast"], rounds=1)
+
+
+class Rows:
+    """Attention of a step's rows and its gradient: ours, and torch's in the two ways it can be had.
+
+    "torch by length" takes all rows of one length as a batch, "torch padded" pads them all to the
+    longest, so that there is one batch; queries, keys and values come and gradients go as the
+    layers around have them, tokens without padding.
+    """
+
+    def __init__(self, lengths: list[int], members: int, heads: int, d: int):
+        self.lengths, self.heads, self.d = lengths, heads, d
+        self.offsets = torch.tensor([0, *lengths]).cumsum(0)
+        tokens = int(self.offsets[-1])
+        generator = torch.Generator().manual_seed(0)
+        self.qkv = torch.randn(members, tokens, 3 * d, generator=generator)
+        self.into = torch.randn(members, tokens, d, generator=generator)
+        self.mixed, self.gradient = torch.empty_like(self.into), torch.empty_like(self.qkv)
+        longest = max(lengths)
+        real = torch.arange(longest) < torch.tensor(lengths)[:, None]
+        self.real, self.longest = real.flatten().nonzero().flatten(), longest
+
+    def on(self, backend: str) -> tuple[Tensor, Tensor]:
+        given = (self.qkv, self.offsets, self.heads)
+        row_attention.run_on(backend, *given, self.mixed)
+        row_attention.run_on(backend, *given, self.gradient, self.into)
+        return self.mixed, self.gradient
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        members, n, t, d = len(self.qkv), len(self.lengths), self.longest, self.d
+        leaf = self.qkv.requires_grad_()
+        rows = leaf.new_zeros(members, n * t, 3 * d).index_copy(1, self.real, leaf)
+        parts = rows.view(members * n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*parts, is_causal=True)
+        mixed = mixed.transpose(1, 2).reshape(members, n * t, d).index_select(1, self.real)
+        (gradient,) = torch.autograd.grad(mixed, leaf, self.into)
+        self.qkv.requires_grad_(False)
+        return mixed.detach(), gradient
+
+
+def bench_rows_of_attention(benchmark, results, full, restore_threads):
+    """There and back, 64 members with the rows of a step of length 12 at width 64."""
+    torch.set_num_threads(1)
+    members, heads, d = (64, 4, 64) if full else (2, 2, 8)
+    rows = Rows([4, 4, 6, 6, 7, 7, 9, 9, 10, 10, 12, 12, 13, 13, 13, 13], members, heads, d)
+    calls = {
+        "geomfast": lambda: rows.on(row_attention.backend_for(rows.qkv)),
+        "torch by length": lambda: rows.on("torch"),
+        "torch padded": rows.padded,
+    }
+    exact = Rows(rows.lengths, members, heads, d)
+    exact.qkv, exact.into = exact.qkv.double(), exact.into.double()
+    exact.mixed, exact.gradient = exact.mixed.double(), exact.gradient.double()
+    expected = torch.cat([x.flatten() for x in exact.on("reference")])
+    errors = {}
+    for who, call in calls.items():
+        found = torch.cat([x.flatten() for x in call()])
+        errors[who] = ((found - expected).norm() / expected.norm()).item()
+    assert max(errors.values()) <= 1e-6, errors
+    seconds = interleave(calls, rounds=4 * ROUNDS if full else 1, budget=BUDGET)
+    ratios = {f"over {who}": (who, "geomfast") for who in calls if who != "geomfast"}
+    tokens = sum(rows.lengths)
+    results.add(f"rows of attention {members} members, {tokens} tokens", seconds, ratios, errors)
+    benchmark.pedantic(calls["geomfast"], rounds=1)
+
+
+def bench_member_norm(benchmark, results, full, restore_threads):
+    """There and back, added to a residual stream; torch's own norm has no gain for each member."""
+    torch.set_num_threads(1)
+    members, tokens, d = (64, 148, 64) if full else (2, 5, 8)
+    generator = torch.Generator().manual_seed(0)
+    x, into = torch.randn(2, members, tokens, d, generator=generator)
+    gain, bias = torch.randn(2, members, d, generator=generator)
+    out, stream, statistics = torch.empty_like(x), torch.empty_like(x), x.new_empty(*x.shape[:2], 2)
+    of_gain, of_bias = torch.empty_like(gain), torch.empty_like(bias)
+
+    def ours(backend: str) -> tuple[Tensor, ...]:
+        member_norm.forward_on(backend, x, gain, bias, out, statistics)
+        stream.zero_()
+        member_norm.backward_on(backend, into, x, statistics, gain, stream, of_gain, of_bias)
+        return out, stream, of_gain, of_bias
+
+    def autograd() -> tuple[Tensor, ...]:
+        leaves = [leaf.requires_grad_() for leaf in (x, gain, bias)]
+        normed = F.layer_norm(x, (d,)) * gain[:, None] + bias[:, None]
+        found = torch.autograd.grad(normed, leaves, into)
+        for leaf in leaves:
+            leaf.requires_grad_(False)
+        stream.zero_().add_(found[0])
+        return normed.detach(), stream, *found[1:]
+
+    calls = {
+        "geomfast": lambda: ours(member_norm.backend_for(x)),
+        "torch's operators": lambda: ours("torch"),
+        "autograd": autograd,
+    }
+    expected = torch.cat([y.flatten().double() for y in ours("reference")])
+    errors = {}
+    for who, call in calls.items():
+        found = torch.cat([y.flatten() for y in call()])
+        errors[who] = ((found - expected).norm() / expected.norm()).item()
+    assert max(errors.values()) <= 1e-6, errors
+    seconds = interleave(calls, rounds=4 * ROUNDS if full else 1, budget=BUDGET)
+    ratios = {f"over {who}": (who, "geomfast") for who in calls if who != "geomfast"}
+    results.add(f"member norm {members} x {tokens} x {d}", seconds, ratios, errors)
     benchmark.pedantic(calls["geomfast"], rounds=1)
