@@ -284,8 +284,8 @@ class Rows:
         members, n, t, d = len(self.qkv), len(self.lengths), self.longest, self.d
         leaf = self.qkv.requires_grad_()
         rows = leaf.new_zeros(members, n * t, 3 * d).index_copy(1, self.real, leaf)
-        parts = rows.view(members * n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(*parts, is_causal=True)
+        q, k, v = rows.view(members * n, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         mixed = mixed.transpose(1, 2).reshape(members, n * t, d).index_select(1, self.real)
         (gradient,) = torch.autograd.grad(mixed, leaf, self.into)
         self.qkv.requires_grad_(False)

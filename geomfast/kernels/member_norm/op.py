@@ -98,10 +98,10 @@ def member_norm_backward(
         if not given.is_contiguous():
             raise ValueError(f"{name} must be contiguous")
     # Rows of the gradients lie as far apart as those of the gain.
-    gradients = x.new_empty(2, len(x), gain.stride(0))[..., : x.shape[2]]
+    of_gain, of_bias = x.new_empty(2, len(x), gain.stride(0))[..., : x.shape[2]]
     out = torch.zeros_like(x)
-    backward_on(backend_for(x), into, x, statistics, gain, out, *gradients)
-    return out, *gradients
+    backward_on(backend_for(x), into, x, statistics, gain, out, of_gain, of_bias)
+    return out, of_gain, of_bias
 
 
 def forward_on(

@@ -36,6 +36,6 @@ def _runs(offsets: Tensor) -> Iterator[tuple[slice, int]]:
 def _mixed(qkv: Tensor, length: int, heads: int) -> Tensor:
     """(C, n length, 3 d) -> (C, n length, d): rows of members are rows of one batch."""
     c, tokens, size = qkv.shape
-    parts = qkv.reshape(-1, length, 3, heads, size // (3 * heads)).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(*parts, is_causal=True)
+    q, k, v = qkv.reshape(-1, length, 3, heads, size // (3 * heads)).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return mixed.transpose(1, 2).reshape(c, tokens, size // 3)
