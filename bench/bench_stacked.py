@@ -1,11 +1,11 @@
 """Training 64 members of a small scale: stacked, one after the other, and by torch.func's vmap.
 
-One step of all members on the task `count`, examples included for all but vmap, which is given its
-batch. "one after the other" is what anyone would write: a GPT, torch's fused AdamW and
-`clip_grad_norm_` for each member; "looped" is ours with programs of one member, whose numbers the
-stacked ones equal. "vmap" is `grad(vmap(loss).sum())` over `functional_call`, as torch's ensembling
-tutorial has it, with the attention that can be batched and torch's operators for clipping and
-AdamW. Before anything is timed, all contenders make one step from the same start and are compared.
+One step of all members on the task `count`, examples included. "one after the other" is what anyone
+would write: a GPT, torch's fused AdamW and `clip_grad_norm_` for each member; "looped" is ours with
+programs of one member, whose numbers the stacked ones equal. "vmap" is `grad(vmap(loss).sum())` over
+`functional_call`, as torch's ensembling tutorial has it, with the attention that can be batched and
+torch's operators for clipping and AdamW. Before anything is timed, all contenders make one step from
+the same start and are compared.
 
 "products alone" are the matrix products of a step between weights and the tokens that matter, in
 memory that is there, and nothing else: no way to train all members as one program takes less, so
@@ -27,6 +27,7 @@ from bench.interleave import finished, interleave
 from geomfast.kernels import member_norm, row_attention
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import Scale
+from geomfast.models.stacked_layout import Buffers
 from geomfast.tasks import LENGTH_TASKS
 from geomfast.training.length_batches import LengthBatches
 from geomfast.training.settings import TrainSettings
@@ -202,7 +203,8 @@ def bench_stacked(benchmark, results, full, device, restore_threads, index):
     batches = LengthBatches(TASK, train_length, longest, examples, device)
     on, seeds = torch.device(device), list(range(members))
     stacked = Program(scale, seeds, SETTINGS, batches, on)
-    looped = [Program(scale, [seed], SETTINGS, batches, on) for seed in seeds]
+    shared = Buffers()
+    looped = [Program(scale, [seed], SETTINGS, batches, on, shared) for seed in seeds]
     loop, vmapped = (kind(scale, members, batches, device) for kind in (Loop, Vmapped))
 
     def one_by_one() -> None:
@@ -255,11 +257,12 @@ def bench_stacked(benchmark, results, full, device, restore_threads, index):
 
 
 class Rows:
-    """Attention of a step's rows and its gradient: ours, and torch's in the two ways it can be had.
+    """Attention of a step's rows and its gradient: ours, and torch's in the ways it can be had.
 
-    "torch by length" takes all rows of one length as a batch, "torch padded" pads them all to the
-    longest, so that there is one batch; queries, keys and values come and gradients go as the
-    layers around have them, tokens without padding.
+    "sdpa by length" takes all rows of one length as a batch, "sdpa padded" pads them all to the
+    longest, so that there is one batch; both go back through autograd. "by hand" does what it would
+    with products of batches and softmax, in memory that is there. Queries, keys and values come
+    and gradients go as the layers around have them, tokens without padding.
     """
 
     def __init__(self, lengths: list[int], members: int, heads: int, d: int):
@@ -273,6 +276,8 @@ class Rows:
         longest = max(lengths)
         real = torch.arange(longest) < torch.tensor(lengths)[:, None]
         self.real, self.longest = real.flatten().nonzero().flatten(), longest
+        self.mask = torch.full((longest, longest), -torch.inf).triu(1)
+        self.buffer = Buffers()
 
     def on(self, backend: str) -> tuple[Tensor, Tensor]:
         given = (self.qkv, self.offsets, self.heads)
@@ -291,16 +296,52 @@ class Rows:
         self.qkv.requires_grad_(False)
         return mixed.detach(), gradient
 
+    def by_hand(self) -> tuple[Tensor, Tensor]:
+        members, n, t, d, heads = len(self.qkv), len(self.lengths), self.longest, self.d, self.heads
+        buffer, scale = self.buffer, (d // heads) ** -0.5
 
-def bench_rows_of_attention(benchmark, results, full, restore_threads):
+        def apart(name: str, x: Tensor, parts: int) -> Tensor:
+            """(parts, members n heads, t, width) of tokens without padding."""
+            rows = buffer(f"{name} in rows", members, n * t, parts * d).zero_()
+            rows.index_copy_(1, self.real, x)
+            out = buffer(name, parts, members * n, heads, t, d // heads)
+            out.copy_(rows.view(members * n, t, parts, heads, -1).permute(2, 0, 3, 1, 4))
+            return out.flatten(1, 2)
+
+        def together(name: str, x: Tensor, parts: int, out: Tensor) -> Tensor:
+            rows = buffer(f"{name} in rows", members * n, t, parts, heads, d // heads)
+            rows.copy_(x.view(parts, members * n, heads, t, -1).permute(1, 3, 0, 2, 4))
+            return torch.index_select(rows.view(members, n * t, -1), 1, self.real, out=out)
+
+        q, k, v = apart("qkv", self.qkv, 3)
+        square = len(q), t, t
+        scores = torch.baddbmm(self.mask, q, k.mT, alpha=scale, out=buffer("scores", *square))
+        p = torch.softmax(scores, -1, out=buffer("weights", *square))
+        mixed = torch.bmm(p, v, out=buffer("mixed", *v.shape))
+        together("mixed", mixed, 1, self.mixed)
+        into = apart("into", self.into, 1)[0]
+        found = buffer("gradient", 3, *q.shape)
+        torch.bmm(p.mT, into, out=found[2])
+        torch.bmm(into, v.mT, out=scores)
+        torch.ops.aten._softmax_backward_data.out(scores, p, -1, torch.float32, grad_input=scores)
+        found[0].baddbmm_(scores, k, beta=0, alpha=scale)
+        found[1].baddbmm_(scores.mT, q, beta=0, alpha=scale)
+        together("gradient", found, 3, self.gradient)
+        return self.mixed, self.gradient
+
+
+def bench_rows_of_attention(benchmark, results, full, device, restore_threads):
     """There and back, 64 members with the rows of a step of length 12 at width 64."""
+    if device != "cpu":
+        pytest.skip("a kernel for the CPU")
     torch.set_num_threads(1)
     members, heads, d = (64, 4, 64) if full else (2, 2, 8)
     rows = Rows([4, 4, 6, 6, 7, 7, 9, 9, 10, 10, 12, 12, 13, 13, 13, 13], members, heads, d)
     calls = {
         "geomfast": lambda: rows.on(row_attention.backend_for(rows.qkv)),
-        "torch by length": lambda: rows.on("torch"),
-        "torch padded": rows.padded,
+        "sdpa by length": lambda: rows.on("torch"),
+        "sdpa padded": rows.padded,
+        "by hand": rows.by_hand,
     }
     exact = Rows(rows.lengths, members, heads, d)
     exact.qkv, exact.into = exact.qkv.double(), exact.into.double()
@@ -318,8 +359,10 @@ def bench_rows_of_attention(benchmark, results, full, restore_threads):
     benchmark.pedantic(calls["geomfast"], rounds=1)
 
 
-def bench_member_norm(benchmark, results, full, restore_threads):
+def bench_member_norm(benchmark, results, full, device, restore_threads):
     """There and back, added to a residual stream; torch's own norm has no gain for each member."""
+    if device != "cpu":
+        pytest.skip("a kernel for the CPU")
     torch.set_num_threads(1)
     members, tokens, d = (64, 148, 64) if full else (2, 5, 8)
     generator = torch.Generator().manual_seed(0)

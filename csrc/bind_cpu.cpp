@@ -110,7 +110,7 @@ void gradient_gram(const std::vector<Use>& uses, int dtype, long samples, long r
 void member_norm(std::uintptr_t x, std::uintptr_t gain, std::uintptr_t bias, std::uintptr_t into,
                  std::uintptr_t statistics, std::uintptr_t out, std::uintptr_t gain_gradient,
                  std::uintptr_t bias_gradient, long members, long tokens, long size, long stride,
-                 float eps, int threads, const std::string& isa) {
+                 long gradient_stride, float eps, int threads, const std::string& isa) {
   const auto& kernel = checked(geomfast::member_norm_kernel(isa.c_str()), isa);
   if (members < 0 || tokens < 0 || size < 1) throw std::invalid_argument("empty tokens");
   pybind11::gil_scoped_release release;
@@ -119,8 +119,8 @@ void member_norm(std::uintptr_t x, std::uintptr_t gain, std::uintptr_t bias, std
                          reinterpret_cast<const float*>(into),
                          reinterpret_cast<float*>(statistics), reinterpret_cast<float*>(out),
                          reinterpret_cast<float*>(gain_gradient),
-                         reinterpret_cast<float*>(bias_gradient), nullptr, members, tokens, size,
-                         stride, eps},
+                         reinterpret_cast<float*>(bias_gradient), members, tokens, size, stride,
+                         gradient_stride, eps},
                         kernel, threads);
 }
 
@@ -233,10 +233,10 @@ PYBIND11_MODULE(_cpu, module) {
              pybind11::arg("bias"), pybind11::arg("into"), pybind11::arg("statistics"),
              pybind11::arg("out"), pybind11::arg("gain_gradient"),
              pybind11::arg("bias_gradient"), pybind11::arg("members"), pybind11::arg("tokens"),
-             pybind11::arg("size"), pybind11::arg("stride"), pybind11::arg("eps"),
-             pybind11::arg("threads"), pybind11::arg("isa") = "",
-             "LayerNorm of float32 (members, tokens, size); gain, bias and their gradients are\n"
-             "(members, size) of rows `stride` apart. Statistics, (members, tokens, 2), are written\n"
+             pybind11::arg("size"), pybind11::arg("stride"), pybind11::arg("gradient_stride"),
+             pybind11::arg("eps"), pybind11::arg("threads"), pybind11::arg("isa") = "",
+             "LayerNorm of float32 (members, tokens, size); gain and bias are (members, size) of\n"
+             "rows `stride` apart, their gradients of rows `gradient_stride` apart. Statistics, (members, tokens, 2), are written\n"
              "and out is the output. With a gain_gradient, which may be 0, they are read, and the\n"
              "gradient of x is added to out.");
   module.def("row_attention", &row_attention, pybind11::arg("qkv"), pybind11::arg("into"),

@@ -30,11 +30,11 @@ struct Total {
   GEOMFAST_MEMBER float sum() const { return sum_of(vectors) + others; }
 };
 
-void forward(const MemberNormJob& job, long member) {
+void forward(const MemberNormJob& job, long member, long first, long last) {
   const long size = job.size;
   const float* const gain = job.gain + member * job.stride;
   const float* const bias = job.bias + member * job.stride;
-  for (long t = member * job.tokens; t < (member + 1) * job.tokens; ++t) {
+  for (long t = member * job.tokens + first; t < member * job.tokens + last; ++t) {
     const float* const x = job.x + t * size;
     float* const out = job.out + t * size;
     Total total, squares;
@@ -54,14 +54,13 @@ void forward(const MemberNormJob& job, long member) {
   }
 }
 
-// Tokens whose part of a gradient adds up before it joins the rest, so that many lose no digits.
-constexpr long kTokensInSum = 32;
-
-// Tokens [first, last) of a member, and their part of the gradients of gain and bias.
-GEOMFAST_INLINE void backward_tokens(const MemberNormJob& job, const float* gain, long first,
-                                     long last, float* gain_sum, float* bias_sum) {
+void backward(const MemberNormJob& job, long member, long first, long last, float* part) {
   const long size = job.size;
-  for (long t = first; t < last; ++t) {
+  const float* const gain = job.gain + member * job.stride;
+  float* const gain_sum = part;
+  float* const bias_sum = part + size;
+  for (long j = 0; j < 2 * size; ++j) part[j] = 0.0f;
+  for (long t = member * job.tokens + first; t < member * job.tokens + last; ++t) {
     const float* const x = job.x + t * size;
     const float* const into = job.into + t * size;
     float* const out = job.out + t * size;
@@ -86,27 +85,12 @@ GEOMFAST_INLINE void backward_tokens(const MemberNormJob& job, const float* gain
   }
 }
 
-void backward(const MemberNormJob& job, long member) {
-  const long size = job.size, end = (member + 1) * job.tokens;
-  const float* const gain = job.gain + member * job.stride;
-  float* const totals[] = {job.gain_gradient + member * job.stride,
-                           job.bias_gradient + member * job.stride};
-  for (float* total : totals) {
-    for (long j = 0; j < size; ++j) total[j] = 0.0f;
+void tokens(const MemberNormJob& job, long member, long first, long last, float* part) {
+  if (part == nullptr) {
+    forward(job, member, first, last);
+  } else {
+    backward(job, member, first, last, part);
   }
-  float* const parts = job.part + 2 * size * member;
-  for (long first = member * job.tokens; first < end; first += kTokensInSum) {
-    for (long j = 0; j < 2 * size; ++j) parts[j] = 0.0f;
-    const long last = first + kTokensInSum < end ? first + kTokensInSum : end;
-    backward_tokens(job, gain, first, last, parts, parts + size);
-    for (int of = 0; of < 2; ++of) {
-      for (long j = 0; j < size; ++j) totals[of][j] += parts[of * size + j];
-    }
-  }
-}
-
-void member(const MemberNormJob& job, long i) {
-  (job.gain_gradient == nullptr ? forward : backward)(job, i);
 }
 
 }  // namespace
@@ -115,6 +99,6 @@ namespace geomfast {
 
 extern const MemberNormKernel GEOMFAST_JOIN(member_norm_, GEOMFAST_ISA_NAME);
 const MemberNormKernel GEOMFAST_JOIN(member_norm_, GEOMFAST_ISA_NAME) = {
-    GEOMFAST_STRING(GEOMFAST_ISA_NAME), member};
+    GEOMFAST_STRING(GEOMFAST_ISA_NAME), tokens};
 
 }  // namespace geomfast

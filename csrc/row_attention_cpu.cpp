@@ -2,7 +2,7 @@
 #include "row_attention_cpu.h"
 
 #include <algorithm>
-#include <cstring>
+#include <vector>
 
 #include "isa.h"
 #include "workers.h"
@@ -28,11 +28,13 @@ const RowAttentionKernel* row_attention_kernel(const char* isa) {
 void row_attention(const RowAttentionJob& job, const RowAttentionKernel& kernel, int threads) {
   const long numbers = job.members * job.offsets[job.rows] * 3 * job.heads * job.width;
   const long worth = std::max(numbers / kWorthAThread, 1L);
+  const long workers = std::clamp<long>(threads, 1, worth);
   const std::size_t bytes = kernel.scratch(job) * sizeof(float);
-  Workers::run(std::clamp<long>(threads, 1, worth), [&](Workers& sharing, long) {
-    const AlignedBytes memory = aligned_bytes(bytes);
-    std::memset(memory.get(), 0, bytes);
-    float* const scratch = reinterpret_cast<float*>(memory.get());
+  // Before there are threads: out of memory in one of them would end the process.
+  std::vector<AlignedBytes> memory;
+  for (long i = 0; i < workers; ++i) memory.push_back(aligned_bytes(bytes));
+  Workers::run(workers, [&](Workers& sharing, long worker) {
+    float* const scratch = reinterpret_cast<float*>(memory[worker].get());
     sharing.share(job.members * job.rows, [&](long i) {
       kernel.row(job, i / job.rows, i % job.rows, scratch);
     });

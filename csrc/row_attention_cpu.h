@@ -14,7 +14,7 @@ struct RowAttentionJob {
 
 struct RowAttentionKernel {
   const char* name;
-  // Floats of memory, aligned to 64 bytes and zero at first, that one worker needs for a job.
+  // Floats of memory, aligned to 64 bytes, that one worker needs for a job.
   long (*scratch)(const RowAttentionJob& job);
   // All heads of one row of one member, forward or backward.
   void (*row)(const RowAttentionJob& job, long member, long row, float* scratch);

@@ -14,9 +14,13 @@ static_assert(kTile == 4 && kFloats % kTile == 0, "tokens are turned four by fou
 GEOMFAST_INLINE long up_to(long n, long multiple) { return (n + multiple - 1) / multiple * multiple; }
 GEOMFAST_INLINE long least(long a, long b) { return a < b ? a : b; }
 
-// e^x of x <= 0, to 2e-7 of its value; of less than -87 what e^-87 is. NaN stays NaN.
-GEOMFAST_INLINE FloatVec exponential(FloatVec x) {
-  x = x < -87.0f ? broadcast(-87.0f) : x;
+// Of a row's weights, those below e^-40 of the largest count for nothing in float32. They are zero, so
+// that neither they nor what they are multiplied with become denormal numbers, which are slow.
+constexpr float kLeast = -40.0f;
+
+// e^x of x <= 0, to 1e-7 of its value; zero below e^kLeast. NaN stays NaN.
+GEOMFAST_INLINE FloatVec exponential(FloatVec given) {
+  const FloatVec x = given < kLeast ? broadcast(kLeast) : given;
   // x = n log(2) + r: adding 1.5 2^23 leaves the nearest integer in the lowest bits.
   const FloatVec shifted = fma(x, broadcast(0x1.715476p+0f), broadcast(0x1.8p+23f));
   const FloatVec n = shifted - 0x1.8p+23f;
@@ -27,7 +31,8 @@ GEOMFAST_INLINE FloatVec exponential(FloatVec x) {
   constexpr float kSeries[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
   FloatVec p = broadcast(1.0f / 5040);
   for (const float c : kSeries) p = fma(p, r, broadcast(c));
-  return p * (FloatVec)(((IntVec)shifted + 127) << 23);
+  const FloatVec power = (FloatVec)(((UnsignedVec)shifted + 127u) << 23);
+  return given < kLeast ? FloatVec{} : p * power;
 }
 
 // The left factor of a product: an entry lies `row` and `column` numbers from the next ones.

@@ -102,6 +102,42 @@ def test_members_do_not_know_of_each_other(isa: str, monkeypatch) -> None:
     assert runs[0][0][1].isnan().all()
 
 
+@pytest.mark.parametrize("isa", cases.isas())
+def test_threads_share_the_tokens_of_one_member(isa: str, monkeypatch) -> None:
+    monkeypatch.setenv("GEOMFAST_ISA", isa)
+    x, into, gain, bias = given(1, 6000, 100)
+    before = torch.get_num_threads()
+    try:
+        runs = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            out, statistics = member_norm(x, gain, bias)
+            runs.append([out, statistics, *member_norm_backward(into, x, statistics, gain)])
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*runs, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_nothing_is_recorded_for_autograd(backend: str) -> None:
+    x, into, gain, bias = (y.requires_grad_() for y in given(2, 3, 8))
+    out, statistics = member_norm(x, gain, bias)
+    found = [out, statistics, *member_norm_backward(into, x, statistics, gain)]
+    assert not any(y.requires_grad for y in found)
+
+
+def test_strides_that_mean_nothing_are_no_matter(backend: str) -> None:
+    """Of one member, rows of gain and bias are no distance apart."""
+    x, into, gain, bias = given(1, 5, 8)
+    out, statistics = member_norm(x, gain, bias.contiguous())
+    again, _ = member_norm(x, gain.T.contiguous().T, bias)
+    assert torch.equal(again, out)
+    x, into, gain, bias = given(2, 5, 1)
+    out, statistics = member_norm(x, gain, gain)
+    torch.testing.assert_close(out, gain[:, None].expand_as(x))
+    member_norm_backward(into, x, statistics, gain)
+
+
 def test_double_is_served_in_double() -> None:
     x, into, gain, bias = (y.double() for y in given(2, 5, 12))
     assert backends_serving(x) == ["torch", "reference"]

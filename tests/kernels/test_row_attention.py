@@ -96,9 +96,29 @@ def test_rows_do_not_know_of_each_other(isa: str, monkeypatch) -> None:
         assert whole[:, 5:21].isnan().any(-1).all()
         assert whole[0, :5].isfinite().all()
         assert whole[2:, 21:].isfinite().all()
-    part = qkv[2:3, 21:28].contiguous()
+    part, of_part = (x[2:3, 21:28].contiguous() for x in (qkv, into))
     alone = row_attention(part, offsets_of([7]), heads)
     assert torch.equal(alone, found[0][2:3, 21:28])
+    alone = row_attention_backward(of_part, part, offsets_of([7]), heads)
+    assert torch.equal(alone, found[1][2:3, 21:28])
+
+
+@pytest.mark.parametrize("isa", cases.isas())
+def test_sharp_attention_makes_no_denormal_numbers(isa: str, monkeypatch) -> None:
+    """A processor takes a hundred times as long for those."""
+    monkeypatch.setenv("GEOMFAST_ISA", isa)
+    qkv, offsets = cases.normal(4, 64, 3 * 32), offsets_of([16] * 4)
+    qkv[..., :64] *= 30.0
+    into = 1e-3 * cases.normal(4, 64, 32, seed=1)
+    found = row_attention_backward(into, qkv, offsets, 2)
+    tiny = torch.finfo(torch.float32).tiny
+    assert not ((found != 0.0) & (found.abs() < tiny)).any()
+    assert (found == 0.0).any()
+
+
+def test_nothing_is_recorded_for_autograd(backend: str) -> None:
+    qkv = cases.normal(1, 4, 12).requires_grad_()
+    assert not row_attention(qkv, offsets_of([4]), 1).requires_grad
 
 
 def test_double_is_served_in_double() -> None:

@@ -32,11 +32,17 @@ def backward(
     """As `geomfast.kernels.member_norm.backward_on`, of float32 on the CPU."""
     # The kernel reads no bias on its way back.
     gradients = {"gain_gradient": gain_gradient, "bias_gradient": bias_gradient}
-    _run(x, gain, statistics, out, eps=0.0, bias=gain, into=into, **gradients)
+    _run(x, gain, statistics, out, gain_gradient.stride(0), bias=gain, into=into, **gradients)
 
 
 def _run(
-    x: Tensor, gain: Tensor, statistics: Tensor, out: Tensor, eps: float, **others: Tensor
+    x: Tensor,
+    gain: Tensor,
+    statistics: Tensor,
+    out: Tensor,
+    gradient_stride: int = 0,
+    eps: float = 0.0,
+    **others: Tensor,
 ) -> None:
     members, tokens, size = x.shape
     addresses = {"into": 0, "gain_gradient": 0, "bias_gradient": 0}
@@ -50,6 +56,7 @@ def _run(
         tokens=tokens,
         size=size,
         stride=gain.stride(0),
+        gradient_stride=gradient_stride,
         eps=eps,
         threads=torch.get_num_threads(),
         isa=os.environ.get("GEOMFAST_ISA", ""),

@@ -43,12 +43,14 @@ def backends_serving(x: Tensor) -> list[str]:
     return [candidate.name for candidate in _candidates(x) if not candidate.refusal]
 
 
+@torch.no_grad()
 def member_norm(
     x: Tensor, gain: Tensor, bias: Tensor, *, eps: float = EPS
 ) -> tuple[Tensor, Tensor]:
     """(x - mean) / sqrt(variance + eps) of every token, times its member's gain, plus its bias.
 
-    Layer normalisation (Ba, Kiros and Hinton 2016, arXiv:1607.06450, equation 4).
+    Layer normalisation (Ba, Kiros and Hinton 2016, arXiv:1607.06450, equation 4). Nothing is
+    recorded for autograd: see `member_norm_backward`.
 
     Args:
         x: (C, M, d) float32 or float64, contiguous: C members' tokens.
@@ -68,6 +70,7 @@ def member_norm(
     return out, statistics
 
 
+@torch.no_grad()
 def member_norm_backward(
     into: Tensor, x: Tensor, statistics: Tensor, gain: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,9 +100,7 @@ def member_norm_backward(
             )
         if not given.is_contiguous():
             raise ValueError(f"{name} must be contiguous")
-    # Rows of the gradients lie as far apart as those of the gain.
-    of_gain, of_bias = x.new_empty(2, len(x), gain.stride(0))[..., : x.shape[2]]
-    out = torch.zeros_like(x)
+    out, of_gain, of_bias = torch.zeros_like(x), *x.new_empty(2, len(x), x.shape[2])
     backward_on(backend_for(x), into, x, statistics, gain, out, of_gain, of_bias)
     return out, of_gain, of_bias
 
@@ -129,8 +130,8 @@ def backward_on(
 ) -> None:
     """As `member_norm_backward`, by one backend, of input that fits.
 
-    The gradient of x is added to ``out``; the others, (C, d) of rows as far apart as those of
-    ``gain``, are written.
+    The gradient of x is added to ``out``; the others, (C, d) of rows as far apart as each other's,
+    are written.
     """
     IMPLEMENTATIONS[backend].backward(into, x, statistics, gain, out, gain_gradient, bias_gradient)
 
@@ -147,7 +148,7 @@ def _check(x: Tensor, **given: Tensor) -> None:
                 f"{name} must be {expected} {x.dtype} on {x.device}, not "
                 f"{tuple(of.shape)} {of.dtype} on {of.device}"
             )
-        if of.stride(1) != 1 or of.stride(0) < of.shape[1]:
+        if expected[1] > 1 and of.stride(1) != 1:
             raise ValueError(f"{name} must hold a member's numbers beside each other")
-    if len({of.stride(0) for of in given.values()}) > 1:
+    if expected[0] > 1 and len({of.stride(0) for of in given.values()}) > 1:
         raise ValueError("rows of gain and bias must lie as far apart")

@@ -38,11 +38,14 @@ def backends_serving(qkv: Tensor) -> list[str]:
     return [candidate.name for candidate in _candidates(qkv) if not candidate.refusal]
 
 
+@torch.no_grad()
 def row_attention(qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
     """Every token's mix of the values of its row's tokens up to itself.
 
     softmax(Q K' / sqrt(width)) V for every head, with -infinity above the diagonal (Vaswani et al.
-    2017, arXiv:1706.03762, equation 1).
+    2017, arXiv:1706.03762, equation 1). Nothing is recorded for autograd: see
+    `row_attention_backward`. Rows are meant to be short: the C++ kernel works in memory of a row's
+    length squared for every thread.
 
     Args:
         qkv: (C, R, 3 d) float32 or float64: queries, keys and values of C members' R tokens.
@@ -63,6 +66,7 @@ def row_attention(qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
     return out
 
 
+@torch.no_grad()
 def row_attention_backward(into: Tensor, qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
     """From the gradient of `row_attention` to that of ``qkv``.
 
