@@ -1,11 +1,11 @@
 """Training 64 members of a small scale: stacked, one after the other, and by torch.func's vmap.
 
-One step of all members on the task `count`, examples included. "one after the other" is what anyone
-would write: a GPT, torch's fused AdamW and `clip_grad_norm_` for each member; "looped" is ours with
-programs of one member, whose numbers the stacked ones equal. "vmap" is `grad(vmap(loss).sum())` over
-`functional_call`, as torch's ensembling tutorial has it, with the attention that can be batched and
-torch's operators for clipping and AdamW. Before anything is timed, all contenders make one step from
-the same start and are compared.
+One step of all members on the task `count`, examples included. "one after the other" is what
+anyone would write: a GPT, torch's fused AdamW and `clip_grad_norm_` for each member; "looped" is
+ours with programs of one member, whose numbers the stacked ones equal. "vmap" is
+`grad(vmap(loss).sum())` over `functional_call`, as torch's ensembling tutorial has it, with the
+attention that can be batched and torch's operators for clipping and AdamW. Before anything is
+timed, all contenders make one step from the same start and are compared.
 
 "products alone" are the matrix products of a step between weights and the tokens that matter, in
 memory that is there, and nothing else: no way to train all members as one program takes less, so

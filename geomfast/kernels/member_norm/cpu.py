@@ -17,7 +17,7 @@ def forward(
     x: Tensor, gain: Tensor, bias: Tensor, out: Tensor, statistics: Tensor, eps: float
 ) -> None:
     """As `geomfast.kernels.member_norm.forward_on`, of float32 on the CPU."""
-    _run(x, gain, statistics, out, eps=eps, bias=bias)
+    _run(x, gain, statistics, out, {"bias": bias}, eps=eps)
 
 
 def backward(
@@ -30,9 +30,8 @@ def backward(
     bias_gradient: Tensor,
 ) -> None:
     """As `geomfast.kernels.member_norm.backward_on`, of float32 on the CPU."""
-    # The kernel reads no bias on its way back.
-    gradients = {"gain_gradient": gain_gradient, "bias_gradient": bias_gradient}
-    _run(x, gain, statistics, out, gain_gradient.stride(0), bias=gain, into=into, **gradients)
+    others = {"into": into, "gain_gradient": gain_gradient, "bias_gradient": bias_gradient}
+    _run(x, gain, statistics, out, others, gradient_stride=gain_gradient.stride(0))
 
 
 def _run(
@@ -40,18 +39,18 @@ def _run(
     gain: Tensor,
     statistics: Tensor,
     out: Tensor,
+    others: dict[str, Tensor],
     gradient_stride: int = 0,
     eps: float = 0.0,
-    **others: Tensor,
 ) -> None:
     members, tokens, size = x.shape
-    addresses = {"into": 0, "gain_gradient": 0, "bias_gradient": 0}
+    absent = dict.fromkeys(("bias", "into", "gain_gradient", "bias_gradient"), 0)
     native_module("_cpu").member_norm(
         x=x.data_ptr(),
         gain=gain.data_ptr(),
         statistics=statistics.data_ptr(),
         out=out.data_ptr(),
-        **(addresses | {name: other.data_ptr() for name, other in others.items()}),
+        **(absent | {name: other.data_ptr() for name, other in others.items()}),
         members=members,
         tokens=tokens,
         size=size,
