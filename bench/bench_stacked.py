@@ -260,8 +260,9 @@ class Rows:
     """Attention of a step's rows and its gradient: ours, and torch's in the ways it can be had.
 
     "sdpa by length" takes all rows of one length as a batch, "sdpa padded" pads them all to the
-    longest, so that there is one batch; both go back through autograd. "by hand" does what it would
-    with products of batches and softmax, in memory that is there. Queries, keys and values come
+    longest, so that there is one batch; both go back through autograd. "by hand" pads too, and does
+    it with products of batches in memory that is there, and with whole passes for softmax, since
+    torch's own goes over rows shorter than a vector number by number. Queries, keys and values come
     and gradients go as the layers around have them, tokens without padding.
     """
 
@@ -277,6 +278,7 @@ class Rows:
         real = torch.arange(longest) < torch.tensor(lengths)[:, None]
         self.real, self.longest = real.flatten().nonzero().flatten(), longest
         self.mask = torch.full((longest, longest), -torch.inf).triu(1)
+        self.seen = self.mask.exp()
         self.buffer = Buffers()
 
     def on(self, backend: str) -> tuple[Tensor, Tensor]:
@@ -316,14 +318,17 @@ class Rows:
         q, k, v = apart("qkv", self.qkv, 3)
         square = len(q), t, t
         scores = torch.baddbmm(self.mask, q, k.mT, alpha=scale, out=buffer("scores", *square))
-        p = torch.softmax(scores, -1, out=buffer("weights", *square))
+        p = torch.sub(scores, scores.amax(-1, keepdim=True), out=buffer("weights", *square))
+        p.clamp_(min=-80.0).exp_().mul_(self.seen)  # denormal numbers would be slow
+        p /= p.sum(-1, keepdim=True)
         mixed = torch.bmm(p, v, out=buffer("mixed", *v.shape))
         together("mixed", mixed, 1, self.mixed)
         into = apart("into", self.into, 1)[0]
         found = buffer("gradient", 3, *q.shape)
         torch.bmm(p.mT, into, out=found[2])
         torch.bmm(into, v.mT, out=scores)
-        torch.ops.aten._softmax_backward_data.out(scores, p, -1, torch.float32, grad_input=scores)
+        scores *= p
+        torch.addcmul(scores, p, scores.sum(-1, keepdim=True), value=-1.0, out=scores)
         found[0].baddbmm_(scores, k, beta=0, alpha=scale)
         found[1].baddbmm_(scores.mT, q, beta=0, alpha=scale)
         together("gradient", found, 3, self.gradient)

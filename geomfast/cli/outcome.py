@@ -55,7 +55,7 @@ def show_outcome(outcome: Mapping[str, Any], console: Console) -> None:
         line = f"{run['run']}: {run['state']}"
         if seconds := run.get("seconds"):
             line += f" after {_shares(seconds)}"
-        if "real_fraction" in run:
+        if run.get("real_fraction"):  # none where everything had been trained before
             line += f"; {run['real_fraction']:.1%} of the tokens processed were real"
         if "error" in run:
             line += f"\n{'' if run['explained'] else run['details']}{run['error']}"

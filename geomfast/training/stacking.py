@@ -14,8 +14,8 @@ STACK = ("auto", "always", "never")
 #: Most of a program's bytes, by where it runs; a GPU has room for more.
 _MOST_BYTES = {"cpu": 1 << 30, "cuda": 8 << 30}
 # Floating-point operations of a member's step from which it fills the processor alone. Measured,
-# members in one program against programs of one: on an Ice Lake with AVX-512 3.2 and 3.0 times
-# faster at 9e7 and 2e8 (2x64 and 4x64, 64 members), 2.0 at 3.5e8 (2x128, 16) and 1.02 at 4.2e9
+# members in one program against programs of one: on an Ice Lake with AVX-512 3.0 and 2.5 times
+# faster at 9e7 and 2e8 (2x64 and 4x64, 64 members), 1.9 at 3.5e8 (2x128, 16) and 1.1 at 4.2e9
 # (4x128, 8); on a Zen 3 with torch's attention and norms 1.16 at 2.8e9 (2x256, 4).
 # Programs that fit into a cache are no faster: on that Zen 3, 64 members of 2x64 took 217 ms a
 # step in one, 255 in four and 351 in sixteen, of 2x32 110, 142 and 251.

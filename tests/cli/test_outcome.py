@@ -32,6 +32,11 @@ def test_shares_of_the_time_are_said_the_largest_measure_first() -> None:
     ]
 
 
+def test_nothing_is_said_of_tokens_where_none_were_processed() -> None:
+    """A run whose training was done before is only measured."""
+    assert shown([{**DONE, "real_fraction": 0.0}])[0].endswith("1.0% writing")
+
+
 def test_several_runs_are_summed() -> None:
     other = {"run": "b", "state": "finished", "seconds": {"behaviour": 30.0, "rankme": 70.0}}
     lines = shown([DONE, other, {"run": "c", "state": "stopped"}])
