@@ -34,7 +34,8 @@ KNOWN = [
     ),
 ]
 # The counter's words are entry / 4, chain and the step; the key is the seed.
-SIZES = [1, 5, 127, 128, 129, 1000]
+# Multiples of four, whose entries move four at a time, and others; one program and several.
+SIZES = [1, 4, 5, 127, 128, 129, 132, 1000, 1001]
 
 
 def _backends() -> list[str]:
@@ -96,10 +97,11 @@ def test_known_answers(counter, key, expected):
 def test_known_answers_of_triton(counter, key, expected):
     from tests.kernels.philox_kernel import philox_kernel
 
-    seed = int.from_bytes(np.array(key, dtype=np.uint32).tobytes(), "little", signed=True)
-    words = torch.tensor(np.array(counter, dtype=np.uint32).view(np.int32))
+    seed, words = (
+        torch.tensor(np.array(x, dtype=np.uint32).view(np.int32)) for x in (key, counter)
+    )
     out = torch.empty(4, dtype=torch.int32)
-    philox_kernel[(1,)](torch.tensor([seed]), words, out)
+    philox_kernel[(1,)](seed, words, out)
     assert out.numpy().view(np.uint32).tolist() == expected
 
 

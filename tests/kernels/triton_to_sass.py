@@ -2,16 +2,19 @@
 
     python -m tests.kernels.triton_to_sass
 
-Prints one JSON object: kernel -> {"opcodes": {name: count}, "bytes": {LDG or STG: a thread's},
-"float32": {PTX instruction: count}, "stack": bytes, "registers": per thread}. A program of its own,
-since under TRITON_INTERPRET=1, which the tests set, nothing can be compiled. Needs no GPU.
+Prints one JSON object: kernel -> {"opcodes": {name: count}, "instructions": all but padding,
+"bytes": {LDG or STG: a thread's}, "moves": {bytes: how many LDG and STG}, "float32": {PTX
+instruction: count}, "stack": bytes, "registers": per thread}. A program of its own, since under
+TRITON_INTERPRET=1, which the tests set, nothing can be compiled. Needs no GPU.
 """
 
 import collections
 import functools
 import json
 import multiprocessing
+import os
 import re
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -180,7 +183,7 @@ def langevin_steps() -> dict[str, Compilation]:
         (step_kernel.step_kernel, tuple(options), True),
         (step_kernel.step_kernel, tuple(options), False),
     ):
-        constants: dict[str, Any] = {"GROUPS": step_kernel.GROUPS}
+        constants: dict[str, Any] = {"GROUPS": step_kernel.GROUPS, "WIDTH": 4 if even else 1}
         if kernel is step_kernel.step_kernel:
             constants |= {name: name in on for name in options}
             constants |= {tensor: None for name, tensor in options.items() if name not in on}
@@ -220,34 +223,53 @@ def adamw() -> dict[str, Compilation]:
     return found
 
 
+def cuobjdump() -> str:
+    """Triton's own, wherever its version keeps it, or the toolkit's."""
+    packages = map(Path, triton.__path__)
+    found = [
+        os.environ.get("TRITON_CUOBJDUMP_PATH", ""),
+        *(str(folder / "bin" / "cuobjdump") for folder in map(Path, nvidia.__path__)),
+        *(str(path) for package in packages for path in sorted(package.rglob("cuobjdump"))),
+        "cuobjdump",
+    ]
+    for candidate in found:
+        if candidate and (path := shutil.which(candidate)):
+            return path
+    raise FileNotFoundError("cuobjdump is neither in Triton's package nor on the PATH")
+
+
 def compiled(name: str) -> dict[str, Any]:
     """What the disassembly of one kernel holds."""
     kernel, types, constants, options, aligned = kernels()[name]
     attributes = {(list(types).index(of),): [["tt.divisibility", 16]] for of in aligned}
     source = ASTSource(kernel, types, constants, attributes)
     stages = triton.compile(source, target=SM_90, options=options).asm
-    cuobjdump = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
+    program = cuobjdump()
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(stages["cubin"])
         file.flush()
         sass, usage = (
-            subprocess.run([cuobjdump, what, file.name], capture_output=True, text=True, check=True)
+            subprocess.run([program, what, file.name], capture_output=True, text=True, check=True)
             for what in ("--dump-sass", "--dump-resource-usage")
         )
     instructions = re.findall(
         r"^\s+/\*[0-9a-f]+\*/\s+(?:@\S+\s+)?([A-Z0-9.]+)", sass.stdout, re.MULTILINE
     )
     opcodes = collections.Counter(instruction.split(".")[0] for instruction in instructions)
-    moved = collections.Counter()
+    moved, moves = collections.Counter(), collections.Counter()
     for opcode, *modifiers in (instruction.split(".") for instruction in instructions):
         if opcode in ("LDG", "STG"):
             widths = {"64": 8, "128": 16, "U8": 1, "U16": 2}
-            moved[opcode] += next((widths[m] for m in modifiers if m in widths), 4)
+            width = next((widths[m] for m in modifiers if m in widths), 4)
+            moved[opcode] += width
+            moves[width] += 1
     (stack,) = re.findall(r"STACK:(\d+)", usage.stdout)
     (registers,) = re.findall(r"REG:(\d+)", usage.stdout)
     return {
         "opcodes": opcodes,
+        "instructions": opcodes.total() - opcodes["NOP"],
         "bytes": moved,
+        "moves": moves,
         "float32": collections.Counter(re.findall(r"\b[a-z.]+\.f32(?=\s)", stages["ptx"])),
         "stack": int(stack),
         "registers": int(registers),

@@ -10,9 +10,11 @@ import triton.language as tl
 
 from geomfast.kernels.sgld.philox import GROUP
 
-#: Groups of 128 entries that one program takes: eight entries a thread.
-GROUPS = 8
-OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
+#: Groups of 128 entries that one program takes: 16 entries a thread, of four counters that follow
+#: each other, so that a thread's entries are four times four in a row: 16 bytes.
+GROUPS = 4
+# One warp: what it adds up needs no shared memory, and so no barrier.
+OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
 # Whatever these are, one compiled kernel serves; Triton would make one more for 1 or for 16.
 ANY_VALUE = ("seed_low", "seed_high", "first_chain")
 
@@ -46,21 +48,63 @@ def _box_muller(x, y):
 
 
 @triton.jit
-def _noise(seed_low, seed_high, step, chain, GROUPS: tl.constexpr):
-    """First entries of this program's counters, and four normal numbers of each."""
-    group = tl.program_id(0) * GROUPS + tl.arange(0, GROUPS)
-    lane = tl.arange(0, 32)
-    counter = group[:, None] * 32 + lane[None, :]
-    seed = (seed_high.to(tl.int64) << 32) | (seed_low.to(tl.int64) & 0xFFFFFFFF)
+def _product(word, factor: tl.constexpr):
+    """High and low half of a product: one instruction, where two products would be two."""
+    product = word.to(tl.uint64) * factor
+    return (product >> 32).to(tl.uint32), product.to(tl.uint32)
+
+
+@triton.jit
+def philox(x0, x1, x2, x3, key0, key1):
+    """Philox4x32-10 of words and keys, uint32, each a scalar or a tensor.
+
+    What comes of scalars stays one while it can, and is computed once a thread: with only x0 a
+    tensor, half of the first two rounds.
+    """
+    for _ in tl.static_range(10):  # pyright: ignore[reportGeneralTypeIssues]
+        high0, low0 = _product(x0, 0xD2511F53)
+        high1, low1 = _product(x2, 0xCD9E8D57)
+        x0 = high1 ^ x1 ^ key0
+        x1 = low1
+        x2 = high0 ^ x3 ^ key1
+        x3 = low0
+        key0 += 0x9E3779B9
+        key1 += 0xBB67AE85
+    return x0, x1, x2, x3
+
+
+@triton.jit
+def _place(size, GROUPS: tl.constexpr, WIDTH: tl.constexpr):
+    """Where this program begins, its entries from there, of number 0, and how many are inside.
+
+    Offsets are 32 bits wide from a 64-bit start that all threads share. The compiler moves as many
+    entries at once as it knows all of them to be inside: WIDTH divides their number.
+    """
+    start = tl.program_id(0).to(tl.int64) * (GROUPS * 128)
+    group = tl.arange(0, GROUPS)
+    entry = group[:, None] * 128 + tl.arange(0, 32)[None, :]
+    inside = tl.minimum(size - start, GROUPS * 128).to(tl.int32) // WIDTH * WIDTH
+    return start, entry, inside
+
+
+@triton.jit
+def _own_counters(GROUPS: tl.constexpr):
+    """Counters of this program, int32, of which the high bit may be set."""
+    within = tl.arange(0, GROUPS)[:, None] * 32 + tl.arange(0, 32)[None, :]
+    return tl.program_id(0) * (GROUPS * 32) + within
+
+
+@triton.jit
+def _noise(seed_low, seed_high, step, chain, counter):
+    """Four normal numbers of each counter."""
     now = tl.load(step)
-    zero = tl.zeros_like(counter)
-    x0, x1, x2, x3 = tl.philox(
-        seed, counter, zero + chain, zero + now.to(tl.int32), zero + (now >> 32).to(tl.int32)
-    )
+    x0, x1, x2, x3 = philox(
+        counter.to(tl.uint32), chain.to(tl.uint32), now.to(tl.uint32), (now >> 32).to(tl.uint32),
+        seed_low.to(tl.uint32), seed_high.to(tl.uint32),
+    )  # fmt: skip
     z0, z1 = _box_muller(x0, x1)
     z2, z3 = _box_muller(x2, x3)
-    entry = group.to(tl.int64)[:, None] * 128 + lane[None, :]
-    return entry, z0, z1, z2, z3
+    return z0, z1, z2, z3
 
 
 @triton.jit
@@ -70,10 +114,13 @@ def _step_quarter(
     center,
     square_average,
     previous,
-    shift,
     entry,
+    inside,
     z,
-    size,
+    a,
+    b,
+    c,
+    d,
     pull,
     back,
     spread,
@@ -82,26 +129,28 @@ def _step_quarter(
     SCALED: tl.constexpr,
     TRACKED: tl.constexpr,
 ):
-    """Moves one entry of each counter; returns what it adds to the four sums."""
-    inside = entry < size
-    w = tl.load(weights + shift + entry, mask=inside, other=0.0)
-    g = tl.load(gradients + shift + entry, mask=inside, other=0.0)
+    """Moves one entry of each counter; returns the four sums with what it adds to them.
+
+    Only the sums fuse products, as their order is free too.
+    """
+    w = tl.load(weights + entry, mask=inside, other=0.0)
+    g = tl.load(gradients + entry, mask=inside, other=0.0)
     away = w - tl.load(center + entry, mask=inside, other=0.0)
     drift = pull * g + back * away
     kick = spread * z
     if SCALED:
-        v = tl.load(square_average + shift + entry, mask=inside, other=0.0)
+        v = tl.load(square_average + entry, mask=inside, other=0.0)
         v = decay * v + (1.0 - decay) * (g * g)
-        tl.store(square_average + shift + entry, v, mask=inside)
+        tl.store(square_average + entry, v, mask=inside)
         m = tl.div_rn(1.0, tl.sqrt_rn(v) + stability)
         drift = m * drift
         kick = tl.sqrt_rn(m) * kick
-    since = tl.zeros_like(w)
     if TRACKED:
-        since = w - tl.load(previous + shift + entry, mask=inside, other=0.0)
-        tl.store(previous + shift + entry, w, mask=inside)
-    tl.store(weights + shift + entry, (w - drift) + kick, mask=inside)
-    return away * away, drift * drift, since * drift, kick * drift
+        since = w - tl.load(previous + entry, mask=inside, other=0.0)
+        tl.store(previous + entry, w, mask=inside)
+        c = tl.fma(since, drift, c)
+    tl.store(weights + entry, (w - drift) + kick, mask=inside)
+    return tl.fma(away, away, a), tl.fma(drift, drift, b), c, tl.fma(kick, drift, d)
 
 
 @triton.jit(do_not_specialize=ANY_VALUE)
@@ -127,6 +176,7 @@ def step_kernel(
     TRACKED: tl.constexpr,
     MASKED: tl.constexpr,
     GROUPS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     row = tl.program_id(1)
     out = sums + (row.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * 4
@@ -134,8 +184,26 @@ def step_kernel(
     if MASKED:
         runs = tl.load(active + row) != 0
     if runs:
-        entry, z0, z1, z2, z3 = _noise(seed_low, seed_high, step, first_chain + row, GROUPS)
-        shift = row.to(tl.int64) * size
+        start, entry, inside = _place(size, GROUPS, WIDTH)
+        shift = row.to(tl.int64) * (size // WIDTH * WIDTH) + start
+        weights += shift
+        gradients += shift
+        center += start
+        if WIDTH == 1:
+            # Adds nothing, but hides that the center is aligned where the rows are not: it would be
+            # read by other threads than they, and pass through shared memory.
+            center += tl.minimum(size, 0)
+        if SCALED:
+            square_average += shift
+        if TRACKED:
+            previous += shift
+        counter = _own_counters(GROUPS)
+        # No entry is negative, so this changes nothing and comes to no instruction. But to Triton
+        # the counters now come from a load, and noise lies with the threads that load and store:
+        # else it would be made elsewhere and pass through shared memory, with barriers.
+        w = tl.load(weights + entry, mask=entry < inside, other=0.0)
+        counter = tl.where(entry >= 0, counter, w.to(tl.int32, bitcast=True))
+        z0, z1, z2, z3 = _noise(seed_low, seed_high, step, first_chain + row, counter)
         a = tl.zeros((GROUPS, 32), dtype=tl.float32)
         b = a
         c = a
@@ -148,33 +216,42 @@ def step_kernel(
                 z = z2
             if k == 3:
                 z = z3
-            more_a, more_b, more_c, more_d = _step_quarter(
-                weights, gradients, center, square_average, previous, shift, entry + 32 * k, z,
-                size, pull, back, spread, decay, stability, SCALED, TRACKED,
+            at = entry + 32 * k
+            a, b, c, d = _step_quarter(
+                weights, gradients, center, square_average, previous, at, at < inside, z,
+                a, b, c, d, pull, back, spread, decay, stability, SCALED, TRACKED,
             )  # fmt: skip
-            a += more_a
-            b += more_b
-            c += more_c
-            d += more_d
         tl.store(out, tl.sum(a))
         tl.store(out + 1, tl.sum(b))
-        tl.store(out + 2, tl.sum(c))
+        if TRACKED:
+            tl.store(out + 2, tl.sum(c))
+        else:
+            tl.store(out + 2, 0.0)
         tl.store(out + 3, tl.sum(d))
     else:
         tl.store(out + tl.arange(0, 4), float("nan"))
 
 
 @triton.jit(do_not_specialize=ANY_VALUE)
-def normals_kernel(out, size, seed_low, seed_high, step, first_chain, GROUPS: tl.constexpr):
+def normals_kernel(
+    out, size, seed_low, seed_high, step, first_chain, GROUPS: tl.constexpr, WIDTH: tl.constexpr
+):
     row = tl.program_id(1)
-    entry, z0, z1, z2, z3 = _noise(seed_low, seed_high, step, first_chain + row, GROUPS)
-    out += row.to(tl.int64) * size
-    tl.store(out + entry, z0, mask=entry < size)
-    tl.store(out + entry + 32, z1, mask=entry + 32 < size)
-    tl.store(out + entry + 64, z2, mask=entry + 64 < size)
-    tl.store(out + entry + 96, z3, mask=entry + 96 < size)
+    start, entry, inside = _place(size, GROUPS, WIDTH)
+    counter = _own_counters(GROUPS)
+    z0, z1, z2, z3 = _noise(seed_low, seed_high, step, first_chain + row, counter)
+    out += row.to(tl.int64) * (size // WIDTH * WIDTH) + start
+    tl.store(out + entry, z0, mask=entry < inside)
+    tl.store(out + (entry + 32), z1, mask=entry + 32 < inside)
+    tl.store(out + (entry + 64), z2, mask=entry + 64 < inside)
+    tl.store(out + (entry + 96), z3, mask=entry + 96 < inside)
 
 
 def programs(size: int) -> int:
     """How many programs share the entries of a chain: one at least, which makes empty sums zero."""
     return max(triton.cdiv(size, GROUPS * GROUP), 1)
+
+
+def width(size: int) -> int:
+    """How many entries of chains of this size move at once: rows of other sizes are not aligned."""
+    return 4 if size % 4 == 0 else 1

@@ -54,6 +54,7 @@ def step(
                 TRACKED=previous is not None,
                 MASKED=active is not None,
                 GROUPS=step_kernel.GROUPS,
+                WIDTH=step_kernel.width(size),
                 **step_kernel.OPTIONS,
             )
     return sums.sum(1, dtype=torch.float64)
@@ -76,6 +77,7 @@ def normals(
                 _on_device(step, device),
                 first_chain,
                 GROUPS=step_kernel.GROUPS,
+                WIDTH=step_kernel.width(size),
                 **step_kernel.OPTIONS,
             )
     return out
