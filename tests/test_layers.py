@@ -10,7 +10,8 @@ import geomfast
 HOUSE = Path(geomfast.__file__).parent
 #: In the order data flows; what stands in one group may import the groups before it.
 ORDER = [
-    {"files", "machine", "philox", "replay"},
+    {"cuda_capture", "files", "machine", "philox"},
+    {"replay"},
     {"kernels", "tasks"},
     {"models"},
     {"training"},

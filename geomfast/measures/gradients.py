@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from geomfast.kernels import gradient_gram as kernel
-from geomfast.kernels.spectra import exp_entropy
+from geomfast.kernels.spectra import exp_entropy, gram_eigenvalues
 from geomfast.measures.checks import LossFunction, count, require_finite
 from geomfast.measures.per_sample.attribution import attribute
 from geomfast.measures.sampling.streams import taken
@@ -201,7 +201,7 @@ def _in_blocks(
         raise ValueError(f"at_once must be 2 or more samples, not {at_once}")
     samples = count(batch)
     grams: tuple[Tensor, Tensor] | None = None
-    for pair in itertools.combinations(torch.arange(samples).split(at_once // 2), 2):
+    for pair in itertools.combinations(torch.arange(samples, device="cpu").split(at_once // 2), 2):
         which = torch.cat(pair)
         found = measure(taken(batch, which))
         if grams is None:
@@ -251,7 +251,7 @@ def _counted(model: nn.Module, first: int) -> Iterable[tuple[str, int]]:
 
 
 def _rank(gram: Tensor) -> float:
-    return exp_entropy(torch.linalg.eigvalsh(gram).clamp_min(0.0), 0.0).item()
+    return exp_entropy(gram_eigenvalues(gram).clamp_min(0.0), 0.0).item()
 
 
 def _sum(*grams: Tensor | None) -> Tensor:

@@ -17,7 +17,13 @@ from geomfast.measures.curvature import lanczos
 from geomfast.measures.curvature.density import Density, spectral_density
 from geomfast.measures.curvature.fused import hessian_products
 from geomfast.measures.curvature.gauss_newton import GaussNewtonProducts
-from geomfast.measures.curvature.lanczos import Eigenpairs, eigenpairs, near, random_vector
+from geomfast.measures.curvature.lanczos import (
+    Eigenpairs,
+    eigenpairs,
+    near,
+    random_start,
+    random_vector,
+)
 from geomfast.measures.curvature.products import DataProducts, HessianProducts
 from geomfast.measures.curvature.trace import Trace, hutch_plus_plus
 
@@ -144,6 +150,7 @@ def hessian_trace(
     if probes < 6:
         raise ValueError(f"probes must be 6 or more, not {probes}")
     products = _products(model, loss_fn, data, params, matrix)
+    products.replay.expected = min(probes, products.dimension)
     return _finite(
         products,
         lambda: hutch_plus_plus(products, products.like, products.dimension, probes, seed),
@@ -185,6 +192,7 @@ def hessian_density(
     if width is not None and not width > 0:
         raise ValueError(f"width must be positive, not {width}")
     products = _products(model, loss_fn, data, params, matrix)
+    products.replay.expected = probes * min(iterations, products.dimension)
     return _finite(
         products,
         lambda: spectral_density(
@@ -222,7 +230,7 @@ def _top(
         raise ValueError(f"k = {k} eigenvalues of a matrix of side {dimension}")
     if max_iterations < k:
         raise ValueError(f"max_iterations = {max_iterations} is less than k = {k}")
-    first = random_vector(products.like, dimension, seed)
+    first = random_start(products.like, dimension, seed)
     if start is not None:
         first = near(start, first)
     found = _finite(

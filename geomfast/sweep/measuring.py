@@ -11,6 +11,7 @@ import torch
 from geomfast.files import fingerprint
 from geomfast.measures.activations import Observation, observe
 from geomfast.measures.behaviour import mean_and_stderr
+from geomfast.measures.curvature.lanczos import one_start
 from geomfast.measures.gradients import backend as gradient_backend
 from geomfast.measures.gradients import gradient_ranks
 from geomfast.measures.spectra import backend, rankme
@@ -72,7 +73,8 @@ def measure(
     if wanted := sorted(measures & GRADIENT_MEASURES):
         rows += _gradient_ranks(model, samples, wanted, settings)
     if wanted := sorted(measures & HESSIAN_MEASURES):
-        rows += hessian_rows(model, samples, wanted, settings, eigenvectors)
+        with one_start():
+            rows += hessian_rows(model, samples, wanted, settings, eigenvectors)
     if "llc" in measures:
         rows += llc_rows(model, samples, settings)
     for made in rows:

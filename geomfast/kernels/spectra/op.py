@@ -104,6 +104,24 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
     return _singular_values(x.detach())
 
 
+def gram_eigenvalues(gram: torch.Tensor) -> torch.Tensor:
+    """Eigenvalues of one symmetric positive semi-definite matrix.
+
+    On a GPU by the kernel "cuda" where it serves: torch's `eigvalsh` takes milliseconds for each of
+    the small matrices that Gram matrices of gradients are.
+
+    Args:
+        gram: (n, n) float64, n >= 1, finite.
+
+    Returns:
+        (n,) float64 on gram's device, ascending. What should be zero may be a negative rounding
+        error, except on the backend "cuda". Not differentiable.
+    """
+    if gram.is_cuda and backend_for(gram) == "cuda":
+        return cuda.gram_eigenvalues(gram)
+    return torch.linalg.eigvalsh(gram)
+
+
 def rankme(x: torch.Tensor, center: bool, eps: float) -> torch.Tensor:
     """RankMe of each matrix of a batch: exp of the entropy of p = values / sum + eps.
 

@@ -9,7 +9,9 @@ looks at convergence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -96,7 +98,7 @@ class Basis:
         kept, old = len(values), self.vectors[: self.size]
         coefficients = coefficients.to(old.dtype)
         # Some columns at a time: no second basis is stored.
-        for columns in torch.arange(old.shape[1]).split(1 << 20):
+        for columns in torch.arange(old.shape[1], device="cpu").split(1 << 20):
             part = slice(int(columns[0]), int(columns[-1]) + 1)
             self.vectors[:kept, part] = coefficients.mT @ old[:, part]
         self.vectors[kept] = self.vectors[self.size].clone()
@@ -118,7 +120,45 @@ class Basis:
 def random_vector(like: Tensor, dimension: int, seed: int) -> Tensor:
     """(P,) standard normal entries of the type and on the device of `like`, by seed alone."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(dimension, generator=generator, dtype=like.dtype).to(like.device)
+    return torch.randn(dimension, generator=generator, dtype=like.dtype, device="cpu").to(
+        like.device
+    )
+
+
+class _Held(threading.local):
+    """What `one_start` keeps: whether it does, and the last vector with all that it depends on."""
+
+    keeping = False
+    vector: tuple[tuple[int, int, torch.dtype], Tensor] | None = None
+
+
+_held = _Held()
+
+
+@contextlib.contextmanager
+def one_start() -> Iterator[None]:
+    """Inside, searches of this thread from the same seed draw their random start once.
+
+    For many searches of matrices of one size: 150 million normal numbers take a second. The last
+    start is kept on the CPU, and dropped at the end.
+    """
+    _held.keeping = True
+    try:
+        yield
+    finally:
+        _held.keeping, _held.vector = False, None
+
+
+def random_start(like: Tensor, dimension: int, seed: int) -> Tensor:
+    """As `random_vector`; not to be changed, as another search may be given it too."""
+    if not _held.keeping:
+        return random_vector(like, dimension, seed)
+    key = (dimension, seed, like.dtype)
+    if _held.vector is None or _held.vector[0] != key:
+        _held.vector = None  # before the next one is drawn: there is never room for two
+        on_cpu = torch.empty(0, dtype=like.dtype, device="cpu")
+        _held.vector = key, random_vector(on_cpu, dimension, seed)
+    return _held.vector[1].to(like.device)
 
 
 def near(start: Tensor, noise: Tensor) -> Tensor:
@@ -214,7 +254,7 @@ def eigenpairs(
             kept = _order(values, ends, k + more)[: rows - 1]
             basis.shrink(coefficients[:, kept], values[kept])
     order = order[values[order].argsort(descending=True)]
-    combined = torch.zeros(len(order), basis.size + 1, dtype=torch.float64)
+    combined = torch.zeros(len(order), basis.size + 1, dtype=torch.float64, device="cpu")
     combined[:, :-1] = coefficients[:, order].mT
     if done:
         _step_outwards(combined, order, values, beyond[basis.size - 1])
@@ -256,9 +296,14 @@ def _order(values: Tensor, ends: str, k: int) -> Tensor:
     n = len(values)
     k = min(k, n)
     if ends == "largest":
-        return torch.arange(n - 1, n - 1 - k, -1)
+        return torch.arange(n - 1, n - 1 - k, -1, device="cpu")
     if ends == "smallest":
-        return torch.arange(k)
+        return torch.arange(k, device="cpu")
     if ends == "magnitude":
         return values.abs().argsort(descending=True)[:k]
-    return torch.cat([torch.arange(n - 1, n - 1 - k, -1), torch.arange(min(k, n - k))])
+    return torch.cat(
+        [
+            torch.arange(n - 1, n - 1 - k, -1, device="cpu"),
+            torch.arange(min(k, n - k), device="cpu"),
+        ]
+    )

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from geomfast.measures.checks import (
@@ -26,6 +27,7 @@ from geomfast.measures.checks import (
     refuse_coupled,
 )
 from geomfast.measures.graph import once_differentiable_functions
+from geomfast.measures.sampling.gradients import LossModule
 from geomfast.replay import Replay
 
 #: Bytes of graphs that are kept between products; what exceeds it is computed again each time.
@@ -102,13 +104,16 @@ class DataProducts(abc.ABC):
     def losses_of(self, i: int, *, differentiable: bool = True) -> Tensor:
         """(N,) losses of batch i, each of them finite."""
         with RefuseDropout():
-            losses = self.loss_fn(self.model, self.batches[i])
+            losses = self._called(self.batches[i])
         losses = checked_losses(losses, self.counts[i], differentiable)
         bad = ~torch.isfinite(losses.detach())
         if bad.any():
             sample = int(bad.nonzero()[0])
             raise ValueError(f"the loss of sample {sample} of batch {i} is not finite")
         return losses
+
+    def _called(self, batch: Any) -> Any:
+        return self.loss_fn(self.model, batch)
 
 
 class HessianProducts(DataProducts):
@@ -129,6 +134,20 @@ class HessianProducts(DataProducts):
         kept_bytes: int = KEPT_BYTES,
     ):
         super().__init__(model, loss_fn, data, params)
+        self._module = LossModule(model, loss_fn)
+        # By name in that module, what the model is called with in place of its own parameters.
+        # Those may have nodes in graphs of the user's, made on the stream of the user's: a capture
+        # in which such a node takes part fails. The entries are the model's.
+        self._leaves: dict[str, Tensor] = {}
+        if self.replay.captures:
+            with self.replay.on_stream():
+                leaves = {
+                    name: p.detach().requires_grad_()
+                    for name, p in model.named_parameters()
+                    if p.requires_grad
+                }
+            self.parameters = {name: leaves[name] for name in self.parameters}
+            self._leaves = {f"model.{name}": leaf for name, leaf in leaves.items()}
         with self.replay.on_stream():
             fitting = self._fitting(kept_bytes)
             self._kept = [self._prepared(i) for i in range(fitting)]
@@ -146,6 +165,11 @@ class HessianProducts(DataProducts):
             with self.replay.on_stream():
                 return self._sum(names, v)
         return self.replay.call(tuple(names), lambda v: self._sum(names, v), v)
+
+    def _called(self, batch: Any) -> Any:
+        if not self._leaves:
+            return super()._called(batch)
+        return functional_call(self._module, self._leaves, (batch,))
 
     def _sum(self, names: list[str], v: Tensor) -> Tensor:
         """Over the batches."""

@@ -179,7 +179,7 @@ class _Group:
             step = self._step
             for number in range(self.sampling.steps):
                 if number == WARM_UP:
-                    step = replay.captured(self._step)
+                    step = replay.captured(self._step, self.sampling.steps - number)
                 step()
                 progress(self.chains)
                 # Elsewhere asking would wait for the device; chains that stay are harmless.
