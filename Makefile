@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= out/demo
+FILE ?= bench/results/gpu.json
+BUDGET ?= 540
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
@@ -33,9 +35,9 @@ bench: $(VENV)/.dev
 bench-tiny: $(VENV)/.dev
 	$(BIN)/python -m pytest bench
 
-## gpu: build, test and benchmark on this machine's GPU; writes one JSON
+## gpu: build, test and benchmark on this machine's GPU within BUDGET seconds; writes one JSON
 gpu:
-	$(PYTHON) bench/gpu.py
+	$(PYTHON) bench/gpu.py $(FILE) --budget $(BUDGET)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

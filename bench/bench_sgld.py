@@ -31,12 +31,14 @@ from geomfast.kernels.sgld import (
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 
-SCALE_NAMES = ["", "nano", "micro", "small"]  # "" is one matrix of 256 x 256
+SCALE_NAMES = ["", "nano", "micro", "small"]
+MATRICES = {"": 256, "100M": 10_000}  # the side of a single matrix instead of a model
 FULL = [(name, threads) for threads in (1, 2) for name in SCALE_NAMES]
-FULL_CUDA = [(name, 1) for name in (*SCALE_NAMES, "xlarge")]
+FULL_CUDA = [(name, 1) for name in (*SCALE_NAMES, "xlarge", "100M")]
 TINY = [("", 1)]
 ROUNDS = 15
 BUDGET = 10.0  # seconds of one contender and size
+BUDGET_CUDA = 0.5
 ENTRIES = 4_000_000  # parameters stepped in one timed call, at least
 STEPS_CUDA = 20  # in one timed call
 
@@ -70,9 +72,9 @@ class Start:
 
     @classmethod
     def of(cls, name: str, device: str) -> Start:
-        """Of a GPT of that scale; of one matrix where there is no name."""
-        shapes = [torch.Size((256, 256))]
-        if name:
+        """Of a GPT of that scale, or of one matrix."""
+        shapes = [torch.Size((MATRICES.get(name, 0),) * 2)]
+        if name not in MATRICES:
             shapes = [p.shape for p in GPT(SCALES[name], 0).parameters()]
         generator = torch.Generator(device).manual_seed(0)
         size = sum(shape.numel() for shape in shapes)
@@ -223,7 +225,8 @@ def bench_sgld(benchmark, results, full, device, restore_threads, index):
         return finished(run, device)
 
     calls = {who: repeated(step) for who, step in steps.items()}
-    seconds = interleave(calls, rounds=ROUNDS if full else 1, budget=BUDGET)
+    budget = BUDGET_CUDA if device == "cuda" else BUDGET
+    seconds = interleave(calls, rounds=ROUNDS if full else 1, budget=budget)
     seconds = {who: value / times for who, value in seconds.items()}
     where = f" on {device}" if device != "cpu" else f", threads={threads}"
     results.add(
@@ -231,6 +234,7 @@ def bench_sgld(benchmark, results, full, device, restore_threads, index):
         seconds,
         {ratio: pair for ratio, pair in RATIOS.items() if set(pair) <= set(seconds)},
         errors,
+        ("copy, TB/s read and written", 16.0 * size),
         **{
             "backend": backend_for(start.weights[None]),
             "ns per parameter": "; ".join(

@@ -54,6 +54,7 @@ FULL_CUDA = [(2, 128, 64, 8, 16), (2, 128, 64, 16, 64), (4, 256, 64, 16, 64)]
 TINY = [(1, 16, 3, 3, 4)]
 ROUNDS = 9
 BUDGET = 20.0  # seconds of one contender and size
+BUDGET_CUDA = 2.0
 SETTINGS = TrainSettings(steps=10_000, learning_rate=1e-3, warmup=1)
 TASK = LENGTH_TASKS["count"]
 
@@ -234,7 +235,8 @@ def bench_stacked(benchmark, results, full, device, restore_threads, index):
 
     steps["products alone"] = Products(scale, members, batches, device).step
     calls = {who: finished(step, device) for who, step in steps.items()}
-    seconds = interleave(calls, rounds=ROUNDS if full else 1, budget=BUDGET)
+    budget = BUDGET_CUDA if device == "cuda" else BUDGET
+    seconds = interleave(calls, rounds=ROUNDS if full else 1, budget=budget)
     tokens = batches.processed
     where = f" on {device}" if device != "cpu" else ""
     size = f"{members} members {scale.name}, {tokens} tokens each{where}"

@@ -17,6 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import torch
 
+from bench.gpu_lines import emit
 from geomfast.kernels.backends import backend_report
 from geomfast.machine import processor
 
@@ -43,6 +44,7 @@ class Results:
         seconds: dict[str, float],
         ratios: dict[str, tuple[str, str]],
         errors: dict[str, float],
+        work: tuple[str, float] | None = None,
         **notes: str,
     ) -> None:
         """Adds one interleaved comparison, and writes all there are: a later one may be cut off.
@@ -52,6 +54,8 @@ class Results:
             seconds: contender -> median seconds.
             ratios: name of a ratio -> (slower contender, faster contender).
             errors: contender -> largest relative error of its result.
+            work: what `gpu.py` says the share of a ceiling by: the ceiling's name, and the bytes
+                or operations that "geomfast" cannot do without.
             notes: what explains the comparison: the backend that ran, for one.
         """
         self.notes[benchmark] = notes
@@ -66,6 +70,16 @@ class Results:
             ratio = seconds[slower] / seconds[faster]
             self.ratios[f"{benchmark} / {name}"] = round(ratio, 3)
             print(f"  {name:<28} {ratio:10.2f} x")
+        bound = {"work": {"ceiling": work[0], "amount": work[1]}} if work else {}
+        emit(
+            "comparison",
+            benchmark,
+            ratios={name: round(seconds[a] / seconds[b], 3) for name, (a, b) in ratios.items()},
+            milliseconds={name: round(1e3 * value, 5) for name, value in seconds.items()},
+            errors={name: float(f"{error:.2e}") for name, error in errors.items()},
+            notes=notes,
+            **bound,
+        )
         if self.path:
             self.write(self.path)
 

@@ -11,6 +11,7 @@ no GPU, or a step has not passed.
 
 import argparse
 import datetime
+import importlib.util
 import platform
 import re
 import shutil
@@ -22,6 +23,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+#: Packages that the benchmarks compare with where they are there; none is fetched.
+PEERS = ("cupy", "opacus", "pyhessian", "hessian_eigenthings", "curvlinops", "devinterp",
+         "canonical_interp")  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -89,6 +93,7 @@ def this_machine() -> dict[str, Any] | None:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _said("git", "-C", str(ROOT), "rev-parse", "HEAD"),
         "device": torch.cuda.get_device_name(),
+        "left out, not installed": [x for x in PEERS if importlib.util.find_spec(x) is None],
         "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "versions": {
             "python": platform.python_version(),

@@ -1,6 +1,7 @@
 """What steps of `gpu.py` run in processes of their own: build, ceilings, sanitizers, a sweep."""
 
 import json
+import os
 import re
 import shutil
 import statistics
@@ -67,13 +68,15 @@ def sanitize(check: str) -> int:
     if tool is None:
         emit("sanitizer", check, outcome="compute-sanitizer is not installed")
         return 0
-    command = [tool, "--tool", check, "--error-exitcode", "9", "--report-api-errors", "no"]
+    options = ["--report-api-errors", "no"] if check == "memcheck" else []
+    command = [tool, "--tool", check, "--error-exitcode", "9", *options]
     for kernel in KERNELS:
         command += ["--kernel-name", f"kernel_substring={kernel}"]
     emit("sanitizer", check, outcome="started")
     ran = subprocess.run(
         [*command, sys.executable, "bench/gpu_smallest.py"],
         cwd=ROOT,
+        env=os.environ | {"GEOMFAST_SANITIZER": check},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

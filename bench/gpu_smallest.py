@@ -8,6 +8,7 @@ the CPU's, so that a run which computes nothing does not pass.
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from bench.gpu_lines import emit
 from geomfast.kernels import adamw, sgld
 from geomfast.kernels.gradient_gram import Factors, plain, triton
 from geomfast.kernels.spectra import op
@@ -119,10 +121,17 @@ def stacked_adamw() -> None:
 
 
 if __name__ == "__main__":
-    spectra()
-    gradient_gram()
-    hessian()
-    langevin()
-    stacked_adamw()
-    torch.cuda.synchronize()
+    checked = os.environ.get("GEOMFAST_SANITIZER", "the kernels alone")
+    failed = False
+    for part in (spectra, gradient_gram, hessian, langevin, stacked_adamw):
+        outcome = "agrees with the CPU"
+        try:
+            part()
+            torch.cuda.synchronize()
+        except Exception as error:  # the other kernels are worth running all the same
+            traceback.print_exc()
+            outcome, failed = f"{type(error).__name__}: {error}"[:1000], True
+        emit("sanitizer", f"{checked}, {part.__name__}", outcome=outcome)
+    if failed:
+        sys.exit(1)
     print("every GPU kernel ran and agrees with the CPU")

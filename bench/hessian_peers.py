@@ -17,6 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Found = tuple[float, Tensor]
 
+#: What runs where PyHessian is not installed.
+STAND_IN = "double backward, power iteration"
+
 
 class Plain(nn.Module):
     """The same model with attention that can be differentiated twice: none of them sees to it."""
@@ -67,7 +70,45 @@ def hessian_peers(model: nn.Module, tokens: Tensor) -> dict[str, Peer]:
     for name, (module, make) in makers.items():
         if importlib.util.find_spec(module):
             found[name] = make(importlib.import_module(module), Plain(copy.deepcopy(model)), tokens)
+    if "pyhessian" not in found:
+        found[STAND_IN] = _stand_in(Plain(copy.deepcopy(model)), tokens)
     return found
+
+
+def _stand_in(model: nn.Module, tokens: Tensor) -> Peer:
+    """What PyHessian does: power iteration on double backward through a gradient's kept graph.
+
+    It stops by the relative residual, which a product and its vector give at no further product,
+    and reads it on the host at every step, as PyHessian reads its eigenvalue.
+    """
+    parameters = list(model.parameters())
+    sizes = [p.numel() for p in parameters]
+
+    def kept() -> Tensor:
+        loss = loss_of(model(tokens), tokens)
+        gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+        return torch.cat([g.flatten() for g in gradients])
+
+    def along(gradient: Tensor, v: Tensor) -> Tensor:
+        found = torch.autograd.grad(gradient, parameters, v, retain_graph=True)
+        return torch.cat([part.flatten() for part in found])
+
+    state = kept()
+
+    def top(tol: float, most: int) -> Found:
+        gradient = kept()
+        start = torch.randn(sum(sizes), generator=torch.Generator().manual_seed(0))
+        v, value = start.to(tokens.device), 0.0
+        for _ in range(most):
+            v = v / v.norm()
+            product = along(gradient, v)
+            value = (v @ product).item()
+            if (product - value * v).norm().item() <= tol * abs(value):
+                break
+            v = product
+        return value, v
+
+    return Peer(lambda v: along(state, v), top)
 
 
 def _pyhessian(library: Any, model: nn.Module, tokens: Tensor) -> Peer:

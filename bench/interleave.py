@@ -38,6 +38,16 @@ def interleave(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def scaled(seconds: Mapping[str, float], factors: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of whole calls, of functions timed on a part of the work.
+
+    Args:
+        seconds: name -> median seconds.
+        factors: name -> the whole over the part, of those that did a part only.
+    """
+    return {name: value * factors.get(name, 1.0) for name, value in seconds.items()}
+
+
 def finished(call: Callable[[], object], device: str) -> Callable[[], None]:
     """The call as it is timed: until the device has finished."""
 

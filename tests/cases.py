@@ -141,3 +141,53 @@ def exact_rankme(n: int, d: int, name: str) -> float:
     values = torch.linalg.svdvals(families(n, d)[name].double())
     p = values / values.sum()
     return torch.exp(-torch.xlogy(p, p).sum()).item()
+
+
+def square_errors(n: int, d: int) -> float:
+    """How far eigenvalues of a float64 Gram matrix may be off, relative to the largest.
+
+    Forming X X^T of an (n, d) matrix rounds every inner product of rows, and a backward stable
+    eigenvalue routine, LAPACK's or cuSOLVER's, adds a perturbation of a few roundings a row: in
+    all a symmetric matrix of Frobenius norm F = max(n, d) eps sigma_1^2. No eigenvalue moves
+    further than that (Weyl), and the root of the sum of all squared moves is no larger either
+    (Hoffman and Wielandt). What float64 allows of a singular value of zero is sqrt(F).
+    """
+    return max(n, d) * torch.finfo(torch.float64).eps
+
+
+def assert_values_of_gram(values: torch.Tensor, expected: torch.Tensor, n: int, d: int) -> None:
+    """Descending singular values that came from a float64 Gram matrix are as close as they can be.
+
+    Squares are within `square_errors`; a value of zero may stand for a square of three times that,
+    since values no larger than twice the most negative eigenvalue are cleared.
+    """
+    allowed, largest = square_errors(n, d), expected[0].item() or 1.0
+    off = ((values / largest) ** 2 - (expected / largest) ** 2).abs()
+    assert (off <= torch.where(values > 0, allowed, 3.0 * allowed)).all(), off.max() / allowed
+
+
+def rankme_error_of_gram(values: torch.Tensor, n: int, d: int) -> float:
+    """Relative error that `square_errors` allows RankMe of these singular values, by p log p.
+
+    A square off by e moves its value sigma by no more than 2 min(sqrt(e), e / sigma). With the
+    squares of all e summing to F^2, the k values below sqrt(F) move by 2 k^(3/4) sqrt(F) together
+    (Hoelder), the others by 2 F sqrt(sum of sigma^-2) (Cauchy and Schwarz). -p log p is
+    subadditive, so that m values moved by t of their sum change the entropy by at most
+    m entr(t / m) before they are normalised again, which adds t (2 + H).
+    """
+    if values[0] == 0:
+        return 0.0
+    allowed, scaled = square_errors(n, d), values / values[0]
+    cloud = scaled**2 <= allowed
+    total = scaled.sum()
+    p = scaled / total
+    entropy = torch.special.entr(p).sum()
+    count = cloud.sum()
+    others = scaled[~cloud]
+    moved = [(count, 2.0 * count**0.75 * allowed**0.5 / total)]
+    moved += [(len(others), 2.0 * allowed * (others**-2.0).sum().sqrt() / total)]
+    error = torch.zeros((), dtype=torch.float64)
+    for many, t in moved:
+        if many > 0:
+            error += many * torch.special.entr(t / many) + t * (2.0 + entropy)
+    return torch.expm1(error).item()

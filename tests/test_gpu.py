@@ -46,17 +46,22 @@ def test_singular_values_against_float64_svd(forced, name):
         pytest.skip("one sample")
     values = gf.singular_values(x.cuda()).cpu()
     assert values.dtype == torch.float64 and (values >= 0).all() and (values.diff() <= 0).all()
-    largest = expected[0].item()
-    torch.testing.assert_close(values, expected, rtol=1e-13, atol=5e-8 * largest)
+    if forced == "cuda":
+        torch.testing.assert_close(values, expected, rtol=1e-13, atol=5e-8 * expected[0].item())
+    else:  # torch's eigenvalue routine may be any: what float64 allows, not one library's luck
+        cases.assert_values_of_gram(values, expected, *x.shape)
 
 
 @pytest.mark.parametrize("name", cases.families(2, 2))
 @pytest.mark.parametrize(("n", "d"), cases.SHAPES)
 def test_rankme_on_every_shape_and_family(forced, n, d, name):
     x = cases.families(n, d)[name].cuda()
-    exact = cases.exact_rankme(n, d, name)
-    assert gf.rankme(x).item() == pytest.approx(exact, rel=2e-5)
-    assert gf.effective_rank(gf.singular_values(x)).item() == pytest.approx(exact, rel=2e-5)
+    exact, tolerance = cases.exact_rankme(n, d, name), 2e-5
+    if forced != "cuda":
+        values = torch.linalg.svdvals(cases.families(n, d)[name].double())
+        tolerance = cases.rankme_error_of_gram(values, n, d)
+    assert gf.rankme(x).item() == pytest.approx(exact, rel=tolerance)
+    assert gf.effective_rank(gf.singular_values(x)).item() == pytest.approx(exact, rel=tolerance)
 
 
 # Sides around what fits into shared memory, whole warps, and clusters of 8, 4, 2 and 1 blocks.

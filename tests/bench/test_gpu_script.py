@@ -1,7 +1,10 @@
 """`bench/gpu.py`: its plan, and that nothing which ends it takes the results so far along."""
 
+import ast
+import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +15,7 @@ import pytest
 import torch
 
 from bench import gpu, gpu_steps
+from bench.gpu_children import KERNELS
 from bench.gpu_record import Record
 from bench.gpu_run import Runner, clocks
 
@@ -168,6 +172,72 @@ def test_every_file_with_a_gpu_test_is_named():
     files = (ROOT / "tests").rglob("test_*.py")
     found = {str(path.relative_to(ROOT)) for path in files if marked in path.read_text()}
     assert found == set(gpu_steps.GPU_TESTS)
+
+
+def test_the_telling_cases_are_of_the_sizes_that_they_say():
+    for case in gpu_steps.TELLING:
+        sizes = importlib.import_module(f"bench.{case.file}").FULL_CUDA
+        size = sizes[case.index]
+        if case.file == "bench_llc":
+            size = (size.scale, size.chains)
+        elif case.file == "bench_sgld":
+            size = size[0]
+        assert size == case.size, case
+
+
+def test_every_case_is_one_that_pytest_finds_and_a_size_of_the_full_run():
+    cases = (*gpu_steps.TELLING, *gpu_steps.REST)
+    for case in cases:
+        assert case.index < len(importlib.import_module(f"bench.{case.file}").FULL_CUDA)
+    ran = subprocess.run(
+        [*(sys.executable, "-m", "pytest", "--collect-only"), *(case.selection for case in cases)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    found = {line for line in ran.stdout.splitlines() if "::" in line}
+    assert ran.returncode == 0 and found == {case.selection for case in cases}, ran.stdout
+
+
+def test_every_telling_case_makes_a_comparison(tmp_path):
+    """At its smallest size, on the CPU."""
+    operations = sorted({(case.file, case.function) for case in gpu_steps.TELLING})
+    lines = tmp_path / "lines"
+    options = ["-o", "filterwarnings=default", "-p", "no:cacheprovider"]
+    ran = subprocess.run(
+        [*(sys.executable, "-m", "pytest", *options),
+         *(f"bench/{file}.py::{function}[0]" for file, function in operations)],
+        cwd=ROOT,
+        env=os.environ | {"GEOMFAST_GPU_LINES": str(lines), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout
+    results = [json.loads(line) for line in lines.read_text().splitlines()]
+    begin = ("gradient gram", "hessian product", "hessian top", "llc", "sgld step", "spectra")
+    for name in (*begin, "stacked step"):
+        (found,) = (r["value"] for r in results if r["name"].startswith(name))
+        assert found["ratios"] and "geomfast" in found["milliseconds"]
+
+
+def test_sanitizers_look_at_every_kernel_of_ours():
+    names = []
+    for path in (ROOT / "csrc").glob("*.cu"):
+        names += re.findall(
+            r"__global__ void __launch_bounds__\([^)]*\)\s+(\w+)\(", path.read_text()
+        )
+    assert len(names) >= 3
+    launched = []
+    for path in (ROOT / "geomfast" / "kernels").rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and function.decorator_list:
+                compiled = ast.unparse(function.decorator_list[0]).startswith("triton.jit")
+                # What returns something is called by kernels, and part of them.
+                if compiled and not any(isinstance(x, ast.Return) for x in ast.walk(function)):
+                    launched.append(function.name)
+    assert len(launched) >= 12
+    for name in names + launched:
+        assert any(kernel in name for kernel in KERNELS), name
 
 
 def test_no_clocks_without_nvidia_smi(monkeypatch):
