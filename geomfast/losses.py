@@ -61,7 +61,7 @@ def sample_labels(model: nn.Module, batch: Any, *, seed: int = 0) -> dict[str, A
         probabilities = _logits(model, batch, labels).softmax(-1)
     generator = torch.Generator().manual_seed(seed)
     # Inverse transform of uniform numbers made on the CPU: the same on every device.
-    uniform = torch.rand(labels.shape, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(labels.shape, generator=generator, dtype=torch.float64, device="cpu")
     steps = probabilities.double().cumsum(-1)
     wanted = uniform.to(steps.device)[..., None] * steps[..., -1:]
     drawn = torch.searchsorted(steps, wanted, right=True)[..., 0]

@@ -80,8 +80,8 @@ class EncodedProbes:
         """`input_ids` and `attention_mask` (N, T) of the prompts alone."""
         rows = [choice.tokens[: choice.start] for choice in self.right]
         ids = padded(rows, self.padding)
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        lengths = torch.tensor([len(row) for row in rows], device="cpu")
+        mask = torch.arange(ids.shape[1], device="cpu") < lengths[:, None]
         return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device).long()}
 
 
@@ -167,7 +167,7 @@ def _shared(of_prompt: tuple[int, ...], tokens: tuple[int, ...]) -> int:
 def padded(rows: list[tuple[int, ...]], padding: int) -> Tensor:
     """(N, T) int64 of rows filled up on the right."""
     width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows])
+    return torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows], device="cpu")
 
 
 def answer_batch(
@@ -189,8 +189,8 @@ def answer_batch(
         answers.append([*tokens, *[IGNORED] * fill])
     batch = {
         "input_ids": padded([choice.tokens[:-1] for choice in choices], padding),
-        "at": torch.tensor(at),
-        "answers": torch.tensor(answers),
+        "at": torch.tensor(at, device="cpu"),
+        "answers": torch.tensor(answers, device="cpu"),
     }
     return {name: x.to(device) for name, x in batch.items()}
 

@@ -92,7 +92,7 @@ def behaviour(
     order = sorted(groups, key=len)  # rows of like lengths together
 
     def run(size: int) -> Tensor:
-        logprobs = torch.zeros(len(choices), dtype=torch.float64)
+        logprobs = torch.zeros(len(choices), dtype=torch.float64, device="cpu")
         for first in range(0, len(order), size):
             rows = order[first : first + size]
             # Which row, position and next token, and of which choice.
@@ -103,7 +103,7 @@ def behaviour(
                 for at in range(choices[number].start - 1, len(tokens))
             ]
             logits = lm.model(input_ids=padded(rows, probes.padding).to(probes.device)).logits
-            row, at, token, number = torch.tensor(wanted).to(logits.device).unbind(1)
+            row, at, token, number = torch.tensor(wanted, device="cpu").to(logits.device).unbind(1)
             found = logits[row, at].double().log_softmax(-1).gather(1, token[:, None])[:, 0]
             logprobs.index_add_(0, number.cpu(), found.cpu())
         return logprobs
@@ -116,11 +116,13 @@ def behaviour(
     right, by_size, nats = [], [], []
     values = logprobs.split([len(those) for those in probes.choices])
     for found, those, answer in zip(values, probes.choices, probes.answers, strict=True):
-        sizes = torch.tensor([choice.size for choice in those])
+        sizes = torch.tensor([choice.size for choice in those], device="cpu")
         right.append(float(found.argmax() == answer))
         by_size.append(float((found / sizes).argmax() == answer))
         nats.append(found[answer].item() / (len(those[answer].tokens) - those[answer].start))
-    return Behaviour(*(torch.tensor(x, dtype=torch.float64) for x in (right, by_size, nats)))
+    return Behaviour(
+        *(torch.tensor(x, dtype=torch.float64, device="cpu") for x in (right, by_size, nats))
+    )
 
 
 def states(

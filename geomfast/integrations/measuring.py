@@ -322,7 +322,7 @@ def _first(batches: list[Any], samples: int | None) -> list[Any]:
     kept = []
     for batch in batches:
         has = count(batch, least=1)
-        kept.append(batch if has <= samples else taken(batch, torch.arange(samples)))
+        kept.append(batch if has <= samples else taken(batch, torch.arange(samples, device="cpu")))
         samples -= has
         if samples <= 0:
             break

@@ -46,7 +46,7 @@ class SelfTest:
 def self_test() -> list[SelfTest]:
     """Run the self-test of every kernel on every backend that serves here, on CPU and GPU."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(9, 40, 24, generator=generator)
+    x = torch.randn(9, 40, 24, generator=generator, device="cpu")
     x[3] = x[3, :, :1] @ x[3, :1]  # rank one
     x[4] = 0.0
     values = spectra.IMPLEMENTATIONS["reference"](x)
@@ -72,8 +72,10 @@ def self_test() -> list[SelfTest]:
 
 def _gradient_gram(device: str, generator: torch.Generator) -> list[SelfTest]:
     """A parameter used twice, by a lookup and by a product, each way of computing."""
-    left, right, other = (torch.randn(9, 5, 12, generator=generator).to(device) for _ in range(3))
-    rows = torch.randint(0, 12, (9, 5), generator=generator).to(device)
+    left, right, other = (
+        torch.randn(9, 5, 12, generator=generator, device="cpu").to(device) for _ in range(3)
+    )
+    rows = torch.randint(0, 12, (9, 5), generator=generator, device="cpu").to(device)
     uses = [Factors(left, right, 12), Factors(rows, other, 12)]
     expected = gradient_gram_reference.gram(uses, centered=False).cpu()
     results = []
@@ -90,7 +92,9 @@ def _sgld(device: str, generator: torch.Generator) -> list[SelfTest]:
     """Noise, and steps with a preconditioner; several groups of counters, the last not full."""
     shape = (3, 300)
     dynamics = sgld.Dynamics(0.1, 5.0, 1.0, sgld.RmsProp())
-    weights, gradients, previous = torch.randn(3, *shape, generator=generator).to(device)
+    weights, gradients, previous = torch.randn(3, *shape, generator=generator, device="cpu").to(
+        device
+    )
 
     def noise(backend: str) -> Tensor:
         return sgld.normals_on(backend, *shape, 1, 2, 3, weights.device).cpu()
@@ -119,13 +123,13 @@ def _sgld(device: str, generator: torch.Generator) -> list[SelfTest]:
 
 def _adamw(device: str, generator: torch.Generator) -> list[SelfTest]:
     """A later step of members of more than one block, one of which stays as it is."""
-    state = torch.randn(4, 3, 1100, generator=generator)
+    state = torch.randn(4, 3, 1100, generator=generator, device="cpu")
     state[3] **= 2  # the mean of squares
     rule = adamw.AdamW((0.9, 0.98), 0.1)
     options = {
         "factors": rule.factors([1e-2] * 9)[8],
-        "scales": torch.tensor([1.0, 0.3, 0.5]),
-        "active": torch.tensor([True, True, False]),
+        "scales": torch.tensor([1.0, 0.3, 0.5], device="cpu"),
+        "active": torch.tensor([True, True, False], device="cpu"),
     }
 
     def moved(backend: str, where: str) -> Tensor:
@@ -144,9 +148,9 @@ def _adamw(device: str, generator: torch.Generator) -> list[SelfTest]:
 
 def _row_attention(device: str, generator: torch.Generator) -> list[SelfTest]:
     """Rows on both sides of a vector's length, there and back."""
-    offsets, heads, width = torch.tensor([0, 3, 18, 35]), 2, 12
-    qkv = torch.randn(2, 35, 3 * heads * width, generator=generator)
-    into = torch.randn(2, 35, heads * width, generator=generator)
+    offsets, heads, width = torch.tensor([0, 3, 18, 35], device="cpu"), 2, 12
+    qkv = torch.randn(2, 35, 3 * heads * width, generator=generator, device="cpu")
+    into = torch.randn(2, 35, heads * width, generator=generator, device="cpu")
 
     def run(backend: str, dtype: torch.dtype, where: str) -> tuple[Tensor, Tensor]:
         given, back = (x.to(where, dtype) for x in (qkv, into))
@@ -167,8 +171,8 @@ def _row_attention(device: str, generator: torch.Generator) -> list[SelfTest]:
 
 def _member_norm(device: str, generator: torch.Generator) -> list[SelfTest]:
     """Tokens that do not fill whole vectors, there and back."""
-    x, into = torch.randn(2, 3, 50, 20, generator=generator)
-    gain, bias = torch.randn(2, 3, 20, generator=generator)
+    x, into = torch.randn(2, 3, 50, 20, generator=generator, device="cpu")
+    gain, bias = torch.randn(2, 3, 20, generator=generator, device="cpu")
 
     def run(backend: str, dtype: torch.dtype, where: str) -> tuple[Tensor, Tensor]:
         of, back, gains, biases = (y.to(where, dtype) for y in (x, into, gain, bias))
@@ -193,7 +197,7 @@ def _tangents(device: str, generator: torch.Generator) -> list[SelfTest]:
     norm, gelu, attention = _points(generator)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
 
     there, back, out = (normal(2, *norm.normed.shape) for _ in range(3))
     (n, heads, asking, width), length = attention.q.shape, attention.k.shape[2]
@@ -233,7 +237,7 @@ def _points(generator: torch.Generator) -> tuple[Norm, Gelu, Attention]:
     """Where tangents are taken: what the layers of a small model hold, in float64."""
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
 
     x, a = normal(7, 12), normal(7, 12)
     rstd = x.var(-1, correction=0, keepdim=True).rsqrt()
@@ -242,7 +246,7 @@ def _points(generator: torch.Generator) -> tuple[Norm, Gelu, Attention]:
 
     q, o_bar = normal(2, 2, 3, 8), normal(2, 2, 3, 8)
     k, v = normal(2, 2, 5, 8), normal(2, 2, 5, 8)
-    ahead = torch.ones(3, 5, dtype=torch.bool).triu(3)
+    ahead = torch.ones(3, 5, dtype=torch.bool, device="cpu").triu(3)
     p = (q @ k.mT).masked_fill(ahead, -torch.inf).softmax(-1)
     p_bar = o_bar @ v.mT
     centered = p_bar - (p * p_bar).sum(-1, keepdim=True)

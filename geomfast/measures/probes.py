@@ -91,7 +91,11 @@ def probe_accuracy(
     x = _checked(x, folds, penalties)
     samples = x.shape[-2]
     labels = _integers("labels", labels, samples)
-    each = torch.arange(samples) if groups is None else _integers("groups", groups, samples)
+    each = (
+        torch.arange(samples, device="cpu")
+        if groups is None
+        else _integers("groups", groups, samples)
+    )
     classes, targets = labels.unique(return_inverse=True)
     majority = torch.bincount(targets).max().item() / samples
     _, group = each.unique(return_inverse=True)
@@ -187,12 +191,14 @@ def _folds(groups: Tensor, folds: int, seed: int) -> list[Tensor]:
     loads = [0] * min(folds, len(sizes))
     fold_of = [0] * len(sizes)
     # Not as they come: labels that repeat every so many samples would fill a fold each.
-    order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(
+        len(sizes), generator=torch.Generator().manual_seed(seed), device="cpu"
+    ).tolist()
     for group in sorted(order, key=lambda group: -sizes[group]):
         fold = loads.index(min(loads))
         fold_of[group] = fold
         loads[fold] += sizes[group]
-    chosen = torch.tensor(fold_of)[groups]
+    chosen = torch.tensor(fold_of, device="cpu")[groups]
     return [(chosen == fold).nonzero()[:, 0] for fold in range(len(loads))]
 
 

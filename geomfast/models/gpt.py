@@ -55,13 +55,16 @@ class GPT(nn.Module):
     Args:
         scale: width, depth and table sizes.
         seed: initialisation seed; the global random state is neither read nor changed.
+
+    It is made on the CPU, whatever the default device.
     """
 
     def __init__(self, scale: Scale, seed: int = 0) -> None:
         super().__init__()
         self.scale = scale
-        # torch's layers fill themselves from the global generator before we fill them.
-        with torch.random.fork_rng(devices=[]):
+        # torch's layers fill themselves from the global generator before we fill them. On the CPU,
+        # whatever the default device: its generator is forked, and a seed means the same weights.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             self.tokens = nn.Embedding(scale.vocabulary, scale.d_model)
             self.positions = nn.Parameter(torch.empty(scale.context, scale.d_model))
             self.blocks = nn.ModuleList(

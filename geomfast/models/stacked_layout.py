@@ -21,7 +21,7 @@ class Buffers:
         size = prod(shape)
         held = self._held.get(name)
         if held is None or held.numel() < size:
-            held = self._held[name] = torch.empty(size)
+            held = self._held[name] = torch.empty(size, device="cpu")
         return held[:size].view(shape)
 
 
@@ -40,10 +40,10 @@ class Layout:
 
     def __init__(self, shapes: Shapes, lengths: list[tuple[int, ...]]) -> None:
         real = [
-            (torch.arange(t) < torch.tensor(of)[:, None]).flatten()
+            (torch.arange(t, device="cpu") < torch.tensor(of, device="cpu")[:, None]).flatten()
             for (_, t), of in zip(shapes, lengths, strict=True)
         ]
         kept = torch.cat(real)
         self.real, self.place = kept.nonzero().flatten(), kept.cumsum(0) - 1
         rows = [length for of in lengths for length in of]
-        self.offsets = torch.tensor([0, *rows]).cumsum(0)
+        self.offsets = torch.tensor([0, *rows], device="cpu").cumsum(0)

@@ -89,8 +89,10 @@ def measure_pace(scale: Scale, settings: Settings, levels: list[TaskLevel], devi
     train = _seconds(lambda: _pass(block, width, shapes, on, settings.precision), on)
     samples = settings.samples
     layers = scale.layers + 1 if on.type == "cuda" else 3
-    x = torch.randn(layers, samples, width, generator=torch.Generator().manual_seed(0)).to(on)
-    labels = torch.arange(samples) % 10
+    x = torch.randn(
+        layers, samples, width, generator=torch.Generator().manual_seed(0), device="cpu"
+    ).to(on)
+    labels = torch.arange(samples, device="cpu") % 10
     gram = (x[0] @ x[0].mT).double()
     long = torch.ones(_ELEMENTS, device=on)
     return Pace(

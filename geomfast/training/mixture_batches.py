@@ -65,7 +65,10 @@ class MixtureBatches:
         answers = torch.cat([c.sum(1, keepdim=True).expand_as(c).flatten() for c in counted])
         weights = 1.0 / (answers[read] * self.batch_size)
         # The last token of a row predicts the end of its answer.
-        lengths = [tuple((c * torch.arange(1, c.shape[1] + 1)).amax(1).tolist()) for c in counted]
+        lengths = [
+            tuple((c * torch.arange(1, c.shape[1] + 1, device="cpu")).amax(1).tolist())
+            for c in counted
+        ]
         there = [x.to(self.device) for x in (flat[:, read], read, weights)]
         return StackedBatch([b.to(self.device) for b in buckets], lengths, None, *there)
 

@@ -239,8 +239,8 @@ class StackedTrainer:
             raise CheckpointError(f"{folder}: of other members: seeds {meta.get('seeds')}")
         tensors = checkpoints.read_weights(folder) | checkpoints.read_optimizer(folder)
         failed = dict(meta["failed"])
-        steps = torch.tensor([failed.get(seed, _RUNNING) for seed in self.seeds])
-        losses = torch.tensor([float(loss) for loss in meta["losses"]])
+        steps = torch.tensor([failed.get(seed, _RUNNING) for seed in self.seeds], device="cpu")
+        losses = torch.tensor([float(loss) for loss in meta["losses"]], device="cpu")
         whole = (len(self.seeds), self.programs[0].model.weights.shape[1])
         if any(tuple(tensor.shape) != whole for tensor in tensors.values()):
             raise CheckpointError(f"{folder}: of other members: not {whole[1]} parameters each")

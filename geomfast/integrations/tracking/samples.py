@@ -45,7 +45,10 @@ def samples_of(data: Any, most: int | None, device: torch.device) -> list[Any]:
             batch = dict(batch) if isinstance(batch, Mapping) else batch
             has = _samples(batch)
             if most is not None and samples + has > most:
-                batch, has = taken(batch, torch.arange(most - samples)), most - samples
+                batch, has = (
+                    taken(batch, torch.arange(most - samples, device="cpu")),
+                    most - samples,
+                )
             kept.append(tree_map(lambda x: _placed(x, device), batch))
             samples += has
             if samples == most:

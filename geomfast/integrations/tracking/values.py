@@ -64,7 +64,7 @@ class Taking:
         if not self.batches:
             return
         batch = self.batches[0]
-        two = taken(batch, torch.arange(min(2, count(batch, least=1))))
+        two = taken(batch, torch.arange(min(2, count(batch, least=1)), device="cpu"))
         if self.loss_fn is not None:
             with torch.no_grad(), _named("loss_fn(model, batch)"):
                 losses = self.loss_fn(self.module, two)
@@ -146,7 +146,7 @@ class Taking:
         losses = []
         for batch in self.batches:
             samples = count(batch, least=1)
-            for part in torch.arange(samples).split(size or samples):
+            for part in torch.arange(samples, device="cpu").split(size or samples):
                 found = self.loss_fn(self.module, taken(batch, part))
                 losses.append(checked_losses(found, len(part), differentiable=False))
         together = torch.cat(losses).double()

@@ -29,7 +29,7 @@ class AdamW:
         The rate, t, 1 / (1 - beta1^t) and 1 / sqrt(1 - beta2^t), t = 1, 2, ...: a table that lies
         on the device, so that a replayed CUDA graph looks its step up.
         """
-        t = torch.arange(1, len(rates) + 1, dtype=torch.float64)
+        t = torch.arange(1, len(rates) + 1, dtype=torch.float64, device="cpu")
         means, squares = (1.0 - beta**t for beta in self.betas)
-        rate = torch.tensor(rates, dtype=torch.float64)
+        rate = torch.tensor(rates, dtype=torch.float64, device="cpu")
         return torch.stack([rate, t, 1.0 / means, squares.rsqrt()], 1).float()

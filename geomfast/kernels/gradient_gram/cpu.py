@@ -57,7 +57,7 @@ def _gram(uses: list[Factors], way: str, max_bytes: int) -> Tensor:
     right = uses[0].right
     samples, columns = right.shape[0], right.shape[-1]
     dtype = torch.float64 if any(_is_double(use) for use in uses) else torch.float32
-    gram = torch.empty((samples, samples), dtype=torch.float64)
+    gram = torch.empty((samples, samples), dtype=torch.float64, device="cpu")
     # The tensors whose addresses are handed over have to outlive the call.
     prepared = [_prepared(use, dtype) for use in uses if use.length > 0]
     if gram.numel() == 0 or not prepared or columns == 0:

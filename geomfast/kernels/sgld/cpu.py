@@ -28,7 +28,7 @@ def step(
 ) -> Tensor:
     """As `geomfast.kernels.sgld.sgld_step`, of float32 on the CPU."""
     chains, size = weights.shape
-    statistics = torch.empty((chains, 4), dtype=torch.float64)
+    statistics = torch.empty((chains, 4), dtype=torch.float64, device="cpu")
     native_module("_cpu").sgld_step(
         weights=weights.data_ptr(),
         gradients=gradients.data_ptr(),
@@ -53,7 +53,7 @@ def normals(
     chains: int, size: int, seed: int, step: int, first_chain: int, device: torch.device
 ) -> Tensor:
     """As `geomfast.kernels.sgld.normals`."""
-    out = torch.empty((chains, size))
+    out = torch.empty((chains, size), device="cpu")
     for chain, row in enumerate(out):
         native_module("_cpu").normals(
             seed=seed,

@@ -21,7 +21,7 @@ def normals(
         x = numbers(counters, seed, chain, step, device)
         z = [*_box_muller(x[0], x[1]), *_box_muller(x[2], x[3])]
         rows.append(in_order(z)[:size])
-    return torch.stack(rows) if rows else torch.empty((0, size), dtype=torch.float64)
+    return torch.stack(rows) if rows else torch.empty((0, size), dtype=torch.float64, device="cpu")
 
 
 def _box_muller(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
     if matrices.stride(-1) != 1:
         matrices = matrices.contiguous()
     batch, rows, columns = matrices.shape
-    values = torch.empty((batch, min(rows, columns)), dtype=torch.float64)
+    values = torch.empty((batch, min(rows, columns)), dtype=torch.float64, device="cpu")
     failed, status = native_module("_cpu").singular_values(
         data=matrices.data_ptr(),
         dtype=_DTYPES[matrices.dtype],

@@ -61,8 +61,8 @@ def spectral_density(
         width: standard deviation of the Gaussian on every node; a hundredth of the span for None.
     """
     steps = min(iterations, dimension)
-    nodes = torch.full((probes, steps), math.nan, dtype=torch.float64)
-    weights = torch.zeros((probes, steps), dtype=torch.float64)
+    nodes = torch.full((probes, steps), math.nan, dtype=torch.float64, device="cpu")
+    weights = torch.zeros((probes, steps), dtype=torch.float64, device="cpu")
     for i in range(probes):
         start = random_vector(like, dimension, 1000 * seed + i)
         values, shares = _quadrature(product, start, steps)
@@ -71,7 +71,9 @@ def spectral_density(
     span = highest - lowest
     # A single eigenvalue has no span of its own.
     width = width or 0.01 * span or 0.01 * abs(highest) or 1.0
-    grid = torch.linspace(lowest - 6 * width, highest + 6 * width, _POINTS, dtype=torch.float64)
+    grid = torch.linspace(
+        lowest - 6 * width, highest + 6 * width, _POINTS, dtype=torch.float64, device="cpu"
+    )
     step = (grid[1] - grid[0]).item()
     if width < 2 * step:
         raise ValueError(

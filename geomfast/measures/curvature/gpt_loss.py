@@ -48,7 +48,9 @@ class LossPoint:
                 losses.sum(), z, create_graph=True, allow_unused=True, materialize_grads=True
             )
         self.samples = len(losses)
-        random = torch.randn(2, *z.shape, generator=torch.Generator().manual_seed(0)).to(z)
+        random = torch.randn(
+            2, *z.shape, generator=torch.Generator().manual_seed(0), device="cpu"
+        ).to(z)
         products = torch.stack([_product(g, z, r) for r in random])
         # A row of the Hessian that is not zero gives zero with a random vector with chance zero.
         counts = (g.detach() != 0) | (products[0] != 0)

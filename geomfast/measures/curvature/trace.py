@@ -56,7 +56,9 @@ def hutch_plus_plus(
     generator = torch.Generator().manual_seed(seed)
 
     def signs(rows: int) -> Tensor:
-        bits = torch.randint(0, 2, (rows, dimension), generator=generator, dtype=torch.int8)
+        bits = torch.randint(
+            0, 2, (rows, dimension), generator=generator, dtype=torch.int8, device="cpu"
+        )
         return (2 * bits - 1).to(like)
 
     sketched = probes // 3

@@ -91,7 +91,7 @@ def _misattributed(
     if some == samples:
         with _attribution(model, loss_fn, batch, params) as found:
             return found.misattributed(), {}
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
     which = order[:some].sort().values
     part = tree_map(lambda x: x[which.to(x.device)] if isinstance(x, Tensor) else x, batch)
     with _attribution(model, loss_fn, part, params) as found:
@@ -269,8 +269,8 @@ class Probe:
     """
 
     def __init__(self, samples: int, like: Tensor):
-        different = torch.arange(samples) % 14
-        order = torch.randperm(samples, generator=torch.Generator().manual_seed(0))
+        different = torch.arange(samples, device="cpu") % 14
+        order = torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
         weights = 2.0 ** (different[order] % 7 - 3) * (1 - 2 * (different[order] // 7))
         self.weights = weights.to(like)
         self.wrong: set[str] = set()
@@ -291,5 +291,5 @@ class Probe:
         """(N,) of the weights' type."""
         rows = gradient.reshape(len(self.weights), -1)
         generator = torch.Generator().manual_seed(rows.shape[1])
-        vector = torch.randn(rows.shape[1], generator=generator).to(rows)
+        vector = torch.randn(rows.shape[1], generator=generator, device="cpu").to(rows)
         return (rows @ vector).to(self.weights)
