@@ -62,8 +62,8 @@ def philox(x0, x1, x2, x3, key0, key1):
     tensor, half of the first two rounds.
     """
     for _ in tl.static_range(10):  # pyright: ignore[reportGeneralTypeIssues]
-        high0, low0 = _product(x0, 0xD2511F53)
-        high1, low1 = _product(x2, 0xCD9E8D57)
+        high0, low0 = _product(x0, 0xD2511F53)  # pyright: ignore[reportArgumentType]
+        high1, low1 = _product(x2, 0xCD9E8D57)  # pyright: ignore[reportArgumentType]
         x0 = high1 ^ x1 ^ key0
         x1 = low1
         x2 = high0 ^ x3 ^ key1
