@@ -190,8 +190,9 @@ std::array<unsigned, 4> philox(const std::array<unsigned, 4>& counter,
 void spectra_on_host(std::uintptr_t gram, long batch, int n, int threads, int groups, int order,
                      bool packed, double eps, std::uintptr_t values, std::uintptr_t rankme) {
   if (batch < 0 || n < 1) throw std::invalid_argument("empty matrix");
-  if (threads < 32 || threads % 32 != 0 || groups < 1 || order < 0 || order > 2) {
-    throw std::invalid_argument("threads must come in whole warps, groups from 1, order 0 to 2");
+  const bool warps = threads >= 32 && threads <= 1024 && threads % 32 == 0;
+  if (!warps || groups < 1 || order < 0 || order > 2) {
+    throw std::invalid_argument("threads must be whole warps to 1024, groups from 1, order 0 to 2");
   }
   pybind11::gil_scoped_release release;
   geomfast::spectra_on_host({reinterpret_cast<const double*>(gram), batch, n, threads, groups,

@@ -21,6 +21,7 @@ GEOMFAST_HD double exponential(double x) { return __builtin_exp(x); }
 // u equals the mapped vector but for its last entry, which becomes `pivot`.
 struct Householder {
   double pivot;     // last entry of u
+  double shift;     // pivot - alpha, exactly: the norm with alpha's sign
   double h;         // u.u / 2
   double norm_squared;
   bool identity;    // nothing to eliminate: skip the reflection
@@ -34,9 +35,9 @@ GEOMFAST_HD Householder householder(double alpha, double rest_squared) {
   out.norm_squared = alpha * alpha + rest_squared;
   out.identity = rest_squared <= negligible;
   const double norm = square_root(out.norm_squared);
-  const double sign_norm = alpha < 0.0 ? -norm : norm;  // same sign: no cancellation in the pivot
-  out.pivot = alpha + sign_norm;
-  out.h = out.norm_squared + alpha * sign_norm;
+  out.shift = alpha < 0.0 ? -norm : norm;  // same sign: no cancellation in the pivot
+  out.pivot = alpha + out.shift;
+  out.h = out.norm_squared + alpha * out.shift;
   return out;
 }
 

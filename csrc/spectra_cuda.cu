@@ -13,71 +13,78 @@ constexpr int kMostGroups = 4;          // in shared memory: more would wait for
 constexpr int kClusterThreads = 512;
 constexpr int kMostClusterGroups = 16;
 constexpr int kMostBlocks = 8;          // of a portable cluster
-constexpr int kScratch = 64;            // two partial sums per warp
-constexpr int kValuesSlack = 8;         // alpha, and to keep what follows it aligned
+constexpr long kPerProcessor = 2;       // blocks of clusters on one multiprocessor
+constexpr int kScratch = 64;            // two sets of one part per warp
+constexpr int kStep = 4;                // scalars of a step; what follows is aligned to 16 bytes
+static_assert(sizeof(Step) <= kStep * sizeof(double) && sizeof(Pair) == 2 * sizeof(double));
 
 __host__ __device__ constexpr int round_up(int x, int to) { return (x + to - 1) / to * to; }
 
 // Doubles of shared memory of reduce_in_shared_memory.
 constexpr long shared_doubles(long n, int groups) {
-  return kScratch + kValuesSlack + n + groups * n + n * (n + 1) / 2;
+  return kScratch + kStep + 2 * n + groups * n + n * (n + 1) / 2;
 }
 
-// Doubles of global memory per matrix of reduce_in_global_memory.
+// Doubles of global memory per matrix of reduce_in_global_memory, an even number: pairs are read 16
+// bytes at a time.
 __host__ __device__ constexpr long cluster_doubles(long n, int groups) {
-  return 2 * kMostBlocks + kValuesSlack + n + groups * n;
+  return 2 * kMostBlocks + kStep + 2 * n + groups * n;
+}
+
+// Bytes of shared memory of values_of_tridiagonal.
+long bisection_bytes(int n) { return 8L * kScratch + 16L * sturm_rows(n); }
+
+// Scalars, pairs and partial sums from `memory` on.
+__device__ Shared shared_at(double* memory, int n) {
+  auto* pairs = reinterpret_cast<Pair*>(memory + kStep);
+  return {pairs, memory + kStep + 2 * n, reinterpret_cast<Step*>(memory)};
 }
 
 // One matrix per block: its lower triangle is copied, packed, into shared memory and stays there.
 __global__ void __launch_bounds__(kMostThreads)
     reduce_in_shared_memory(const double* gram, int n, int groups, double* d, double* e2) {
-  extern __shared__ double memory[];
-  double* alpha = memory + kScratch;
-  double* w = alpha + kValuesSlack;
-  double* partial = w + n;
-  const Packed triangle{partial + groups * n};
+  extern __shared__ __align__(16) double memory[];
+  const Shared shared = shared_at(memory + kScratch, n);
+  const Packed triangle{shared.partial + groups * n};
   const long matrix = blockIdx.x;
   const double* source = gram + matrix * n * n;
   BlockTeam team(memory);
   team.each([&](int thread) {
     for (int i = thread / 32; i < n; i += team.size / 32) {
-      for (int j = thread % 32; j <= i; j += 32) {
-        triangle.row(i)[j] = source[static_cast<long>(i) * n + j];
-      }
+      double* row = triangle.row(i);
+      for (int j = thread % 32; j <= i; j += 32) row[j] = source[i * n + j];
     }
   });
-  tridiagonalise(team, triangle, n, groups, partial, w, alpha, d + matrix * n, e2 + matrix * n);
+  tridiagonalise(team, triangle, n, groups, shared, d + matrix * n, e2 + matrix * n);
 }
 
-// One matrix per cluster, in place.
-__global__ void __launch_bounds__(kClusterThreads)
+// One matrix per cluster, in place. The plan counts on two blocks to a multiprocessor, and registers
+// must leave room for them.
+__global__ void __launch_bounds__(kClusterThreads, kPerProcessor)
     reduce_in_global_memory(double* gram, int n, int groups, int blocks, double* workspace,
                             double* d, double* e2) {
   __shared__ double scratch[kClusterThreads / 32];
   const long matrix = blockIdx.x / blocks;
   double* slots = workspace + matrix * cluster_doubles(n, groups);
-  double* alpha = slots + 2 * kMostBlocks;
-  double* w = alpha + kValuesSlack;
   ClusterTeam team(scratch, slots);
-  tridiagonalise(team, Square{gram + matrix * n * n, n}, n, groups, w + n, w, alpha,
-                 d + matrix * n, e2 + matrix * n);
+  tridiagonalise(team, Square{gram + matrix * n * n, n}, n, groups,
+                 shared_at(slots + 2 * kMostBlocks, n), d + matrix * n, e2 + matrix * n);
 }
 
 // One matrix per block, one eigenvalue per thread at a time.
 __global__ void __launch_bounds__(kMostThreads)
     values_of_tridiagonal(const double* d, const double* e2, int n, double eps, double* values,
                           double* rankme) {
-  extern __shared__ double memory[];
-  double *own_d = memory + kScratch, *own_e2 = own_d + n;
+  extern __shared__ __align__(16) double memory[];
+  auto* rows = reinterpret_cast<SturmRow*>(memory + kScratch);
   const long matrix = blockIdx.x;
   BlockTeam team(memory);
   team.each([&](int thread) {
     for (int i = thread; i < n; i += team.size) {
-      own_d[i] = d[matrix * n + i];
-      own_e2[i] = e2[matrix * n + i];
+      rows[i] = {d[matrix * n + i], e2[matrix * n + i]};
     }
   });
-  singular_values(team, own_d, own_e2, n, eps, values + matrix * n,
+  singular_values(team, rows, n, eps, values + matrix * n,
                   rankme == nullptr ? nullptr : rankme + matrix);
 }
 
@@ -119,14 +126,14 @@ CudaSpectraPlan cuda_spectra_plan(int device, long batch, int n) {
     plan.in_shared_memory = true;
     return plan;
   }
-  if (8 * (kScratch + 2L * n) > limit) {
+  if (bisection_bytes(n) > limit) {
     plan.error = "the matrix is too large for the bisection kernel";
     return plan;
   }
-  // As many blocks per matrix as the device has room for, two to a multiprocessor.
+  // As many blocks per matrix as the device has room for.
   plan.blocks = 1;
   while (major >= 9 && 2 * plan.blocks <= kMostBlocks &&
-         batch * 2 * plan.blocks <= 2L * processors) {
+         batch * 2 * plan.blocks <= kPerProcessor * processors) {
     plan.blocks *= 2;
   }
   plan.threads = kClusterThreads;
@@ -165,7 +172,7 @@ const char* cuda_spectra(const CudaSpectraJob& job, const CudaSpectraPlan& plan)
                                plan.blocks, rest, d, e2);
   }
   if (error != cudaSuccess) return message(error);
-  const long bytes = 8 * (kScratch + 2L * n);
+  const long bytes = bisection_bytes(n);
   error = allow_shared(values_of_tridiagonal, bytes);
   if (error != cudaSuccess) return message(error);
   const int threads = n < kMostThreads ? round_up(n, 32) : kMostThreads;

@@ -12,59 +12,82 @@
 // trace one is above 2^-53.
 #define GEOMFAST_BISECTIONS 60
 
-// 2^-k for the k that brings |x| into [1, 2); 1 for zero. x is finite.
-GEOMFAST_HD double inverse_power_of_two(double x) {
+// The bits of x that hold its sign and exponent.
+GEOMFAST_HD int upper_bits(double x) {
 #if defined(__CUDA_ARCH__)
-  const long long bits = __double_as_longlong(x);
+  return __double2hiint(x);
 #else
   long long bits;
   __builtin_memcpy(&bits, &x, sizeof bits);
+  return static_cast<int>(bits >> 32);
 #endif
-  const long long exponent = (bits >> 52) & 0x7ff;
-  // Beyond these bounds 2^-k would not be a normal number.
-  const long long bounded = exponent < 1 ? 1023 : exponent > 2045 ? 2045 : exponent;
-  const long long inverse = (2046 - bounded) << 52;
+}
+
+GEOMFAST_HD double from_upper_bits(int upper) {
 #if defined(__CUDA_ARCH__)
-  return __longlong_as_double(inverse);
+  return __hiloint2double(upper, 0);
 #else
+  const long long bits = static_cast<long long>(upper) << 32;
   double out;
-  __builtin_memcpy(&out, &inverse, sizeof out);
+  __builtin_memcpy(&out, &bits, sizeof out);
   return out;
 #endif
 }
 
-// Number of eigenvalues below x of the n x n matrix with diagonal d and squared off-diagonals e2
-// (e2[n - 1] is not read), all of order one: the sign changes of the leading minors
+// 2^-k for the k that brings the larger of |x| and |y| into [1, 2); 1 for zeros. Both are finite.
+GEOMFAST_HD double inverse_power_of_two(double x, double y = 0.0) {
+  const int of_x = upper_bits(x) & 0x7ff00000, of_y = upper_bits(y) & 0x7ff00000;
+  const int exponent = (of_x > of_y ? of_x : of_y) >> 20;
+  // Beyond these bounds 2^-k would not be a normal number.
+  const int bounded = exponent < 1 ? 1023 : exponent > 2045 ? 2045 : exponent;
+  return from_upper_bits((2046 - bounded) << 20);
+}
+
+// One row of a tridiagonal matrix: one 16-byte load.
+struct alignas(16) SturmRow {
+  double d, e2;  // diagonal, and the squared off-diagonal to the next row; 0 in the last
+};
+
+// Rows come in eights. Those that only fill up come after the last and are joined to it by 0:
+// their eigenvalues, 2, are above any x that is asked about.
+GEOMFAST_HD int sturm_rows(int n) { return (n + 7) / 8 * 8; }
+GEOMFAST_HD SturmRow sturm_padding() { return {2.0, 0.0}; }
+
+// Number of eigenvalues below x of the n x n matrix in rows[0 .. sturm_rows(n)), entries of order
+// one: the sign changes of the leading minors
 //   p_k = (d_k - x) p_{k-1} - e2_{k-1} p_{k-2}
 // (Golub and Van Loan, Matrix Computations, section 8.4.1). No division: minors are brought back to
-// order one by powers of two, often enough that eight rows can neither overflow nor vanish.
-GEOMFAST_HD int sturm_count(const double* d, const double* e2, int n, double x) {
+// order one by powers of two, often enough that eight rows can neither overflow nor vanish. A zero
+// counts by its sign bit: either way there is one change from the minor before it to the one after.
+GEOMFAST_HD int sturm_count(const SturmRow* rows, int n, double x) {
   double before = 0.0, p = 1.0, e2_above = 0.0;
-  int count = 0;
+  unsigned count = 0;
   for (int first = 0; first < n; first += 8) {
-    const int end = first + 8 < n ? first + 8 : n;
-    for (int k = first; k < end; ++k) {
-      const double next = (d[k] - x) * p - e2_above * before;
-      count += (next < 0.0) != (p < 0.0);  // zero counts as positive, consistently
+#if defined(__CUDA_ARCH__)
+#pragma unroll
+#endif
+    for (int k = 0; k < 8; ++k) {
+      const SturmRow row = rows[first + k];
+      const double next = (row.d - x) * p - e2_above * before;
+      count += static_cast<unsigned>(upper_bits(next) ^ upper_bits(p)) >> 31;
       before = p;
       p = next;
-      e2_above = e2[k];
+      e2_above = row.e2;
     }
-    const double size_p = p < 0.0 ? -p : p, size_before = before < 0.0 ? -before : before;
-    const double scale = inverse_power_of_two(size_p > size_before ? size_p : size_before);
+    const double scale = inverse_power_of_two(p, before);
     p *= scale;
     before *= scale;
   }
-  return count;
+  return static_cast<int>(count);
 }
 
 // The (index + 1)-th smallest eigenvalue of a positive semi-definite matrix of trace below one.
 // What rounding has made negative, or cannot be told from zero, is exactly zero.
-GEOMFAST_HD double bisect_eigenvalue(const double* d, const double* e2, int n, int index) {
+GEOMFAST_HD double bisect_eigenvalue(const SturmRow* rows, int n, int index) {
   double low = 0.0, high = 1.0;
   for (int step = 0; step < GEOMFAST_BISECTIONS; ++step) {
     const double middle = 0.5 * (low + high);
-    if (sturm_count(d, e2, n, middle) > index) {
+    if (sturm_count(rows, n, middle) > index) {
       high = middle;
     } else {
       low = middle;

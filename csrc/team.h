@@ -4,10 +4,16 @@
 // wrote. Code outside a phase is uniform: every thread runs it with the same values.
 //
 //   team.each(f)             f(thread) for every thread, then a barrier
-//   team.sum(f)              the sum of f(thread) over the team; counts as a phase
+//   team.gather(n, op, f)    f(thread) for threads below n combined by op, warp by warp; a phase.
+//                            f may run for more, up to a whole warp, and gives op::neutral there
+//   team.total(parts)        what gather found, combined: inside phases too, the same bits for all.
+//                            Parts live until the second gather after theirs begins
+//   team.sum(f)              the sum of f(thread) over the team: gather and total
 //   team.largest(f)          likewise the largest
 //   team.size                number of threads
 //   team.warp                threads that run in step; consecutive lanes should read neighbours
+//
+// Sums have one order, that of `warp_combine` and `combine`, on a GPU's block and on the CPU.
 //
 // On a GPU a team is one block, or a cluster of blocks; on the CPU the threads of a phase run one
 // after the other in an order that a test chooses. A phase in which one thread reads what another
@@ -27,37 +33,89 @@
 namespace geomfast {
 
 struct Add {
+  static constexpr double neutral = 0.0;
   GEOMFAST_TEAM double operator()(double a, double b) const { return a + b; }
 };
 struct Larger {
+  static constexpr double neutral = -0x1.fffffffffffffp1023;
   GEOMFAST_TEAM double operator()(double a, double b) const { return a > b ? a : b; }
 };
 
-// What every team's `reduce(f, op)` gives.
+// x[0], x[stride], ... by a tree of `Width` at a time: all loads leave together, and the chain of
+// dependent operations is log2(Width) long where one after the other would be `count`.
+template <int Width, class Op>
+GEOMFAST_TEAM double combine(const double* x, int count, int stride, Op op) {
+  double total = Op::neutral;
+  for (int first = 0; first < count; first += Width) {
+    double y[Width];
+    GEOMFAST_UNROLL
+    for (int k = 0; k < Width; ++k) {
+      y[k] = first + k < count ? x[(first + k) * stride] : Op::neutral;
+    }
+    GEOMFAST_UNROLL
+    for (int step = 1; step < Width; step *= 2) {
+      GEOMFAST_UNROLL
+      for (int k = 0; k + step < Width; k += 2 * step) y[k] = op(y[k], y[k + step]);
+    }
+    total = op(total, y[0]);
+  }
+  return total;
+}
+
+// What a gather left behind: one value per warp or, of a cluster, per block.
+template <class Op>
+struct Parts {
+  const double* parts = nullptr;
+  int count = 0;
+};
+
+// What follows from every team's `gather(n, op, f)`.
 template <class Team>
 struct Reductions {
+  template <class Op>
+  GEOMFAST_TEAM double total(Parts<Op> from) const {
+    return combine<8>(from.parts, from.count, 1, Op());
+  }
   template <class F>
   GEOMFAST_TEAM double sum(F f) {
-    return static_cast<Team*>(this)->reduce(f, Add());
+    Team& team = *static_cast<Team*>(this);
+    return total(team.gather(team.size, Add(), f));
   }
   template <class F>
   GEOMFAST_TEAM double largest(F f) {
-    return static_cast<Team*>(this)->reduce(f, Larger());
+    Team& team = *static_cast<Team*>(this);
+    return total(team.gather(team.size, Larger(), f));
   }
 };
 
 #if defined(__CUDACC__)
 
 template <class Op>
-GEOMFAST_TEAM double warp_reduce(double x, Op op) {
+GEOMFAST_TEAM double warp_combine(double x, Op op) {
+  GEOMFAST_UNROLL
   for (int offset = 16; offset > 0; offset /= 2) {
     x = op(x, __shfl_xor_sync(0xffffffffu, x, offset));
   }
   return x;
 }
 
-// The threads of one block. `shared` holds two sets of 32 partial sums: with one, a fast warp could
-// overwrite a sum that a slow one has yet to read.
+// The first `active` threads' values of one block, one per warp, to shared[0 .. result). Warps
+// without any skip their shuffles, and nobody reads what they would have written.
+template <class F, class Op>
+GEOMFAST_TEAM int combine_warps(double* shared, int active, int thread, Op op, F f) {
+  const int here = active < static_cast<int>(blockDim.x) ? active : static_cast<int>(blockDim.x);
+  const int warps = here > 0 ? (here + 31) / 32 : 0;
+  const int own_warp = static_cast<int>(threadIdx.x) / 32;
+  if (own_warp < warps) {
+    const double own = warp_combine(f(thread), op);
+    if (threadIdx.x % 32 == 0) shared[own_warp] = own;
+  }
+  return warps;
+}
+
+// The threads of one block, a multiple of 32. `shared` holds two sets of 32 parts: with one, a fast
+// warp could overwrite a part that a slow one has yet to read. A set is written again two gathers
+// later, and the barrier of the gather between lies behind every read of it.
 struct BlockTeam : Reductions<BlockTeam> {
   static constexpr int warp = 32;
   int size, thread;
@@ -74,21 +132,18 @@ struct BlockTeam : Reductions<BlockTeam> {
     __syncthreads();
   }
   template <class F, class Op>
-  GEOMFAST_TEAM double reduce(F f, Op op) {
-    double* partial = shared + 32 * turn;
+  GEOMFAST_TEAM Parts<Op> gather(int active, Op op, F f) {
+    double* parts = shared + 32 * turn;
     turn ^= 1;
-    const double own = warp_reduce(f(thread), op);
-    if (thread % 32 == 0) partial[thread / 32] = own;
+    const int warps = combine_warps(parts, active, thread, op, f);
     __syncthreads();
-    double total = partial[0];
-    for (int i = 1; i < size / 32; ++i) total = op(total, partial[i]);
-    return total;
+    return {parts, warps};
   }
 };
 
 // The threads of a cluster of blocks (sm_90). What they share lies in global memory; `slots` there
-// holds two sets of one partial sum per block. Waiting at the cluster's barrier releases and
-// acquires, so that weak accesses before and after it are ordered.
+// holds two sets of one part per block. Waiting at the cluster's barrier releases and acquires, so
+// that weak accesses before and after it are ordered.
 struct ClusterTeam : Reductions<ClusterTeam> {
   static constexpr int warp = 32;
   int size, thread;
@@ -121,21 +176,15 @@ struct ClusterTeam : Reductions<ClusterTeam> {
     barrier();
   }
   template <class F, class Op>
-  GEOMFAST_TEAM double reduce(F f, Op op) {
-    double* partial = slots + blocks * turn;
+  GEOMFAST_TEAM Parts<Op> gather(int active, Op op, F f) {
+    double* parts = slots + blocks * turn;
     turn ^= 1;
-    const double own = warp_reduce(f(thread), op);
-    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = own;
+    const int before = block * static_cast<int>(blockDim.x);
+    const int warps = combine_warps(shared, active - before, thread, op, f);
     __syncthreads();
-    if (threadIdx.x == 0) {
-      double total = shared[0];
-      for (int i = 1; i < static_cast<int>(blockDim.x) / 32; ++i) total = op(total, shared[i]);
-      partial[block] = total;
-    }
-    barrier();  // also keeps the next reduction's writes to `shared` after these reads
-    double total = partial[0];
-    for (int i = 1; i < blocks; ++i) total = op(total, partial[i]);
-    return total;
+    if (threadIdx.x == 0) parts[block] = combine<8>(shared, warps, 1, op);
+    barrier();  // also keeps the next gather's writes to `shared` after these reads
+    return {parts, blocks};
   }
 };
 
@@ -143,11 +192,13 @@ struct ClusterTeam : Reductions<ClusterTeam> {
 
 enum class Order : int { kForward = 0, kBackward = 1, kShuffled = 2 };
 
-// The same phases on the CPU: for tests.
+// The same phases on the CPU, by as many threads as a block may have: for tests.
 struct HostTeam : Reductions<HostTeam> {
   static constexpr int warp = 32;
   int size;
   Order order;
+
+  HostTeam(int threads, Order how) : size(threads), order(how) {}
 
   // The thread whose turn it is; 7919 is prime, and so visits all of them unless it divides size.
   int at(int turn) const {
@@ -159,19 +210,36 @@ struct HostTeam : Reductions<HostTeam> {
   void each(F f) {
     for (int turn = 0; turn < size; ++turn) f(at(turn));
   }
-  // Combines in the order of the threads, whatever order they run in: the order must not show.
+  // Combines as a block does, whatever order the threads run in: the order must not show. The set
+  // that is being written holds NaN, so that a phase that reads its own sum is found out.
   template <class F, class Op>
-  double reduce(F f, Op op) {
-    partial.resize(static_cast<unsigned long>(size));
+  Parts<Op> gather(int active, Op op, F f) {
+    const int warps = ((active < size ? active : size) + warp - 1) / warp;
+    double* parts = sets[set];
+    set ^= 1;
+    for (int i = 0; i < kMostWarps; ++i) parts[i] = __builtin_nan("");
+    std::vector<double> own(static_cast<unsigned long>(size), Op::neutral);
     for (int turn = 0; turn < size; ++turn) {
       const int thread = at(turn);
-      partial[static_cast<unsigned long>(thread)] = f(thread);
+      if (thread / warp < warps) own[static_cast<unsigned long>(thread)] = f(thread);
     }
-    double total = partial[0];
-    for (unsigned long i = 1; i < partial.size(); ++i) total = op(total, partial[i]);
-    return total;
+    for (int i = 0; i < warps; ++i) parts[i] = warp_combine(own.data() + i * warp, op);
+    return {parts, warps};
   }
-  std::vector<double> partial;
+
+  // What the exchange between lanes of a GPU's warp gives to each of them.
+  template <class Op>
+  static double warp_combine(double* x, Op op) {
+    for (int offset = warp / 2; offset > 0; offset /= 2) {
+      for (int lane = 0; lane < offset; ++lane) x[lane] = op(x[lane], x[lane + offset]);
+    }
+    return x[0];
+  }
+
+ private:
+  static constexpr int kMostWarps = 32;
+  double sets[2][kMostWarps];
+  int set = 0;
 };
 
 #endif

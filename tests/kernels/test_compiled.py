@@ -1,5 +1,6 @@
 """What compilers make of the GPU kernels; no GPU is needed to look."""
 
+import collections
 import importlib.util
 import json
 import os
@@ -147,6 +148,52 @@ def test_cuda_kernels_neither_spill_nor_use_local_memory(source, tmp_path):
     assert {architecture for _, architecture in compiled} == set(architectures)
     assert len(memory) >= len(compiled) == len(architectures) * _kernels(source)
     assert set(memory) == {("0", "0")}, ran.stderr
+
+
+@pytest.fixture(scope="module", params=["80", "90a"])
+def spectra(request, tmp_path_factory):
+    """Architecture, and kernel of spectra_cuda.cu -> counts of its opcodes."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("nvcc was not found")
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("the package triton, which brings cuobjdump, is not installed")
+    from tests.kernels.triton_to_sass import cuobjdump
+
+    code = f"-gencode=arch=compute_{request.param},code=sm_{request.param}"
+    output = tmp_path_factory.mktemp("spectra") / "spectra.cubin"
+    source = ROOT / "csrc" / "spectra_cuda.cu"
+    command = [nvcc, "-O3", "-std=c++17", code, "-cubin", source, "-o", output]
+    subprocess.run(command, check=True, capture_output=True)
+    dump = [cuobjdump(), "-sass", output]
+    text = subprocess.run(dump, check=True, capture_output=True, text=True).stdout
+    kernels = {}
+    for part in text.split("Function : ")[1:]:
+        opcodes = re.findall(r"/\*[0-9a-f]{4,}\*/ +(?:@!?U?P\d+ +)?([A-Z0-9._]+)", part)
+        name = re.search("reduce_in_shared_memory|reduce_in_global_memory|values_of", part)
+        assert name is not None
+        kernels[name[0]] = collections.Counter(re.sub(r"[.](?!128).*", "", o) for o in opcodes)
+    return request.param, kernels
+
+
+def test_a_step_of_the_reduction_waits_at_four_barriers(spectra):
+    """Two before the steps; four a step in shared memory, three in global memory."""
+    architecture, kernels = spectra
+    assert kernels["reduce_in_shared_memory"]["BAR"] == 2 + 4
+    if architecture == "90a":  # the cluster's barriers; a sum's two phases have one of a block too
+        assert kernels["reduce_in_global_memory"]["UCGABAR_WAIT"] == 1 + 3
+        assert kernels["reduce_in_global_memory"]["BAR"] <= 6
+
+
+def test_sums_and_minors_are_not_chains_that_every_thread_repeats(spectra):
+    architecture, kernels = spectra
+    reduction, values = kernels["reduce_in_shared_memory"], kernels["values_of"]
+    # 106 additions before, when every thread added the sums of all warps, one after the other.
+    if architecture == "90a":  # sm_80 has the code of its sums twice
+        assert reduction["DADD"] <= 80
+    assert reduction["LDS.128"] >= 4
+    # One comparison a step before: signs are compared as bits now.
+    assert values["DSETP"] <= 60 and values["LDS.128"] >= 8
 
 
 def _kernels(source: Path) -> int:
