@@ -14,6 +14,7 @@ from geomfast import machine
 from geomfast.cli.choices import Lengths, ScaleNames, Seeds
 from geomfast.cli.engine import check_device
 from geomfast.cli.interrupts import asked_to_stop
+from geomfast.cli.states import state_option
 from geomfast.cli.sweep import described_call
 from geomfast.sweep.failures import clear_failure, failed_before, mark_failed
 from geomfast.sweep.folder import check_folder, locked, write_settings
@@ -105,6 +106,7 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all]")
+@state_option
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **options: Any) -> None:
     """Train many seeds of every scale on short examples and test them on longer ones.
@@ -170,7 +172,8 @@ def _jobs(
     )
     write_settings(out, content, described_call())
     groups = groups_of(content, scales, seeds)
-    return [GroupJob(group, settings, out, options["device"], threads) for group in groups]
+    where = (settings, out, options["device"], threads)
+    return [GroupJob(group, *where, options["state_every"]) for group in groups]
 
 
 def _run(

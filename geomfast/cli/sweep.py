@@ -19,6 +19,7 @@ from geomfast.cli.dry_run import planned, show_plan
 from geomfast.cli.engine import Engine, chosen_engine, engine_options
 from geomfast.cli.interrupts import asked_to_stop
 from geomfast.cli.outcome import outcome_of, show_outcome
+from geomfast.cli.states import state_option
 from geomfast.models.scales import SCALES
 from geomfast.sweep.failures import clear_failure, mark_failed
 from geomfast.sweep.folder import check_folder, locked, settled, write_settings
@@ -107,8 +108,9 @@ _LLC = MEASURE_SETTINGS["llc"]
     type=click.Choice(KEEP),
     default=KEEP[0],
     show_default=True,
-    help="Keep the weights of the last checkpoints (enough to resume) or of all.",
+    help="Keep the weights of the last checkpoint (with what a resume needs) or of all.",
 )
+@state_option
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -239,7 +241,7 @@ def _work(
     asked = cells(settings, chosen["scales"], chosen["seeds"])
     grid = content["grid"]
     every = {
-        cell.run: Job(cell, *what, cadence=chosen["cadence"])
+        cell.run: Job(cell, *what, cadence=chosen["cadence"], state_every=options["state_every"])
         for cell in cells(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
     }
 

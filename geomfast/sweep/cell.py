@@ -28,12 +28,13 @@ from geomfast.sweep.plan import (
     train_settings,
 )
 from geomfast.sweep.rows import Probe, probes
+from geomfast.sweep.states import STATE_EVERY, States
 from geomfast.sweep.wall import write_wall
 from geomfast.training import checkpoints
 from geomfast.training.loop import Trainer
 from geomfast.training.schedule import checkpoint_steps
 
-#: Latest checkpoints of a run that it can be resumed from.
+#: Latest states of a run that it can be resumed from.
 KEPT_STATES = 2
 #: Called with the step reached and the state of the run there.
 Progress = Callable[[int, dict[str, float]], None]
@@ -58,6 +59,8 @@ class Job:
         threads: CPU threads; results are bit-identical for the same number.
         keep: ``last`` keeps what a resume needs, ``all`` the weights of every checkpoint.
         cadence: of how many checkpoints each measure is taken; of all where it is not named.
+        state_every: seconds between the states that a run can be resumed from, at least; no number
+            depends on it.
     """
 
     cell: Cell
@@ -68,6 +71,7 @@ class Job:
     threads: int
     keep: str = KEEP[0]
     cadence: Cadence = field(default_factory=dict)
+    state_every: float = STATE_EVERY
 
     @property
     def name(self) -> str:
@@ -170,6 +174,7 @@ def _run(job: Job, progress: Progress, stop: Callable[[], bool]) -> bool:
     if not lacking:
         return True
     _resume(trainer, job, min(lacking), identity)
+    states = States(job.state_every)
     shown = 0.0
     last = max(lacking)
     for target in (step for step in schedule(settings) if trainer.step <= step <= last):
@@ -182,11 +187,20 @@ def _run(job: Job, progress: Progress, stop: Callable[[], bool]) -> bool:
                     progress(trainer.step, _state(trainer))
                     shown = time.monotonic()
             trainer.check_finite()
+        if trainer.step == last:
+            # Before its records, the last of all: whatever has them all has these weights too.
+            _save(trainer, job, identity)
         if trainer.step == target and target in lacking:
             _measure(trainer, job, samples, lacking[target])
-        # The state is saved after the records: a kill in between repeats the steps, and finds
-        # the records already there.
-        _save(trainer, job, identity)
+        # Any other state is saved after the records: a kill in between repeats the steps since the
+        # state before, and finds the records already there.
+        if trainer.step < last:
+            if stopping or states.due():
+                _save(trainer, job, identity)
+                states.written()
+            elif job.keep == "all":
+                _keep_weights(trainer, job, identity)
+        write_wall(job.records, trainer.seconds)
         if stopping and trainer.step < last:
             break
     progress(trainer.step, _state(trainer))
@@ -204,7 +218,7 @@ def _timed(trainer: Trainer, what: str) -> Iterator[None]:
 
 
 def _save(trainer: Trainer, job: Job, identity: dict[str, Any]) -> None:
-    if trainer.step > 0:
+    if trainer.step > 0 and trainer.step not in checkpoints.steps_saved(job.checkpoints):
         with _timed(trainer, "write"):
             checkpoints.save(trainer, job.checkpoints, identity)
             checkpoints.prune(
@@ -213,7 +227,13 @@ def _save(trainer: Trainer, job: Job, identity: dict[str, Any]) -> None:
                 keep_states=KEPT_STATES,
                 keep_weights=job.keep == "all",
             )
-        write_wall(job.records, trainer.seconds)
+
+
+def _keep_weights(trainer: Trainer, job: Job, identity: dict[str, Any]) -> None:
+    """Of a checkpoint that has none yet: a run resumed from an older state comes by some again."""
+    if trainer.step > 0 and trainer.step not in checkpoints.steps_kept(job.checkpoints):
+        with _timed(trainer, "write"):
+            checkpoints.save(trainer, job.checkpoints, identity, resumable=False)
 
 
 def _measure_kept(

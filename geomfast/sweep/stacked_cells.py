@@ -22,6 +22,7 @@ from geomfast.sweep.folder import locked
 from geomfast.sweep.plan import KEEP, Cell, Settings, run_identity, train_settings
 from geomfast.sweep.rows import Probe, probes
 from geomfast.sweep.stacked_loop import go_on, resume
+from geomfast.sweep.states import STATE_EVERY
 from geomfast.training import checkpoints
 from geomfast.training.mixture_batches import MixtureBatches
 from geomfast.training.settings import peak_rate
@@ -37,7 +38,7 @@ class StackedJob:
         name: of the group.
         cells: its members, alike but for their seeds.
         at_once: how many of them are one program.
-        settings, measures, out, device, threads, keep, cadence: as of :class:`Job`.
+        settings, measures, out, device, threads, keep, cadence, state_every: as of :class:`Job`.
     """
 
     name: str
@@ -50,6 +51,7 @@ class StackedJob:
     threads: int
     keep: str = KEEP[0]
     cadence: Cadence = field(default_factory=dict)
+    state_every: float = STATE_EVERY
 
     @property
     def members(self) -> tuple[Job, ...]:
@@ -198,7 +200,8 @@ class _Run:
 
         walls = [member.records for member in job.members]
         wanted = [step for step in schedule(self.settings) if step <= steps[-1]]
-        go_on(trainer, job.checkpoints, _identity(job), walls, wanted, measure, progress, ended)
+        identity, every = _identity(job), job.state_every
+        go_on(trainer, job.checkpoints, identity, walls, wanted, measure, progress, ended, every)
         return self._done()
 
     def _done(self) -> bool:
@@ -240,16 +243,20 @@ class _Run:
         for member, state in zip(self.job.members, states, strict=True):
             if failed.get(member.cell.seed, step) < step:
                 continue
-            if not keeps and step not in self.lacking[member.cell.run]:
+            # Kept by an attempt that was killed before the group's next state.
+            kept = step in checkpoints.steps_kept(member.checkpoints)
+            lacks = step in self.lacking[member.cell.run]
+            if not lacks and (kept or not keeps):
                 continue
             self.model.load_state_dict(state)
-            if step in self.lacking[member.cell.run]:
-                for what, seconds in self._record(member, step, trainer.tokens).items():
-                    trainer.seconds[what] += seconds
-            if keeps:
+            if keeps and not kept:
+                # Before the records: whatever has them all has the last weights too.
                 begin = time.perf_counter()
                 self._keep(member, step, trainer.tokens)
                 trainer.seconds["write"] += time.perf_counter() - begin
+            if lacks:
+                for what, seconds in self._record(member, step, trainer.tokens).items():
+                    trainer.seconds[what] += seconds
 
     def _keep(self, member: Job, step: int, tokens: int) -> None:
         folder = member.checkpoints / checkpoints.folder_name(step)

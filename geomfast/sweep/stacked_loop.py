@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geomfast.sweep.cell import KEPT_STATES, PROGRESS_SECONDS, CellError, Progress
+from geomfast.sweep.states import STATE_EVERY, States
 from geomfast.sweep.wall import write_wall
 from geomfast.training import checkpoints
 from geomfast.training.stacked import StackedTrainer
@@ -44,8 +45,9 @@ def go_on(
     measure: Callable[[dict[int, int]], None],
     progress: Progress,
     stop: Callable[[], bool],
+    state_every: float = STATE_EVERY,
 ) -> bool:
-    """Train to one checkpoint after the other, measure it, and save the state.
+    """Train to one checkpoint after the other, measure it, and save the state now and then.
 
     Args:
         trainer: where it was left.
@@ -57,6 +59,7 @@ def go_on(
         progress: called now and then with the step and its state: loss (nats per answer token, mean
             of the members that have not failed), failed (how many have), and seconds.
         stop: asked between rounds of steps; when true the state is saved and training left.
+        state_every: seconds between states at least.
 
     Returns:
         Whether the last of the steps was reached.
@@ -64,6 +67,7 @@ def go_on(
     Raises:
         OSError: the disk is full or not writable.
     """
+    states = States(state_every)
     shown = 0.0
     stopping = False
 
@@ -82,23 +86,28 @@ def go_on(
         trainer.seconds["train"] += time.perf_counter() - begin
         if trainer.step == target:
             measure(failed)
-        # The state is saved after the records: a kill in between repeats the steps, and finds the
-        # records already there.
-        _save(trainer, folder, identity, walls)
-        if (stopping or stop()) and trainer.step < steps[-1]:
+        # The state is saved after the records: a kill in between repeats the steps since the state
+        # before, and finds the records already there.
+        leaving = trainer.step >= steps[-1] or stopping or stop()
+        if leaving or states.due():
+            _save(trainer, folder, identity)
+            states.written()
+        _note(trainer, walls)
+        if leaving:
             break
     progress(trainer.step, _state(trainer))
     return trainer.step >= steps[-1]
 
 
-def _save(
-    trainer: StackedTrainer, folder: Path, identity: dict[str, Any], walls: Sequence[Path]
-) -> None:
-    if trainer.step > 0:
+def _save(trainer: StackedTrainer, folder: Path, identity: dict[str, Any]) -> None:
+    if trainer.step > 0 and trainer.step not in checkpoints.steps_saved(folder):
         begin = time.perf_counter()
         trainer.save(folder, identity)
         checkpoints.prune(folder, trainer.step, keep_states=KEPT_STATES, keep_weights=False)
         trainer.seconds["write"] += time.perf_counter() - begin
+
+
+def _note(trainer: StackedTrainer, walls: Sequence[Path]) -> None:
     each = {what: seconds / len(walls) for what, seconds in trainer.seconds.items()}
     for records in walls:
         write_wall(records, each)

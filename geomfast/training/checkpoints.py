@@ -2,7 +2,7 @@
 
 A checkpoint is a folder ``step-00000012/`` with ``weights.safetensors``, while it may still be
 resumed from ``optimizer.safetensors``, and ``checkpoint.json``, written last: a folder without it
-is the remains of an interrupted write and does not count.
+is the remains of an interrupted write and does not count, nor does a file that it does not name.
 """
 
 from __future__ import annotations
@@ -44,13 +44,16 @@ def weights_hash(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def save(trainer: Trainer, run_folder: Path, identity: dict[str, Any]) -> Path:
+def save(
+    trainer: Trainer, run_folder: Path, identity: dict[str, Any], *, resumable: bool = True
+) -> Path:
     """Write the state a run can be resumed from; returns the checkpoint's folder.
 
     Args:
         trainer: the run.
         run_folder: folder of the run's checkpoints.
         identity: JSON-able description of run and settings, compared when loading.
+        resumable: without, only what measuring needs: a third of the bytes.
 
     Raises:
         OSError: the disk is full or not writable; earlier checkpoints are untouched.
@@ -63,7 +66,8 @@ def save(trainer: Trainer, run_folder: Path, identity: dict[str, Any]) -> Path:
         "seconds": trainer.seconds,
         "loss": float(trainer.loss),
     }
-    write(folder, trainer.model.state_dict(), _optimizer_tensors(trainer), identity, meta)
+    optimizer = _optimizer_tensors(trainer) if resumable else None
+    write(folder, trainer.model.state_dict(), optimizer, identity, meta)
     return folder
 
 
@@ -98,7 +102,7 @@ def write(
 def steps_saved(run_folder: Path) -> list[int]:
     """Steps of the complete checkpoints of a run that can be resumed from, ascending."""
     kept = steps_kept(run_folder)
-    return [step for step in kept if (run_folder / folder_name(step) / _OPTIMIZER).exists()]
+    return [step for step in kept if _resumable(run_folder / folder_name(step))]
 
 
 def steps_kept(run_folder: Path) -> list[int]:
@@ -219,6 +223,21 @@ def sweep_up(run_folder: Path) -> None:
     for folder in run_folder.glob("step-*"):
         if folder.is_dir() and not (folder / _META).exists():
             shutil.rmtree(folder)
+        elif not _resumable(folder):
+            (folder / _OPTIMIZER).unlink(missing_ok=True)
+
+
+def _resumable(folder: Path) -> bool:
+    """Whether a complete checkpoint has its optimiser state.
+
+    Killed while a state is written over kept weights, a run leaves one that nothing vouches for.
+    """
+    if not (folder / _OPTIMIZER).exists():
+        return False
+    try:
+        return _OPTIMIZER in read_meta(folder)["sha256"]
+    except (CheckpointError, KeyError):
+        return True  # whoever loads it is told what is wrong with it
 
 
 def _refuse_other(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

@@ -133,6 +133,35 @@ def test_the_same_command_again_does_nothing(finished: tuple[Path, dict[str, obj
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.parquet")} == before
 
 
+def test_how_often_a_state_is_written_is_no_setting(
+    finished: tuple[Path, dict[str, object]], tmp_path: Path
+) -> None:
+    out = shutil.copytree(finished[0], tmp_path / "out")
+    told = json.loads((out / "settings.json").read_text())
+    assert "state_every" not in json.dumps({k: v for k, v in told.items() if k != "calls"})
+    result = call(
+        out,
+        *SMALL,
+        *CADENCE,
+        "--threads",
+        1,
+        "--state-every",
+        90,
+        "--seeds",
+        "0,1",
+        "--stack",
+        "never",
+    )
+    assert result.exit_code == 0, result.output
+    # In less than a minute there is one state, at the end, and its weights serve other commands.
+    states = [sorted(p.parent.name for p in out.rglob("optimizer.safetensors"))]
+    assert states == [["step-00000040"] * 2]
+    hashes = load_records(out).query("step == 40").drop_duplicates("run").set_index("run")
+    for run in ("joint-nano-seed0", "joint-nano-seed1"):
+        kept = load_kept(out, run)
+        assert kept.step == 40 and weights_hash(kept.model) == hashes["weights"][run]
+
+
 def test_a_cadence_is_kept_to_and_noted(finished: tuple[Path, dict[str, object]]) -> None:
     out, _ = finished
     frame = load_records(out)
@@ -157,16 +186,18 @@ def test_other_settings_are_refused(finished: tuple[Path, dict[str, object]]) ->
     assert "steps: 40 there, 41 asked for" in result.output
 
 
+@pytest.mark.parametrize("state_every", ["0", "60"])
 def test_three_kills_at_random_moments_change_no_record(
-    finished: tuple[Path, dict[str, object]], tmp_path: Path
+    finished: tuple[Path, dict[str, object]], tmp_path: Path, state_every: str
 ) -> None:
+    """Whether it goes on from the last checkpoint or, with no state yet, from the beginning."""
     straight, _ = finished
     out = tmp_path / "out"
     generator = random.Random(time.time_ns())
     kills = 0
     while kills < 3:
         parts = len(list(out.rglob("step-*.parquet")))
-        process = start(out)
+        process = start(out, "--state-every", state_every)
         deadline = time.monotonic() + 60
         # Wait until it has done something new, then a random moment more.
         while len(list(out.rglob("step-*.parquet"))) < parts + 2 and time.monotonic() < deadline:

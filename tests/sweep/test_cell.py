@@ -191,7 +191,7 @@ def test_weights_that_do_not_reproduce_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_named_and_records_stay(tmp_path: Path) -> None:
-    one = job(tmp_path)
+    one = dataclasses.replace(job(tmp_path), state_every=0.0)
     calls = iter([False] * 7 + [True])
     assert not run(one, stop=lambda: next(calls))
     before = values(tmp_path)
@@ -283,8 +283,9 @@ def test_hessians_start_from_the_last_ones_also_after_a_kill(tmp_path: Path, mon
     assert len(list(whole.checkpoints.glob("eigenvectors-*"))) == 2
 
 
-def test_keep_all_keeps_every_weight(tmp_path: Path) -> None:
-    one = dataclasses.replace(job(tmp_path), keep="all")
+@pytest.mark.parametrize(("state_every", "states"), [(0.0, 2), (3600.0, 1)])
+def test_keep_all_keeps_every_weight(tmp_path: Path, state_every: float, states: int) -> None:
+    one = dataclasses.replace(job(tmp_path), keep="all", state_every=state_every)
     run(one)
     assert len(list(one.checkpoints.glob("*/weights.safetensors"))) == 9
-    assert len(list(one.checkpoints.glob("*/optimizer.safetensors"))) == 2
+    assert len(list(one.checkpoints.glob("*/optimizer.safetensors"))) == states

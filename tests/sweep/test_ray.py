@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed (geomfast[ray])"
 )
 
-SMALL = "--tasks COPY,MOD --levels 1 --samples 16 --batch-size 8 --measures rankme"
+SMALL = "--tasks COPY,MOD --levels 1 --samples 16 --batch-size 8 --measures rankme --state-every 0"
 #: Runs of their own, one for each worker.
 SHORT = f"{SMALL} --steps 100 --checkpoints 20 --seeds 0,1 --stack never --workers 2 --threads 1"
 #: Of a sweep that is stopped long before its end.

@@ -49,7 +49,7 @@ NAMES = [f"joint-nano-seed{seed}" for seed in SEEDS]
 
 def job(out: Path, *, measures: tuple[str, ...] = ("rankme",), **changes: Any) -> StackedJob:
     """Of three members in two programs."""
-    own = {key: changes.pop(key) for key in ("keep", "at_once") if key in changes}
+    own = {k: changes.pop(k) for k in ("keep", "at_once", "state_every") if k in changes}
     device = changes.pop("device", "cpu")
     settings = dataclasses.replace(SETTINGS, **changes)
     grid = tuple(cells(settings, ("nano",), SEEDS))
@@ -118,12 +118,15 @@ def test_wall_time_is_shared_and_weights_are_kept_of_every_member(straight: Path
         assert checkpoints.weights_hash(model) == hashes["weights"][name, 8]
 
 
-def test_only_the_last_weights_are_kept_unless_all_are_wanted(tmp_path: Path) -> None:
-    one = job(tmp_path)
+@pytest.mark.parametrize(("state_every", "states"), [(0.0, 2), (3600.0, 1)])
+def test_only_the_last_weights_are_kept_unless_all_are_wanted(
+    tmp_path: Path, state_every: float, states: int
+) -> None:
+    one = job(tmp_path, state_every=state_every)
     assert go(one)
     for member in one.members:
         assert checkpoints.steps_kept(member.checkpoints) == [8]
-    assert len(checkpoints.steps_saved(one.checkpoints)) == 2
+    assert len(checkpoints.steps_saved(one.checkpoints)) == states
 
 
 def test_stopping_now_and_then_and_resuming_changes_nothing(straight: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from geomfast.sweep.population.plan import (
     train_settings,
 )
 from geomfast.sweep.stacked_loop import go_on, resume
+from geomfast.sweep.states import STATE_EVERY
 from geomfast.training import checkpoints
 from geomfast.training.length_batches import LengthBatches
 from geomfast.training.stacked import StackedTrainer
@@ -42,6 +43,7 @@ class GroupJob:
         out: its folder.
         device: where to train and measure.
         threads: CPU threads; results are bit-identical for the same number.
+        state_every: seconds between the states that a group can be resumed from, at least.
     """
 
     group: Group
@@ -49,6 +51,7 @@ class GroupJob:
     out: Path
     device: str
     threads: int
+    state_every: float = STATE_EVERY
 
     @property
     def records(self) -> Path:
@@ -136,8 +139,10 @@ def run(
                 _measure(trainer, job, probes, failed)
 
         steps = [step for step in schedule(job.settings) if step <= lacking[-1]]
-        walls = [job.records]
-        return go_on(trainer, job.checkpoints, identity, walls, steps, measured, progress, stop)
+        walls, every = [job.records], job.state_every
+        return go_on(
+            trainer, job.checkpoints, identity, walls, steps, measured, progress, stop, every
+        )
 
 
 def _trainer(job: GroupJob) -> StackedTrainer:

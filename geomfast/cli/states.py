@@ -1,0 +1,18 @@
+"""The option that says how often a run's state is written."""
+
+from __future__ import annotations
+
+import click
+
+from geomfast.sweep.states import STATE_EVERY
+
+#: Of every command that trains; no number depends on it, so that a folder may be gone on with by
+#: another one.
+state_option = click.option(
+    "--state-every",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    default=STATE_EVERY,
+    show_default=True,
+    help="Least time between the states a kill goes back to; 0 for one at every checkpoint.",
+)
