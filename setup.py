@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
@@ -49,6 +49,7 @@ class BuildExtensions(build_ext):
 
         self.compiler._compile = compile_with_isa
         self.outcome = {}
+        self.parallel = self.parallel or 2  # nvcc beside the C++ compiler: minutes on one core
         super().build_extensions()
         Path(self.build_lib, REPORT.parent).mkdir(parents=True, exist_ok=True)
         Path(self.build_lib, REPORT).write_text(json.dumps(self.outcome, indent=2) + "\n")
@@ -96,4 +97,6 @@ CPU = Pybind11Extension(
 )
 CUDA = Pybind11Extension("geomfast._cuda", files("*_cuda.cpp", "*.cu"))
 
+# Every file of an extension at once, as many as there are cores.
+ParallelCompile("GEOMFAST_BUILD_JOBS", default=0).install()
 setup(ext_modules=[CPU, CUDA], cmdclass={"build_ext": BuildExtensions})

@@ -6,6 +6,8 @@ errors again, as in CI, but for deprecations, which CI is for, and for cuSOLVER'
 SVD algorithm gave way to another.
 """
 
+import os
+
 import pytest
 
 from bench.gpu_lines import emit
@@ -27,7 +29,6 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    # Under xdist the reports come to the process that the workers belong to: `node` says so.
     if report.when == "call" or report.outcome != "passed":
         outcome = report.outcome
         if report.when != "call" and outcome == "failed":
@@ -41,6 +42,8 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def _report(name: str, outcome: str, report: pytest.TestReport | pytest.CollectReport) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # the process that a worker belongs to has the report, too
     text = report.longreprtext if outcome in ("failed", "error") else ""
     value = {"last lines": text.splitlines()[-LAST_LINES:]} if text else {}
     emit("test", name, outcome=outcome, **value)

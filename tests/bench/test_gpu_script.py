@@ -295,6 +295,7 @@ def test_counts_and_names_of_failures_come_as_tests_end(tmp_path, processes):
     assert ran.returncode == 1, ran.stdout
     results = [json.loads(line) for line in lines.read_text().splitlines()]
     found = {r["name"].rpartition("::")[2]: r["value"] for r in results}
+    assert len(results) == len(found) == 5
     assert {name: value["outcome"] for name, value in found.items()} == {
         "test_passes": "passed",
         "test_fails": "failed",
