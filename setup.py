@@ -24,8 +24,7 @@ REPORT = Path("geomfast", "_build_report.json")
 # No contraction: every copy of a loop must give the same bits. Kernels say fma where they mean it.
 FLAGS = ["-O3", "-std=c++17", "-fvisibility=hidden", "-ffp-contract=off", "-pthread"]
 
-# Machine code for devices like A100 and H100, and PTX that later ones compile. The runtime is
-# linked in: nothing of CUDA has to be installed to load the module.
+# Machine code for A100 and H100, PTX for later ones; the runtime is linked in, not to be installed.
 NVCC = "-O3 -std=c++17 --threads=0 -shared -cudart=static -Xcompiler=-fPIC,-fvisibility=hidden"
 NVCC += " -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=[sm_90,compute_90]"
 
@@ -96,7 +95,5 @@ CPU = Pybind11Extension(
     extra_link_args=["-pthread"],
 )
 CUDA = Pybind11Extension("geomfast._cuda", files("*_cuda.cpp", "*.cu"))
-
-# Every file of an extension at once, as many as there are cores.
-ParallelCompile("GEOMFAST_BUILD_JOBS", default=0).install()
+ParallelCompile("GEOMFAST_BUILD_JOBS").install()  # every core compiles a file
 setup(ext_modules=[CPU, CUDA], cmdclass={"build_ext": BuildExtensions})
