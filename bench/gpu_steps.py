@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 GPU_TESTS = (
     "tests/test_gpu.py",
     "tests/test_replay.py",
+    "tests/kernels/test_spectra.py",
     "tests/measures/curvature/test_gpt.py",
     "tests/sweep/test_stacked_cells.py",
 )
