@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geomfast.measures.curvature.lanczos import BASIS_BYTES, Basis, Product, random_vector
+from geomfast.measures.curvature.lanczos import BASIS_BYTES, Basis, Product, random_start
 
 _POINTS = 1024
 
@@ -64,7 +64,7 @@ def spectral_density(
     nodes = torch.full((probes, steps), math.nan, dtype=torch.float64, device="cpu")
     weights = torch.zeros((probes, steps), dtype=torch.float64, device="cpu")
     for i in range(probes):
-        start = random_vector(like, dimension, 1000 * seed + i)
+        start = random_start(like, dimension, 1000 * seed + i)
         values, shares = _quadrature(product, start, steps)
         nodes[i, : len(values)], weights[i, : len(values)] = values, shares
     lowest, highest = nodes[~nodes.isnan()].min().item(), nodes[~nodes.isnan()].max().item()

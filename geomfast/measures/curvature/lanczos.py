@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -125,11 +125,14 @@ def random_vector(like: Tensor, dimension: int, seed: int) -> Tensor:
     )
 
 
-class _Held(threading.local):
-    """What `one_start` keeps: whether it does, and the last vector with all that it depends on."""
+#: Bytes of random numbers that `one_start` keeps; what does not fit is drawn each time.
+HELD_BYTES = 2 << 30
 
-    keeping = False
-    vector: tuple[tuple[int, int, torch.dtype], Tensor] | None = None
+
+class _Held(threading.local):
+    """What `one_start` keeps, by all that it depends on; None outside of it."""
+
+    drawn: dict[Hashable, Tensor] | None = None
 
 
 _held = _Held()
@@ -137,28 +140,40 @@ _held = _Held()
 
 @contextlib.contextmanager
 def one_start() -> Iterator[None]:
-    """Inside, searches of this thread from the same seed draw their random start once.
+    """Inside, what this thread draws for matrices of one size from the same seed is drawn once.
 
-    For many searches of matrices of one size: 150 million normal numbers take a second. The last
-    start is kept on the CPU, and dropped at the end.
+    For many matrices in turn: 150 million normal numbers take a second. They are kept on the CPU,
+    and dropped at the end.
     """
-    _held.keeping = True
+    _held.drawn = {}
     try:
         yield
     finally:
-        _held.keeping, _held.vector = False, None
+        _held.drawn = None
+
+
+def drawn_once(key: Hashable, draw: Callable[[], Tensor]) -> Tensor:
+    """What draw() makes, or made before inside `one_start`; not to be changed.
+
+    Args:
+        key: all that it depends on.
+        draw: makes a tensor on the CPU, the same each time.
+    """
+    if _held.drawn is None:
+        return draw()
+    if key in _held.drawn:
+        return _held.drawn[key]
+    found = draw()
+    if sum(x.nbytes for x in (*_held.drawn.values(), found)) <= HELD_BYTES:
+        _held.drawn[key] = found
+    return found
 
 
 def random_start(like: Tensor, dimension: int, seed: int) -> Tensor:
     """As `random_vector`; not to be changed, as another search may be given it too."""
-    if not _held.keeping:
-        return random_vector(like, dimension, seed)
+    on_cpu = torch.empty(0, dtype=like.dtype, device="cpu")
     key = (dimension, seed, like.dtype)
-    if _held.vector is None or _held.vector[0] != key:
-        _held.vector = None  # before the next one is drawn: there is never room for two
-        on_cpu = torch.empty(0, dtype=like.dtype, device="cpu")
-        _held.vector = key, random_vector(on_cpu, dimension, seed)
-    return _held.vector[1].to(like.device)
+    return drawn_once(key, lambda: random_vector(on_cpu, dimension, seed)).to(like.device)
 
 
 def near(start: Tensor, noise: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geomfast.measures.curvature.lanczos import Product
+from geomfast.measures.curvature.lanczos import Product, drawn_once
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,16 @@ def hutch_plus_plus(
             raise FloatingPointError("a product is not finite")
         rounding = torch.finfo(like.dtype).eps * entries.abs().sum().item()
         return Trace(entries.sum().item(), rounding, dimension)
-    generator = torch.Generator().manual_seed(seed)
-
-    def signs(rows: int) -> Tensor:
-        bits = torch.randint(
-            0, 2, (rows, dimension), generator=generator, dtype=torch.int8, device="cpu"
-        )
-        return (2 * bits - 1).to(like)
-
     sketched = probes // 3
-    basis = _orthonormal(torch.stack([product(row) for row in signs(sketched)]))
+    counts = (sketched, probes - 2 * sketched)
+    for_sketch, for_rest = drawn_once(
+        ("signs", counts, dimension, seed), lambda: _bits(sum(counts), dimension, seed)
+    ).split(counts)
+    basis = _orthonormal(torch.stack([product(_signs(row, like)) for row in for_sketch]))
     inside = [_dot(row, product(row)).item() for row in basis]
     outside = []
-    for probe in signs(probes - 2 * sketched):
-        rest = _without(basis, probe)
+    for row in for_rest:
+        rest = _without(basis, _signs(row, like))
         outside.append(_dot(rest, product(rest)).item())
     if not all(map(math.isfinite, [*inside, *outside])):
         raise FloatingPointError("a product is not finite")
@@ -75,6 +71,18 @@ def hutch_plus_plus(
     size = sum(abs(x) for x in inside) + statistics.fmean(abs(x) for x in outside)
     rounding = torch.finfo(like.dtype).eps * size
     return Trace(sum(inside) + left, math.hypot(sampling, rounding), probes)
+
+
+def _bits(rows: int, dimension: int, seed: int) -> Tensor:
+    """(rows, P) int8, 0 and 1 at random."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (rows, dimension)
+    return torch.randint(0, 2, shape, generator=generator, dtype=torch.int8, device="cpu")
+
+
+def _signs(bits: Tensor, like: Tensor) -> Tensor:
+    """(P,) -1 and 1, made where they are used: on the way they take a byte each."""
+    return (2 * bits.to(like.device) - 1).to(like)
 
 
 def _orthonormal(rows: Tensor) -> Tensor:

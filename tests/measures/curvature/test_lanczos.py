@@ -4,8 +4,15 @@ import pytest
 import torch
 from scipy import stats
 
+from geomfast.measures.curvature import lanczos
 from geomfast.measures.curvature.density import spectral_density
-from geomfast.measures.curvature.lanczos import ENDS, eigenpairs, random_vector
+from geomfast.measures.curvature.lanczos import (
+    ENDS,
+    eigenpairs,
+    one_start,
+    random_start,
+    random_vector,
+)
 from geomfast.measures.curvature.trace import hutch_plus_plus
 from tests.measures.curvature.cases import planted
 
@@ -162,3 +169,61 @@ def test_a_width_that_the_grid_cannot_show():
         spectral_density(
             lambda v: matrix @ v, matrix[0], 20, probes=1, iterations=5, seed=0, width=1e-5
         )
+
+
+def test_random_numbers_are_drawn_once_and_nothing_stays(monkeypatch):
+    drawn = []
+
+    def draw(like, dimension, seed):
+        drawn.append((dimension, seed, like.dtype))
+        return random_vector(like, dimension, seed)
+
+    monkeypatch.setattr(lanczos, "random_vector", draw)
+    like = torch.empty(0)
+    with one_start():
+        starts = [random_start(like, 50, 3) for _ in range(4)]
+        assert len(drawn) == 1
+        assert all(torch.equal(start, random_vector(like, 50, 3)) for start in starts)
+        for wanted in ((50, 4, like.dtype), (51, 4, like.dtype), (51, 4, torch.float64)):
+            found = random_start(like.to(wanted[2]), *wanted[:2])
+            assert torch.equal(found, random_vector(like.to(wanted[2]), *wanted[:2]))
+            assert drawn[-1] == wanted
+    assert len(drawn) == 4
+    assert lanczos._held.drawn is None
+    random_start(like, 50, 3), random_start(like, 50, 3)
+    assert len(drawn) == 6
+
+
+def test_random_numbers_that_do_not_fit_are_drawn_each_time(monkeypatch):
+    monkeypatch.setattr(lanczos, "HELD_BYTES", 600)
+    like, calls = torch.empty(0), []
+    with one_start():
+        first = random_start(like, 100, 0)
+        assert random_start(like, 100, 0) is first
+        for _ in range(2):
+            lanczos.drawn_once("other", lambda: calls.append(1) or torch.zeros(100))
+        assert len(calls) == 2
+        assert random_start(like, 100, 0) is first
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        lambda product, like, n: (
+            eigenpairs(
+                product, random_start(like, n, 0), k=2, ends="largest", tol=1e-6, max_iterations=50
+            ).values
+        ),
+        lambda product, like, n: (
+            spectral_density(product, like, n, probes=2, iterations=9, seed=1).density
+        ),
+        lambda product, like, n: torch.tensor(hutch_plus_plus(product, like, n, 12, 5).mean),
+    ],
+    ids=["eigenpairs", "density", "trace"],
+)
+def test_a_second_search_finds_its_random_numbers_as_they_were(search):
+    matrix = planted(SPECTRA["few large"]).matrix
+    alone = search(matrix.mv, matrix[0], len(matrix))
+    with one_start():
+        for _ in range(2):
+            assert torch.equal(search(matrix.mv, matrix[0], len(matrix)), alone)
