@@ -203,6 +203,8 @@ def test_every_telling_case_makes_a_comparison(tmp_path):
     """At its smallest size, on the CPU."""
     operations = sorted({(case.file, case.function) for case in gpu_steps.TELLING})
     lines = tmp_path / "lines"
+    # Its plugin tells a worker by this variable, which this test may run under itself.
+    outside = {name: x for name, x in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
     options = ["-o", "filterwarnings=default", "-p", "no:cacheprovider"]
     ran = subprocess.run(
         [*(sys.executable, "-m", "pytest", *options),
@@ -283,12 +285,14 @@ def test_is_not_marked(): pass
 def test_counts_and_names_of_failures_come_as_tests_end(tmp_path, processes):
     file, lines = tmp_path / "test_plugged.py", tmp_path / "lines"
     file.write_text(PLUGGED)
+    # Its plugin tells a worker by this variable, which this test may run under itself.
+    outside = {name: x for name, x in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
     options = ["-o", "filterwarnings=default", "-p", "no:cacheprovider", "-p", "bench.gpu_pytest"]
     ran = subprocess.run(
         [*(sys.executable, "-m", "pytest", "-m", "gpu", "-c", str(ROOT / "pyproject.toml")),
          *options, *processes, "-p", "no:benchmark", str(file)],
         cwd=ROOT,
-        env=os.environ | {"GEOMFAST_GPU_LINES": str(lines), "PYTHONPATH": str(ROOT)},
+        env=outside | {"GEOMFAST_GPU_LINES": str(lines), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )  # fmt: skip
