@@ -14,8 +14,10 @@ from geomfast.records import load_records
 from geomfast.replay import WARM_UP
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.plan import Settings, cells
-from geomfast.tasks import LENGTH_TASKS
+from geomfast.tasks import LENGTH_TASKS, TaskLevel
 from geomfast.training.length_batches import LengthBatches
+from geomfast.training.loop import Trainer
+from geomfast.training.settings import TrainSettings
 from tests import cases
 from tests.kernels.test_sgld import CPU, PLAIN, SCALED, moved, state
 from tests.training.test_stacked import LONGEST, TRAIN, trainer, weights
@@ -325,6 +327,40 @@ def test_a_run_trains_and_measures(tmp_path: Path) -> None:
     assert records[records.measure == "probe_accuracy"]["value"].between(0.0, 1.0).all()
     assert set(records["device"]) == {"cuda:0"}
     assert set(records[records.measure == "rankme"]["backend"]) == {"cuda"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("batch_size", [16, 9])  # one shape of batches, and two that take turns
+def test_a_replayed_training_step_is_the_eager_one(precision, batch_size, monkeypatch):
+    levels = [TaskLevel("COPY", 1), TaskLevel("CMP", 1)]
+    settings = TrainSettings(steps=60, batch_size=batch_size, precision=precision)
+    replayed, eager = (Trainer("nano", 0, levels, settings, "cuda") for _ in range(2))
+    for _ in range(20):
+        replayed.train_step()
+    monkeypatch.setattr("geomfast.replay.BREAK_EVEN", 10**9)  # no capture ever pays
+    for _ in range(20):
+        eager.train_step()
+    programs = replayed._graphs._programs.values()
+    assert all(getattr(program.run.run, "__name__", "") == "replay" for program in programs)
+    torch.testing.assert_close(replayed.loss, eager.loss, rtol=1e-3, atol=1e-3)
+    for one, other in zip(replayed.model.parameters(), eager.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    assert torch.backends.cuda.matmul.fp32_precision != "tf32"
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # a prototype, torch says
+def test_training_does_not_wait_for_the_gpu():
+    levels = [TaskLevel("COPY", 1), TaskLevel("CMP", 1)]
+    one = Trainer("nano", 0, levels, TrainSettings(steps=60, batch_size=16), "cuda")
+    for _ in range(WARM_UP + 3):
+        one.train_step()
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        for _ in range(5):
+            one.train_step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    one.check_finite()
 
 
 @pytest.mark.parametrize("task", list(LENGTH_TASKS))

@@ -25,11 +25,11 @@ from geomfast.sweep.failures import clear_failure, mark_failed
 from geomfast.sweep.folder import check_folder, locked, settled, write_settings
 from geomfast.sweep.groups import groups_of_cells
 from geomfast.sweep.plan import (
+    HESSIAN,
     KEEP,
     MEASURE_SETTINGS,
     MEASURES,
     MIXTURES,
-    PRECISIONS,
     Cell,
     PlanError,
     Settings,
@@ -37,6 +37,7 @@ from geomfast.sweep.plan import (
 )
 from geomfast.sweep.presets import PRESETS
 from geomfast.tasks import LEVELS, TASK_NAMES
+from geomfast.training.settings import PRECISIONS, check_precision
 from geomfast.training.stacking import STACK
 
 if TYPE_CHECKING:  # which brings torch with it
@@ -44,7 +45,8 @@ if TYPE_CHECKING:  # which brings torch with it
     from geomfast.sweep.stacked_cells import StackedJob
 
 _GRID = ("scales", "seeds", "measures")
-_LLC = MEASURE_SETTINGS["llc"]
+#: Settings of one measure, each with a default of its own.
+_OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 
 
 @click.command(short_help="Train and measure a grid of runs; resumes where it was left.")
@@ -77,7 +79,11 @@ _LLC = MEASURE_SETTINGS["llc"]
 )
 @click.option("--samples", type=click.IntRange(2), help="Diagnostic samples per task-level.")
 @click.option(
-    "--precision", type=click.Choice(PRECISIONS), help="bf16: autocast, weights stay fp32."
+    "--precision",
+    type=click.Choice(list(PRECISIONS)),
+    help="Of training's matrix products, measures are always fp32. "
+    + "; ".join(f"{name}: {what}" for name, what in PRECISIONS.items())
+    + ".",
 )
 @click.option(
     "--llc-lr",
@@ -94,6 +100,21 @@ _LLC = MEASURE_SETTINGS["llc"]
 )
 @click.option(
     "--llc-draws", type=click.IntRange(4), help=f"Of each.  [default: {Settings.llc_draws}]"
+)
+@click.option(
+    "--trace-probes",
+    type=click.IntRange(6),
+    help=f"Products of a hessian_trace.  [default: {HESSIAN['hessian_trace']['probes']}]",
+)
+@click.option(
+    "--density-probes",
+    type=click.IntRange(1),
+    help=f"Starts of a hessian_density.  [default: {HESSIAN['hessian_density']['probes']}]",
+)
+@click.option(
+    "--density-iterations",
+    type=click.IntRange(2),
+    help=f"Products of each.  [default: {HESSIAN['hessian_density']['iterations']}]",
 )
 @click.option(
     "--stack",
@@ -145,12 +166,16 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
         dense_every=chosen["dense_every"],
         checkpoints=chosen["checkpoints"],
         samples=chosen["samples"],
-        **{key: chosen[key] for key in _LLC if chosen.get(key) is not None},
+        **{key: chosen[key] for key in _OF_MEASURES if chosen.get(key) is not None},
     )
     chosen["cadence"] = _cadence(preset, chosen["measures"], options["cadence"])
     grid = {key: list(chosen[key]) for key in _GRID} | {"cadence": chosen["cadence"]}
     if options["stack"] == "always" and settings.precision != "fp32":
         raise click.UsageError(f"--stack always needs --precision fp32, not {settings.precision}")
+    try:
+        check_precision(settings.precision, options["device"].partition(":")[0])
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from error
     console = Console(stderr=options["as_json"])
     try:
         check_folder(out, make=not options["dry_run"])

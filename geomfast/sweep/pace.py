@@ -16,6 +16,7 @@ from geomfast.models.scales import Scale
 from geomfast.sweep.plan import PROBE, Settings
 from geomfast.tasks import TaskLevel
 from geomfast.training.mixture import Mixture
+from geomfast.training.precision import tf32
 
 # Work of one timed pass on the CPU, where it is the same rate for fewer tokens.
 _CPU_FLOPS = 1.5e9
@@ -109,9 +110,10 @@ def measure_pace(scale: Scale, settings: Settings, levels: list[TaskLevel], devi
 
 def _pass(block: Block, width: int, shapes: Shapes, on: torch.device, precision: str) -> None:
     x = torch.ones(sum(n * t for n, t in shapes), width, device=on, requires_grad=True)
-    with torch.autocast(on.type, torch.bfloat16, enabled=precision == "bf16"):
-        y = block(x, shapes)
-    torch.autograd.grad(y.sum(), [x, *block.parameters()])
+    with tf32(precision == "tf32"):
+        with torch.autocast(on.type, torch.bfloat16, enabled=precision == "bf16"):
+            y = block(x, shapes)
+        torch.autograd.grad(y.sum(), [x, *block.parameters()])
 
 
 def _fewer(shapes: Shapes, scale: Scale) -> Shapes:

@@ -15,7 +15,6 @@ from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
 from geomfast.training.settings import TrainSettings, peak_rate
 
 MIXTURES = ("joint", "per-task")
-PRECISIONS = ("fp32", "bf16")
 KEEP = ("last", "all")
 
 #: Measures a sweep can take besides behaviour, which every checkpoint has.
@@ -29,7 +28,7 @@ MEASURES = {
     "hessian_density": "quantiles of the Hessian's eigenvalues",
     "llc": "local learning coefficient of every task-level and of the mixture",
 }
-#: Measures of the Hessian, and how each is computed.
+#: Measures of the Hessian, and how each is computed where :class:`Settings` does not say otherwise.
 HESSIAN: dict[str, dict[str, Any]] = {
     "hessian_top": {"k": 1, "tol": 1e-3, "max_iterations": 100},
     "hessian_trace": {"probes": 30},
@@ -40,7 +39,11 @@ PROBE = {"folds": 5, "penalties": (1.0, 1e-1, 1e-2, 1e-3, 1e-4), "seed": 0}
 #: How the local learning coefficient is sampled, beside what :class:`Settings` says of it.
 LLC = {"burn_in": 50, "batch_size": 32}
 #: Settings that shape one measure only, and may differ where it was not taken.
-MEASURE_SETTINGS = {"llc": ("llc_lr", "llc_localization", "llc_chains", "llc_draws")}
+MEASURE_SETTINGS = {
+    "llc": ("llc_lr", "llc_localization", "llc_chains", "llc_draws"),
+    "hessian_trace": ("trace_probes",),
+    "hessian_density": ("density_probes", "density_iterations"),
+}
 #: The paper computed gradient ranks from this many parameters; recorded beside the exact values.
 FIRST_ENTRIES = 50_000
 BEHAVIOUR = "behaviour"
@@ -72,6 +75,9 @@ class Settings:
     llc_localization: float = 3000.0
     llc_chains: int = 2
     llc_draws: int = 200
+    trace_probes: int | None = None
+    density_probes: int | None = None
+    density_iterations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,13 +130,21 @@ def measure_settings(settings: Settings, measure: str) -> dict[str, Any]:
         decoding = "teacher-forced argmax"
         return {"measure": measure, "samples": settings.samples, "decoding": decoding}
     if measure in HESSIAN:
-        options = HESSIAN[measure]
+        options = hessian_options(settings, measure)
     elif measure == "llc":
         options = llc_options(settings)
     else:
         options = {"labels": "data", "first entries": FIRST_ENTRIES}
     loss = "nats per answer token, mean"
     return {"measure": measure, "samples": settings.samples, "loss": loss, **options}
+
+
+def hessian_options(settings: Settings, measure: str) -> dict[str, Any]:
+    """How a measure of the Hessian is called, the same at every checkpoint."""
+    asked = {
+        name.partition("_")[2]: getattr(settings, name) for name in MEASURE_SETTINGS.get(measure, ())
+    }
+    return HESSIAN[measure] | {key: value for key, value in asked.items() if value is not None}
 
 
 def llc_options(settings: Settings) -> dict[str, Any]:

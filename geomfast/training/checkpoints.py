@@ -129,6 +129,7 @@ def load(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
     trainer.processed_tokens = meta["processed_tokens"]
     trainer.seconds = dict(meta["seconds"])
     trainer.loss = torch.tensor(meta["loss"], device=trainer.device)
+    trainer.state_replaced()
 
 
 def load_weights(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,9 +9,11 @@ from torch import Tensor
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.tasks import TaskLevel
-from geomfast.training.mixture import IGNORE, Mixture
+from geomfast.training.mixture import IGNORE, Bucket, Mixture
+from geomfast.training.precision import tf32
 from geomfast.training.schedule import learning_rate
-from geomfast.training.settings import TrainSettings, peak_rate
+from geomfast.training.settings import TrainSettings, check_precision, peak_rate
+from geomfast.training.step_graphs import StepGraphs
 
 
 class TrainingDiverged(Exception):
@@ -23,8 +23,8 @@ class TrainingDiverged(Exception):
 class Trainer:
     """One run in progress; ``step`` and ``tokens`` say how far it is.
 
-    ``seconds`` is wall time by what it went into; whoever drives the run keeps it, and it is
-    saved and restored with the run.
+    ``seconds`` is wall time by what it went into; the caller keeps it, and it is saved and restored
+    with the run. On a GPU steps are replayed CUDA graphs, see :mod:`geomfast.training.step_graphs`.
 
     Args:
         scale: name of the model scale.
@@ -32,6 +32,9 @@ class Trainer:
         levels: task-levels of the mixture.
         settings: see :class:`TrainSettings`.
         device: where to train.
+
+    Raises:
+        ValueError: the device does not have the settings' precision.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Trainer:
     ) -> None:
         self.settings = settings
         self.device = torch.device(device)
+        check_precision(settings.precision, self.device.type)
         self.model = GPT(SCALES[scale], seed).to(self.device)
         self.mixture = Mixture(levels, settings.batch_size, seed)
         self.peak = peak_rate(settings, scale)
@@ -53,6 +57,7 @@ class Trainer:
         self.processed_tokens = 0
         self.seconds = {"train": 0.0, "measure": 0.0, "write": 0.0}
         self.loss = torch.zeros((), device=self.device)
+        self._graphs = StepGraphs(self.device, self._step)
 
     def _optimizer(self) -> torch.optim.AdamW:
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
@@ -61,39 +66,55 @@ class Trainer:
             {"params": decayed, "weight_decay": self.settings.weight_decay},
             {"params": free, "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.peak, betas=self.settings.betas, fused=True)
-
-    def _precision(self) -> AbstractContextManager[object]:
-        if self.settings.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
+        betas = self.settings.betas
+        if self.device.type != "cuda":
+            return torch.optim.AdamW(groups, lr=self.peak, betas=betas, fused=True)
+        # A graph reads the rate where it lies on the device; one tensor serves both groups.
+        rate = torch.tensor(self.peak, device=self.device)
+        return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True, capturable=True)
 
     def train_step(self) -> None:
         """One optimiser step on the next batch.
 
         The loss is the mean over the batch's examples of their nats per answer token; it is left
-        in ``loss`` on the device, so that reading it is the caller's choice of when to wait.
+        in ``loss`` on the device, so that reading it is the caller's choice of when to wait. The
+        next step may overwrite that tensor.
         """
         s = self.settings
         batch = self.mixture.batch(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        inputs = [b.inputs.to(self.device, non_blocking=True) for b in batch.buckets]
-        targets = [b.targets.to(self.device, non_blocking=True) for b in batch.buckets]
-        with self._precision():
-            logits = self.model.forward_buckets(inputs)
-        loss = answer_loss(logits, targets).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
-        rate = learning_rate(
-            self.step, peak=self.peak, steps=s.steps, warmup=s.warmup, final=s.final_rate
+        self._set_rate(
+            learning_rate(
+                self.step, peak=self.peak, steps=s.steps, warmup=s.warmup, final=s.final_rate
+            )
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.loss = loss.detach()
+        self._graphs.run(batch, s.steps - self.step)
         self.step += 1
         self.tokens += batch.real_tokens
         self.processed_tokens += batch.processed_tokens
+
+    def state_replaced(self) -> None:
+        """To be called by whoever gives the optimiser other tensors than it had."""
+        self._graphs.forget()
+
+    def _step(self, buckets: list[Bucket]) -> None:
+        """What a step does on the device, the same at every step but for its data and rate."""
+        bf16 = self.settings.precision == "bf16"
+        self.optimizer.zero_grad(set_to_none=True)
+        with tf32(self.settings.precision == "tf32"):
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+                logits = self.model.forward_buckets([bucket.inputs for bucket in buckets])
+            loss = answer_loss(logits, [bucket.targets for bucket in buckets]).mean()
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.loss.copy_(loss.detach())
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def check_finite(self) -> None:
         """Raise :class:`TrainingDiverged` if the last loss or any weight is not finite."""

@@ -6,6 +6,13 @@ from dataclasses import dataclass
 
 from geomfast.models.scales import SCALES
 
+#: Precision of a training step's matrix products, and what it is.
+PRECISIONS = {
+    "fp32": "float32 throughout",
+    "tf32": "products rounded to TF32's 10 bits (CUDA devices only)",
+    "bf16": "bfloat16 by autocast",
+}
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -20,7 +27,8 @@ class TrainSettings:
         betas: AdamW's.
         weight_decay: on matrices; biases and LayerNorm gains are left alone.
         clip: largest gradient norm.
-        precision: ``fp32`` or ``bf16`` (autocast; weights and optimiser stay fp32).
+        precision: of the matrix products, one of :data:`PRECISIONS`; weights, optimiser and all
+            that is measured stay fp32.
     """
 
     steps: int
@@ -37,3 +45,19 @@ class TrainSettings:
 def peak_rate(settings: TrainSettings, scale: str) -> float:
     """The peak learning rate a scale is trained with."""
     return settings.learning_rate or SCALES[scale].learning_rate
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Refuse what a device cannot do, instead of doing another thing under its name.
+
+    Args:
+        precision: one of :data:`PRECISIONS`.
+        device: its type, such as ``cpu`` or ``cuda``.
+
+    Raises:
+        ValueError: there is no such precision, or not on this device.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r}: there are {', '.join(PRECISIONS)}")
+    if precision == "tf32" and device != "cuda":
+        raise ValueError(f"precision 'tf32' needs a CUDA device, not {device}: use fp32 or bf16")

@@ -339,3 +339,10 @@ def test_seeds_as_one_program_in_half_precision_are_refused(tmp_path: Path) -> N
     assert result.exit_code == 2
     assert "--stack always needs --precision fp32, not bf16" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_tf32_without_a_gpu_is_refused(tmp_path: Path) -> None:
+    result = call(tmp_path / "out", *SMALL, "--precision", "tf32")
+    assert result.exit_code == 2
+    assert "precision 'tf32' needs a CUDA device, not cpu" in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
