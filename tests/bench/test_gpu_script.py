@@ -203,8 +203,6 @@ def test_every_telling_case_makes_a_comparison(tmp_path):
     """At its smallest size, on the CPU."""
     operations = sorted({(case.file, case.function) for case in gpu_steps.TELLING})
     lines = tmp_path / "lines"
-    # Its plugin tells a worker by this variable, which this test may run under itself.
-    outside = {name: x for name, x in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
     options = ["-o", "filterwarnings=default", "-p", "no:cacheprovider"]
     ran = subprocess.run(
         [*(sys.executable, "-m", "pytest", *options),
