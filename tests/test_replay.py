@@ -12,7 +12,6 @@ from torch import nn
 
 from geomfast import cuda_capture
 from geomfast.kernels.sgld import normals
-from geomfast.kernels.spectra import gram_eigenvalues
 from geomfast.losses import next_token
 from geomfast.measures.curvature.fused import FusedProducts
 from geomfast.measures.curvature.gauss_newton import GaussNewtonProducts
@@ -113,7 +112,8 @@ def test_a_failed_capture_leaves_no_trace(cuda, caplog):
     # The allocator of pinned memory may still ask the graph.
     assert len(cuda_capture._failed) == 1
     later = replay_on(cuda).captured(lambda: None)
-    later(), later()
+    for _ in range(2):
+        later()
     assert cuda.steps[-2:] == ["instantiate", "replay"]
 
 
@@ -121,7 +121,8 @@ def test_a_failed_capture_leaves_no_trace(cuda, caplog):
 def test_every_step_of_cleaning_up_may_fail(cuda, broken):
     cuda.broken = {broken}
     run = replay_on(cuda).captured(lambda: fails_when_captured(cuda))
-    run(), run()
+    for _ in range(2):
+        run()
     assert cuda.steps[-1] == "reset"
     assert cuda.generator.draw() == 4
     assert cuda.empty_cache() == (broken != "end pool")
@@ -133,7 +134,8 @@ def test_a_pool_is_released_once(cuda, broken):
     """`reset` releases it where `capture_end` came so far as to end it."""
     cuda.broken = {broken}
     run = replay_on(cuda).captured(lambda: None)
-    run(), run()
+    for _ in range(2):
+        run()
     assert ("release pool" in cuda.steps) == (broken == "begin")
     assert not cuda.live and cuda.empty_cache()
     assert cuda.generator.draw() == 4
@@ -280,7 +282,7 @@ def failed_capture(device):
     x = torch.ones(3, device=device)
     stream = torch.cuda.Stream(device)
     with pytest.raises(RuntimeError):
-        cuda_capture.capture(stream, lambda: x.sum().item())
+        cuda_capture.capture(stream, lambda: print(x.sum().item()))
 
 
 @pytest.mark.gpu
@@ -343,18 +345,6 @@ def test_two_products_of_one_model_are_both_replayed():
     assert not cuda_capture._failed
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
-
-
-@pytest.mark.gpu
-@GPU
-@pytest.mark.parametrize("n", [1, 2, 200, 500])
-def test_ranks_of_gradients_on_the_gpu_are_those_on_the_cpu(n):
-    rows = torch.randn(n, 90, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
-    for scale in (1e-200, 1.0, 1e100):
-        gram = (rows @ rows.T) * scale
-        expected = gram_eigenvalues(gram)
-        found = gram_eigenvalues(gram.cuda()).cpu()
-        assert torch.allclose(found, expected, rtol=1e-12, atol=1e-13 * expected[-1].item())
 
 
 @pytest.mark.gpu

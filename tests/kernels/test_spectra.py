@@ -1,5 +1,6 @@
 """Every backend and instruction set against float64 SVD."""
 
+import contextlib
 import functools
 import importlib
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from geomfast.kernels.backends import interpreting_triton, missing_reason, native_module
-from geomfast.kernels.spectra import backend_for, singular_values
+from geomfast.kernels.spectra import backend_for, cuda, gram_eigenvalues, plain, singular_values
 from geomfast.kernels.spectra.op import backends_serving
 from tests import cases
 
@@ -204,3 +205,56 @@ def test_multiple_eigenvalues_converge(run):
     values = run(left * spectrum[:, None] @ right)
     expected = spectrum.sort(-1, descending=True).values
     torch.testing.assert_close(values, expected, rtol=0.0, atol=2e-7)
+
+
+GRAMS = [(n, scale) for n in (1, 2, 200, 500) for scale in (1e-200, 1.0, 1e200)]
+
+
+def gram(n: int, scale: float) -> torch.Tensor:
+    """Of rank 90 at most."""
+    rows = torch.randn(n, 90, generator=torch.Generator().manual_seed(n), dtype=torch.float64)
+    return rows @ rows.mT * scale
+
+
+def require_close(found: torch.Tensor, x: torch.Tensor) -> None:
+    """To what rounding in x leaves, in float64: the trace's share."""
+    expected = torch.linalg.eigvalsh(x)
+    bound = 8 * torch.finfo(torch.float64).eps * x.trace().item()
+    assert ((found - expected).abs() <= bound).all()
+    assert (found.diff() >= 0).all()
+
+
+def test_eigenvalues_of_a_gram_matrix_on_the_cpu_are_lapacks():
+    x = gram(200, 1.0)
+    assert torch.equal(gram_eigenvalues(x), torch.linalg.eigvalsh(x))
+
+
+@pytest.mark.parametrize(("n", "scale"), GRAMS)
+def test_eigenvalues_around_the_gpu_kernel(monkeypatch, n, scale):
+    """With the kernel's place taken by torch: range, order, and an input that stays as it was."""
+
+    class Native:
+        def spectra_plan(self, device, batch, n):
+            return None
+
+    def queue(plan, given, eps):
+        assert given.shape == (1, n, n) and given.is_contiguous() and given.abs().max() <= 2.0
+        return plain.values_of_gram(given), given.fill_(torch.nan)
+
+    monkeypatch.setattr(cuda, "native_module", lambda name: Native())
+    monkeypatch.setattr(cuda, "_queue", queue)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    x = gram(n, scale)
+    before = x.clone()
+    require_close(cuda.gram_eigenvalues(x), x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("n", "scale"), GRAMS)
+def test_eigenvalues_of_a_gram_matrix_on_the_gpu(n, scale):
+    x = gram(n, scale)
+    if backend_for(x.cuda()) != "cuda":
+        pytest.skip("the kernels for CUDA are not built")
+    require_close(gram_eigenvalues(x.cuda()).cpu(), x)

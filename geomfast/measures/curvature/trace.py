@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -58,11 +59,11 @@ def hutch_plus_plus(
     for_sketch, for_rest = drawn_once(
         ("signs", counts, dimension, seed), lambda: _bits(sum(counts), dimension, seed)
     ).split(counts)
-    basis = _orthonormal(torch.stack([product(_signs(row, like)) for row in for_sketch]))
+    basis = _orthonormal(torch.stack([product(probe) for probe in _signs(for_sketch, like)]))
     inside = [_dot(row, product(row)).item() for row in basis]
     outside = []
-    for row in for_rest:
-        rest = _without(basis, _signs(row, like))
+    for probe in _signs(for_rest, like):
+        rest = _without(basis, probe)
         outside.append(_dot(rest, product(rest)).item())
     if not all(map(math.isfinite, [*inside, *outside])):
         raise FloatingPointError("a product is not finite")
@@ -80,9 +81,18 @@ def _bits(rows: int, dimension: int, seed: int) -> Tensor:
     return torch.randint(0, 2, shape, generator=generator, dtype=torch.int8, device="cpu")
 
 
-def _signs(bits: Tensor, like: Tensor) -> Tensor:
-    """(P,) -1 and 1, made where they are used: on the way they take a byte each."""
-    return (2 * bits.to(like.device) - 1).to(like)
+def _signs(bits: Tensor, like: Tensor) -> Iterator[Tensor]:
+    """(P,) -1 and 1 for every row of (rows, P) 0 and 1.
+
+    On the CPU made together: where a row begins in memory decides how sums of its entries are
+    rounded, and results are to stay as they were. Elsewhere made one at a time: on the way they
+    take a byte an entry, and many would fill the device.
+    """
+    if like.device.type == "cpu":
+        yield from (2 * bits - 1).to(like)
+        return
+    for row in bits:
+        yield (2 * row.to(like.device) - 1).to(like)
 
 
 def _orthonormal(rows: Tensor) -> Tensor:
