@@ -23,6 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("gpu_script.py")
 
 
+@pytest.fixture(autouse=True)
+def not_a_worker(monkeypatch):
+    """Runs of pytest that these tests start are no workers of the run that they are part of."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def script(tmp_path):
     """Starts the script on FILE, with variables; returns the process."""
@@ -283,14 +290,12 @@ def test_is_not_marked(): pass
 def test_counts_and_names_of_failures_come_as_tests_end(tmp_path, processes):
     file, lines = tmp_path / "test_plugged.py", tmp_path / "lines"
     file.write_text(PLUGGED)
-    # Its plugin tells a worker by this variable, which this test may run under itself.
-    outside = {name: x for name, x in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
     options = ["-o", "filterwarnings=default", "-p", "no:cacheprovider", "-p", "bench.gpu_pytest"]
     ran = subprocess.run(
         [*(sys.executable, "-m", "pytest", "-m", "gpu", "-c", str(ROOT / "pyproject.toml")),
          *options, *processes, "-p", "no:benchmark", str(file)],
         cwd=ROOT,
-        env=outside | {"GEOMFAST_GPU_LINES": str(lines), "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"GEOMFAST_GPU_LINES": str(lines), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )  # fmt: skip
