@@ -77,7 +77,7 @@ def test_a_run_notes_its_seconds_through_stops(
 ) -> None:
     """By a clock that moves a second with every look at it."""
     (cell,) = cells(SETTINGS, ("nano",), (0,))
-    job = Job(cell, SETTINGS, ("rankme",), tmp_path / "straight", "cpu", threads=1)
+    job = Job(cell, SETTINGS, ("rankme",), tmp_path / "straight", "cpu", threads=1, state_every=0.0)
 
     def noted(one: Job, stop_at: int) -> dict[str, float]:
         ticks, asked = itertools.count(), itertools.count(1)
