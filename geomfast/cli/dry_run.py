@@ -8,43 +8,70 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from geomfast.cli.engine import Engine, check_device
+from geomfast.cli.modelled import show_modelled
 from geomfast.models.scales import SCALES
 from geomfast.sweep.failures import failed_before
-from geomfast.sweep.wall import TRAINING, WRITING
+from geomfast.sweep.wall import STARTING, TRAINING, WRITING
+
+_NO_MEASURE = (STARTING, TRAINING, WRITING)
 
 if TYPE_CHECKING:  # which bring torch with them
+    from geomfast.sweep.assumed import Assumed
     from geomfast.sweep.cell import Job
     from geomfast.sweep.pace import Pace
     from geomfast.sweep.stacked_cells import StackedJob
 
 
-def planned(out: Path, work: list[Job | StackedJob], engine: Engine) -> dict[str, Any]:
+def check_assumed(options: Mapping[str, Any]) -> None:
+    """Refuse to assume a GPU where something is to be done on one.
+
+    Args:
+        options: of ``geomfast sweep``.
+
+    Raises:
+        click.UsageError: says what it goes together with.
+    """
+    name = options["assume"]
+    if not options["dry_run"]:
+        raise click.UsageError(f"--assume {name} needs --dry-run: nothing runs on what is assumed")
+    if options["device"] != "cuda" or options["engine"] != "local":
+        raise click.UsageError(f"--assume {name} is one GPU: it needs --device cuda, without Ray")
+
+
+def planned(
+    out: Path, work: list[Job | StackedJob], engine: Engine, assumed: Assumed | None = None
+) -> dict[str, Any]:
     """The plan as plain values; times a fraction of a second's work for each scale with work left.
 
     Args:
         out: the sweep's folder, which need not exist; nothing is written.
         work: all of it.
         engine: where it would be done.
+        assumed: the GPU whose times are modelled instead of this machine's measured.
 
     Raises:
         click.UsageError: this machine has no such device to time, if others have.
     """
-    from geomfast.sweep.estimate import UNCERTAINTY
+    from geomfast.sweep.estimate import MODELLED, UNCERTAINTY
     from geomfast.sweep.pace import as_in_a_run, measure_pace
     from geomfast.sweep.stacked_cells import members_of
 
-    check_device(engine.device)
+    if assumed is None:
+        check_device(engine.device)
     paces: dict[str, Pace] = {}
     runs = []
     for each in work:
         job = members_of(each)[0]
 
-        def pace(job: Job = job) -> Pace:
+        def pace(job: Job = job) -> Pace | Assumed:
+            if assumed is not None:
+                return assumed
             scale = job.cell.scale
             if scale not in paces:
                 with as_in_a_run(engine.threads):
@@ -54,22 +81,25 @@ def planned(out: Path, work: list[Job | StackedJob], engine: Engine) -> dict[str
             return paces[scale]
 
         runs.append(_row(each, pace))
-    # Runs that share a GPU share its time.
-    gpu = engine.device.startswith("cuda")
-    at_once = min(engine.workers or 1, len(engine.devices) if gpu else len(work))
-    return {
+    gpus = len(engine.devices) if engine.device.startswith("cuda") else 0
+    at_once = max(1, min(engine.workers or 1, len(work)))
+    plan = {
         "out": str(out),
         "device": engine.device,
         "threads": engine.threads,
         "runs": runs,
-        "total": _total(runs, at_once),
+        "total": _total(runs, at_once, gpus, modelled=assumed is not None),
         "pace": {scale: asdict(pace) for scale, pace in paces.items()},
-        "uncertainty": UNCERTAINTY,
+        "uncertainty": MODELLED if assumed else UNCERTAINTY,
         "failed_before": failed_before(out),
     }
+    if assumed:
+        figures = {name: asdict(figure) for name, figure in assumed.figures().items()}
+        plan["assumed"] = {"name": assumed.name, "title": assumed.title, "figures": figures}
+    return plan
 
 
-def _row(work: Job | StackedJob, pace: Callable[[], Pace]) -> dict[str, Any]:
+def _row(work: Job | StackedJob, pace: Callable[[], Pace | Assumed]) -> dict[str, Any]:
     """What is left of a run, or of several that are trained together."""
     from geomfast.sweep.cell import Job, wanted
     from geomfast.sweep.estimate import estimate, left, left_together, together
@@ -101,21 +131,37 @@ def _row(work: Job | StackedJob, pace: Callable[[], Pace]) -> dict[str, Any]:
         "total_seconds": whole.total,
         "memory_bytes": whole.memory,
         "disk_bytes": whole.disk,
+        "parts": {name: asdict(part) for name, part in whole.parts.items()},
     }
 
 
-def _total(runs: list[dict[str, Any]], at_once: int) -> dict[str, Any]:
+def _total(
+    runs: list[dict[str, Any]], at_once: int, gpus: int, *, modelled: bool
+) -> dict[str, Any]:
+    """Of all runs.
+
+    Args:
+        runs: see :func:`_row`.
+        at_once: of them.
+        gpus: that they share; 0 without any.
+        modelled: whether it is known how long each keeps a GPU busy.
+    """
     seconds: dict[str, float] = {}
     for run in runs:
         for what, value in run["seconds"].items():
             seconds[what] = seconds.get(what, 0.0) + value
+    alone = [run["total_seconds"] for run in runs]
+    busy = sum(part["device"] for run in runs for part in run.get("parts", {}).values())
+    # Runs that share a GPU share its time; how much of it each leaves to others is not measured.
+    wall = _makespan(alone, min(at_once, gpus) if gpus and not modelled else at_once)
     largest = sorted((run["memory_bytes"] for run in runs), reverse=True)
     return {
         "runs_left": sum(run["checkpoints_left"] > 0 for run in runs),
         "seconds": seconds,
         "total_seconds": sum(seconds.values()),
         "at_once": at_once,
-        "wall_seconds": _makespan([run["total_seconds"] for run in runs], at_once),
+        "wall_seconds": max(wall, busy / max(1, gpus)),
+        "device_seconds": busy,
         "memory_bytes": sum(largest[:at_once]),
         "disk_bytes": sum(run["disk_bytes"] for run in runs),
     }
@@ -146,6 +192,8 @@ def show_plan(plan: Mapping[str, Any], console: Console) -> None:
     table.add_section()
     table.add_row("all that is left", "", "", *_amounts(total))
     console.print(table)
+    if "assumed" in plan:
+        show_modelled(plan, console)
     lines = []
     if any(isinstance(run["seed"], list) for run in plan["runs"]):
         lines.append("Seeds trained as one program take less than this, which is one by one.")
@@ -153,8 +201,16 @@ def show_plan(plan: Mapping[str, Any], console: Console) -> None:
         shares = ", ".join(f"{what} {share:.0%}" for what, share in _shares(total["seconds"]))
         lines.append(f"Time: {shares}.")
         together = f"{total['at_once']} at once" if total["at_once"] > 1 else "one after the other"
+        where = f"{plan['device']} with {plan['threads']} threads a run"
+        if "assumed" in plan:
+            where = f"one {plan['assumed']['title']}"
+            alone = _time(total["total_seconds"])
+            lines.append(
+                f"One after the other {alone}, of which the GPU is busy for "
+                f"{_time(total['device_seconds'])}."
+            )
         lines.append(
-            f"On {plan['device']} with {plan['threads']} threads a run, {together}: about "
+            f"On {where}, {together}: about "
             f"{_time(total['wall_seconds'])}. Estimates: {plan['uncertainty']}."
         )
     lines += [f"Failed before: {run}: {why}" for run, why in plan["failed_before"].items()]
@@ -164,8 +220,8 @@ def show_plan(plan: Mapping[str, Any], console: Console) -> None:
 
 def _amounts(row: Mapping[str, Any]) -> list[str]:
     seconds = row["seconds"]
-    training, writing = seconds.get(TRAINING, 0.0), seconds.get(WRITING, 0.0)
-    measuring = row["total_seconds"] - training - writing
+    training = seconds.get(TRAINING, 0.0)
+    measuring = sum(seconds.values()) - sum(seconds.get(name, 0.0) for name in _NO_MEASURE)
     times = [_time(value) for value in (training, measuring, row["total_seconds"])]
     return [*times, _bytes(row["memory_bytes"]), _bytes(row["disk_bytes"])]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +13,10 @@ from click.core import ParameterSource
 from geomfast import machine
 
 if TYPE_CHECKING:  # these bring torch with them
+    from geomfast.sweep.assumed import Assumed
+    from geomfast.sweep.cell import Job
     from geomfast.sweep.engines.events import Event, Work
+    from geomfast.sweep.stacked_cells import StackedJob
 
 ENGINES = ("local", "ray")
 
@@ -34,7 +37,8 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--workers",
             type=click.IntRange(1),
-            help="Runs at once.  [default: 1; one for each GPU; all that a running cluster holds]",
+            help="Runs at once.  [default: 1; on GPUs what their free memory holds, for measure "
+            "one each; all that a running cluster holds]",
         ),
         click.option(
             "--threads",
@@ -71,6 +75,7 @@ class Engine:
         threads: CPU threads a run.
         address: of a running Ray cluster; None for one started here.
         gpus_per_cell: share of a GPU that a run on Ray takes.
+        shared: whether more runs than there are GPUs may be at once, as nobody said how many.
     """
 
     name: str
@@ -80,6 +85,25 @@ class Engine:
     threads: int
     address: str | None = None
     gpus_per_cell: float = 0.0
+    shared: bool = False
+
+    def shared_by(self, work: Sequence[Job | StackedJob], assumed: Assumed | None = None) -> Engine:
+        """With as many runs at once as fit into the free memory of the GPUs, unless it is said.
+
+        Threads stay: a run that is resumed must have as many as before, whatever else runs then.
+
+        Args:
+            work: of a sweep.
+            assumed: the GPU, where there is none to ask.
+        """
+        if not self.shared:
+            return self
+        from geomfast.sweep.engines.sharing import free_bytes, runs_at_once
+
+        free, cores = free_bytes, machine.usable_cores()
+        if assumed:
+            free, cores = (lambda _: round(assumed.memory.value)), round(assumed.cores.value)
+        return replace(self, workers=runs_at_once(work, self.devices, cores, free))
 
     def events(
         self, jobs: Sequence[Work], stop: Callable[[], bool]
@@ -108,7 +132,8 @@ def chosen_engine(options: dict[str, Any]) -> Engine:
     """The engine that a command's options choose.
 
     Raises:
-        click.UsageError: options that do not go together, or a device that cannot be used.
+        click.UsageError: options that do not go together, or a device that cannot be used; one that
+            is assumed (``assume``) need not be there.
     """
     name, device, share = options["engine"], options["device"], options["gpus_per_cell"]
     workers, threads = options["workers"], options["threads"]
@@ -130,13 +155,17 @@ def chosen_engine(options: dict[str, Any]) -> Engine:
     if address:
         # What this machine has says nothing about the cluster's nodes.
         return Engine(name, device, (device,), workers, threads or 1, address, share)
-    check_device(device)
     from geomfast.sweep.engines.placing import devices
 
-    here = tuple(devices(device))
+    if options.get("assume"):
+        here = (device,)
+    else:
+        check_device(device)
+        here = tuple(devices(device))
+    shared = name == "local" and device.startswith("cuda") and workers is None
     workers = workers or len(here) * (int(1 / share + 1e-9) if share else 1)
     threads = threads or max(1, machine.usable_cores() // workers)
-    return Engine(name, device, here, workers, threads, None, share)
+    return Engine(name, device, here, workers, threads, None, share, shared)
 
 
 def check_device(device: str) -> None:

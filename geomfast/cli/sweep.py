@@ -15,12 +15,13 @@ from rich.console import Console
 
 from geomfast import machine
 from geomfast.cli.choices import CadenceOf, Levels, ListOf, Seeds
-from geomfast.cli.dry_run import planned, show_plan
+from geomfast.cli.dry_run import check_assumed, planned, show_plan
 from geomfast.cli.engine import Engine, chosen_engine, engine_options
 from geomfast.cli.interrupts import asked_to_stop
 from geomfast.cli.outcome import outcome_of, show_outcome
 from geomfast.cli.states import state_option
 from geomfast.models.scales import SCALES
+from geomfast.sweep.assumed import ASSUMED
 from geomfast.sweep.failures import clear_failure, mark_failed
 from geomfast.sweep.folder import check_folder, locked, settled, write_settings
 from geomfast.sweep.groups import groups_of_cells
@@ -137,6 +138,11 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
     is_flag=True,
     help="Write nothing: print what is left, with estimated time, memory and disk of every run.",
 )
+@click.option(
+    "--assume",
+    type=click.Choice(list(ASSUMED)),
+    help="With --dry-run and --device cuda: model this GPU, which need not be here.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome, or plan, as JSON.")
 def sweep(out: Path, preset: str, **options: Any) -> None:
     """Train models on the tasks and measure their geometry at checkpoints.
@@ -176,21 +182,26 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
         check_precision(settings.precision, options["device"].partition(":")[0])
     except ValueError as error:
         raise click.UsageError(f"--{error}") from error
+    if options["assume"]:
+        check_assumed(options)
     console = Console(stderr=options["as_json"])
     try:
         check_folder(out, make=not options["dry_run"])
         if options["dry_run"]:
             content = settled(out, settings, grid)
+            assumed = ASSUMED.get(options["assume"])
             engine = chosen_engine(options)
             _, work = _work(out, settings, content, chosen, options, engine)
+            engine = engine.shared_by(work, assumed)
             with console.status("timing this machine"):
-                plan = planned(out, work, engine)
+                plan = planned(out, work, engine, assumed)
             click.echo(json.dumps(plan)) if options["as_json"] else show_plan(plan, console)
             return
         with locked(out, str(out)):
             content = settled(out, settings, grid)
             engine = chosen_engine(options)
             content["groups"], work = _work(out, settings, content, chosen, options, engine)
+            engine = engine.shared_by(work)
             write_settings(out, content, described_call(preset=preset))
             outcome = _run(out, settings.steps, work, engine, console)
     except PlanError as error:

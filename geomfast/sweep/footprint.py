@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from geomfast.measures.curvature.lanczos import BASIS_BYTES
+from geomfast.measures.curvature.lanczos import BASIS_BYTES, HELD_BYTES
 from geomfast.models.scales import SCALES
 from geomfast.sweep.cell import KEPT_STATES, Job
 from geomfast.sweep.hessian import LARGEST_FILE
 from geomfast.sweep.measuring import GRADIENT_MEASURES
 from geomfast.sweep.plan import HESSIAN, LLC
+from geomfast.sweep.stacked_cells import StackedJob
 from geomfast.sweep.workload import batch_tokens, lengths, products
+from geomfast.training.stacking import member_bytes
 
 # Numbers kept for each token and block until the backward pass, in widths.
 _KEPT = 18
@@ -55,9 +57,14 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
         peaks.append(kept(n * longest) + weights)
     if searched := names & set(HESSIAN):
         twice = _KEPT_TWICE * scale.d_model + 3 * scale.heads * longest
-        basis = min(BASIS_BYTES, weights * (max(map(products, searched)) + 2))
-        # Vectors to start from, and those found, wait on the CPU.
-        waiting = 0 if job.device.startswith("cuda") else 2 * eigenvector_bytes(job)
+        most = max(products(job.settings, name) for name in searched)
+        basis = min(BASIS_BYTES, weights * (most + 2))
+        # Vectors to start from, those found and random ones wait on the CPU.
+        waiting = 0
+        if not job.device.startswith("cuda"):
+            drawn = {"hessian_top": 1, "hessian_trace": 5, "hessian_density": 4}
+            held = weights * sum(drawn[name] for name in searched)
+            waiting = 2 * eigenvector_bytes(job) + min(HELD_BYTES, held)
         peaks.append(4 * scale.layers * n * longest * twice + basis + waiting)
     if "llc" in names:
         tokens = min(LLC["batch_size"], n) * longest
@@ -67,22 +74,37 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
     return round(_PROCESS + state_bytes(job) + max(peaks))
 
 
-def disk_bytes(job: Job, measured: Iterable[set[str]]) -> int:
+def group_bytes(group: StackedJob, member: int) -> int:
+    """Of the device, at the peak of a group of runs.
+
+    Args:
+        group: which.
+        member: what one of them takes alone. While members are measured one by one, the states of
+            all stay where they are.
+    """
+    first = group.members[0]
+    scale, tokens = SCALES[first.cell.scale], round(batch_tokens(first))
+    program = group.at_once * member_bytes(scale, tokens)
+    return member + len(group.members) * state_bytes(first) + program
+
+
+def disk_bytes(job: Job, measured: Iterable[set[str]], states: int) -> int:
     """In OUT of checkpoints and records, while the run is going on.
 
     Args:
         job: the run.
         measured: names of measures, of every checkpoint.
+        states: that there have been when it is done.
     """
     parts = list(measured)
     levels = len(job.cell.task_levels)
-    states = (SCALES[job.cell.scale].layers + 1) * levels
-    values = {"rankme": states, "probe_accuracy": states + 2 * levels}
+    layers = (SCALES[job.cell.scale].layers + 1) * levels
+    values = {"rankme": layers, "probe_accuracy": layers + 2 * levels}
     rows = sum(values.get(name, 6 * levels) for names in parts for name in names)
     searched = any("hessian_top" in names for names in parts)
     weights = state_bytes(job) // 3 * len(parts) if job.keep == "all" else 0
     # One more of each than are kept stands there while it is written.
-    states_kept = (KEPT_STATES + 1) * state_bytes(job)
+    states_kept = min(KEPT_STATES + 1, states) * state_bytes(job)
     return (
         states_kept
         + 3 * eigenvector_bytes(job) * searched

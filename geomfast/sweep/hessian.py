@@ -13,7 +13,7 @@ from torch import Tensor
 
 from geomfast.files import fingerprint, write_atomically
 from geomfast.measures.values import hessian_values
-from geomfast.sweep.plan import HESSIAN, Settings, measure_settings
+from geomfast.sweep.plan import HESSIAN, Settings, hessian_options, measure_settings
 from geomfast.sweep.rows import Probe, Row, row
 
 HESSIAN_MEASURES = set(HESSIAN)
@@ -85,7 +85,7 @@ def hessian_rows(
                 probe.tokens,
                 name,
                 start=eigenvectors.before.get(at) if name == "hessian_top" else None,
-                **HESSIAN[name],
+                **hessian_options(settings, name),
             )
             if vectors is not None:
                 eigenvectors.keep(at, vectors)

@@ -142,7 +142,8 @@ def measure_settings(settings: Settings, measure: str) -> dict[str, Any]:
 def hessian_options(settings: Settings, measure: str) -> dict[str, Any]:
     """How a measure of the Hessian is called, the same at every checkpoint."""
     asked = {
-        name.partition("_")[2]: getattr(settings, name) for name in MEASURE_SETTINGS.get(measure, ())
+        name.partition("_")[2]: getattr(settings, name)
+        for name in MEASURE_SETTINGS.get(measure, ())
     }
     return HESSIAN[measure] | {key: value for key, value in asked.items() if value is not None}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from geomfast.sweep.plan import MEASURES
 from geomfast.tasks import LEVELS, TASK_NAMES
 
 #: The paper's five geometric measures, and the linear probes of its fourth version.
@@ -60,8 +61,9 @@ PRESETS: dict[str, dict[str, Any]] = {
             "llc": 7,
         },
     },
-    # All six scales with every measure, an hour on one large GPU. Long enough for the collapse and
-    # the earlier events; shorter chains than elsewhere. Not yet run.
+    # All six scales with the paper's measures, half an hour of an H200 by --dry-run --assume h200.
+    # Long enough for the collapse and the earlier events; shorter chains than elsewhere. Not yet
+    # run.
     "lite": {
         **_COMMON,
         "scales": ("nano", "micro", "small", "medium", "large", "xlarge"),
@@ -72,6 +74,32 @@ PRESETS: dict[str, dict[str, Any]] = {
             "fisher_rank": 13,
             "gradient_covariance_rank": 13,
             "hessian_top": 7,
+            "llc": 3,
+        },
+    },
+    # A first look at a GPU: all six scales with everything a sweep can measure, in less than eight
+    # minutes of an H200 by the arithmetic of --dry-run --assume h200. Collapse, and where recovery
+    # begins; what needs long chains or many samples is as rough as can be. Not yet run on a GPU.
+    "glance": {
+        **_COMMON,
+        "scales": ("nano", "micro", "small", "medium", "large", "xlarge"),
+        "measures": tuple(MEASURES),
+        "steps": 300,
+        "checkpoints": 26,
+        "dense_every": 4,
+        "samples": 40,
+        "llc_chains": 1,
+        "llc_draws": 20,
+        "trace_probes": 6,
+        "density_probes": 1,
+        "density_iterations": 12,
+        "cadence": {
+            "probe_accuracy": 7,
+            "fisher_rank": 7,
+            "gradient_covariance_rank": 7,
+            "hessian_top": 3,
+            "hessian_trace": 3,
+            "hessian_density": 3,
             "llc": 3,
         },
     },

@@ -23,6 +23,8 @@ from geomfast.records import load_records, part_files
 from geomfast.sweep.plan import measure_of
 
 TRAINING, WRITING = "training", "writing"
+#: Of estimates only: what a process takes before its first step is nobody's record.
+STARTING = "starting"
 _FILE = "wall.json"
 
 

@@ -11,7 +11,7 @@ from geomfast.models.scales import SCALES, Scale
 from geomfast.sweep.cell import Job
 from geomfast.sweep.measuring import GRADIENT_MEASURES
 from geomfast.sweep.pace import BLOCK, Pace
-from geomfast.sweep.plan import BEHAVIOUR, HESSIAN, LLC
+from geomfast.sweep.plan import BEHAVIOUR, HESSIAN, LLC, Settings, hessian_options
 from geomfast.tasks import DIAGNOSTIC_STREAM
 
 #: Products until a top eigenvalue has converged; 4 to 9 were seen.
@@ -60,7 +60,7 @@ class Workload:
         ranks = sorted(names & GRADIENT_MEASURES)
         found |= {name: self._gradient_ranks() / len(ranks) for name in ranks}
         for name in sorted(names & set(HESSIAN)):
-            found[name] = PRODUCT * products(name) * passes
+            found[name] = PRODUCT * products(self.job.settings, name) * passes
         if "llc" in names:
             found["llc"] = self._llc()
         return found
@@ -74,12 +74,7 @@ class Workload:
         flop = self.pace.token / (6 * BLOCK * d * d)  # seconds of one
         total = 0.0
         for t in self.lengths:
-            operations = 0.0
-            for rows, columns in ((3 * d, d), (d, d), (4 * d, d), (d, 4 * d)):
-                ghost = n * n * t * t * (rows + columns)
-                made = n * n * rows * columns + 2 * n * t * rows * columns
-                operations += min(ghost, made)
-            grams = self.scale.layers * operations * flop
+            grams = gram_operations(self.scale, n, t) * flop
             total += self.gradient(n * t) + grams + 4 * self.pace.eigenvalues
         return total
 
@@ -90,6 +85,22 @@ class Workload:
         move = _LANGEVIN * self.scale.parameters * self.pace.element
         each = [*self.lengths, max(self.lengths)]  # and the mixture, padded to the longest
         return sum(steps * (self.gradient(batch * t) + move) for t in each)
+
+
+def gram_operations(scale: Scale, samples: int, tokens: int) -> float:
+    """Of the Gram matrices of per-sample gradients, each by the cheaper of its two ways.
+
+    Args:
+        scale: of the model.
+        samples: N.
+        tokens: T, of each.
+    """
+    d, total = scale.d_model, 0.0
+    for rows, columns in ((3 * d, d), (d, d), (4 * d, d), (d, 4 * d)):
+        ghost = samples**2 * tokens**2 * (rows + columns)
+        made = samples**2 * rows * columns + 2 * samples * tokens * rows * columns
+        total += min(ghost, made)
+    return scale.layers * total
 
 
 def lengths(job: Job) -> list[int]:
@@ -104,9 +115,9 @@ def batch_tokens(job: Job) -> float:
     return job.settings.batch_size * sum(each) / len(each) / _REAL
 
 
-def products(measure: str) -> int:
+def products(settings: Settings, measure: str) -> int:
     """Products with a Hessian that a measure of it takes."""
     if measure == "hessian_top":
         return PRODUCTS
-    options = HESSIAN[measure]
+    options = hessian_options(settings, measure)
     return options["probes"] * options.get("iterations", 1)

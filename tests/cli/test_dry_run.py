@@ -11,10 +11,11 @@ from rich.console import Console
 
 from geomfast.cli.dry_run import _makespan, show_plan
 from geomfast.cli.main import main
+from geomfast.models.scales import SCALES
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.failures import mark_failed
 from geomfast.sweep.folder import prepare_folder
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import MEASURES, Settings, cells
 
 SMALL = (
     "--tasks COPY --levels 1 --steps 6 --checkpoints 5 --samples 16 --batch-size 8 --threads 1 "
@@ -71,7 +72,7 @@ def test_what_is_recorded_is_taken_off_and_failures_are_named(tmp_path: Path) ->
     grid = {"scales": ["nano"], "seeds": [0], "measures": ["rankme"]}
     prepare_folder(tmp_path, SETTINGS, grid, {})
     (cell,) = cells(SETTINGS, ("nano",), (0,))
-    assert run(Job(cell, SETTINGS, ("rankme",), tmp_path, "cpu", threads=1))
+    assert run(Job(cell, SETTINGS, ("rankme",), tmp_path, "cpu", threads=1, state_every=0.0))
     mark_failed(tmp_path, "joint-nano-seed1", 2, "ValueError: bad", "Traceback")
     before = written(tmp_path)
     plan = planned(tmp_path, "--measures", "rankme", "--seeds", "0,1")
@@ -104,6 +105,84 @@ def test_what_a_sweep_would_refuse_is_refused(tmp_path: Path) -> None:
     ):
         result = call(out, *more)
         assert result.exit_code == 2 and why in result.output
+
+
+ASSUME = ("--dry-run", "--device", "cuda", "--assume", "h200")
+
+
+def assumed(*arguments: str) -> dict[str, Any]:
+    result = CliRunner().invoke(main, ["sweep", "nowhere", *ASSUME, "--json", *arguments])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_glance_takes_eight_minutes_of_an_h200_at_most() -> None:
+    plan = assumed("--preset", "glance")
+    assert not Path("nowhere").exists()
+    assert [run_["scale"] for run_ in plan["runs"]] == list(SCALES)
+    for run_ in plan["runs"]:
+        assert set(run_["seconds"]) == {"starting", "training", "writing", "behaviour", *MEASURES}
+        for name, part in run_["parts"].items():
+            assert part["seconds"] == pytest.approx(run_["seconds"][name])
+            assert 0 <= part["device"] <= part["seconds"] * (1 + 1e-9)
+        counted = {name for name, part in run_["parts"].items() if part["operations"]}
+        assert counted >= {"training", "behaviour", *MEASURES} - {"probe_accuracy"}
+    total = plan["total"]
+    assert total["wall_seconds"] <= 8 * 60
+    # All at once: as long as the longest takes, or as the GPU is busy with all.
+    assert total["at_once"] == 6
+    longest = max(run_["total_seconds"] for run_ in plan["runs"])
+    assert total["wall_seconds"] == pytest.approx(max(longest, total["device_seconds"]))
+    assert assumed("--preset", "glance", "--workers", "1")["total"]["wall_seconds"] == (
+        pytest.approx(total["total_seconds"])
+    )
+    assert plan["uncertainty"] == "modelled, nothing measured on this device"
+    assert all(figure["source"] for figure in plan["assumed"]["figures"].values())
+    assert plan["pace"] == {}
+
+
+def test_lite_and_paper_are_modelled_too() -> None:
+    lite, paper = assumed("--preset", "lite")["total"], assumed("--preset", "paper")["total"]
+    assert 15 * 60 < lite["wall_seconds"] < 60 * 60
+    assert paper["wall_seconds"] > 5 * lite["wall_seconds"]
+    # Writing is no quarter of it any more, and what is written is a few states of each run.
+    assert lite["seconds"]["writing"] < 0.15 * lite["total_seconds"]
+    every = assumed("--preset", "lite", "--state-every", "0")["total"]
+    assert every["seconds"]["writing"] > 2 * lite["seconds"]["writing"]
+
+
+def test_the_arithmetic_is_shown_with_its_rates() -> None:
+    result = CliRunner().invoke(
+        main,
+        ["sweep", "nowhere", "--preset", "glance", "--scales", "nano", *ASSUME],
+        env={"COLUMNS": "80"},
+    )
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "NVIDIA H200: modelled, nothing measured on this device." in said
+    assert "fp32 67 TFLOP/s ceiling of the device, by its data sheet" in said
+    assert "kernel 2.4 us a nano training step of 167 kernels" in said
+    assert "One after the other" in said and "GPU is busy for" in said
+    table = result.output[: result.output.index("Assumed:")].splitlines()
+    assert all(len(line) <= 80 for line in table)
+    assert any(line.split()[:1] == ["hessian_density"] for line in table)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--device", "cuda"], "--assume h200 needs --dry-run"),
+        (["--dry-run"], "it needs --device cuda"),
+        (["--dry-run", "--device", "cuda:1"], "it needs --device cuda"),
+        (["--dry-run", "--device", "cuda", "--engine", "ray"], "it needs --device cuda"),
+    ],
+)
+def test_what_is_assumed_is_for_a_plan_only(tmp_path: Path, arguments: list[str], why: str) -> None:
+    result = CliRunner().invoke(
+        main, ["sweep", str(tmp_path / "out"), "--assume", "h200", *arguments]
+    )
+    assert result.exit_code == 2 and why in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
 
 
 def test_runs_fill_up_the_workers_longest_first() -> None:

@@ -16,10 +16,13 @@ from rich.console import Console
 
 from geomfast import machine
 from geomfast.cli import engine as engine_module
-from geomfast.cli.engine import chosen_engine, engine_options
+from geomfast.cli.engine import Engine, chosen_engine, engine_options
 from geomfast.cli.main import main
 from geomfast.cli.progress import Bars, Lines
+from geomfast.sweep.cell import Job
 from geomfast.sweep.engines.events import Event
+from geomfast.sweep.engines.sharing import fitting, footprint
+from geomfast.sweep.plan import Settings, cells
 
 RAY = "--tasks COPY --levels 1 --steps 4 --samples 4 --batch-size 2 --engine ray"
 
@@ -65,6 +68,43 @@ def test_a_worker_for_each_gpu_or_share_of_one() -> None:
     ray = ("--device", "cuda", "--engine", "ray")
     assert (chosen(*ray)["workers"], chosen(*ray)["gpus_per_cell"]) == (4, 1.0)
     assert chosen(*ray, "--gpus-per-cell", "0.25")["workers"] == 16
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_only_where_nobody_says_how_many_are_gpus_shared() -> None:
+    assert chosen("--device", "cuda")["shared"] and chosen("--device", "cuda:1")["shared"]
+    for more in (("--workers", "2"), ("--engine", "ray")):
+        assert not chosen("--device", "cuda", *more)["shared"]
+    assert not chosen()["shared"]
+
+
+@pytest.mark.usefixtures("four_gpus")
+def test_a_shared_gpu_has_what_fits_and_threads_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the GPUs' memory; a run that is resumed needs its threads again."""
+    monkeypatch.setattr(machine, "usable_cores", lambda: 64)
+    asked: list[str] = []
+
+    def free(device: str) -> tuple[int, int]:
+        asked.append(device)
+        return (12 if device == "cuda:2" else 80) << 30, 80 << 30
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free)
+    engine = dataclasses.replace(
+        Engine("local", "cuda", tuple(f"cuda:{i}" for i in range(4)), 4, 16), shared=True
+    )
+    jobs = sharing_jobs("micro", 40)
+    shared = engine.shared_by(jobs)
+    each = fitting([footprint(job) for job in jobs], 12 << 30)
+    assert shared.workers == 4 * each and 1 < each < 10
+    assert asked == [f"cuda:{i}" for i in range(4)]
+    assert (shared.threads, shared.devices) == (16, engine.devices)
+    assert dataclasses.replace(engine, shared=False).shared_by(jobs).workers == 4
+
+
+def sharing_jobs(scale: str, seeds: int) -> list[Job]:
+    settings = Settings("joint", ("COPY",), (1,), 100, 8, None, "fp32", 4, 2, 8, 16)
+    planned = cells(settings, (scale,), tuple(range(seeds)))
+    return [Job(cell, settings, ("llc",), Path("nowhere"), "cuda", threads=1) for cell in planned]
 
 
 def test_a_running_cluster_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
         ("--levels", "9", "1, 2, 3"),
         ("--scales", "huge", "nano, micro, small, medium, large, xlarge"),
         ("--measures", "vibes", "rankme"),
-        ("--preset", "grande", "smoke, nano, lite, paper"),
+        ("--preset", "grande", "smoke, nano, lite, glance, paper"),
     ],
 )
 def test_an_unknown_name_lists_what_exists(

@@ -12,7 +12,7 @@ import torch
 from geomfast.models.scales import SCALES
 from geomfast.sweep import plan
 from geomfast.sweep.cell import Job, run
-from geomfast.sweep.estimate import DISK, Estimate, estimate, left
+from geomfast.sweep.estimate import DISK, SYNC, Estimate, estimate, left
 from geomfast.sweep.footprint import disk_bytes, eigenvector_bytes, memory_bytes, state_bytes
 from geomfast.sweep.pace import Pace, as_in_a_run, measure_pace
 from geomfast.sweep.plan import Settings, cells, train_settings
@@ -129,14 +129,40 @@ def test_larger_scales_and_dearer_measures_take_more(tmp_path: Path) -> None:
     scales = [job(tmp_path, scale) for scale in SCALES]
     for small, large in pairwise(scales):
         assert memory_bytes(small, whole) < memory_bytes(large, whole)
-        assert disk_bytes(small, whole) < disk_bytes(large, whole)
+        assert disk_bytes(small, whole, 1) < disk_bytes(large, whole, 1)
     plain = job(tmp_path, samples=200, tasks=("COPY", "ADD"), levels=(1, 2, 3))
     bare = memory_bytes(plain, [{"behaviour"}])
     assert bare > 4 * state_bytes(plain) / 3
     for measure in ("fisher_rank", "hessian_top", "llc"):
         assert memory_bytes(plain, [{"behaviour"}, {measure}]) > bare
     kept = dataclasses.replace(plain, keep="all")
-    assert disk_bytes(kept, whole * 9) - disk_bytes(plain, whole * 9) == 9 * state_bytes(plain) // 3
+    more = disk_bytes(kept, whole * 9, 2) - disk_bytes(plain, whole * 9, 2)
+    assert more == 9 * state_bytes(plain) // 3
+
+
+def test_states_on_the_disk_are_those_written_but_three_at_most(tmp_path: Path) -> None:
+    one, state = job(tmp_path), state_bytes(job(tmp_path))
+    records = disk_bytes(one, [{"behaviour"}], 0)
+    sizes = [disk_bytes(one, [{"behaviour"}], states) - records for states in range(6)]
+    assert sizes == [0, state, 2 * state, 3 * state, 3 * state, 3 * state]
+
+
+def test_a_state_is_written_so_many_seconds_after_the_last(tmp_path: Path) -> None:
+    """Twelve steps and nine checkpoints on which one may be due, of ten seconds a step."""
+    state, found = state_bytes(job(tmp_path)), {}
+    for every in (0.0, 50.0, 1000.0):
+        one = dataclasses.replace(job(tmp_path), state_every=every)
+        found[every] = at_pace(one, draw=10.0)
+    writing = {every: one.seconds["writing"] for every, one in found.items()}
+    # Two in the first 100 seconds and that at the end; nine; or that at the end alone.
+    each = state / DISK + 4 * SYNC
+    assert writing[0.0] - writing[1000.0] == pytest.approx(8 * each)
+    assert writing[50.0] - writing[1000.0] == pytest.approx(2 * each)
+    assert found[0.0].disk - found[1000.0].disk == 2 * state
+    # Weights of measured checkpoints are written alone where no state is due.
+    kept = dataclasses.replace(job(tmp_path), state_every=1000.0, keep="all")
+    more = at_pace(kept, draw=10.0).seconds["writing"] - writing[1000.0]
+    assert more == pytest.approx(8 * (state / 3 / DISK + 3 * SYNC))
 
 
 def test_state_is_weights_and_two_moments(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def settings(preset: dict[str, Any]) -> Settings:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_name_every_setting(name: str) -> None:
     grid = {"scales", "seeds", "measures", "cadence"}
-    by_default = {"learning_rate", "position", "center", "eps", *MEASURE_SETTINGS["llc"]}
+    of_measures = {name for names in MEASURE_SETTINGS.values() for name in names}
+    by_default = {"learning_rate", "position", "center", "eps", *of_measures}
     named, existing = set(PRESETS[name]) - grid, set(Settings.__dataclass_fields__)
     assert existing - by_default <= named <= existing
     assert set(PRESETS[name]["scales"]) <= set(SCALES)
@@ -62,7 +63,7 @@ def test_a_cadence_leaves_checkpoints_out_and_has_some_of_collapse_and_of_recove
 
 
 def test_dearer_measures_share_their_checkpoints_with_cheaper_ones() -> None:
-    for preset in (PRESETS["nano"], PRESETS["lite"], PRESETS["paper"]):
+    for preset in (PRESETS[name] for name in ("nano", "lite", "paper", "glance")):
         counts = sorted({*preset["cadence"].values()})
         steps = schedule(preset)
         for few, many in pairwise(counts):
@@ -82,6 +83,16 @@ def test_paper_is_the_papers_grid() -> None:
 def test_lite_has_every_scale_and_every_measure() -> None:
     assert set(PRESETS["lite"]["scales"]) == set(SCALES)
     assert set(PRESETS["lite"]["measures"]) == ALL
+
+
+def test_glance_has_every_scale_and_all_that_a_sweep_can_measure() -> None:
+    glance = PRESETS["glance"]
+    assert set(glance["scales"]) == set(SCALES)
+    assert set(glance["measures"]) == set(MEASURES)
+    # Enough to see collapse, closely while it happens.
+    steps = schedule(glance)
+    assert 100 <= steps[-1] <= 400 and sum(step <= 60 for step in steps) > 12
+    assert len(steps) < 30
 
 
 def test_smoke_is_cheap_and_nano_is_whole() -> None:

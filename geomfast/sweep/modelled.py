@@ -1,0 +1,247 @@
+"""How long a run takes on a GPU that is assumed: operations counted, rates of :mod:`.assumed`.
+
+Products of matrices are counted in floating-point operations, what only passes over numbers in
+bytes, and both in kernels, which take a time of their own however little they do.  Three things
+take time: the device, the host that launches kernels meanwhile, and what the device waits for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from geomfast.models.scales import SCALES, Scale
+from geomfast.replay import BREAK_EVEN, WARM_UP
+from geomfast.sweep.assumed import Assumed
+from geomfast.sweep.cell import Job
+from geomfast.sweep.measuring import GRADIENT_MEASURES
+from geomfast.sweep.pace import BLOCK
+from geomfast.sweep.plan import BEHAVIOUR, HESSIAN, LLC, PROBE, hessian_options
+from geomfast.sweep.wall import STARTING, TRAINING
+from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths, products
+
+# Kernels of a pass, beside those of its blocks and of each block; counted by hand but for those of
+# a training step, which are 167 at nano in a profile.
+_STEP, _FORWARD, _GRADIENT, _TWICE, _CHAIN = (37, 65), (30, 12), (40, 36), (60, 60), (60, 50)
+# Of the per-sample Gram matrices of a block, of a penalty of the linear probes, and around those.
+_GRAMS, _PENALTY, _PROBE = 30, 70, 60
+# Bytes that a forward and backward pass moves for each token and block, in widths: what is kept,
+# written, read again, and as much in between.
+_MOVED = 240
+# The same for each parameter by clipping and AdamW.
+_OPTIMISER = 40
+# Pairs of folds that a penalty is chosen by, and the folds themselves.
+_SETS = math.comb(PROBE["folds"], 2) + PROBE["folds"]
+_DMMA_SHARE = 0.5  # of the tensor cores' float64, in tiles that are half useful
+
+
+@dataclass(frozen=True)
+class Part:
+    """What something takes, of a run or once.
+
+    Attributes:
+        operations: floating-point, of products of matrices.
+        moved: bytes, of passes over numbers.
+        kernels: launched, or replayed.
+        device: seconds that the GPU is busy.
+        seconds: that pass.
+    """
+
+    operations: float = 0.0
+    moved: float = 0.0
+    kernels: float = 0.0
+    device: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Part) -> Part:
+        return Part(
+            self.operations + other.operations,
+            self.moved + other.moved,
+            self.kernels + other.kernels,
+            self.device + other.device,
+            self.seconds + other.seconds,
+        )
+
+    def times(self, count: float) -> Part:
+        """So many of it."""
+        return Part(
+            *(count * x for x in (self.operations, self.moved, self.kernels)),
+            device=count * self.device,
+            seconds=count * self.seconds,
+        )
+
+
+class Modelled:
+    """Parts of a run on a GPU.
+
+    Args:
+        job: the run.
+        on: the GPU.
+    """
+
+    def __init__(self, job: Job, on: Assumed):
+        self.job, self.on = job, on
+        self.scale: Scale = SCALES[job.cell.scale]
+        self.samples = job.settings.samples
+        self.lengths = lengths(job)
+
+    def starting(self) -> Part:
+        """Until the first step."""
+        drawn = self.scale.parameters * self.on.normal.value
+        return Part(seconds=self.on.start.value + drawn)
+
+    def step(self) -> Part:
+        """A training step, replayed; the next batch is drawn meanwhile."""
+        tokens, parameters = batch_tokens(self.job), self.scale.parameters
+        rate = self.on.products(self.job.settings.precision)
+        moved = self._moved(tokens) + _OPTIMISER * parameters
+        part = self._work(self._operations(tokens), rate, moved, self._kernels(_STEP), graph=True)
+        return Part(
+            part.operations,
+            part.moved,
+            part.kernels,
+            part.device,
+            max(part.seconds, self.on.draw.value),
+        )
+
+    def checkpoint(self, names: set[str]) -> dict[str, Part]:
+        """Taking these measures once, by measure."""
+        found = {BEHAVIOUR: self._forward()} if BEHAVIOUR in names else {}
+        if "rankme" in names:
+            found["rankme"] = self._rankme()
+        if "probe_accuracy" in names:
+            found["probe_accuracy"] = self._probes()
+        ranks = sorted(names & GRADIENT_MEASURES)
+        found |= {name: self._gradient_ranks().times(1 / len(ranks)) for name in ranks}
+        found |= {name: self._hessian(name) for name in sorted(names & set(HESSIAN))}
+        if "llc" in names:
+            found["llc"] = self._llc()
+        return found
+
+    def _operations(self, tokens: float) -> float:
+        """Of a forward and backward pass."""
+        return 6 * BLOCK * self.scale.layers * self.scale.d_model**2 * tokens
+
+    def _moved(self, tokens: float) -> float:
+        return _MOVED * self.scale.layers * self.scale.d_model * tokens
+
+    def _kernels(self, of: tuple[int, int]) -> float:
+        return of[0] + of[1] * self.scale.layers
+
+    def _work(
+        self, operations: float, rate: float, moved: float, kernels: float, *, graph: bool = False
+    ) -> Part:
+        """Kernels one after the other, launched from Python unless they are a graph."""
+        device = operations / rate + moved / self.on.moving
+        device = max(device, kernels * self.on.kernel.value)
+        host = 0.0 if graph else kernels * self.on.launch.value
+        return Part(operations, moved, kernels, device, max(device, host))
+
+    def _waiting(self, seconds: float) -> Part:
+        """What the device has nothing to do for."""
+        return Part(seconds=seconds)
+
+    def _repeated(self, calls: int, eager: Part, graph: Part) -> Part:
+        """A piece of work done so often, captured where that pays; see geomfast/replay.py."""
+        if calls - WARM_UP < BREAK_EVEN:
+            return eager.times(calls)
+        return graph.times(calls) + self._waiting(graph.kernels * self.on.capture.value)
+
+    def _forward(self) -> Part:
+        total, rate = Part(), self.on.products("fp32")
+        for t in self.lengths:
+            tokens = self.samples * t
+            work = (self._operations(tokens) / 3, rate, self._moved(tokens) / 3)
+            total += self._work(*work, self._kernels(_FORWARD))
+        return total
+
+    def _rankme(self) -> Part:
+        """Gram matrices in float64, then a multiprocessor for each."""
+        matrices = (self.scale.layers + 1) * len(self.lengths)
+        rows, width = self.samples, self.scale.d_model
+        side = min(rows, width)
+        operations = 2.0 * matrices * side * side * max(rows, width)
+        gram = self._work(operations, self.on.fp64.value * _DMMA_SHARE, 0.0, 4)
+        waves = math.ceil(matrices / self.on.multiprocessors.value)
+        seconds = waves * self.on.spectrum.value * (side / 200) ** 2
+        return gram + Part(device=seconds, seconds=seconds)
+
+    def _probes(self) -> Part:
+        """Five penalties, each with an inverse for a layer and a solve for every set left out."""
+        layers, penalties = self.scale.layers + 1, len(PROBE["penalties"])
+        solves = penalties * layers * (2 + _SETS) * self.on.solve.value
+        kernels = _PROBE + penalties * _PENALTY
+        each = self._work(0.0, 1.0, 0.0, kernels) + Part(device=solves, seconds=solves)
+        return each.times(len(self.lengths))
+
+    def _gradient_ranks(self) -> Part:
+        total, rate = Part(), self.on.products("fp32")
+        for t in self.lengths:
+            tokens = self.samples * t
+            work = (self._operations(tokens), rate, self._moved(tokens))
+            total += self._work(*work, self._kernels(_GRADIENT))
+            operations = gram_operations(self.scale, self.samples, t)
+            total += self._work(operations, self.on.gram.value, 0.0, _GRAMS * self.scale.layers)
+        spectra = 4 * self.on.spectrum.value * len(self.lengths)
+        return total + Part(device=spectra, seconds=spectra)
+
+    def _hessian(self, name: str) -> Part:
+        """A gradient, products with vectors made orthogonal to those before, and random numbers."""
+        parameters, rate = self.scale.parameters, self.on.products("fp32")
+        calls, options = products(self.job.settings, name), hessian_options(self.job.settings, name)
+        in_a_row = options.get("iterations", calls)
+        # Every vector of the basis is read four times: two passes, two products each.
+        orthogonal = 4 * 4 * parameters * in_a_row / 2
+        total = Part()
+        for t in self.lengths:
+            tokens = self.samples * t
+            first = (self._operations(tokens), rate, self._moved(tokens))
+            total += self._work(*first, self._kernels(_GRADIENT))
+            work = (
+                PRODUCT * self._operations(tokens),
+                rate,
+                PRODUCT * self._moved(tokens) + orthogonal,
+                self._kernels(_TWICE),
+            )
+            total += self._repeated(calls, self._work(*work), self._work(*work, graph=True))
+        # Vectors of them: of signs one for all but the third that is a basis, of starts one each.
+        numbers, each, size = calls / in_a_row, self.on.normal, 4
+        if name == "hessian_trace":
+            numbers, each, size = calls - calls // 3, self.on.sign, 1
+        drawn = numbers * parameters * each.value
+        sent = numbers * parameters * size * len(self.lengths) / self.on.transfer.value
+        return total + self._waiting(drawn + sent)
+
+    def _llc(self) -> Part:
+        settings, parameters = self.job.settings, self.scale.parameters
+        chains, batch = settings.llc_chains, min(LLC["batch_size"], self.samples)
+        steps, total = settings.llc_draws + LLC["burn_in"], Part()
+        for t in [*self.lengths, max(self.lengths)]:  # and the mixture, padded to the longest
+            tokens = chains * batch * t
+            moved = self._moved(tokens) + self.on.langevin.value * chains * parameters
+            work = (
+                self._operations(tokens),
+                self.on.products("fp32"),
+                moved,
+                self._kernels(_CHAIN),
+            )
+            total += self._repeated(steps, self._work(*work), self._work(*work, graph=True))
+        return total
+
+
+def parts_of(work: Modelled, measures: list[set[str]], steps: int) -> dict[str, Part]:
+    """What a run takes, by what it goes into, writing aside.
+
+    Args:
+        work: of the run.
+        measures: of every checkpoint.
+        steps: to train.
+    """
+    found = {STARTING: work.starting(), TRAINING: work.step().times(steps)}
+    once: dict[frozenset[str], dict[str, Part]] = {}
+    for names in map(frozenset, measures):
+        if names not in once:
+            once[names] = work.checkpoint(set(names))
+        for name, part in once[names].items():
+            found[name] = found.get(name, Part()) + part
+    return found
