@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from geomfast.cli.main import main
 from geomfast.records import load_records
 from geomfast.sweep.kept import load_kept
+from geomfast.sweep.plan import BEHAVIOUR, MEASURES, measure_of
 from geomfast.training.checkpoints import weights_hash
 
 SMALL = [
@@ -300,6 +301,21 @@ def test_a_failed_cell_leaves_the_others_and_is_listed(
     assert code == 0, stderr
     assert {run["state"] for run in json.loads(stdout)["runs"]} == {"finished"}
     assert not list((out / "failures").iterdir())
+
+
+def test_glance_takes_every_measure_of_a_sweep(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    small = "--preset glance --scales nano --tasks COPY --levels 1 --steps 2 --batch-size 8"
+    result = call(out, *small.split(), "--samples", 8, "--llc-draws", 4, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    frame = load_records(out)
+    assert set(frame["measure"].map(measure_of)) == {BEHAVIOUR, *MEASURES}
+    assert not frame[frame["measure"] != "llc_ess"]["value"].isna().any()
+    settings = json.loads((out / "settings.json").read_text())["hashes"].values()
+    density = next(told for told in settings if told.get("measure") == "hessian_density")
+    assert (density["probes"], density["iterations"]) == (1, 12)
+    more = call(out, *small.split(), "--samples", 8, "--llc-draws", 4, "--trace-probes", 7)
+    assert more.exit_code == 2 and "trace_probes: 6 there, 7 asked for" in more.output
 
 
 def test_seeds_as_one_program_are_runs_like_others(tmp_path: Path) -> None:

@@ -3,8 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 from geomfast.sweep.cell import Job, run
-from geomfast.sweep.engines.sharing import CONTEXT, MARGIN, fitting, footprint, runs_at_once
+from geomfast.sweep.engines.sharing import (
+    CONTEXT,
+    MARGIN,
+    fitting,
+    footprint,
+    free_bytes,
+    runs_at_once,
+)
 from geomfast.sweep.footprint import memory_bytes
 from geomfast.sweep.plan import Settings, cells
 from geomfast.sweep.stacked_cells import StackedJob
@@ -64,3 +74,14 @@ def test_of_several_gpus_the_fullest_counts(tmp_path: Path) -> None:
     free = {"cuda:0": 80 * GIB, "cuda:1": 20 * GIB}
     few = runs_at_once(many, tuple(free), 64, lambda device: free[device])
     assert few == 2 * runs_at_once(many, ("cuda:1",), 64, lambda device: free[device]) < 30
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_run_on_a_gpu_takes_no_more_than_it_is_given(tmp_path: Path) -> None:
+    (job,) = jobs(tmp_path, "micro")
+    given = MARGIN * footprint(job) + CONTEXT
+    assert 0 < free_bytes("cuda") <= torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.reset_peak_memory_stats()
+    assert run(job)
+    assert torch.cuda.max_memory_reserved() < given

@@ -1,11 +1,13 @@
 """States written now and then: how many, and what a kill long after the last one costs."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from geomfast.records import load_records
 from geomfast.sweep import cell as cell_module
@@ -172,6 +174,26 @@ def test_a_kill_long_after_the_last_state_changes_nothing(
             one, same = (folder / name / "weights.safetensors" for folder in (there, other))
             assert one.read_bytes() == same.read_bytes()
     assert checkpoints.steps_saved(job.checkpoints) == [12]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", [alone, stacked])
+def test_on_a_gpu_a_kill_long_after_the_last_state_changes_nothing(
+    straight: Path, tmp_path: Path, writing: Writing, kind: Any
+) -> None:
+    """Whichever steps are captured after the kill, and which were before it."""
+    writing.kill_at, writing.after = ("joint-nano-seed0", 9), True
+    job = dataclasses.replace(kind(tmp_path), device="cuda")
+    with pytest.raises(Killed):
+        go(job)
+    before, writing.written, writing.kill_at = writing.written, [], None
+    assert go(job)
+    assert not set(before) & set(writing.written)
+    keys = ["run", "step", "task", "level", "layer", "measure"]
+    both = load_records(tmp_path).merge(load_records(straight / kind.__name__), on=keys)
+    assert len(both) == len(load_records(tmp_path))
+    assert both["value_x"].to_numpy() == pytest.approx(both["value_y"], rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", [alone, stacked])
