@@ -49,6 +49,30 @@ def test_gram_kernel_runs_on_the_float64_tensor_cores(disassembly):
         assert "DFMA" not in found["opcodes"], name  # none of the product is left to plain cores
 
 
+def test_gram_kernel_converts_an_entry_for_two_products(disassembly):
+    """Of 8 x 8 x 4. With 8 warps to a tile of 64 x 64 it was three for four."""
+    grams = {name: found for name, found in disassembly.items() if name.startswith("gram")}
+    shared = {name: found for name, found in grams.items() if "n=200" in name}
+    assert {name.split()[1] for name in shared} >= {"fp32", "fp64"}
+    for name, found in shared.items():
+        conversions, products = found["opcodes"].get("F2F", 0), found["multiplied"] / 256
+        if "fp64" in name:
+            assert conversions == 0, name
+        else:  # 32 for 64 in the squares, 24 for 32 in the strip
+            assert 0 < conversions <= 0.55 * products, name
+
+
+def test_gram_kernel_reads_rows_16_bytes_at_a_time(disassembly):
+    """But for the strip's own, which are 8 bytes a thread in float32."""
+    for dtype, fewer in (("fp32", 3), ("fp64", 2)):
+        rows, neither = (
+            sum(disassembly[f"gram {dtype} n=200 {laid}"]["opcodes"].get(op, 0) for op in reads)
+            for laid in ("rows", "neither")
+            for reads in [("LDGSTS", "LDG")]
+        )
+        assert fewer * rows <= neither + fewer, dtype  # the scale of float64, by both
+
+
 @pytest.mark.parametrize("kernel", ["ghost", "rank"])
 def test_gradient_gram_kernels_run_on_the_tensor_cores(disassembly, kernel):
     found = {name: how["opcodes"] for name, how in disassembly.items() if name.startswith(kernel)}

@@ -4,13 +4,15 @@
 
 Prints one JSON object: kernel -> {"opcodes": {name: count}, "instructions": all but padding,
 "bytes": {LDG or STG: a thread's}, "moves": {bytes: how many LDG and STG}, "float32": {PTX
-instruction: count}, "stack": bytes, "registers": per thread}. A program of its own, since under
+instruction: count}, "multiplied": a warp's pairs of entries in its DMMA, "stack": bytes,
+"registers": per thread}. A program of its own, since under
 TRITON_INTERPRET=1, which the tests set, nothing can be compiled. Needs no GPU.
 """
 
 import collections
 import functools
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -30,6 +32,7 @@ from geomfast.kernels.adamw import step_kernel as adamw_kernel
 from geomfast.kernels.gradient_gram import Factors, ghost_kernel, rank_kernel
 from geomfast.kernels.sgld import step_kernel
 from geomfast.kernels.spectra import gram_kernel
+from geomfast.kernels.spectra.gram_tiles import tile_for
 from geomfast.kernels.tangents import attention_kernels, row_kernels
 
 SM_90 = GPUTarget("cuda", 90, 32)
@@ -45,30 +48,40 @@ def kernels() -> dict[str, Compilation]:
 
 
 def spectra_grams() -> dict[str, Compilation]:
-    found = {}
+    """Every tiling, of contiguous rows; most, of contiguous columns and of neither."""
     halves = ("bf16", "fp16") if gram_kernel._READS_16_BITS else ()
-    for dtype in ("fp32", "fp64", *halves):
-        for n in (16, 32, 200):
-            for mirrored in (False, True):
-                block = gram_kernel.block_for(n)
-                pointers = {"x": f"*{dtype}", "inverse_scale": "*fp64", "gram": "*fp64"}
-                integers = ("n", "length", "tiles", "batch_stride", "side_stride", "long_stride")
-                constants = {
-                    "SCALED": dtype == "fp64",
-                    "MIRRORED": mirrored,
-                    "BLOCK": block,
-                    "BLOCK_K": gram_kernel._BLOCK_K,
-                }
-                name = f"gram {dtype} n={n}{' mirrored' if mirrored else ''}"
-                types = pointers | dict.fromkeys(integers, "i32")
-                found[name] = (
-                    gram_kernel._gram_kernel,
-                    types | dict.fromkeys(constants, "constexpr"),
-                    constants,
-                    gram_kernel.options_for(block, int(dtype.lstrip("bfp")) // 8),
-                    (),
-                )
-    return found
+    every = {"rows": (16, 32, 40, 64, 128, 200, 220)}
+    most = every | dict.fromkeys(("columns", "neither"), (32, 40, 200, 220))
+    return dict(
+        _spectra_gram(dtype, n, laid, mirrored)
+        for dtype in ("fp32", "fp64", *halves)
+        for laid, sides in (most if dtype in ("fp32", "fp64") else every).items()
+        for n in sides
+        for mirrored in ((False, True) if n > 32 else (False,))  # one square has both its triangles
+    )
+
+
+def _spectra_gram(dtype: str, n: int, laid: str, mirrored: bool) -> tuple[str, Compilation]:
+    """As for (600, n, 768), (600, 768, n), or a view of which Triton knows no more than int32."""
+    pointers = {"x": f"*{dtype}", "inverse_scale": "*fp64", "gram": "*fp64"}
+    tiling = tile_for(n, int(dtype.lstrip("bfp")) // 8)
+    constants = {
+        "SCALED": dtype == "fp64",
+        "MIRRORED": mirrored,
+        "WIDE": False,
+        **gram_kernel.constants_for(tiling),
+    }
+    aligned = ("x", "inverse_scale", "gram") + (("n",) if n % 16 == 0 else ())
+    if laid != "neither":
+        step, leap = ("long_stride", "side_stride")[:: 1 if laid == "rows" else -1]
+        constants[step] = 1
+        aligned += ("length", "batch_stride")
+        aligned += (leap,) if laid == "rows" or n % 16 == 0 else ()
+    integers = ("n", "length", "squares", "batch_stride", "side_stride", "long_stride")
+    types = pointers | dict.fromkeys(integers, "i32") | dict.fromkeys(constants, "constexpr")
+    name = f"gram {dtype} n={n} {laid}{' mirrored' if mirrored else ''}"
+    options = gram_kernel.options_for(tiling)
+    return name, (gram_kernel._gram_kernel, types, constants, options, aligned)
 
 
 def ghost_products() -> dict[str, Compilation]:
@@ -263,6 +276,8 @@ def compiled(name: str) -> dict[str, Any]:
             width = next((widths[m] for m in modifiers if m in widths), 4)
             moved[opcode] += width
             moves[width] += 1
+    # The versions of Triton choose other shapes: 8x8x4, 16x8x16.
+    shapes = re.findall(r"\bDMMA\.(\d+)x(\d+)x(\d+)", sass.stdout)
     (stack,) = re.findall(r"STACK:(\d+)", usage.stdout)
     (registers,) = re.findall(r"REG:(\d+)", usage.stdout)
     return {
@@ -271,6 +286,7 @@ def compiled(name: str) -> dict[str, Any]:
         "bytes": moved,
         "moves": moves,
         "float32": collections.Counter(re.findall(r"\b[a-z.]+\.f32(?=\s)", stages["ptx"])),
+        "multiplied": sum(math.prod(map(int, shape)) for shape in shapes),
         "stack": int(stack),
         "registers": int(registers),
     }

@@ -10,10 +10,9 @@ import torch
 import triton
 import triton.language as tl
 
-from geomfast.kernels.lower_tiles import lower_tile, lower_tiles
+from geomfast.kernels.lower_tiles import lower_tile
+from geomfast.kernels.spectra.gram_tiles import Tiling, tile_for
 
-# 64 x 64 float64 results stay in registers; 128 x 128 spill.
-_LARGEST_BLOCK = 64
 _BLOCK_K = 16
 
 # Triton 3.6 fails to compile 16-bit input on its way into a float64 product ("fp64 don't support
@@ -28,60 +27,143 @@ def _gram_kernel(
     gram,
     n,
     length,
-    tiles,
+    squares,
     batch_stride,
     side_stride,
     long_stride,
     SCALED: tl.constexpr,
     MIRRORED: tl.constexpr,
+    WIDE: tl.constexpr,
+    ALONE: tl.constexpr,
     BLOCK: tl.constexpr,
+    STRIP: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    # Programs are numbered matrix by matrix.
-    pairs = tiles * (tiles + 1) // 2
-    matrix = (tl.program_id(0) // pairs).to(tl.int64)
-    i, j = lower_tile(tl.program_id(0) % pairs)
+    # Programs are numbered matrix by matrix, in each the squares first, then the strip's pieces.
+    lower = squares * (squares + 1) // 2
+    programs = lower
+    if STRIP > 0:
+        programs += tl.cdiv(n, 2 * BLOCK)
+    matrix = (tl.program_id(0) // programs).to(tl.int64)
+    number = tl.program_id(0) % programs
+    i, j = lower_tile(number)
+    x += matrix * batch_stride
+    gram += matrix * n * n
+    scale = 1.0
+    if SCALED:
+        scale = tl.load(inverse_scale + matrix)
+    if ALONE or ((i == j) & (number < lower)):
+        _on_diagonal(
+            *(x, gram, scale, i * BLOCK + tl.arange(0, BLOCK), n),
+            *(length, side_stride, long_stride, SCALED, WIDE, BLOCK_K),
+        )
+    elif STRIP == 0 or number < lower:
+        _below_diagonal(
+            *(x, gram, scale, i * BLOCK + tl.arange(0, BLOCK), j * BLOCK + tl.arange(0, BLOCK), n),
+            *(length, side_stride, long_stride, SCALED, MIRRORED, WIDE, BLOCK_K),
+        )
+    else:
+        rows = squares * BLOCK + tl.arange(0, STRIP)
+        columns = (number - lower) * (2 * BLOCK) + tl.arange(0, 2 * BLOCK)
+        _below_diagonal(
+            *(x, gram, scale, rows, columns, n),
+            *(length, side_stride, long_stride, SCALED, MIRRORED, WIDE, BLOCK_K),
+        )
 
-    rows = i * BLOCK + tl.arange(0, BLOCK)
-    columns = j * BLOCK + tl.arange(0, BLOCK)
-    k = tl.arange(0, BLOCK_K).to(tl.int64)  # strides may take offsets beyond 32 bits
+
+@triton.jit
+def _on_diagonal(
+    x,
+    gram,
+    scale,
+    rows,
+    n,
+    length,
+    side_stride,
+    long_stride,
+    SCALED: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """A square whose two operands are the same rows, which are read once."""
+    k = tl.arange(0, BLOCK_K)
+    at = _offsets(rows, side_stride, WIDE)[:, None] + _offsets(k, long_stride, WIDE)[None, :]
     advance = tl.full((), BLOCK_K, tl.int64) * long_stride
-    base = x + matrix * batch_stride
-    left = base + rows[:, None].to(tl.int64) * side_stride + k[None, :] * long_stride
-    right = base + columns[None, :].to(tl.int64) * side_stride + k[:, None] * long_stride
-    total = tl.zeros((BLOCK, BLOCK), dtype=tl.float64)
+    total = tl.zeros((rows.shape[0], rows.shape[0]), dtype=tl.float64)
+    for start in range(0, length, BLOCK_K):
+        inside = (rows < n)[:, None] & (k < length - start)[None, :]
+        a = _entries(x + at, inside, scale, SCALED)
+        total = tl.dot(a, tl.trans(a), total, out_dtype=tl.float64)
+        x += advance
+    _store(gram, total, rows, rows, n, tl.constexpr(False))  # it has both its triangles
+
+
+@triton.jit
+def _below_diagonal(
+    x,
+    gram,
+    scale,
+    rows,
+    columns,
+    n,
+    length,
+    side_stride,
+    long_stride,
+    SCALED: tl.constexpr,
+    MIRRORED: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """A rectangle of some rows and some columns."""
+    k = tl.arange(0, BLOCK_K)
+    along = _offsets(k, long_stride, WIDE)
+    left = _offsets(rows, side_stride, WIDE)[:, None] + along[None, :]
+    right = _offsets(columns, side_stride, WIDE)[None, :] + along[:, None]
+    advance = tl.full((), BLOCK_K, tl.int64) * long_stride
+    total = tl.zeros((rows.shape[0], columns.shape[0]), dtype=tl.float64)
     for start in range(0, length, BLOCK_K):
         inside = k < length - start
-        a = tl.load(left, mask=(rows < n)[:, None] & inside[None, :], other=0.0).to(tl.float64)
-        b = tl.load(right, mask=(columns < n)[None, :] & inside[:, None], other=0.0).to(tl.float64)
-        if SCALED:
-            scale = tl.load(inverse_scale + matrix)
-            a = a * scale
-            b = b * scale
+        a = _entries(x + left, (rows < n)[:, None] & inside[None, :], scale, SCALED)
+        b = _entries(x + right, (columns < n)[None, :] & inside[:, None], scale, SCALED)
         total = tl.dot(a, b, total, out_dtype=tl.float64)
-        left += advance
-        right += advance
+        x += advance
+    _store(gram, total, rows, columns, n, MIRRORED)
 
-    out = gram + matrix * n * n
+
+@triton.jit
+def _offsets(numbers, stride, WIDE: tl.constexpr):
+    return (numbers.to(tl.int64) if WIDE else numbers) * stride
+
+
+@triton.jit
+def _entries(x, inside, scale, SCALED: tl.constexpr):
+    entries = tl.load(x, mask=inside, other=0.0).to(tl.float64)
+    if SCALED:
+        entries = entries * scale
+    return entries
+
+
+@triton.jit
+def _store(gram, total, rows, columns, n, MIRRORED: tl.constexpr):
     valid = (rows < n)[:, None] & (columns < n)[None, :]
-    tl.store(out + rows[:, None] * n + columns[None, :], total, mask=valid)
+    tl.store(gram + rows[:, None] * n + columns[None, :], total, mask=valid)
     if MIRRORED:
-        tl.store(out + columns[None, :] * n + rows[:, None], total, mask=valid)
+        tl.store(gram + columns[None, :] * n + rows[:, None], total, mask=valid)
 
 
-def block_for(n: int) -> int:
-    """Side of a tile for Gram matrices of side n."""
-    return min(_LARGEST_BLOCK, max(16, triton.next_power_of_2(n)))
+def constants_for(tiling: Tiling) -> dict[str, int | bool]:
+    """The kernel's constants that follow from a tiling."""
+    return {
+        "ALONE": tiling.alone,
+        "BLOCK": tiling.block,
+        "STRIP": tiling.strip,
+        "BLOCK_K": _BLOCK_K,
+    }
 
 
-def options_for(block: int, itemsize: int) -> dict[str, int | bool]:
-    """Compiler options for tiles of this side, of input with so many bytes per entry.
-
-    No choice of warps suits all: on sm_90 a large tile spills for float64 input with 8, for
-    bfloat16 with 4 (tests/kernels/test_compiled.py looks).
-    """
-    warps = 8 if block == _LARGEST_BLOCK and itemsize < 8 else 4
-    return {"num_warps": warps, "num_stages": 3, "enable_fp_fusion": True}
+def options_for(tiling: Tiling) -> dict[str, int | bool]:
+    """Compiler options for a tiling."""
+    return {"num_warps": tiling.warps, "num_stages": 3, "enable_fp_fusion": True}
 
 
 def gram_matrices(
@@ -104,9 +186,10 @@ def gram_matrices(
     n, length = min(samples, width), max(samples, width)
     side, long = (row_stride, column_stride) if samples <= width else (column_stride, row_stride)
     gram = torch.empty((batch, n, n), dtype=torch.float64, device=x.device)
-    block = block_for(n)
-    tiles = triton.cdiv(n, block)
-    launch: Any = _gram_kernel[(batch * lower_tiles(tiles),)]
+    tiling = tile_for(n, x.itemsize)
+    # Offsets of 64 bits would fill registers that only views of enormous tensors need.
+    wide = tiling.rows_padded * side + _BLOCK_K * long >= 2**31
+    launch: Any = _gram_kernel[(batch * tiling.programs,)]
     # Triton launches on the current device, which need not be x's.
     with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
         launch(
@@ -115,14 +198,14 @@ def gram_matrices(
             gram,
             n,
             length,
-            tiles,
+            tiling.squares,
             batch_stride,
             side,
             long,
             SCALED=inverse_scale is not None,
             MIRRORED=mirrored,
-            BLOCK=block,
-            BLOCK_K=_BLOCK_K,
-            **options_for(block, x.itemsize),
+            WIDE=wide,
+            **constants_for(tiling),
+            **options_for(tiling),
         )
     return gram
