@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
@@ -104,6 +104,34 @@ def require_equal_losses(alone: dict[int, Tensor], together: Tensor) -> None:
                 f"the loss of sample {i} depends on the other samples: {together[i].item():.6g} "
                 f"in the batch, {loss.item():.6g} without them"
             )
+
+
+def require_independent(
+    loss_fn: LossFunction, model: nn.Module, batch: Any, losses: Tensor
+) -> None:
+    """Raises where samples' losses are others with fewer samples beside them.
+
+    Evaluates two parts of a quarter of the batch each, without gradients. They are drawn, so that
+    neighbours, or samples a fixed distance apart, are parted; and what hangs on one sample, such
+    as a largest value, is in one of them at most.
+
+    Args:
+        loss_fn, model, batch: as everywhere in geomfast; N samples, of which one alone says
+            nothing.
+        losses: (N,) of the whole batch, at the same weights.
+
+    Raises:
+        ValueError: with a sample's number, and its loss with and without the others.
+    """
+    samples = len(losses)
+    if samples < 2:
+        return
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
+    for which in order[: 2 * max(samples // 4, 1)].chunk(2):
+        part = tree_map(lambda x, i=which: x[i.to(x.device)] if isinstance(x, Tensor) else x, batch)
+        with torch.no_grad(), RefuseDropout():
+            alone = checked_losses(loss_fn(model, part), len(which), False)
+        require_equal_losses(dict(zip(which.tolist(), alone, strict=True)), losses.detach())
 
 
 def refuse_coupled(model: nn.Module) -> None:

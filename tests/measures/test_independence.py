@@ -1,0 +1,58 @@
+"""Losses that must be those of their own samples: compared with parts of the batch."""
+
+import pytest
+import torch
+from torch import nn
+
+from geomfast.measures.checks import require_independent
+from tests import cases
+
+
+def compared(loss_fn, model, batch):
+    with torch.no_grad():
+        losses = loss_fn(model, batch)
+    require_independent(loss_fn, model, batch, losses)
+
+
+def squares(model, x):
+    return model(x).square().sum(-1)
+
+
+COUPLED = {
+    "mean of the batch": lambda m, x: squares(m, x - x.mean(0)),
+    "the largest of the batch": lambda m, x: squares(m, x / x.abs().max()),
+    "neighbours": lambda m, x: squares(m, x) * x.roll(1, 0)[:, 0].exp(),
+    "the other half": lambda m, x: squares(m, x) + squares(m, x.roll(len(x) // 2, 0)),
+    "the place in the batch": lambda m, x: squares(m, x) * torch.arange(1, len(x) + 1),
+    "number of samples": lambda m, x: squares(m, x) / len(x),
+}
+
+
+@pytest.mark.parametrize("samples", [2, 16, 31, 35, 101])
+@pytest.mark.parametrize("name", COUPLED)
+def test_losses_that_depend_on_other_samples_are_refused(name, samples):
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match=r"loss of sample \d+ depends on the other samples"):
+        compared(COUPLED[name], nn.Linear(4, 3), cases.normal(samples, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("samples", [1, 2, 31, 64])
+def test_losses_of_single_samples_pass(samples, dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 300), nn.Tanh(), nn.Linear(300, 5)).to(dtype)
+    x, y = cases.normal(samples, 40).to(dtype), torch.arange(samples) % 5
+    loss = nn.CrossEntropyLoss(reduction="none")
+    compared(lambda m, b: loss(m(b["x"]), b["y"]), model, {"x": x, "y": y})
+
+
+def test_half_of_the_samples_are_evaluated_once_more():
+    seen = []
+
+    def loss(model, x):
+        seen.append((len(x), torch.is_grad_enabled()))
+        return squares(model, x)
+
+    model, x = nn.Linear(4, 3), cases.normal(31, 4)
+    require_independent(loss, model, x, loss(model, x))
+    assert seen == [(31, True), (7, False), (7, False)]
