@@ -18,6 +18,9 @@ from geomfast.kernels.checks import all_finite, not_finite_error
 #: and layers of nano before and after training.
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 FOLDS = 5
+#: Below this penalty probes are fitted one by one: in the closed form the residuals of a probe that
+#: fits all that it saw are of the order of the penalty, and those digits are lost to rounding.
+_CLOSED_FORM = 1e-5
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,13 @@ def probe_accuracy(
     validated by group: every sample is classified by a probe that saw no sample of its group, with
     the penalty that had the least squared error in cross-validation over the other folds.
 
-    No probe is fitted twice: with K the centred Gram matrix and
+    No probe is fitted twice, where penalties are 1e-5 or more: with K the centred Gram matrix and
     $R = \lambda (K + \lambda)^{-1} - 11^T/N$, the probe without a set S of samples leaves residuals
     $R_{SS}^{-1} (R Y)_S$ on it (An, Liu and Venkatesh 2007, "Fast cross-validation algorithms for
     least squares support vector machine and kernel ridge regression"). This is exact, and runs
-    where x is.
+    where x is. With smaller penalties every probe is fitted for itself, by singular values; those
+    below rounding count as zero. The scale of x does not matter, from the smallest numbers of
+    float64 to the largest.
 
     Held-out groups lower what is chance: where nothing can be read, the accuracy is at most about
     `majority`, and well below it where few groups share many samples, because what was left out is
@@ -80,8 +85,8 @@ def probe_accuracy(
 
     Raises:
         TypeError: x is not floating-point, labels or groups are not integers.
-        ValueError: wrong shapes, N < 2, d < 1, NaN or infinity in x, folds < 3, a penalty that is
-            not positive and finite.
+        ValueError: wrong shapes, N < 2, d < 1, NaN or infinity in x, folds < 3, no penalty, or one
+            that is not positive and finite.
 
     Example:
         >>> x = torch.tensor([[0.0], [0.1], [0.2], [1.0], [1.1], [1.2]])
@@ -103,7 +108,7 @@ def probe_accuracy(
     if len(classes) < 2 or len(parts) < 3:
         nothing = x.new_full(x.shape[:-2], math.nan, dtype=torch.float64)
         return ProbeAccuracy(nothing, nothing, majority)
-    right = _held_out(x.double(), targets.to(x.device), parts, penalties)
+    right = _held_out(_of_one_scale(x.double()), targets.to(x.device), parts, penalties)
     mean = right.mean(-1)
     # Of a ratio of sums over groups, whose sizes are given.
     deviations = (right - mean[..., None]) @ F.one_hot(group).to(right)
@@ -131,7 +136,10 @@ def _held_out(
     least = scale.new_full((*scale.shape, folds), math.inf)
     right = scale.new_zeros((*scale.shape, folds, width))
     for penalty in sorted(penalties, reverse=True):  # of equally good ones the strongest is kept
-        left = _residuals(gram, penalty * scale, y, sets)
+        if penalty < _CLOSED_FORM:
+            left = _fitted_residuals(x, penalty * scale, y, sets)
+        else:
+            left = _residuals(gram, penalty * scale, y, sets)
         squared = left.square().sum(-1)
         errors = torch.zeros_like(least)
         for k, (i, j) in enumerate(pairs):
@@ -179,6 +187,40 @@ def _residuals(gram: Tensor, penalty: Tensor, y: Tensor, sets: Tensor) -> Tensor
     return torch.cholesky_solve(seen, factor)
 
 
+def _fitted_residuals(x: Tensor, penalty: Tensor, y: Tensor, sets: Tensor) -> Tensor:
+    """As :func:`_residuals`, from a probe fitted for every set.
+
+    Args:
+        x: (..., N, d).
+        penalty, y, sets: as there.
+    """
+    left = x.new_zeros((*x.shape[:-2], *sets.shape, y.shape[1]))
+    for k, own in enumerate(sets):
+        there = own >= 0
+        out = own[there]
+        seen = torch.ones(len(y), dtype=torch.bool, device=x.device)
+        seen[out] = False
+        inputs, outputs = x[..., seen, :], y[seen]
+        middle, share = inputs.mean(-2, keepdim=True), outputs.mean(0)
+        u, values, v = torch.linalg.svd(inputs - middle, full_matrices=False)
+        rounding = torch.finfo(x.dtype).eps * max(inputs.shape[-2:])
+        known = values > rounding * values[..., :1]
+        factors = torch.where(known, values / (values.square() + penalty[..., None]), 0.0)
+        weights = v.mT @ (factors[..., None] * (u.mT @ (outputs - share)))
+        left[..., k, there, :] = y[out] - share - (x[..., out, :] - middle) @ weights
+    return left
+
+
+def _of_one_scale(x: Tensor) -> Tensor:
+    """Every layer times a power of 2, which rounds nothing, so that its entries are below 1."""
+    _, exponent = torch.frexp(x.abs().amax((-2, -1), keepdim=True))
+    half = exponent.div(2, rounding_mode="floor")
+    # In two steps: the whole factor need not be a number of the type.
+    for part in (half, exponent - half):
+        x = x * torch.pow(2.0, -part.to(x.dtype))
+    return x
+
+
 def _folds(groups: Tensor, folds: int, seed: int) -> list[Tensor]:
     """Numbers of the samples of every fold, ascending.
 
@@ -208,9 +250,11 @@ def _checked(x: Tensor, folds: int, penalties: Sequence[float]) -> Tensor:
         raise TypeError(f"x must be a floating-point tensor, not {kind}")
     if x.dim() < 2 or x.shape[-2] < 2 or x.shape[-1] < 1:
         raise ValueError(f"x must have shape (..., N, d), N >= 2, d >= 1, not {tuple(x.shape)}")
+    if not isinstance(folds, int):
+        raise TypeError(f"folds must be a whole number, 3 or more, not {folds!r}")
     if folds < 3:
         raise ValueError(f"folds must be 3 or more, so that a penalty can be chosen, not {folds}")
-    if not penalties or not all(0.0 < penalty < math.inf for penalty in penalties):
+    if not len(penalties) or not all(0.0 < penalty < math.inf for penalty in penalties):
         raise ValueError(f"penalties must be positive and finite, not {tuple(penalties)}")
     x = x.detach()
     if not all_finite(x):

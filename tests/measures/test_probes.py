@@ -7,7 +7,13 @@ import pytest
 import torch
 
 import geomfast as gf
-from geomfast.measures.probes import PENALTIES, ProbeAccuracy, _folds
+from geomfast.measures.probes import (
+    PENALTIES,
+    ProbeAccuracy,
+    _fitted_residuals,
+    _folds,
+    _residuals,
+)
 from tests.cases import normal
 
 
@@ -190,3 +196,58 @@ def test_bad_input_is_named(arguments: dict, error: type[Exception], words: str)
     given = {"x": X, "labels": LABELS, **arguments}
     with pytest.raises(error, match=words):
         gf.probe_accuracy(given.pop("x"), given.pop("labels"), **given)
+
+
+def least_squares_accuracy(x: np.ndarray, labels: np.ndarray, folds: list[np.ndarray]) -> float:
+    """With the smallest weights of all that fit best, which vanishing penalties lead to."""
+    y = (labels[:, None] == np.unique(labels)).astype(float)
+    right = 0
+    for test in folds:
+        seen = np.setdiff1d(np.arange(len(x)), test)
+        middle, share = x[seen].mean(0), y[seen].mean(0)
+        weights = np.linalg.lstsq(x[seen] - middle, y[seen] - share, rcond=None)[0]
+        outputs = (x[test] - middle) @ weights + share
+        right += int((outputs.argmax(1) == y[test].argmax(1)).sum())
+    return right / len(x)
+
+
+@pytest.mark.parametrize("penalty", [1e-14, 1e-18, 1e-100])
+@pytest.mark.parametrize(
+    ("n", "d", "rank"), [(100, 20, 20), (60, 200, 200), (80, 70, 70), (90, 40, 7)]
+)
+def test_penalties_too_small_to_matter(n: int, d: int, rank: int, penalty: float) -> None:
+    x = normal(n, rank).double() @ normal(rank, d, seed=2).double()
+    labels = torch.randint(0, 5, (n,), generator=torch.Generator().manual_seed(3))
+    parts = [part.numpy() for part in _folds(torch.arange(n), 5, 0)]
+    expected = least_squares_accuracy(x.numpy(), labels.numpy(), parts)
+    found = gf.probe_accuracy(x, labels, penalties=(penalty,))
+    assert found.mean.item() == pytest.approx(expected, abs=1e-12)
+    assert found.mean < 0.4  # labels are random: nothing can be read
+
+
+@pytest.mark.parametrize("penalty", [1e-5, 3e-5, 1e-4, 1.0])
+def test_closed_form_is_what_fitting_gives_where_it_is_used(penalty: float) -> None:
+    x = torch.stack([normal(40, 90), normal(40, 90, seed=1) * 1e-3]).double()
+    x = x - x.mean(-2, keepdim=True)
+    y = torch.nn.functional.one_hot(torch.arange(40) % 3).double()
+    sets = torch.tensor([[0, 1, 2, 3, -1], [5, 9, 30, 31, 39]])
+    scale = penalty * x.square().sum(-1).mean(-1)
+    closed = _residuals(x @ x.mT, scale, y, sets)
+    torch.testing.assert_close(closed, _fitted_residuals(x, scale, y, sets), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e155, 1e307, 1e-155, 1e-200, 1e-320])
+@pytest.mark.parametrize("penalties", [PENALTIES, (1e-18,)], ids=["usual", "tiny"])
+def test_scale_does_not_matter(scale: float, penalties: tuple[float, ...]) -> None:
+    x, labels = planted(60, 6, 3, 0.7)
+    x = x.double().round(decimals=0 if scale < 1e-310 else 3)
+    both = torch.stack([x * scale, x])
+    found = gf.probe_accuracy(both, labels, penalties=penalties).mean
+    alone = gf.probe_accuracy(x, labels, penalties=penalties).mean
+    assert found.tolist() == [alone, alone] and alone > 0.4
+
+
+def test_folds_that_are_no_number() -> None:
+    x, labels = planted(20, 3, 2, 1.0)
+    with pytest.raises(TypeError, match="folds must be a whole number"):
+        gf.probe_accuracy(x, labels, folds=3.5)  # pyright: ignore[reportArgumentType]
