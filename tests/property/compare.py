@@ -1,0 +1,257 @@
+"""What geomfast makes of one draw against the float64 reference."""
+
+from __future__ import annotations
+
+import collections
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from geomfast.measures.curvature.fused import hessian_products
+from geomfast.measures.gradients import gradient_gram
+from tests.property.draws import Draw, drawn
+from tests.property.references import Reference, mode_and_state, same_state
+from tests.property.unfit import Coupled, Random
+
+# Of the largest entry.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
+# A gradient that vanishes up to rounding has no digits: entries of its Gram matrix count in units
+# of this share of the largest one of all parameters at least.
+_SMALLEST_SHARE = 1e-6
+# Samples whose products are all taken one by one.
+_FEW = 12
+# Of differences of gradients, in float64, with the step that they are taken with.
+_DIFFERENCES = 1e-6
+# A loss moves by this share of the largest at least where coupling or randomness is to be noticed.
+_NOTICEABLE = 1e-2
+# What a refusal says, at least.
+_SIGNS = {"random": "random|dropout|drops", "coupled": "other samples|on the others"}
+
+
+@dataclass
+class Outcome:
+    """Attributes:
+    passed: measures whose values agree, or that are refused as they have to be.
+    faults: (kind, measure, message) of all others. Kinds: "value", "refused though right",
+        "refused for another reason", "crash", "accepted", "changed".
+    """
+
+    draw: Draw
+    passed: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    faults: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def said(self) -> str:
+        faults = "; ".join(
+            f"{kind} in {measure}: {message}" for kind, measure, message in self.faults
+        )
+        return f"seed {self.draw.seed}: {faults}\n    {self.draw.what}"
+
+
+def compared(seed: int) -> Outcome:
+    """All measures of a seed's draw."""
+    draw = drawn(seed)
+    outcome = Outcome(draw)
+    before = mode_and_state(draw.model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if draw.nature == "right":
+            _compare_right(draw, outcome)
+        else:
+            _compare_unfit(draw, outcome)
+    for what, value in mode_and_state(draw.model).items():
+        if not same_state(before[what], value):
+            outcome.faults.append(("changed", "model", what))
+    return outcome
+
+
+def _compare_right(draw: Draw, outcome: Outcome) -> None:
+    exact = Reference(draw)
+    together = exact.losses_together()
+    assert close(together, exact.losses, 1e-8), f"the draw is not what it says: {draw.what}"
+    reached = exact.reached()
+    # A parameter that no sample uses may be refused by its name.
+    unused = {name for name in exact.parameters if name not in reached}
+    tolerance = TOLERANCE[exact_type(draw)]
+
+    if draw.samples == 1:
+        _refusal(outcome, "gram", lambda: gram(draw), "N = 1")
+    else:
+        found = _value(outcome, "gram", lambda: gram(draw), unused)
+        if found is not None:
+            _compare_grams(outcome, found, exact, tolerance)
+    if not draw.curved:
+        return
+    v = torch.randn(
+        sum(p.numel() for p in exact.parameters.values()),
+        generator=torch.Generator().manual_seed(draw.seed),
+        dtype=torch.float64,
+    )
+    v /= v.norm()
+    found = _value(
+        outcome,
+        "hessian",
+        lambda: hessian_products(draw.model, draw.loss_fn, draw.batch)(
+            v.to(exact_type(draw))
+        ).double(),
+        unused,
+    )
+    if found is not None:
+        _compare_products(outcome, found, exact, v, tolerance)
+
+
+def gram(draw: Draw) -> dict[str, Tensor]:
+    """Its sum over parameters, as "", and with an odd seed those of single parameters as well."""
+    if draw.seed % 2:
+        single = gradient_gram(draw.model, draw.loss_fn, draw.batch, per_layer=True)
+        return {"": torch.stack(list(single.values())).sum(0), **single}
+    return {"": gradient_gram(draw.model, draw.loss_fn, draw.batch)}
+
+
+def exact_type(draw: Draw) -> torch.dtype:
+    return next(draw.model.parameters()).dtype
+
+
+def _compare_grams(
+    outcome: Outcome, found: dict[str, Tensor], exact: Reference, tolerance: float
+) -> None:
+    right = exact.grams()
+    total = torch.stack(list(right.values())).sum(0)
+    right[""] = total
+    least = _SMALLEST_SHARE * float(total.abs().max())
+    wrong = {n: error(found[n], right[n], least) for n in found}
+    wrong = {n: e for n, e in wrong.items() if not e <= tolerance}
+    if wrong and tolerance > 1e-6:
+        # In float32 what torch's own gradients, one by one, get wrong is not held against it.
+        plain = Reference(outcome.draw, widen=False).grams()
+        plain[""] = torch.stack(list(plain.values())).sum(0)
+        wrong = {n: e for n, e in wrong.items() if not e <= 10 * error(plain[n], right[n], least)}
+    if wrong:
+        name, by = max(wrong.items(), key=lambda item: item[1])
+        _fault(
+            outcome, "value", "gram", f"{name or 'the sum'} is off by {by:.2g} of the largest entry"
+        )
+    else:
+        outcome.passed.append("gram")
+
+
+def _compare_products(
+    outcome: Outcome, found: Tensor, exact: Reference, v: Tensor, tolerance: float
+) -> None:
+    gradient = torch.cat([g.mean(0) for g in exact.gradients.values()])
+    # Rounding in a gradient is rounding in a product, however small that is.
+    least = max(1e-4 * float(gradient.abs().max()), 1e-12)
+    draw = outcome.draw
+    # For many samples, differences are less work than as many double backward passes.
+    differences = draw.smooth and (not draw.trusted or draw.samples > _FEW or draw.seed % 4 == 0)
+    if draw.trusted and (draw.samples <= _FEW or not draw.smooth):
+        right = exact.product_one_by_one(v)
+        by = error(found, right, least)
+        if not by <= tolerance and tolerance > 1e-6:
+            plain = Reference(draw, widen=False).product_one_by_one(v.float())
+            tolerance = max(tolerance, 10 * error(plain.double(), right, least))
+        if not by <= tolerance:
+            return _fault(outcome, "value", "hessian", f"off by {by:.2g} from one-by-one products")
+    if differences:
+        right = exact.product_by_differences(v)
+        by, allowed = error(found, right, least), max(tolerance, _DIFFERENCES)
+        if not by <= allowed:
+            finer = exact.product_by_differences(v, 2.5e-4)
+            by, allowed = error(found, finer, least), allowed + 10 * error(finer, right, least)
+        if not by <= allowed:
+            return _fault(outcome, "value", "hessian", f"off by {by:.2g} from differences")
+    outcome.passed.append("hessian")
+
+
+def error(found: Tensor, right: Tensor, least: float) -> float:
+    return float((found - right).abs().max()) / max(float(right.abs().max()), least, 1e-300)
+
+
+def close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return bool((a - b).abs().max() <= tolerance * (1 + b.abs().max()))
+
+
+def _value(outcome: Outcome, measure: str, call: Callable[[], Any], unused: set[str]) -> Any:
+    try:
+        return call()
+    except ValueError as error:
+        if any(f"parameter {name} " in str(error) for name in unused):
+            outcome.refused.append(f"{measure}: a parameter that no sample uses")
+        elif measure == "hessian" and "_embedding_bag_backward" in str(error):
+            outcome.refused.append(f"{measure}: torch has no second derivative of an EmbeddingBag")
+        else:
+            _fault(outcome, "refused though right", measure, str(error))
+    except Exception as error:
+        _fault(outcome, "crash", measure, f"{type(error).__name__}: {error}")
+    return None
+
+
+def _refusal(outcome: Outcome, measure: str, call: Callable[[], Any], sign: str) -> None:
+    """`call` has to be refused by a message with something that `sign` matches."""
+    try:
+        call()
+    except ValueError as error:
+        if re.search(sign, str(error)):
+            outcome.refused.append(f"{measure}: {shortened(str(error))}")
+        else:
+            _fault(
+                outcome, "refused for another reason", measure, f"{_unfit(outcome.draw)}: {error}"
+            )
+    except Exception as error:
+        _fault(outcome, "crash", measure, f"{type(error).__name__}: {error}")
+    else:
+        _fault(outcome, "accepted", measure, f"{outcome.draw.nature}: {_unfit(outcome.draw)}")
+
+
+def _unfit(draw: Draw) -> str:
+    parts = [p for p in draw.model.modules() if isinstance(p, (Coupled, Random))]
+    return ", ".join(part.what for part in parts)
+
+
+def _compare_unfit(draw: Draw, outcome: Outcome) -> None:
+    if not _noticeable(draw):
+        outcome.refused.append("not noticeable")
+        return
+    sign = f"{_SIGNS[draw.nature]}|does not reach the loss"
+    if draw.samples > 1:
+        _refusal(outcome, "gram", lambda: gram(draw), sign)
+    if draw.nature == "random":
+        products = lambda: hessian_products(draw.model, draw.loss_fn, draw.batch)  # noqa: E731
+        _refusal(outcome, "hessian", products, sign)
+
+
+def _noticeable(draw: Draw) -> bool:
+    """Whether the losses of this draw do depend on chance, or on the other samples."""
+    again = drawn(draw.seed)
+    model = again.model.double()
+    batch = tree_map(lambda x: x.double() if x.is_floating_point() else x, again.batch)
+    single = [tree_map(lambda x, i=i: x[i : i + 1], batch) for i in range(draw.samples)]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        one = again.loss_fn(model, batch)
+        if draw.nature == "random":
+            other = again.loss_fn(model, batch)
+        else:
+            try:
+                other = torch.cat([again.loss_fn(model, alone) for alone in single])
+            except ValueError:  # of torch: batch statistics of one value
+                return True
+    return float((one - other).abs().max()) >= _NOTICEABLE * float(one.abs().max())
+
+
+def _fault(outcome: Outcome, kind: str, measure: str, message: str) -> None:
+    outcome.faults.append((kind, measure, shortened(message)))
+
+
+def shortened(message: str) -> str:
+    return " ".join(message.split())[:300]
+
+
+def classes(messages: list[str]) -> collections.Counter[str]:
+    """How often each message came, whatever its numbers and names."""
+    return collections.Counter(re.sub(r"[0-9][0-9.e+-]*", "#", m) for m in messages)
