@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from geomfast.integrations import adapters
 from geomfast.integrations.hub import (
     CorruptCheckpoint,
     LoadError,
@@ -80,7 +81,8 @@ def load(
 ) -> CausalLM:
     """Loads any causal language model that transformers knows.
 
-    Nothing of the checkpoint is executed: models with code of their own are refused.
+    Nothing of the checkpoint is executed: models with code of their own are refused. An adapter of
+    peft is put on the base model that it names, and its weights alone require gradients.
 
     Args:
         source: a folder, or a model's name on the hub.
@@ -105,11 +107,19 @@ def load(
 
     folder = checkpoint_folder(source, revision, cache_dir)
     name = os.fspath(source) if revision is None else f"{os.fspath(source)} at {revision}"
-    if not (folder / "config.json").is_file():
-        raise CorruptCheckpoint(f"{name} has no config.json: not a checkpoint of transformers")
+    adapter = adapters.found(folder, name, cache_dir) if adapters.is_adapter(folder) else None
+    if adapter is None and not (folder / "config.json").is_file():
+        raise CorruptCheckpoint(
+            f"{name} has no config.json, nor {adapters.CONFIG}: not a checkpoint of transformers"
+        )
     with _quiet(transformers):
-        model = _model(transformers, folder, name, DTYPES[dtype], device_map)
+        place, called = (folder, name) if adapter is None else (adapter.base, str(adapter.base))
+        model = _model(transformers, place, called, DTYPES[dtype], device_map)
         words = folder if tokenizer is None else checkpoint_folder(tokenizer, None, cache_dir)
+        if adapter is not None:
+            model = adapter.put_on(model)
+            if tokenizer is None and not any(folder.glob("tokenizer*")):
+                words = adapter.base
         made = _tokenizer(transformers, words, name)
     if device_map is None:
         model = model.to(device)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from geomfast.integrations.evaluation import evaluating, unfolded
 from geomfast.integrations.memory import Notice, halving, logger, out_of_memory
-from geomfast.integrations.states import POSITIONS, evaluating
+from geomfast.integrations.options import GRADIENTS, Options
 from geomfast.measures import gradients, spectra
-from geomfast.measures.checks import LossFunction, batches_of, count
+from geomfast.measures.batches import Batches, batches_of, count, one_batch, parts, taken
+from geomfast.measures.checks import LossFunction, chosen
+from geomfast.measures.guard import left_alone
 from geomfast.measures.llc import LLC
 from geomfast.measures.sampling import calibrate
-from geomfast.measures.sampling.streams import concatenated, parts, taken
 from geomfast.measures.values import Value, gradient_values, hessian_values, llc_values
 
 #: Names as a sweep's, in the order they are taken.
@@ -29,79 +32,10 @@ MEASURES = (
     "hessian_trace",
     "llc",
 )
-_GRADIENTS = ("fisher_rank", "gradient_covariance_rank")
+#: Samples at once when a model is looked at before it is measured.
+_FEW = 4
 #: Gives every layer's activations, label -> (N, d), at the model's present weights.
 States = Callable[[], Mapping[str, Tensor]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How measures are taken.
-
-    Attributes:
-        samples: at most this many of the data, its first; None for all.
-        batch_size: samples at once for activations and the Hessian, which it does not change; None
-            for a batch as it comes. Halved, with a notice, where memory does not suffice.
-        position: where :func:`geomfast.integrations.states.activations` reads a sample's vector.
-        center, eps: of :func:`geomfast.rankme`.
-        first_entries: number of parameter entries of the truncated gradient ranks.
-        check: see that no sample's gradient depends on the other samples.
-        hessian_k, hessian_tol, hessian_iterations: of :func:`geomfast.hessian_top_eigenvalues`;
-            the largest eigenvalue is recorded.
-        hessian_probes: of :func:`geomfast.hessian_trace`.
-        llc_lr, llc_localization, llc_chains, llc_draws, llc_burn_in, llc_batch_size, llc_nbeta: of
-            :func:`geomfast.llc`. A minibatch has at most as many samples as there are; an nbeta of
-            None is n / log n.
-        seed: of every random number.
-    """
-
-    samples: int | None = None
-    batch_size: int | None = None
-    position: str = "last"
-    center: bool = False
-    eps: float = 0.0
-    first_entries: int = 50_000
-    check: bool = True
-    hessian_k: int = 1
-    hessian_tol: float = 1e-3
-    hessian_iterations: int = 100
-    hessian_probes: int = 30
-    llc_lr: float = 2e-5
-    llc_localization: float = 3000.0
-    llc_chains: int = 2
-    llc_draws: int = 200
-    llc_burn_in: int = 50
-    llc_batch_size: int | None = 32
-    llc_nbeta: float | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.position not in POSITIONS:
-            expected = ", ".join(POSITIONS)
-            raise ValueError(f"position must be one of {expected}, not {self.position!r}")
-        for name, value in asdict(self).items():
-            least = 2 if name == "samples" else 1
-            whole = name in ("samples", "batch_size", "llc_batch_size", "first_entries")
-            if whole and value is not None and value < least:
-                raise ValueError(f"{name} must be {least} or more, not {value}")
-
-    def of(self, measure: str) -> dict[str, Any]:
-        """The settings that shape a measure's value, as records keep them."""
-        if measure == "rankme":
-            own = {"position": self.position, "center": self.center, "eps": self.eps}
-        elif measure in _GRADIENTS:
-            own = {"labels": "data", "first entries": self.first_entries}
-        elif measure == "hessian_top":
-            tol, most = self.hessian_tol, self.hessian_iterations
-            own = {"k": self.hessian_k, "tol": tol, "max_iterations": most, "seed": self.seed}
-        elif measure == "hessian_trace":
-            own = {"probes": self.hessian_probes, "seed": self.seed}
-        else:
-            fields = [name for name in asdict(self) if name.startswith("llc_")]
-            own = {name.removeprefix("llc_"): getattr(self, name) for name in fields}
-            # By its rule, as sets of different sizes are measured in one and the same way.
-            own |= {"nbeta": self.llc_nbeta or "n / log n", "seed": self.seed}
-        return {"measure": measure, "samples": self.samples, **own}
 
 
 @dataclass(frozen=True)
@@ -153,8 +87,10 @@ def measure_model(
 ) -> list[Found]:
     """Takes the named measures of a model as it is.
 
-    It is measured in evaluation mode; its mode, gradients and weights, the global random numbers
-    and the default type stay as they are.
+    It is measured in evaluation mode, which it enters and leaves through its modules' own `eval`
+    and `train`; its modes, gradients, weights, buffers and attributes, the global random numbers
+    and the default type stay as they are. Parameters that no loss depends on, as of a head that is
+    not used, count for nothing: a notice names them all.
 
     Args:
         model: any module.
@@ -166,14 +102,17 @@ def measure_model(
         options: how; None for the defaults.
         states: activations for rankme, of samples of its own choice. Where it is needed, it is
             called once, in evaluation mode.
-        notice: told in a sentence what had to be changed for want of memory.
+        notice: told in a sentence what had to be changed for want of memory, and of parameters
+            that no loss depends on.
 
     Returns:
         One value after the other, in the order of :data:`MEASURES`, rankme by layer.
 
     Raises:
         ValueError: an unknown measure; rankme without states; the others without loss or data;
-            and whatever the measures themselves refuse, see :mod:`geomfast`.
+            a model whose `eval` cannot be undone for gradients; and whatever the measures
+            themselves refuse, see :mod:`geomfast`.
+        RuntimeError: a module's own `train` or `eval` failed; the message names it.
     """
     options = options or Options()
     wanted = check_measures(measures)
@@ -187,15 +126,14 @@ def measure_model(
         if rest:
             if loss_fn is None or data is None:
                 raise ValueError(f"{rest[0]} needs a loss_fn and data")
-            taking = _Taking(model, loss_fn, _first(batches_of(data), options.samples), notice)
-            ranks = [name for name in rest if name in _GRADIENTS]
-            if ranks:
-                found += taking.gradient_ranks(ranks, options)
-            for name in rest:
-                if name.startswith("hessian"):
-                    found += taking.hessian(name, options)
-            if "llc" in rest:
-                found += taking.llc(options)
+            batches = _first(batches_of(data), options.samples)
+            _, few = next(parts(batches[0], _FEW))
+            taking = _Taking(model, loss_fn, batches, notice)
+            with (
+                unfolded(model, lambda: loss_fn(model, few)),
+                only(model, options.params, loss_fn, batches, notice),
+            ):
+                found += taking.all(rest, options)
     return found
 
 
@@ -232,15 +170,27 @@ class _Taking:
         notice: as in :func:`measure_model`.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFunction, batches: list[Any], notice: Notice):
+    def __init__(self, model: nn.Module, loss_fn: LossFunction, batches: Batches, notice: Notice):
         self.model, self.loss_fn, self.batches, self.notice = model, loss_fn, batches, notice
         sizes = [count(batch, least=1) for batch in batches]
         self.samples, self.largest = sum(sizes), max(sizes)
 
+    def all(self, names: list[str], options: Options) -> list[Found]:
+        """The values of some measures, in their order."""
+        found: list[Found] = []
+        if ranks := [name for name in names if name in GRADIENTS]:
+            found += self.gradient_ranks(ranks, options)
+        for name in names:
+            if name.startswith("hessian"):
+                found += self.hessian(name, options)
+        if "llc" in names:
+            found += self.llc(options)
+        return found
+
     def gradient_ranks(self, names: list[str], options: Options) -> Iterator[Found]:
         """One backward pass serves both ranks, exact and over the first entries."""
         begin = time.perf_counter()
-        batch = concatenated(self.batches)
+        batch = one_batch(self.batches)
         exact, first = halving(
             lambda at_once: gradients.gradient_ranks(
                 self.model,
@@ -265,7 +215,7 @@ class _Taking:
         """One measure of the Hessian, which the size of batches does not change."""
         begin = time.perf_counter()
         settings = options.of(name)
-        call = {key: settings[key] for key in settings.keys() - {"measure", "samples"}}
+        call = {key: settings[key] for key in settings.keys() - {"measure", "samples", "params"}}
         values, _ = halving(
             lambda size: hessian_values(
                 self.model, self.loss_fn, _cut(self.batches, size), name, **call
@@ -285,7 +235,7 @@ class _Taking:
         """
         begin = time.perf_counter()
         settings = options.of("llc")
-        call = {key: settings[key] for key in settings.keys() - {"measure", "samples"}}
+        call = {key: settings[key] for key in settings.keys() - {"measure", "samples", "params"}}
         call["nbeta"] = options.llc_nbeta
         if options.llc_batch_size is None:
             together = self.largest
@@ -315,11 +265,11 @@ class _Taking:
             yield Found(name, "", value, stderr, self.samples, seconds, ran_on, settings)
 
 
-def _first(batches: list[Any], samples: int | None) -> list[Any]:
+def _first(batches: Batches, samples: int | None) -> Batches:
     """The batches, as far as their first samples."""
     if samples is None:
         return batches
-    kept = []
+    kept = Batches()
     for batch in batches:
         has = count(batch, least=1)
         kept.append(batch if has <= samples else taken(batch, torch.arange(samples, device="cpu")))
@@ -329,6 +279,87 @@ def _first(batches: list[Any], samples: int | None) -> list[Any]:
     return kept
 
 
-def _cut(batches: list[Any], size: int) -> list[Any]:
+def _cut(batches: Batches, size: int) -> Batches:
     """The batches in parts of at most so many samples."""
-    return [part for batch in batches for _, part in parts(batch, size)]
+    return Batches(part for batch in batches for _, part in parts(batch, size))
+
+
+@contextmanager
+def only(
+    model: nn.Module,
+    params: Iterable[str] | None,
+    loss_fn: LossFunction,
+    batches: Batches,
+    notice: Notice,
+) -> Iterator[None]:
+    """Inside, no parameter requires gradients but those that are to be measured, and used.
+
+    Args:
+        model, loss_fn: in evaluation mode.
+        params: of :class:`Options`.
+        batches: of the data.
+        notice: told which no loss depends on.
+
+    Raises:
+        ValueError: a pattern matches no parameter, or none is left.
+    """
+    wanted, _ = chosen(model, params)
+    unused = _unused(model, wanted, loss_fn, batches)
+    if unused and len(unused) < len(wanted):
+        notice(
+            f"no sample's loss depends on {', '.join(unused)}: they count for nothing; "
+            f"Options(params={_without(unused, model)}) leaves them out"
+        )
+        wanted = {name: p for name, p in wanted.items() if name not in unused}
+    put_aside = [
+        p for name, p in model.named_parameters() if p.requires_grad and name not in wanted
+    ]
+    for parameter in put_aside:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in put_aside:
+            parameter.requires_grad_(True)
+
+
+def _unused(
+    model: nn.Module, wanted: Mapping[str, Tensor], loss_fn: LossFunction, batches: Batches
+) -> list[str]:
+    """Those parameters that the loss of no sample depends on."""
+    left = dict(wanted)
+
+    def look(at_once: int) -> None:
+        nonlocal left
+        for batch in batches:
+            for _, part in parts(batch, at_once):
+                losses = loss_fn(model, part)
+                found = torch.autograd.grad(losses.sum(), [*left.values()], allow_unused=True)
+                left = {
+                    name: p for (name, p), g in zip(left.items(), found, strict=True) if g is None
+                }
+                if not left:
+                    return
+
+    try:
+        with left_alone(model):
+            halving(look, _FEW, "looking for unused parameters", notice=lambda said: None)
+    except Exception:
+        return []  # what is wrong with the model, its loss or the data, the measures say
+    return list(left)
+
+
+def _without(unused: list[str], model: nn.Module) -> tuple[str, ...]:
+    """Patterns that leave these out: a module's whole where no other of its parameters is used."""
+    patterns: list[str] = []
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    for name in unused:
+        ends = [i for i, letter in enumerate(name) if letter == "."]
+        for whole in [f"{name[:i]}.*" for i in ends]:
+            inside = [one for one in names if one.startswith(whole[:-1])]
+            if set(inside) <= set(unused):
+                patterns.append(f"!{whole}")
+                break
+        else:
+            patterns.append(f"!{name}")
+    return tuple(dict.fromkeys(patterns))

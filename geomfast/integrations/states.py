@@ -7,8 +7,8 @@ the output of the last block is not among them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from geomfast.integrations.evaluation import evaluating
 from geomfast.integrations.memory import Notice, halving, logger
-from geomfast.measures.checks import batches_of, count
+from geomfast.measures.batches import batches_of, count
 from geomfast.records import FINAL, block
 
-#: Where a sample's vector is read: at its last real token, or the mean over all of them.
-POSITIONS = ("last", "mean")
+#: Where a sample's vector is read: at its last real token; the mean over all real tokens, or all
+#: positions of a feature map; or every value at every position, one after the other.
+POSITIONS = ("last", "mean", "flat")
 #: Modules whose output is what a network without blocks makes of a layer.
 _NONLINEAR = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU)
 #: How many of them a message shows.
@@ -36,18 +38,6 @@ class NoStates(ValueError):
 
 class UnknownModule(ValueError):
     """A name that no module of the model has."""
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, every module is in evaluation mode; afterwards in the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def find_blocks(model: nn.Module) -> list[str]:
@@ -104,7 +94,9 @@ def activations(
         data: one batch, or an iterable of batches. Of a mapping with `attention_mask` (N, T), the
             tokens it masks are not real; without one all are.
         position: one of :data:`POSITIONS`; of layers that give (N, d), without positions, those
-            are taken as they are.
+            are taken as they are. Feature maps (N, C, H, W), of whatever rank from 4 on, have no
+            last position: "mean" gives (N, C) of them, the mean over all positions, and "flat"
+            (N, C H W). Of (N, T, d) "flat" gives (N, T d), with zeros at tokens that are masked.
         layers: names of the modules that are block 1, block 2, ...; None for those of
             :func:`find_blocks`.
         final: name of the module whose output is the final state; None for what the output head
@@ -241,7 +233,7 @@ def _at(
     if isinstance(state, Tensor) and state.dim() == 2 and len(state) == samples * length:
         # Rows of all samples one after the other, in geomfast's own GPT.
         state = state.unflatten(0, shape) if length > 1 else state
-    if not isinstance(state, Tensor) or state.dim() not in (2, 3) or len(state) != samples:
+    if not isinstance(state, Tensor) or state.dim() < 2 or len(state) != samples:
         given = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
         raise NoStates(
             f"{label} gives {given}, not hidden states of shape ({samples}, T, d) or "
@@ -250,10 +242,29 @@ def _at(
     state = state.detach()
     if state.dim() == 2:
         return state
+    if state.dim() > 3:
+        return _of_map(state, position, label)
     if mask is None:
+        if position == "flat":
+            return state.flatten(1)
         return state[:, -1] if position == "last" else state.mean(1)
     mask = mask.to(state.device) != 0
-    if position == "mean":
-        return state.masked_fill(~mask[..., None], 0.0).sum(1) / mask.sum(1, keepdim=True)
-    last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
-    return state[torch.arange(samples, device=state.device), last]
+    if position == "last":
+        last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+        return state[torch.arange(samples, device=state.device), last]
+    real = state.masked_fill(~mask[..., None], 0.0)
+    if position == "flat":
+        return real.flatten(1)
+    return real.sum(1) / mask.sum(1, keepdim=True)
+
+
+def _of_map(state: Tensor, position: str, label: str) -> Tensor:
+    """(N, C, ...) -> (N, C), or (N, C ...)."""
+    if position == "last":
+        raise NoStates(
+            f"{label} gives {tuple(state.shape)}, a feature map, which has no last position: take "
+            'position="mean", the mean over its positions of each of the '
+            f'{state.shape[1]} channels, or position="flat", all {state[0].numel()} values; or '
+            "name layers that give (N, d)"
+        )
+    return state.flatten(1) if position == "flat" else state.flatten(2).mean(2)

@@ -17,16 +17,17 @@ from geomfast.files import fingerprint
 from geomfast.integrations.measuring import Found, Options, check_measures
 from geomfast.integrations.tracking import arguments, words
 from geomfast.integrations.tracking.budget import Budget, check_every, due
+from geomfast.integrations.tracking.cadence import Cadence
 from geomfast.integrations.tracking.copies import EvaluationCopy, aside, unwrapped
 from geomfast.integrations.tracking.dashboards import dashboards, tags
 from geomfast.integrations.tracking.earlier import Earlier
 from geomfast.integrations.tracking.folder import RunFolder
 from geomfast.integrations.tracking.samples import data_hash, samples_of
 from geomfast.integrations.tracking.values import LOSS, StatesOf, Taking, row, values_of_run
-from geomfast.measures.checks import LossFunction, count
+from geomfast.measures.batches import Batches, count
+from geomfast.measures.checks import LossFunction
 from geomfast.records import MIXTURE
 from geomfast.sweep.failures import clear_failure, mark_failed
-from geomfast.training.checkpoints import weights_hash
 
 logger = logging.getLogger("geomfast")
 
@@ -87,7 +88,8 @@ class Tracker:
             spread over the whole run, and not earned before it is spent.
         options: how measures are taken, an Options of :mod:`geomfast.integrations.measuring`.
         states: ``states(model) -> {layer: (N, d)}``, activations for rankme, with labels
-            ``block 1`` ... and ``final``; None for those of ``layers``.
+            ``block 1``, ``block 2``, ... and ``final``, which records know; None for those of
+            ``layers``.
         layers: names of modules, as ``model.named_modules()`` has them, for rankme: the last is the
             ``final`` state, those before it are ``block 1``, ``block 2``, ... Each has to give
             (N, d), or (N, T, d), of which the last position is read. None for the blocks of the
@@ -138,6 +140,7 @@ class Tracker:
         check_every(every)
         arguments.check_needs(names, loss_fn, data, states)
         arguments.check_names(name=name, run=run)
+        arguments.check_records(out, seed, scale, states, raise_failures)
         options, layers = arguments.check_options(options), arguments.check_layers(layers)
         self.every, self.raise_failures = every, raise_failures
         self.budget = Budget(max_overhead, total_steps)
@@ -148,20 +151,19 @@ class Tracker:
             return
         self._failures: dict[str, Exception] = {}
         self._notices: set[str] = set()
-        self._last, self._due, self._measured = -1, 0, 0
+        self._last = -1
         self._loss: Any = None
         self._tokens: int | None = None
-        self._thinned_from: int | None = None
         self._seconds = 0.0
         if (said := words.wide(max_overhead)) is not None:
             self._notice(said)
         with self.budget.spending():
             inner = unwrapped(model)
-            self._copy = EvaluationCopy(inner, device)
+            self._copy = EvaluationCopy(inner, arguments.check_device(device))
             with aside(self._copy.device), self._copy.measuring():
                 given = data is not None
                 device = self._copy.device
-                batches = samples_of(data, options.samples, device) if given else []
+                batches = samples_of(data, options.samples, device) if given else Batches()
                 self._taking = Taking(
                     self._copy.module,
                     names,
@@ -174,7 +176,7 @@ class Tracker:
                 )
                 self._taking.try_out()
                 self._data = data_hash(batches)
-            self._named = {"scale": scale or type(inner).__name__, "seed": seed}
+            self._named = {"scale": scale or type(inner).__name__, "seed": int(seed)}
             self._name = name
             settings = {
                 "name": name,
@@ -190,7 +192,7 @@ class Tracker:
             self._folder = RunFolder(self.out, run, self._named, settings, of_measures)
             try:
                 self._dashboards = dashboards(log_to, self.out / "tensorboard" / run)
-                self._noted = self._folder.noted()
+                self._cadence = Cadence(self._folder.noted(), self._folder.before)
             except BaseException:
                 self._folder.close()
                 raise
@@ -236,7 +238,7 @@ class Tracker:
             return False
         if not due(step, self.every):
             return False
-        self._due += 1
+        self._cadence.is_due(step)
         if not self.budget.allows(step, self.every):
             self._thin()
             return False
@@ -256,7 +258,8 @@ class Tracker:
             return
         new = self._last > self._earlier.last and self._last not in self._folder.recorded
         if last and new and not self._earlier.other:
-            self._due += not due(self._last, self.every)
+            if not due(self._last, self.every):
+                self._cadence.is_due(self._last)
             if self.budget.affords():
                 self._measure()
         self._let_go()
@@ -287,8 +290,9 @@ class Tracker:
             except Exception as error:
                 self._fail("closing", error)
         self._folder.close()
-        if self._due:
-            said = words.summary(self.budget, self._due, self._measured, self._last)
+        counts = self._cadence
+        if counts.due:
+            said = words.summary(self.budget, counts.due, counts.measured, self._last)
             logger.warning("run %s in %s: %s", self._folder.run, self.out, said)
 
     def _compare(self) -> None:
@@ -296,8 +300,7 @@ class Tracker:
         with self.budget.spending():
             try:
                 with aside(self._copy.device), self._copy.measuring():
-                    self._copy.refresh()
-                    weights = weights_hash(self._copy.module)
+                    weights = self._copy.refresh()
                 said = self._earlier.compare(self._last, weights)
             except Exception as error:
                 self._fail("comparing", error)
@@ -311,32 +314,33 @@ class Tracker:
         with self.budget.spending(measuring=True):
             try:
                 with aside(self._copy.device), self._copy.measuring():
-                    self._copy.refresh()
+                    # Before anything is measured: some models change their weights in a pass.
+                    weights = self._copy.refresh()
                     found = list(self._taking.take(self._fail))
-                self._write(found)
+                self._write(found, weights)
             except Exception as error:
                 self._fail("measuring", error)
 
-    def _write(self, found: list[Found]) -> None:
+    def _write(self, found: list[Found], weights: str) -> None:
         """Records first: a dashboard that fails has not cost them."""
         of_samples = {"task": self._name, "level": 1, "data": self._data}
         task, level = MIXTURE
         of_run = {"task": task, "level": level, "data": ""}
         # Before the first one nothing of the run has passed of which this could be a share.
-        overhead = self.overhead if self._measured else None
+        overhead = self.overhead if self._cadence.measured else None
         of_the_run = values_of_run(self._loss, overhead, self._fail)
         rows = [row(one, of_samples) for one in found] + [row(one, of_run) for one in of_the_run]
         shared = {
             **self._named,
             "tokens": self._tokens,
-            "weights": weights_hash(self._copy.module),
+            "weights": weights,
             "device": str(self._copy.device),
         }
         names = {LOSS, *self._taking.measures} if self._taking.loss_fn else self._taking.measures
         hashes = {fingerprint(one.settings): one.settings for one in (*found, *of_the_run)}
         self._folder.write(self._last, names, [{**one, **shared} for one in rows], hashes)
-        self._measured += 1
-        if self._measured == 1:
+        self._cadence.measured += 1
+        if self._cadence.measured == 1:
             self._note()
         self._seconds += sum(one.seconds for one in found)
         self._folder.wall(self.budget.rest, self.budget.spent - self._seconds)
@@ -344,11 +348,11 @@ class Tracker:
             shown.show(self._last, tags(rows))
 
     def _thin(self) -> None:
-        if self._thinned_from is None:
-            self._thinned_from = self._last
+        counts = self._cadence
+        counts.thin(self._last)
         if "thinned" in self._notices:
             return
-        said = words.thinned(self.budget, self._last, self.every, self._due, self._measured)
+        said = words.thinned(self.budget, self._last, self.every, counts.due, counts.measured)
         if said is None:
             return
         self._notices.add("thinned")
@@ -361,18 +365,9 @@ class Tracker:
 
     def _note(self) -> None:
         """Note how this run is tracked where its settings stand."""
-        if not self._due:
-            return
-        before = self._noted.get("thinned_from")
-        self._folder.note(
-            every=self.every,
-            max_overhead=self.budget.share,
-            total_steps=self.budget.total,
-            overhead=self.overhead,
-            due=self._noted.get("due", 0) + self._due,
-            measured=len(self._folder.recorded),
-            thinned_from=self._thinned_from if before is None else before,
-        )
+        if self._cadence.due:
+            recorded = len(self._folder.recorded)
+            self._folder.note(**self._cadence.note(self.every, self.budget, recorded))
 
     def _notice(self, said: str) -> None:
         """Log a notice the first time it is given."""

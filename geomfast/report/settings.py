@@ -116,10 +116,10 @@ def cadence(settings: Mapping[str, Any], run: str, records: pd.DataFrame) -> str
     due, overhead = max(told["due"], steps), told["overhead"]
     text = f"{steps} of {due} due steps measured"
     if steps < due and told.get("thinned_from") is not None:
-        text += (
-            f", as the budget (max_overhead = {told['max_overhead']:g}) left others out from step "
-            f"{told['thinned_from']:,} on"
-        )
+        # A tracker that resumed the run may have had another budget, or none.
+        share = told.get("thinned_by", told["max_overhead"])
+        which = "a budget" if share is None else f"the budget (max_overhead = {share:g})"
+        text += f", as {which} left others out from step {told['thinned_from']:,} on"
     digits = ".0f" if overhead >= 0.1 else ".2g"
     return f"{text}; measuring added {100 * overhead:{digits}}% to the time of training"
 

@@ -132,9 +132,8 @@ def test_settings_name_what_shapes_a_value():
         assert f.value == pytest.approx(found[name].value, rel=1e-3, nan_ok=True), name
     for field in dataclasses.fields(Options):
         if field.name not in ("batch_size", "check"):
-            changed = dataclasses.replace(
-                FAST, **{field.name: "mean" if field.name == "position" else 3}
-            )
+            other = {"position": "mean", "center": True, "params": ["head.*"], "hessian_probes": 7}
+            changed = dataclasses.replace(FAST, **{field.name: other.get(field.name, 3)})
             assert any(changed.of(name) != FAST.of(name) for name in MEASURES), field.name
 
 
@@ -152,7 +151,7 @@ def test_rankme_alone_needs_no_loss():
         (["rankme"], {"states": dict}, "states gave no layer"),
         (["llc"], {"loss_fn": None}, "llc needs a loss_fn and data"),
         (["llc", "hessian_top"], {"data": None}, "hessian_top needs a loss_fn and data"),
-        (["fisher_rank"], {"data": [X[:2, :3], X]}, "whose batches cannot be joined"),
+        (["fisher_rank"], {"data": [X[:2, :3], X]}, "batches of data cannot be joined"),
     ],
 )
 def test_what_is_missing(measures, more, message):
@@ -165,10 +164,10 @@ def test_what_is_missing(measures, more, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"position": "first"}, "position must be one of last, mean, not 'first'"),
-        ({"samples": 1}, "samples must be 2 or more, not 1"),
-        ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
-        ({"llc_batch_size": -1}, "llc_batch_size must be 1 or more, not -1"),
+        ({"position": "first"}, "position must be one of last, mean, flat, not 'first'"),
+        ({"samples": 1}, "samples must be a whole number, 2 or more, not 1"),
+        ({"batch_size": 0}, "batch_size must be a whole number, 1 or more, not 0"),
+        ({"llc_batch_size": -1}, "llc_batch_size must be a whole number, 1 or more, not -1"),
     ],
 )
 def test_bad_options(options, message):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from geomfast.integrations.states import NoStates, activations, evaluating, find_blocks
+from geomfast.integrations.evaluation import evaluating
+from geomfast.integrations.states import NoStates, activations, find_blocks
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import Scale
 from tests import cases
@@ -204,9 +205,9 @@ def test_a_list_that_comes_out_of_an_iterable_is_a_batch():
 def test_what_will_not_do():
     with pytest.raises(ValueError, match=r"Plain has no module 'blocks\.0'"):
         activations(plain(), TOKENS, layers=["blocks.0"])
-    with pytest.raises(ValueError, match="position must be one of last, mean, not 'first'"):
+    with pytest.raises(ValueError, match="position must be one of last, mean, flat, not 'first'"):
         activations(plain(), TOKENS, position="first")
-    with pytest.raises(NoStates, match=r"block 1 gives \(6, 2, 2, 5\), not hidden states"):
+    with pytest.raises(NoStates, match=r"block 1 gives \(6, 2, 2, 5\), a feature map"):
         model = nn.Sequential(nn.Conv1d(1, 4, 1), nn.Unflatten(1, (2, 2)))
         activations(model, cases.normal(6, 1, 5), layers=["1"])
     with pytest.raises(NoStates, match=r"block 1 gives \(5, 4\), not"):

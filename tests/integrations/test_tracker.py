@@ -389,7 +389,7 @@ def test_a_budget_meant_as_a_percentage(tmp_path, caplog):
         ({"layers": [nn.Linear(2, 2)]}, TypeError, "layers must be names of modules"),
         ({"layers": []}, ValueError, "layers must name modules"),
         ({"data": (torch.zeros(4, 7), batch()[1][:4])}, ValueError, "could not be put through"),
-        ({"data": list(batch())}, ValueError, r"not alike: .*data=\(x, y\)"),
+        ({"data": [batch()[0], batch(9)[1]]}, ValueError, r"not alike: .*data=\(x, y\)"),
         ({"data": (np.zeros(3), np.zeros(3))}, ValueError, "no tensor, but ndarray"),
         ({"data": TensorDataset(*batch())}, TypeError, "a DataLoader makes batches of it"),
         ({"data": list(zip(*batch(), strict=True))}, ValueError, "DataLoader puts single samples"),

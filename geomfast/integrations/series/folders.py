@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from geomfast.integrations.adapters import CONFIG, is_adapter
 from geomfast.integrations.series.checkpoint import Checkpoint, in_order, step_of
 from geomfast.integrations.series.language_model import LanguageModelSeries
 from geomfast.sweep.plan import PlanError
@@ -42,6 +43,8 @@ class FolderSeries(LanguageModelSeries):
 def checkpoints_in(source: Path) -> tuple[Path, tuple[Checkpoint, ...]]:
     """The checkpoints of a folder, which may be one itself, and the folder that they are in.
 
+    Adapters of peft count as the checkpoints that they are.
+
     A folder that is named like a checkpoint but has no ``config.json`` counts: what is missing is
     reported when its turn comes.
 
@@ -49,14 +52,18 @@ def checkpoints_in(source: Path) -> tuple[Path, tuple[Checkpoint, ...]]:
         PlanError: there is none, or their names do not tell which is which.
     """
     source = source.resolve()
-    if (source / "config.json").is_file():
+    if _holds_one(source):
         return source.parent, in_order([source.name], str(source.parent))
     inside = [folder for folder in sorted(source.iterdir()) if folder.is_dir()]
-    whole = [folder.name for folder in inside if (folder / "config.json").is_file()]
+    whole = [folder.name for folder in inside if _holds_one(folder)]
     if not whole:
         raise PlanError(
-            f"{source}: neither a geomfast sweep, nor a model of transformers (config.json), nor a "
-            "folder of them"
+            f"{source}: neither a geomfast sweep, nor a model of transformers (config.json) or an "
+            f"adapter ({CONFIG}), nor a folder of them"
         )
     named = [folder.name for folder in inside if step_of(folder.name) is not None]
     return source, in_order(dict.fromkeys((*whole, *named)), str(source))
+
+
+def _holds_one(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or is_adapter(folder)

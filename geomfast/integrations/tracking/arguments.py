@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from geomfast.integrations.measuring import Options
+from geomfast.integrations.options import Options, whole
+from geomfast.records import FINAL, block
 
 #: Of torch's own losses, which take a model's outputs and not the model.
 _OF_TORCH = ("torch.nn.functional", "torch.nn.modules.loss")
@@ -18,9 +19,16 @@ _LOSS = "loss_fn(model, batch) -> (N,), one loss per sample"
 
 
 def check_model(model: Any) -> None:
-    """Raises TypeError for what is no module."""
+    """Raises TypeError for what is no module, ValueError for one without its shapes yet."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {_kind(model)}")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if torch.nn.parameter.is_lazy(tensor):
+            raise ValueError(
+                f"{name} has no shape yet: run the model once on a batch before it is tracked"
+            )
+        if tensor.is_meta:
+            raise ValueError(f"{name} is on the meta device, without values: load the model first")
 
 
 def check_loss(loss_fn: Any) -> None:
@@ -91,8 +99,71 @@ def check_needs(names: Sequence[str], loss_fn: Any, data: Any, states: Any) -> N
 def check_names(**names: str) -> None:
     """Raises ValueError for what cannot name a task or a folder."""
     for what, text in names.items():
-        if not isinstance(text, str) or not text or "/" in text:
-            raise ValueError(f"{what} must be a name without a slash, not {text!r}")
+        wrong = not isinstance(text, str) or not text.strip() or not text.isprintable()
+        if wrong or "/" in text or "\\" in text or text.startswith("."):
+            raise ValueError(
+                f"{what} must be a name without a slash, and without a dot at its beginning, not "
+                f"{text!r}"
+            )
+
+
+def check_records(out: Any, seed: Any, scale: Any, states: Any, raise_failures: Any) -> None:
+    """What records name a run by, and where they go.
+
+    Raises:
+        TypeError, ValueError: something that cannot be right; the message names the argument.
+    """
+    if not isinstance(out, (str, os.PathLike)) or not os.fspath(out):
+        raise TypeError(f"out must be the path of a folder, not {_kind(out)}")
+    if whole("seed", seed, None) >= 1 << 63 or seed < -(1 << 63):
+        raise ValueError(f"seed must be a whole number of 64 bits, not {seed}")
+    if scale is not None:
+        check_names(scale=scale)
+    if states is not None and not callable(states):
+        raise TypeError(
+            f"states must be a function, states(model) -> {{layer: (N, d)}}, not {_kind(states)}"
+        )
+    if not isinstance(raise_failures, bool):
+        raise TypeError(f"raise_failures must be True or False, not {_kind(raise_failures)}")
+
+
+def check_device(device: Any) -> torch.device | None:
+    """The device; None for none.
+
+    Raises:
+        ValueError: torch knows none of that name.
+    """
+    if device is None:
+        return None
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device must be one of torch's, cpu or cuda:0 say: {error}") from error
+
+
+def check_states(found: Any) -> Mapping[str, Tensor]:
+    """Activations by layer, as ``states(model)`` gave them.
+
+    Raises:
+        TypeError: they are not (N, d) tensors by label.
+        ValueError: a label that records do not know.
+    """
+    if not isinstance(found, Mapping) or not found:
+        raise TypeError(f"states(model) must give {{layer: (N, d)}}, not {_kind(found)}")
+    known = {FINAL, *(block(i + 1) for i in range(len(found)))}
+    for label, x in found.items():
+        if label not in known:
+            ends = block(len(found)) if len(found) > 1 else block(1)
+            raise ValueError(
+                f"states(model) gives a layer {label!r}; records know {block(1)!r} to {ends!r}, "
+                f"the first to the last, and {FINAL!r}"
+            )
+        if not isinstance(x, Tensor) or x.dim() != 2:
+            given = tuple(x.shape) if isinstance(x, Tensor) else _kind(x)
+            raise TypeError(
+                f"states(model) must give tensors (N, d), and of {label!r} it is {given}"
+            )
+    return found
 
 
 def whole_step(step: Any) -> int:

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from geomfast.integrations.options import real, whole
+
 #: Measurements that tell what the next one costs, and steps that tell the pace.
 REMEMBERED, PACES = 4, 64
 #: Steps between two doublings of the step, for ``every="log"``.
@@ -73,10 +75,15 @@ class Budget:
         total: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        if share is not None and (isinstance(share, str) or not 0.0 < share < math.inf):
-            raise ValueError(f"max_overhead must be above 0, or None for no bound, not {share!r}")
-        if total is not None and (isinstance(total, (bool, float)) or total < 1):
-            raise ValueError(f"total_steps must be a whole number, 1 or more, not {total!r}")
+        try:
+            share = None if share is None else real("max_overhead", share, zero=False)
+        except (TypeError, ValueError) as error:
+            said = f"max_overhead must be above 0, or None for no bound, not {share!r}"
+            raise ValueError(said) from error
+        try:
+            total = None if total is None else whole("total_steps", total, 1)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
         self.share, self.total = share, total
         self._spent = 0.0
         self._since: float | None = None

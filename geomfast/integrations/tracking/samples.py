@@ -11,18 +11,16 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from geomfast.measures.checks import count
-from geomfast.measures.sampling.streams import taken
+from geomfast.measures.batches import Batches, batches_of, count, taken
 
 
-def samples_of(data: Any, most: int | None, device: torch.device) -> list[Any]:
+def samples_of(data: Any, most: int | None, device: torch.device) -> Batches:
     """The batches of `data`, as far as its first `most` samples.
 
     Args:
-        data: one batch (a tensor, tuple or mapping), or an iterable of batches, of which no more
-            are drawn than are needed. A list is an iterable, also of two tensors; one that comes
-            out of an iterable is a batch, as those of a DataLoader are. A DataLoader's generator is
-            as it was afterwards.
+        data: one batch (a tensor, tuple or mapping, or a list of tensors with one first dimension,
+            as a DataLoader gives), or an iterable of batches, of which no more are drawn than are
+            needed. A DataLoader's generator is as it was afterwards.
         most: None for all.
         device: where the batches go.
 
@@ -31,13 +29,15 @@ def samples_of(data: Any, most: int | None, device: torch.device) -> list[Any]:
         ValueError: fewer than two samples, a batch whose tensors do not agree on them, or batches
             of which one is made otherwise than the first.
     """
-    if isinstance(data, (Tensor, tuple, Mapping)):
+    if isinstance(data, (Tensor, tuple, Mapping)) or (
+        isinstance(data, list) and data and batches_of(data)[0] is data
+    ):
         data = [data]
     elif isinstance(data, str) or not isinstance(data, Iterable):
         dataset = hasattr(data, "__getitem__") and hasattr(data, "__len__")
         hint = ": a DataLoader makes batches of it" if dataset and not isinstance(data, str) else ""
         raise TypeError(f"data must be a batch or an iterable of batches, not {data!r}{hint}")
-    kept: list[Any] = []
+    kept = Batches()
     samples = 0
     with _undrawn(data):
         for batch in data:

@@ -16,9 +16,10 @@ from geomfast.files import fingerprint
 from geomfast.integrations.measuring import Found, Options, measure_model
 from geomfast.integrations.memory import Notice
 from geomfast.integrations.states import NoStates, UnknownModule, activations
+from geomfast.integrations.tracking.arguments import check_states
+from geomfast.measures.batches import Batches, count, taken
 from geomfast.measures.behaviour import mean_and_stderr
-from geomfast.measures.checks import LossFunction, checked_losses, count
-from geomfast.measures.sampling.streams import taken
+from geomfast.measures.checks import LossFunction, checked_losses, chosen
 
 #: Mean loss of the samples; what the loop says of its own; time added so far, as a share.
 LOSS, TRAIN_LOSS, OVERHEAD = "loss", "train_loss", "tracker_overhead"
@@ -48,7 +49,7 @@ class Taking:
     module: nn.Module
     measures: Sequence[str]
     loss_fn: LossFunction | None
-    batches: list[Any]
+    batches: Batches
     options: Options
     states: StatesOf | None
     layers: Sequence[str] | None
@@ -59,8 +60,10 @@ class Taking:
 
         Raises:
             TypeError, ValueError: as the measures would; ValueError for what the model or the loss
-                raises.
+                raises, and for parameters asked for that the model does not have.
         """
+        if self.states is not None and "rankme" in self.measures:
+            self._activations()
         if not self.batches:
             return
         batch = self.batches[0]
@@ -71,7 +74,9 @@ class Taking:
             checked_losses(losses, count(two, least=1), differentiable=False)
         if "rankme" in self.measures and self.states is None:
             with _named("the model"):
-                self._states_of([two])
+                self._states_of(Batches([two]))
+        if self.options.params is not None:
+            chosen(self.module, self.options.params)
 
     def take(self, failed: Callable[[str, Exception], None]) -> Iterator[Found]:
         """All values, the mean loss of the samples before the others.
@@ -122,10 +127,10 @@ class Taking:
     def _activations(self) -> Mapping[str, Tensor]:
         if self.states is not None:
             with torch.no_grad():
-                return self.states(self.module)
+                return check_states(self.states(self.module))
         return self._states_of(self.batches)
 
-    def _states_of(self, batches: list[Any]) -> dict[str, Tensor]:
+    def _states_of(self, batches: Batches) -> dict[str, Tensor]:
         named = {}
         if self.layers is not None:
             named = {"layers": self.layers[:-1], "final": self.layers[-1]}
