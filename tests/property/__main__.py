@@ -28,7 +28,7 @@ def main() -> None:
             outcome = compared(seed)
         except Exception as error:
             print(f"seed {seed}: the test itself failed")
-            traceback.print_exception(error, limit=-4)
+            traceback.print_exception(error, limit=-3)
             continue
         refused += outcome.refused
         right += not outcome.faults

@@ -170,7 +170,7 @@ def numbers(pick: random.Random) -> int:
     any_number = pick.randint(1, 70)
     prime = pick.choice([17, 19, 23, 31, 37, 41, 43, 47, 53, 59, 61, 67])
     often = pick.choice([32, 48, 60, 33, 35])
-    return pick.choice([*range(1, 17), *range(2, 9), prime, prime, often, often, any_number])
+    return pick.choice([*range(1, 17), *range(2, 9), prime, often, often, any_number])
 
 
 def shaped(pick: random.Random) -> Shape:
@@ -261,7 +261,8 @@ def _drawn(seed: int, pick: random.Random) -> Draw:
         laid,
         shape.samples,
         nature,
-        model.smooth(),
+        # The head uses the row that the table calls padding, whose gradient then is half of it.
+        model.smooth() and not (shape.head == "tied" and shape.padding is not None),
         all(part.trusted for part in model.parts),
         all(part.curved for part in model.parts),
         what,

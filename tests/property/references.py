@@ -7,7 +7,7 @@ trusted, that of every sample by itself as well, which knows more digits.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,6 +73,11 @@ class Reference:
             found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
         return {n for n, g in zip(self.parameters, found, strict=True) if g is not None}
 
+    def leave_out(self, names: list[str]) -> None:
+        """Of all that follows."""
+        for name in names:
+            del self.parameters[name], self.gradients[name]
+
     def grams(self) -> dict[str, Tensor]:
         return {name: (g @ g.T).double() for name, g in self.gradients.items()}
 
@@ -90,26 +95,35 @@ class Reference:
                 total += weight * self._mean_gradient_at(v * (step * k))
         return total / step
 
-    def product_one_by_one(self, v: Tensor) -> Tensor:
-        """H v of the mean loss, from double backward passes of single samples."""
-        parameters = list(self.parameters.values())
-        parts = self._shaped(v)
+    def product_one_by_one(self, v: Tensor, name: str = "") -> Tensor:
+        """H v of the mean loss, from double backward passes of single samples.
+
+        With a name, of that parameter's block alone.
+        """
+        parameters = {name: self.parameters[name]} if name else self.parameters
         total = torch.zeros_like(v)
         with quiet():
             for i in range(self.samples):
-                found = torch.autograd.grad(
-                    self.loss_alone(i), parameters, create_graph=True, allow_unused=True
-                )
-                along = [
-                    (g.to_dense() * part).sum()
-                    for g, part in zip(found, parts, strict=True)
-                    if g is not None and g.requires_grad
-                ]
-                if along:
-                    total += self._flat(
-                        torch.autograd.grad(sum(along), parameters, allow_unused=True)  # type: ignore[arg-type]
-                    )
+                total += self._double_backward(self.loss_alone(i), v, parameters)
         return total / self.samples
+
+    def trace(self, name: str) -> tuple[float, float]:
+        """Of one parameter's block, and the sum of the absolute values that it is made of."""
+        units = torch.eye(self.parameters[name].numel(), dtype=torch.float64)
+        entries = [float(self.product_one_by_one(unit, name) @ unit) for unit in units]
+        return sum(entries), sum(map(abs, entries))
+
+    @staticmethod
+    def _double_backward(loss: Tensor, v: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+        leaves = list(parameters.values())
+        found = torch.autograd.grad(loss, leaves, create_graph=True, allow_unused=True)
+        along = torch.zeros((), dtype=v.dtype)
+        for g, part in zip(found, _shaped(v, leaves), strict=True):
+            if g is not None and g.requires_grad:
+                along = along + (g.to_dense() * part).sum()
+        if not along.requires_grad:
+            return torch.zeros_like(v)
+        return _flat(torch.autograd.grad(along, leaves, allow_unused=True), leaves)
 
     def _not_padding(self) -> Tensor:
         counts = {name: torch.ones_like(p) for name, p in self.parameters.items()}
@@ -118,17 +132,18 @@ class Reference:
                 isinstance(module, (nn.Embedding, nn.EmbeddingBag))
                 and module.padding_idx is not None
             ):
-                counts[f"{name}.weight"][module.padding_idx] = 0
-        return torch.cat([x.flatten() for x in counts.values()])
+                counts.get(f"{name}.weight", torch.ones_like(module.weight))[module.padding_idx] = 0
+        return torch.cat([counts[name].flatten() for name in self.parameters])
 
     def _mean_gradient_at(self, shift: Tensor) -> Tensor:
-        parameters = self.parameters.values()
+        parameters = list(self.parameters.values())
         kept = [p.detach().clone() for p in parameters]
         with torch.no_grad():
-            for p, part in zip(parameters, self._shaped(shift), strict=True):
+            for p, part in zip(parameters, _shaped(shift, parameters), strict=True):
                 p += part
         try:
-            return self._flat(self._gradient(self.loss_fn(self.model, self.batch).mean()))
+            loss = self.loss_fn(self.model, self.batch).mean()
+            return _flat(self._gradient(loss), parameters)
         finally:
             with torch.no_grad():
                 for p, old in zip(parameters, kept, strict=True):
@@ -144,18 +159,19 @@ class Reference:
             for g, p in zip(found, parameters, strict=True)
         ]
 
-    def _shaped(self, v: Tensor) -> list[Tensor]:
-        parameters = list(self.parameters.values())
-        parts = v.split([p.numel() for p in parameters])
-        return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
 
-    def _flat(self, found: Any) -> Tensor:
-        return torch.cat(
-            [
-                torch.zeros(p.numel(), dtype=p.dtype) if g is None else g.to_dense().flatten()
-                for g, p in zip(found, self.parameters.values(), strict=True)
-            ]
-        )
+def _shaped(v: Tensor, like: list[Tensor]) -> list[Tensor]:
+    parts = v.split([p.numel() for p in like])
+    return [part.view_as(p) for part, p in zip(parts, like, strict=True)]
+
+
+def _flat(found: Sequence[Tensor | None], like: list[Tensor]) -> Tensor:
+    return torch.cat(
+        [
+            torch.zeros_like(p).flatten() if g is None else g.to_dense().flatten()
+            for g, p in zip(found, like, strict=True)
+        ]
+    )
 
 
 def mode_and_state(model: nn.Module) -> dict[str, Any]:
