@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import click
 
 from geomfast.records import MIXTURE
 from geomfast.tasks import LEVELS, TASK_NAMES
+
+
+class Finite(click.FloatRange):
+    """A number in a range, as click's own, which lets NaN through and infinity in."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class ListOf(click.ParamType):

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from geomfast import machine
+from geomfast.cli.choices import Finite
 
 if TYPE_CHECKING:  # these bring torch with them
     from geomfast.sweep.assumed import Assumed
@@ -54,7 +55,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--gpus-per-cell",
-            type=click.FloatRange(0, 1, min_open=True),
+            type=Finite(0, 1, min_open=True),
             help="Share of a GPU that a run on Ray takes: 0.25 for four on each.  [default: 1]",
         ),
     ]

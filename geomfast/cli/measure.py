@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from geomfast.cli.choices import ListOf, Words
+from geomfast.cli.choices import Finite, ListOf, Words
 from geomfast.cli.engine import Engine, chosen_engine, engine_options
 from geomfast.cli.interrupts import asked_to_stop
 from geomfast.cli.measured import Shown, outcome_of, planned, show_outcome, show_plan
@@ -60,10 +60,8 @@ _DTYPES = ("float32", "bfloat16", "float16")
     type=click.Choice(_DTYPES),
     help="To load language models in; spectra are computed in float64.  [default: float32]",
 )
-@click.option(
-    "--llc-lr", type=click.FloatRange(0, min_open=True), help="Step size of llc's chains."
-)
-@click.option("--llc-localization", type=click.FloatRange(0), help="Their pull to the weights.")
+@click.option("--llc-lr", type=Finite(0, min_open=True), help="Step size of llc's chains.")
+@click.option("--llc-localization", type=Finite(0), help="Their pull to the weights.")
 @click.option("--llc-chains", type=click.IntRange(1), help="How many.")
 @click.option("--llc-draws", type=click.IntRange(4), help="Of each.")
 @click.option("--llc-burn-in", type=click.IntRange(0), help="Steps of each before the first draw.")

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from geomfast import machine
-from geomfast.cli.choices import Lengths, ScaleNames, Seeds
+from geomfast.cli.choices import Finite, Lengths, ScaleNames, Seeds
 from geomfast.cli.engine import check_device
 from geomfast.cli.interrupts import asked_to_stop
 from geomfast.cli.states import state_option
@@ -80,7 +80,7 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
 )
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     help="Peak; each width has its own.",
 )
 @click.option(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from geomfast.cli.choices import Finite
 from geomfast.sweep.states import STATE_EVERY
 
 #: Of every command that trains; no number depends on it, so that a folder may be gone on with by
 #: another one.
 state_option = click.option(
     "--state-every",
-    type=click.FloatRange(0),
+    type=Finite(0),
     metavar="SECONDS",
     default=STATE_EVERY,
     show_default=True,

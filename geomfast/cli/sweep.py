@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from geomfast import machine
-from geomfast.cli.choices import CadenceOf, Levels, ListOf, Seeds
+from geomfast.cli.choices import CadenceOf, Finite, Levels, ListOf, Seeds
 from geomfast.cli.dry_run import check_assumed, planned, show_plan
 from geomfast.cli.engine import Engine, chosen_engine, engine_options
 from geomfast.cli.interrupts import asked_to_stop
@@ -76,7 +76,7 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Examples per step.")
 @click.option(
-    "--learning-rate", type=click.FloatRange(0, min_open=True), help="Peak; each scale has its own."
+    "--learning-rate", type=Finite(0, min_open=True), help="Peak; each scale has its own."
 )
 @click.option("--samples", type=click.IntRange(2), help="Diagnostic samples per task-level.")
 @click.option(
@@ -88,12 +88,12 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 )
 @click.option(
     "--llc-lr",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     help=f"Step size of llc's chains.  [default: {Settings.llc_lr:g}; see calibrate-llc]",
 )
 @click.option(
     "--llc-localization",
-    type=click.FloatRange(0),
+    type=Finite(0),
     help=f"Their pull back to the weights.  [default: {Settings.llc_localization:g}]",
 )
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,6 +33,8 @@ MEASURES = (
     "hessian_trace",
     "llc",
 )
+#: How :func:`geomfast.llc` begins to say that a model's chains are no one program.
+_OF_CHAINS = "chains run one after the other"
 #: Samples at once when a model is looked at before it is measured.
 _FEW = 4
 #: Gives every layer's activations, label -> (N, d), at the model's present weights.
@@ -245,7 +248,8 @@ class _Taking:
         def sampled(at_once: int) -> LLC | None:
             call["at_once"] = at_once
             try:
-                return calibrate.attempt(self.model, self.loss_fn, self.batches, **call)
+                with _told(self.notice):
+                    return calibrate.attempt(self.model, self.loss_fn, self.batches, **call)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or options.llc_chains == 1 or "stacked" in call:
                     raise
@@ -263,6 +267,26 @@ class _Taking:
     ) -> Iterator[Found]:
         for name, value, stderr in values:
             yield Found(name, "", value, stderr, self.samples, seconds, ran_on, settings)
+
+
+@contextmanager
+def _told(notice: Notice) -> Iterator[None]:
+    """What is logged inside of how chains run is told as a notice, which a tracker gives once."""
+    said: list[str] = []
+
+    def kept(record: logging.LogRecord) -> bool:
+        if not record.getMessage().startswith(_OF_CHAINS):
+            return True
+        said.append(record.getMessage())
+        return False
+
+    logger.addFilter(kept)
+    try:
+        yield
+    finally:
+        logger.removeFilter(kept)
+        for line in said:
+            notice(line)
 
 
 def _first(batches: Batches, samples: int | None) -> Batches:

@@ -169,7 +169,8 @@ def _of_batch(
         if label in found and (label != FINAL or final is not None):
             raise NoStates(f"{label} of {type(model).__name__} runs more than once in a pass")
         state = state[0] if isinstance(state, (tuple, list)) else state
-        found[label] = _at(state, mask, shape, position, label)
+        # Not a view: what follows may work in place, as many activation functions do.
+        found[label] = _at(state, mask, shape, position, label).clone()
 
     def take_norm(state: Any) -> None:
         if block(len(blocks)) in found:  # those before the last block has run are not final

@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from geomfast.cli.choices import CadenceOf, Levels, ListOf, Seeds
+from geomfast.cli.choices import CadenceOf, Finite, Levels, ListOf, Seeds
 
 TASKS = ListOf("task", ["COPY", "REV", "MOD"])
 
@@ -41,3 +41,11 @@ def test_cadence() -> None:
     for text in ("llc", "llc=", "llc=1", "llc=0", "llc=-3", "llc=2.5", "llc=some"):
         with pytest.raises(click.BadParameter, match=f"'{text}' is not MEASURE=N"):
             cadence.convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "-1", "0"])
+def test_numbers_are_finite(text: str) -> None:
+    rate = Finite(0, min_open=True)
+    assert rate.convert("2e-5", None, None) == 2e-5
+    with pytest.raises(click.BadParameter):
+        rate.convert(text, None, None)

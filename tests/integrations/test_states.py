@@ -246,3 +246,56 @@ def test_half_the_samples_where_memory_does_not_suffice(caplog, monkeypatch):
 
     with pytest.raises(MemoryError):
         activations(model, TOKENS, call=never, notice=lambda said: None)
+
+
+class Maps(nn.Module):
+    """Feature maps of two sizes, and what a head reads of them."""
+
+    def __init__(self, rank=2):
+        super().__init__()
+        torch.manual_seed(0)
+        kind = {2: nn.Conv2d, 3: nn.Conv3d}[rank]
+        self.layers = nn.ModuleList([kind(2, 3, 2), kind(3, 4, 2)])
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = self.act(layer(x))
+        return self.head(x.flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_feature_maps(rank):
+    model, x = Maps(rank), cases.normal(6, 2, *([5] * rank))
+    first = model.layers[0](x).detach()
+    second = model.layers[1](first.relu()).detach()
+    mean = activations(model, x, position="mean", final="head")
+    torch.testing.assert_close(mean["block 1"], first.flatten(2).mean(2))
+    torch.testing.assert_close(mean["block 2"], second.flatten(2).mean(2))
+    flat = activations(model, x, position="flat", final="head", batch_size=4)
+    # What the layer gave, and not what an operation in place has made of it since.
+    torch.testing.assert_close(flat["block 1"], first.flatten(1))
+    torch.testing.assert_close(flat["block 2"], second.flatten(1))
+    with pytest.raises(NoStates, match=r'block 1 gives .*position="mean".*3 channels.*"flat", all'):
+        activations(model, x, final="head")
+
+
+def test_what_follows_in_place_changes_nothing():
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Linear(4, 4))
+    x = cases.normal(6, 5)
+    for position in ("last", "mean", "flat"):
+        found = activations(model, x, layers=["0"], final="2", position=position)
+        torch.testing.assert_close(found["block 1"], model[0](x).detach())
+
+
+def test_every_position_one_after_the_other():
+    model = plain().eval()
+    mask = (torch.arange(5) < torch.tensor([5, 1, 3, 2, 4, 5])[:, None]).long()
+    states = by_hand(model, TOKENS)["block 2"].detach()
+    run = {"call": lambda model, batch: model(batch["input_ids"]), "position": "flat"}
+    found = activations(model, {"input_ids": TOKENS, "attention_mask": mask}, **run)
+    torch.testing.assert_close(found["block 2"], (states * mask[..., None]).flatten(1))
+    torch.testing.assert_close(
+        activations(model, TOKENS, position="flat")["block 2"], states.flatten(1)
+    )
