@@ -13,11 +13,19 @@ from geomfast.analysis.trajectories import CELL, in_order, select
 from geomfast.records import MIXTURE
 
 #: What a coefficient is doubted for, as the sampler's own verdict does: R-hat above this, fewer
-#: effective draws, or a bias of finite steps that is a larger share of it and more than its error.
-LARGEST_RHAT, LEAST_ESS, LARGEST_STEP_BIAS = 1.1, 20.0, 0.1
-DOUBTS = ("diverged", "still training", "step too large", "too few draws")
+#: effective draws, a bias of finite steps that is a larger share of it and more than its error, or
+#: an effect of the localization beyond this and two of its errors.
+LARGEST_RHAT, LEAST_ESS, LARGEST_STEP_BIAS, LARGEST_LOCALIZATION_EFFECT = 1.1, 20.0, 0.1, 0.1
+DOUBTS = (
+    "diverged",
+    "still training",
+    "step too large",
+    "too few draws",
+    "localization too strong",
+)
 
 _BESIDE = ("diverged", "rhat", "ess", "step_bias", "acceptance")
+_EFFECT = "localization_effect"
 _KEY = [*CELL, "step"]
 COLUMNS = [
     *CELL,
@@ -40,8 +48,9 @@ def llc_values(records: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per cell and step: ``value`` (NaN where all chains diverged), ``stderr``, ``n``,
-        ``diverged`` (chains), ``rhat``, ``ess``, ``step_bias``, ``acceptance`` and ``doubt``: one
-        of :data:`DOUBTS`, or empty.
+        ``diverged`` (chains), ``rhat``, ``ess``, ``step_bias`` (what steps would add were the loss
+        quadratic), ``acceptance``, ``localization_effect`` with its ``localization_effect_stderr``
+        (NaN in records from before it was recorded) and ``doubt``: one of :data:`DOUBTS`, or empty.
     """
     table = select(records, "llc")[[*_KEY, "value", "stderr", "n"]]
     for name in _BESIDE:
@@ -49,6 +58,9 @@ def llc_values(records: pd.DataFrame) -> pd.DataFrame:
         # Only a count of chains is there where no chain is left to say more.
         how = "outer" if name == "diverged" else "left"
         table = table.merge(beside[[*_KEY, name]], on=_KEY, how=how)
+    names = {"value": _EFFECT, "stderr": f"{_EFFECT}_stderr"}
+    effect = select(records, f"llc_{_EFFECT}").rename(columns=names)
+    table = table.merge(effect[[*_KEY, *names.values()]], on=_KEY, how="left")
     table = in_order(table.sort_values("step", kind="stable"))
     return table.assign(doubt=[_doubt(row) for row in table.to_dict("records")])
 
@@ -63,6 +75,9 @@ def _doubt(row: Mapping[Any, Any]) -> str:
         return "step too large"
     if not (row["rhat"] <= LARGEST_RHAT and row["ess"] >= LEAST_ESS):
         return "too few draws"
+    # Not where either is NaN.
+    if abs(row[_EFFECT]) > max(LARGEST_LOCALIZATION_EFFECT, 2.0 * row[f"{_EFFECT}_stderr"]):
+        return "localization too strong"
     return ""
 
 

@@ -249,8 +249,9 @@ def _show(found: dict[str, Any], console: Console) -> None:
         )
     console.print(table)
     console.print(
-        f"[dim]pull: localization; bias: of finite steps; acc: acceptance of a Metropolis test; "
-        f"drift, in llc: last quarter of the trace less the one before; reach: of |w0|; curvature "
+        "[dim]pull: localization; bias: of finite steps on a quadratic; acc: acceptance of a "
+        "Metropolis test; drift, in llc: last quarter of the trace less the one before; reach: of "
+        "|w0|; localized: by a localization too strong; curvature "
         f"{found['curvature']:.3g}, nbeta {found['nbeta']:.4g}[/dim]"
     )
     best = found["recommended"]
@@ -280,6 +281,7 @@ def _numbers(trial: dict[str, Any]) -> list[str]:
 
 def _words(trial: dict[str, Any]) -> str:
     words = str(trial["verdict"]).partition(":")[0]
+    words = "localized" if words == "localization too strong" else words  # 80 columns
     if trial["converged"] and trial["agrees"] is not None:
         words += ", same" if trial["agrees"] else ", differs"
     return words

@@ -6,7 +6,6 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -25,58 +24,15 @@ from geomfast.measures.checks import (
     refuse_coupled,
 )
 from geomfast.measures.sampling.chains import Sampling, Traces, group_size, run_chains
-from geomfast.measures.sampling.diagnostics import acceptance, mixing, step_bias
+from geomfast.measures.sampling.estimate import LLC, estimate, require_own_losses
 from geomfast.measures.sampling.rules import STABLE, steepest, usual_nbeta
 from geomfast.measures.sampling.streams import parts
-from geomfast.measures.sampling.verdict import verdict_of
 
 logger = logging.getLogger("geomfast")
 
 
 class AllChainsDiverged(ValueError):
     """No chain is left to estimate anything from."""
-
-
-@dataclass(frozen=True)
-class LLC:
-    """An estimate of the local learning coefficient, and what says how far to believe it.
-
-    Attributes:
-        mean: the estimate, over the kept draws of the chains that have not diverged.
-        stderr: Monte Carlo standard error of the mean.
-        per_chain: (C,) float64, NaN for a chain that has diverged.
-        loss_trace: (C, burn_in + draws) float64, minibatch losses; NaN from where one diverged.
-        excess_trace: (C, burn_in + draws), the same less the loss of the same minibatch at the
-            model's own weights: nbeta times its mean over kept draws is the estimate.
-        initial_loss: of the model's own weights, over all of the data.
-        diverged: (C,) bool.
-        rhat: split R-hat of the kept draws; NaN for fewer than four.
-        ess: their effective sample size.
-        step_bias: what finite steps, and the noise of minibatches in them, add to the mean; exact
-            for a quadratic loss without minibatches. NaN with a preconditioner.
-        acceptance: mean probability of a Metropolis test to accept a kept step; near 1 where the
-            step is small and takes all of the data. NaN with a preconditioner.
-        distance: (C, burn_in + draws), |w - w0| before each step.
-        verdict: in words: converged, or what is wrong and what to change.
-        nbeta: that was used.
-        stacked: chains that ran as one program.
-    """
-
-    mean: float
-    stderr: float
-    per_chain: Tensor
-    loss_trace: Tensor
-    excess_trace: Tensor
-    initial_loss: float
-    diverged: Tensor
-    rhat: float
-    ess: float
-    step_bias: float
-    acceptance: float
-    distance: Tensor
-    verdict: str
-    nbeta: float
-    stacked: int
 
 
 def llc(
@@ -116,7 +72,8 @@ def llc(
             all. Other data than the model was trained on gives the data-refined coefficient.
         lr: step size. Lower it where the verdict says so; `geomfast calibrate-llc` looks for one.
         nbeta: inverse temperature times number of samples; None for n / log n.
-        localization: strength of the pull back to w0.
+        localization: strength of the pull back to w0. It lowers the estimate where it, and not the
+            loss, keeps chains near; the verdict then says so.
         chains: C, independent of each other.
         draws: kept of each chain, one a step.
         burn_in: steps of each chain before the first draw that counts.
@@ -143,7 +100,8 @@ def llc(
         TypeError: loss_fn does not return a floating-point tensor.
         ValueError: bad arguments; no data, or less than a minibatch; a reduced loss; a loss or
             gradient with NaN or infinity at w0; a parameter that does not reach the loss; dropout,
-            or batch normalisation in training mode; all chains have diverged.
+            or batch normalisation in training mode; losses that depend on the other samples of
+            their batch; all chains have diverged.
     """
     _require_positive(lr=lr)
     _require_whole(1, draws=draws, chains=chains)
@@ -219,42 +177,16 @@ def _traces(sampling: Sampling, chains: int, group: int, progress: Callable[[int
 
 
 def _estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int) -> LLC:
-    dynamics = sampling.dynamics
+    require_own_losses(sampling, traces)
     if traces.diverged.all() or not torch.isfinite(traces.statistics[:, 0]).all():
         _require_finite_gradients(sampling)
     if traces.diverged.all():
-        last = int(torch.isfinite(traces.losses).sum(1).max())
+        last, dynamics = int(torch.isfinite(traces.losses).sum(1).max()), sampling.dynamics
         raise AllChainsDiverged(
             f"all {len(traces.diverged)} chains have diverged, the last after {last} steps: lower "
             f"lr = {dynamics.lr:g}, or raise localization = {dynamics.localization:g}"
         )
-    good = ~traces.diverged
-    kept = dynamics.nbeta * traces.excess[:, burn_in:]
-    mixed = mixing(kept[good])
-    accepted = bias = math.nan
-    if dynamics.preconditioner is None:
-        # Of losses less those at w0, which takes most of their minibatches out of the difference.
-        of = (traces.excess[good], traces.statistics[good])
-        by = (dynamics.lr, dynamics.nbeta, dynamics.localization)
-        accepted = acceptance(*of, *by)[:, max(burn_in - 1, 0) :].mean().item()
-        bias = step_bias(*of, *by)[:, burn_in:].mean().item()
-    return LLC(
-        mean=mixed.mean,
-        stderr=mixed.stderr,
-        per_chain=torch.where(good, kept.mean(1), torch.nan),
-        loss_trace=traces.losses,
-        excess_trace=traces.excess,
-        initial_loss=sampling.initial.mean().item(),
-        diverged=traces.diverged,
-        rhat=mixed.rhat,
-        ess=mixed.ess,
-        step_bias=bias,
-        acceptance=accepted,
-        distance=traces.statistics[..., 0].sqrt(),
-        verdict=verdict_of(mixed, traces.diverged, bias, dynamics),
-        nbeta=dynamics.nbeta,
-        stacked=stacked,
-    )
+    return estimate(sampling, traces, burn_in, stacked)
 
 
 def _initial_losses(

@@ -97,3 +97,5 @@ def llc_values(found: LLC | None, chains: int) -> Iterator[Value]:
     yield "llc_diverged", float(found.diverged.sum() if found else chains), nan
     for name in ("rhat", "ess", "step_bias", "acceptance"):
         yield f"llc_{name}", getattr(found, name) if found else nan, nan
+    effect = (found.localization_effect, found.localization_effect_stderr) if found else (nan, nan)
+    yield "llc_localization_effect", *effect

@@ -112,7 +112,7 @@ def _below(figure: Any, trials: list[dict[str, Any]], pulls: list[float]) -> Non
     share = (width - 1.2 - 2 * gap) / 3
     labels = {
         "mean": "coefficient",
-        "step_bias": "bias of finite steps / coefficient",
+        "step_bias": "bias of finite steps on a quadratic / coefficient",
         "acceptance": "acceptance",
     }
     for index, (name, label) in enumerate(labels.items()):

@@ -7,7 +7,12 @@ import pandas as pd
 import pytest
 
 from geomfast.analysis import llc, llc_summary, llc_values
-from geomfast.analysis.llc import LARGEST_RHAT, LARGEST_STEP_BIAS, LEAST_ESS
+from geomfast.analysis.llc import (
+    LARGEST_LOCALIZATION_EFFECT,
+    LARGEST_RHAT,
+    LARGEST_STEP_BIAS,
+    LEAST_ESS,
+)
 from geomfast.measures.sampling import verdict
 from tests.analysis.synthetic import join, rows
 
@@ -20,7 +25,10 @@ def measured(values: list[float], *, stderr: float = 0.1, **beside: Any) -> pd.D
     cell = {key: beside.pop(key) for key in ("task", "level", "seed") if key in beside}
     lost = [float(math.isnan(value)) for value in values]
     good = {"diverged": lost, "rhat": 1.0, "ess": 100.0, "step_bias": 0.0, "acceptance": 0.5}
+    effect = beside.pop("effect", None)
     frames = [rows("llc", STEPS, values, **cell).assign(stderr=stderr)]
+    if effect:
+        frames.append(rows("llc_localization_effect", STEPS, effect, **cell).assign(stderr=0.1))
     for name, value in (good | beside).items():
         each = value if isinstance(value, list) else [value] * len(STEPS)
         frames.append(rows(f"llc_{name}", STEPS, each, **cell))
@@ -31,6 +39,7 @@ def test_the_thresholds_are_the_samplers() -> None:
     assert verdict.LARGEST_RHAT == LARGEST_RHAT
     assert verdict.LEAST_ESS == LEAST_ESS
     assert verdict.LARGEST_STEP_BIAS == LARGEST_STEP_BIAS
+    assert verdict.LARGEST_LOCALIZATION_EFFECT == LARGEST_LOCALIZATION_EFFECT
 
 
 @pytest.mark.parametrize(
@@ -44,6 +53,16 @@ def test_the_thresholds_are_the_samplers() -> None:
         ([5, 0.1, 7], {"step_bias": [0.0, 0.05, NAN]}, ["", "", ""]),
         ([5, 6, 7], {"rhat": [1.05, 1.2, NAN]}, ["", "too few draws", "too few draws"]),
         ([5, 6, 7], {"ess": [25, 19, 100]}, ["", "too few draws", ""]),
+        ([5, 6, 7], {"effect": [0.19, 0.4, NAN]}, ["", "localization too strong", ""]),
+        (
+            [5, 6, 7],
+            {"effect": [-0.3, 0.4, 0], "ess": [99, 19, 99]},
+            [
+                "localization too strong",
+                "too few draws",
+                "",
+            ],
+        ),
     ],
 )
 def test_doubts(values: list[float], beside: dict[str, Any], doubts: list[str]) -> None:
@@ -74,6 +93,7 @@ def test_first_largest_and_last_of_task_levels_and_the_mixture() -> None:
         "still training": 1,
         "step too large": 0,
         "too few draws": 1,
+        "localization too strong": 0,
     }
 
 

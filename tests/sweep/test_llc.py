@@ -42,7 +42,8 @@ SETTINGS = Settings(
     llc_chains=2,
     llc_draws=4,
 )
-NAMES = {"llc"} | {f"llc_{x}" for x in ("diverged", "rhat", "ess", "step_bias", "acceptance")}
+BESIDE = ("diverged", "rhat", "ess", "step_bias", "acceptance", "localization_effect")
+NAMES = {"llc"} | {f"llc_{name}" for name in BESIDE}
 CPU = torch.device("cpu")
 
 
@@ -119,6 +120,9 @@ def test_what_is_recorded_is_what_a_call_finds(measured: pd.DataFrame) -> None:
         assert rows["stderr"]["llc"] == pytest.approx(found.stderr, rel=1e-6)
         assert rows["value"]["llc_ess"] == pytest.approx(found.ess, rel=1e-6)
         assert rows["value"]["llc_diverged"] == 0
+        effect = (found.localization_effect, found.localization_effect_stderr)
+        recorded = tuple(rows.loc["llc_localization_effect", ["value", "stderr"]])
+        assert recorded == pytest.approx(effect, rel=1e-6, nan_ok=True)
 
 
 def test_a_run_whose_chains_diverge_goes_on(

@@ -38,6 +38,8 @@ class Trial:
         reach: distance of the last draws from w0, as a share of |w0|.
         agrees: whether the next smaller lr that was tried gives the same or, where that has not
             converged, the next larger; None where neither has converged.
+        localized: whether it would have converged but for the localization, which makes the
+            coefficient another one.
     """
 
     lr: float
@@ -48,6 +50,12 @@ class Trial:
     drift: float = math.nan
     reach: float = math.nan
     agrees: bool | None = None
+    localized: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether its chains are where they belong, with the localization that they have."""
+        return self.converged or self.localized
 
 
 @dataclass(frozen=True)
@@ -151,19 +159,29 @@ def judged(
     before, last = squared[-2 * quarter : -quarter].mean().item(), squared[-quarter:].mean().item()
     reach = math.sqrt(last) / norm if norm else math.inf
     verdict = found.verdict
-    converged = verdict.startswith("converged")
+    localized = verdict.startswith("localization too strong")
+    settled = localized or verdict.startswith("converged")
     # The mean of a quarter knows less than that of all draws.
     error = 2.0 * found.stderr * math.sqrt(2.0 * (len(trace) - burn_in) / quarter)
-    if converged and abs(drift) > max(TOLERANCE * abs(found.mean), error):
-        converged = False
+    if settled and abs(drift) > max(TOLERANCE * abs(found.mean), error):
+        settled = False
         verdict = f"drifting: {drift:+.2g} from the last but one quarter of the trace to the last"
-    if converged and last > (1.0 + SPREAD) * before:
-        converged = False
+    if settled and last > (1.0 + SPREAD) * before:
+        settled = False
         verdict = (
             f"spreading: |w - w0|^2 grew by {last / before - 1.0:.0%} from the last but one "
             "quarter to the last; more draws, or a larger lr"
         )
-    return Trial(lr, localization, found, verdict, converged, drift, reach)
+    return Trial(
+        lr,
+        localization,
+        found,
+        verdict,
+        converged=settled and not localized,
+        drift=drift,
+        reach=reach,
+        localized=settled and localized,
+    )
 
 
 def compared(trials: Sequence[Trial]) -> list[Trial]:
@@ -173,8 +191,8 @@ def compared(trials: Sequence[Trial]) -> list[Trial]:
         row = [t for t in trials if t.localization == trial.localization]
         smaller = [t for t in row if t.lr < trial.lr][-1:]
         larger = [t for t in row if t.lr > trial.lr][:1]
-        near = [t for t in smaller + larger if t.converged]
-        agrees = _agree(trial, near[0]) if trial.converged and near else None
+        near = [t for t in smaller + larger if t.settled]
+        agrees = _agree(trial, near[0]) if trial.settled and near else None
         found.append(replace(trial, agrees=agrees))
     return found
 
@@ -187,6 +205,7 @@ def recommend(trials: Sequence[Trial]) -> tuple[Trial | None, str]:
     chains stay within half of |w0|, so that what they see is still around w0; and whose coefficient
     is that of the neighbouring lr. Of the fit ones it is the weakest localization, since the pull
     itself lowers the coefficient, and there the largest lr, whose draws depend on each other least.
+    Where it lowers it at all fit settings, the weakest is still the best, and the reason tells.
 
     The acceptance of a Metropolis test is no criterion: it is a product over all parameters, near 1
     where chains have not moved yet and near 1/2 where they are where they belong.
@@ -194,10 +213,10 @@ def recommend(trials: Sequence[Trial]) -> tuple[Trial | None, str]:
     Args:
         trials: of :func:`compared`.
     """
-    converged = [trial for trial in trials if trial.converged]
-    near = [trial for trial in converged if trial.reach <= NEAR]
+    settled = [trial for trial in trials if trial.settled]
+    near = [trial for trial in settled if trial.reach <= NEAR]
     fit = [trial for trial in near if trial.agrees]
-    if not converged:
+    if not settled:
         return None, "No setting has converged: try more draws, or a stronger localization."
     if not near:
         return None, (
@@ -209,6 +228,7 @@ def recommend(trials: Sequence[Trial]) -> tuple[Trial | None, str]:
             "No setting that has converged is confirmed by a neighbouring lr: try lr in smaller "
             "steps, or more draws."
         )
+    fit = [trial for trial in fit if trial.converged] or fit
     weakest = min(trial.localization for trial in fit)
     best = max((t for t in fit if t.localization == weakest), key=lambda t: t.lr)
     assert best.estimate is not None
@@ -216,7 +236,7 @@ def recommend(trials: Sequence[Trial]) -> tuple[Trial | None, str]:
         f"{best.localization:g} is the weakest localization that keeps converged chains within "
         f"{NEAR:.0%} of |w0| (they reach {best.reach:.0%}), and {best.lr:g} the largest lr there "
         f"whose coefficient, {best.estimate.mean:.3g} ± {best.estimate.stderr:.2g}, is that of the "
-        "neighbouring lr."
+        "neighbouring lr." + (f" But its {best.verdict}." if best.localized else "")
     )
 
 

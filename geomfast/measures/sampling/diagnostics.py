@@ -116,3 +116,85 @@ def step_bias(
     distance, drift, _, _ = statistics.unbind(-1)
     energy = nbeta * losses + 0.5 * localization * distance
     return drift / (2.0 * lr) - 0.25 * lr * localization * energy
+
+
+def localization_effect(
+    energies: Tensor, squared: Tensor, localization: float
+) -> tuple[float, float]:
+    r"""How much the mean of nbeta L falls with more localization, and its standard error.
+
+    The draws are of a density as exp(-nbeta L - localization/2 |w - w0|^2), whence
+    -d log E[nbeta L] / d log localization
+    = localization Cov(nbeta L, |w - w0|^2 / 2) / E[nbeta L]. For a quadratic of curvature h it is
+    localization / (nbeta h + localization), which is the share of 1/2 that is missing in the mean;
+    of several directions it is the average by what they contribute, and a flat one contributes
+    nothing.
+
+    The covariance is that between chains at the same step, so that what all of them do together,
+    such as leaving w0 along flat directions, is none; of one chain a straight line is taken out.
+
+    Args:
+        energies: (C, D) float64, nbeta L of the kept draws less that at w0.
+        squared: (C, D), |w - w0|^2 of the same.
+        localization: of the steps.
+
+    Returns:
+        Zeros without localization; NaN where there are fewer than four draws, or the mean is not
+        two of its standard errors above zero.
+    """
+    if localization == 0.0:
+        return 0.0, 0.0
+    mixed = mixing(energies)
+    if not mixed.mean > 2.0 * mixed.stderr:
+        return math.nan, math.nan
+    products = 0.5 * localization * _deviations(energies) * _deviations(squared)
+    effect = products.mean().item() / mixed.mean
+    # Of a ratio of two means, each with an error; deviations are from what chains have in common.
+    error = mixing((products - effect * energies) / mixed.mean).stderr
+    chains = len(energies)
+    return effect, error * (math.sqrt(chains / (chains - 1)) if chains > 1 else 1.0)
+
+
+def _deviations(x: Tensor) -> Tensor:
+    """(C, D), whose products have the covariance as their mean."""
+    chains, draws = x.shape
+    if chains > 1:
+        return (x - x.mean(0)) * math.sqrt(chains / (chains - 1))
+    line = torch.linspace(-1.0, 1.0, draws, dtype=x.dtype)
+    line /= line.norm()
+    x = x - x.mean()
+    return (x - (x @ line)[:, None] * line) * math.sqrt(draws / (draws - 2))
+
+
+def degree(
+    energies: Tensor, statistics: Tensor, lr: float, localization: float, parameters: int
+) -> tuple[float, float]:
+    r"""With which power of |w - w0| the loss grows where the draws are, and its standard error.
+
+    It is E[(w - w0).grad L] / E[L]: 2 for a quadratic, k for a homogeneous polynomial of degree k
+    (Euler). The numerator comes from |w - w0|^2, whose mean changes in a step by
+    -2 (w - w0).drift + |drift|^2 + lr P.
+
+    Args:
+        energies: (C, D) float64, nbeta L of consecutive draws less that at w0.
+        statistics: (C, D, 4) of `geomfast.kernels.sgld.sgld_step`, of the same draws.
+        lr, localization: of the steps, without a preconditioner.
+        parameters: P.
+
+    Returns:
+        NaN where there are fewer than four draws, or the mean is not two of its standard errors
+        above zero. The error is that of a homogeneous loss: of the kicks alone, whose part in the
+        change of |w - w0|^2, (2 (w - w0) + kick).kick less lr P, is known in the mean only.
+    """
+    mixed = mixing(energies)
+    if not mixed.mean > 2.0 * mixed.stderr:
+        return math.nan, math.nan
+    chains, steps = len(energies), energies.shape[1] - 1
+    squared, drift = statistics[:, :-1, 0], statistics[:, :-1, 1].mean().item()
+    moved = (statistics[:, -1, 0] - statistics[:, 0, 0]).mean().item() / steps
+    distance = squared.mean().item()
+    slope = parameters + (drift - moved) / lr - localization * distance
+    noise = math.sqrt((4.0 * distance / lr + 2.0 * parameters) / (chains * steps))
+    # Of the steps that the slope is of.
+    mean = energies[:, :-1].mean().item()
+    return slope / mean, noise / abs(mean)

@@ -122,6 +122,15 @@ def test_what_the_sampler_doubts_has_not_converged() -> None:
     assert not trial.converged and trial.verdict == "still training: ..."
 
 
+def test_what_only_the_localization_spoils_is_marked_as_that() -> None:
+    verdict = "localization too strong: it lowers the mean of 5 by about 41% ± 3%; lower ..."
+    trial = judge(estimate(FLAT, STILL, verdict=verdict))
+    assert trial.localized and trial.settled and not trial.converged and trial.verdict == verdict
+    rising = estimate(torch.linspace(1.0, 9.0, 80).expand(2, 80), STILL, verdict=verdict)
+    assert not judge(rising).settled and judge(rising).verdict.startswith("drifting")
+    assert not judge(estimate(FLAT, STILL)).localized
+
+
 def made(lr: float, localization: float, mean: float, **changes: Any) -> Trial:
     found: Any = SimpleNamespace(mean=mean, stderr=0.1)
     return replace(Trial(lr, localization, found, "converged", True, 0.0, 0.3), **changes)
@@ -150,6 +159,24 @@ def test_the_weakest_pull_comes_first_and_then_the_largest_lr() -> None:
     best, reason = recommend(trials)
     assert best is trials[2]
     assert "3 is the weakest localization" in reason and "5 ± 0.1" in reason
+
+
+def test_where_the_localization_spoils_all_settings_the_weakest_is_told_with_its_verdict() -> None:
+    spoilt: dict[str, Any] = {"converged": False, "localized": True, "verdict": "localization ..."}
+    trials = [
+        made(1e-4, 3.0, 5.0, **spoilt),
+        made(2e-4, 3.0, 5.1, **spoilt),
+        made(1e-4, 9.0, 2.0, **spoilt),
+        made(2e-4, 9.0, 2.1, **spoilt),
+    ]
+    found = compared(trials)
+    assert all(trial.agrees for trial in found)
+    best, reason = recommend(found)
+    assert best is found[1] and reason.endswith(" But its localization ....")
+    # What it does not spoil comes first.
+    found[3] = replace(found[3], converged=True, localized=False)
+    best, reason = recommend(found)
+    assert best is found[3] and "But" not in reason
 
 
 @pytest.mark.parametrize(

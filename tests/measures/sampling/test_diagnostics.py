@@ -5,9 +5,16 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from geomfast.kernels.sgld import Dynamics, sgld_step
-from geomfast.measures.sampling.diagnostics import acceptance, mixing, step_bias
+from geomfast.measures.sampling.diagnostics import (
+    acceptance,
+    degree,
+    localization_effect,
+    mixing,
+    step_bias,
+)
 from tests import cases
 
 
@@ -194,3 +201,98 @@ def test_a_chain_that_has_diverged_is_not_accepted():
             and found[[0, 2]].isfinite().all()
             and found[1, :4].isfinite().all()
         )
+
+
+def draws(curvature, localization, shape, seed=0, nbeta=10.0):
+    """nbeta L and |w - w0|^2 of independent draws around the minimum of a quadratic."""
+    h = torch.tensor(curvature, dtype=torch.float64)
+    w = cases.normal(*shape, len(h), dtype=torch.float64, seed=seed)
+    w = w / (nbeta * h + localization).sqrt()
+    return 0.5 * nbeta * (h * w**2).sum(-1), w.square().sum(-1)
+
+
+@pytest.mark.parametrize("shape", [(1, 8000), (2, 4000), (16, 500)])
+@pytest.mark.parametrize(
+    ("curvature", "localization", "expected"),
+    [
+        ([1.0], 10.0, 0.5),
+        ([1.0, 1.0, 1.0], 100.0, 10 / 11),
+        ([1.0] * 4, 0.1, 0.1 / 10.1),
+        ([3.0, 0.0, 0.0], 10.0, 0.25),  # what is flat adds noise alone
+        ([1.0, 9.0], 10.0, (0.5 * 0.5 + 0.9 * 0.1) / (0.5 + 0.9)),  # by what each contributes
+    ],
+)
+def test_localization_takes_from_a_quadratic_what_is_missing(
+    curvature, localization, expected, shape
+):
+    effect, error = localization_effect(*draws(curvature, localization, shape), localization)
+    assert abs(effect - expected) <= 3 * error
+    assert 0 < error <= 0.08
+
+
+@pytest.mark.parametrize("chains", [1, 2, 4])
+def test_the_effect_of_localization_is_off_by_as_much_as_its_error_says(chains):
+    off = []
+    for seed in range(200):
+        found, error = localization_effect(*draws([1.0, 0.0], 10.0, (chains, 600), seed), 10.0)
+        off.append((found - 0.5) / error)
+    off = torch.tensor(off)
+    assert abs(off.mean()) <= 0.4 and 0.8 <= off.std() <= 1.3
+
+
+@pytest.mark.parametrize("chains", [1, 6])
+def test_chains_that_all_leave_along_flat_directions_are_not_localized(chains):
+    energies, squared = draws([3.0], 0.3, (chains, 600))
+    away = torch.linspace(0.0, 2000.0, 600, dtype=torch.float64)
+    rising = energies + torch.linspace(0.0, 0.02, 600, dtype=torch.float64)
+    effect, error = localization_effect(rising, squared + away, 0.3)
+    assert abs(effect - 0.3 / 30.3) <= 3 * error and error < 0.01
+    # All draws together say that nearly all comes from there.
+    both = torch.stack([rising.flatten(), (squared + away).flatten()])
+    assert 0.5 * 0.3 * torch.cov(both)[0, 1] / rising.mean() > 10 * 0.3 / 30.3
+
+
+def test_where_nothing_can_be_said_of_localization():
+    energies, squared = draws([1.0], 10.0, (4, 100))
+    assert localization_effect(energies, squared, 0.0) == (0.0, 0.0)
+    for few in (energies[:, :3], energies - energies.mean(), torch.zeros_like(energies)):
+        found = localization_effect(few, squared[:, : few.shape[1]], 10.0)
+        assert all(math.isnan(x) for x in found)
+
+
+def walk(power, steps, lr, nbeta, localization, flat=0, seed=0):
+    """nbeta L and statistics of 64 chains on sum w^power / power, and flat directions."""
+    weights = torch.zeros(64, 3 + flat, dtype=torch.float64)
+    kicks = cases.normal(steps, *weights.shape, dtype=torch.float64, seed=seed) * math.sqrt(lr)
+    energies, statistics = [], []
+    for kick in kicks:
+        live = weights[:, :3]
+        slope = F.pad(nbeta * live ** (power - 1), (0, flat)) + localization * weights
+        drift = 0.5 * lr * slope
+        energies.append(nbeta * (live**power).sum(1) / power)
+        statistics.append(torch.stack([weights.square().sum(1), drift.square().sum(1)], 1))
+        weights = weights - drift + kick
+    return torch.stack(energies, 1), F.pad(torch.stack(statistics, 1), (0, 2))
+
+
+@pytest.mark.parametrize("power", [2, 4, 6])
+@pytest.mark.parametrize(("flat", "localization"), [(0, 0.5), (20, 0.5), (5, 4.0)])
+def test_degree_is_the_power_of_the_loss(power, flat, localization):
+    """Wherever the chains are: they begin at w0, and never arrive along flat directions."""
+    energies, statistics = walk(power, 1000, 0.01, 40.0, localization, flat)
+    found, error = degree(energies, statistics, 0.01, localization, 3 + flat)
+    assert abs(found - power) <= 3 * error
+    assert error < 0.25 * power
+
+
+def test_degree_is_off_by_as_much_as_its_error_says():
+    off = []
+    for seed in range(30):
+        energies, statistics = walk(4, 30, 0.01, 40.0, 2.0, 5, seed)
+        found, error = degree(energies, statistics, 0.01, 2.0, 8)
+        off.append((found - 4.0) / error)
+    off = torch.tensor(off)
+    assert abs(off.mean()) <= 0.5 and 0.7 <= off.std() <= 1.3
+    few = degree(energies[:, :3], statistics[:, :3], 0.01, 2.0, 8)
+    nothing = degree(0.0 * energies, statistics, 0.01, 2.0, 8)
+    assert all(math.isnan(x) for x in (*few, *nothing))
