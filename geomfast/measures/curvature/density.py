@@ -12,9 +12,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from geomfast.measures.curvature.lanczos import BASIS_BYTES, Basis, Product, random_start
+from geomfast.measures.curvature.basis import EXHAUSTED, Basis, Product, require_symmetric
+from geomfast.measures.curvature.lanczos import BASIS_BYTES, random_start
+from geomfast.measures.curvature.rescaled import Rescaled, times_two_to
 
 _POINTS = 1024
+# Nodes are known to this many times the rounding of the largest: no width can be less.
+_ROUNDING = 10
+# Nor less than this many times that of the grid, whose points lie by a hundredth of it apart.
+_GRID_ROUNDING = 1e4
 
 
 @dataclass(frozen=True)
@@ -58,33 +64,54 @@ def spectral_density(
         probes: random starts.
         iterations: Lanczos steps of each.
         seed: of the starts.
-        width: standard deviation of the Gaussian on every node; a hundredth of the span for None.
+        width: standard deviation of the Gaussian on every node; None for a hundredth of the span,
+            or of the value where there is but one up to rounding.
+
+    Raises:
+        FloatingPointError: a product was not finite.
+        Asymmetric: products are not those of a symmetric matrix.
+        ValueError: a width that the grid or float64 cannot show.
     """
+    scaled = Rescaled(product)
     steps = min(iterations, dimension)
     nodes = torch.full((probes, steps), math.nan, dtype=torch.float64, device="cpu")
     weights = torch.zeros((probes, steps), dtype=torch.float64, device="cpu")
     for i in range(probes):
         start = random_start(like, dimension, 1000 * seed + i)
-        values, shares = _quadrature(product, start, steps)
+        values, shares = _quadrature(scaled, start, steps)
         nodes[i, : len(values)], weights[i, : len(values)] = values, shares
+    unit = scaled.exponent
     lowest, highest = nodes[~nodes.isnan()].min().item(), nodes[~nodes.isnan()].max().item()
-    span = highest - lowest
-    # A single eigenvalue has no span of its own.
-    width = width or 0.01 * span or 0.01 * abs(highest) or 1.0
+    span, largest = highest - lowest, max(abs(lowest), abs(highest))
+    rounding = largest * max(
+        _ROUNDING * torch.finfo(like.dtype).eps, _GRID_ROUNDING * torch.finfo(torch.float64).eps
+    )
+    if width is None and span > rounding:
+        width = max(0.01 * span, rounding)
+    elif width is None:  # a single eigenvalue has no span of its own
+        width = 0.01 * largest or 1.0
+    else:
+        width = times_two_to(width, -unit)
     grid = torch.linspace(
         lowest - 6 * width, highest + 6 * width, _POINTS, dtype=torch.float64, device="cpu"
     )
     step = (grid[1] - grid[0]).item()
-    if width < 2 * step:
+    if not 0 < step < math.inf:
+        raise ValueError(f"width {scaled.undone(width):.3g} cannot be shown in float64")
+    if width < max(2 * step, rounding):
         raise ValueError(
-            f"width {width:.3g} is too narrow for {_POINTS} points over {span:.3g}: at least "
-            f"{2.5 * span / _POINTS:.3g}"
+            f"width {scaled.undone(width):.3g} is too narrow for {_POINTS} points over "
+            f"{scaled.undone(span):.3g}, of values that are known to "
+            f"{scaled.undone(rounding):.2g}: at least "
+            f"{scaled.undone(max(2.5 * span / _POINTS, 1.01 * rounding)):.3g}"
         )
     distance = (grid - nodes.nan_to_num(0.0)[..., None]) / width
     bells = torch.exp(-0.5 * distance**2) / (width * math.sqrt(2 * math.pi))
     each = (weights[..., None] * bells).sum(1)
     stderr = each.std(0) / math.sqrt(probes) if probes > 1 else torch.full_like(grid, math.nan)
-    return Density(grid, each.mean(0), stderr, nodes, weights, width)
+    density, stderr = times_two_to(each.mean(0), -unit), times_two_to(stderr, -unit)
+    width = scaled.undone(width)
+    return Density(scaled.undone(grid), density, stderr, scaled.undone(nodes), weights, width)
 
 
 def _quadrature(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -96,13 +123,19 @@ def _quadrature(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Te
         for _ in range(steps):
             basis.extend()
         projected, beyond = basis.projected.cpu(), basis.beyond.cpu()
+        if torch.isfinite(projected).all():
+            basis.size = _reached(beyond)
+            basis.asymmetry(projected, beyond)
     if not torch.isfinite(projected).all():
         raise FloatingPointError("a product is not finite")
-    # A step of length zero: what follows belongs to no part of the start.
-    ends = [j + 1 for j in range(steps) if beyond[j] == 0.0]
-    size = ends[0] if ends else steps
+    size = _reached(beyond)
     values, vectors = torch.linalg.eigh(projected[:size, :size])
     return values, vectors[0] ** 2
+
+
+def _reached(beyond: Tensor) -> int:
+    """Steps up to one of length zero: what follows belongs to no part of the start."""
+    return next((j + 1 for j, length in enumerate(beyond.tolist()) if length == 0.0), len(beyond))
 
 
 def _without_basis(product: Product, start: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -111,17 +144,27 @@ def _without_basis(product: Product, start: Tensor, steps: int) -> tuple[Tensor,
     Orthogonality is lost as eigenvalues converge; they then appear again, and share their weight.
     """
     projected = torch.zeros((steps, steps), dtype=torch.float64, device=start.device)
-    off_diagonal = projected.new_zeros(steps)
+    off_diagonal, across = projected.new_zeros(steps), projected.new_zeros(steps)
     before, v = torch.zeros_like(start), start / torch.linalg.vector_norm(start)
     beyond = start.new_zeros(())
     for j in range(steps):
-        w = product(v) - beyond * before
+        w = product(v)
+        length = torch.linalg.vector_norm(w)
+        across[j] = torch.dot(w, before)
+        w = w - beyond * before
         along = torch.dot(w, v)
         w = w - along * v
         beyond = torch.linalg.vector_norm(w)
         projected[j, j] = along
-        off_diagonal[j] = beyond
+        off_diagonal[j] = torch.where(beyond > EXHAUSTED[w.dtype] * length, beyond, 0.0)
         if j + 1 < steps:
             projected[j + 1, j] = projected[j, j + 1] = beyond
         before, v = v, w / beyond.clamp_min(torch.finfo(w.dtype).tiny)
-    return projected.cpu(), off_diagonal.cpu()
+    projected, off_diagonal = projected.cpu(), off_diagonal.cpu()
+    size = _reached(off_diagonal)
+    expected, found = off_diagonal[: size - 1], across.cpu()[1:size]
+    # A step that left little is orthogonal to the one before but for rounding, made larger by that.
+    largest = projected[:size, :size].abs().max().item()
+    if math.isfinite(largest):
+        require_symmetric((found - expected)[expected > 0.01 * largest], largest)
+    return projected, off_diagonal

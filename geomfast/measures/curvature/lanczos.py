@@ -17,17 +17,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Product = Callable[[Tensor], Tensor]
+from geomfast.measures.curvature.basis import Asymmetric, Basis, Product
+from geomfast.measures.curvature.missing import Missing, points_beyond
+from geomfast.measures.curvature.rescaled import Rescaled, exponent_of, times_two_to
+
+__all__ = [
+    "BASIS_BYTES",
+    "ENDS",
+    "HELD_BYTES",
+    "Asymmetric",
+    "Basis",
+    "Eigenpairs",
+    "Product",
+    "drawn_once",
+    "eigenpairs",
+    "near",
+    "one_start",
+    "random_start",
+    "random_vector",
+]
 
 #: Bytes that a basis may take.
 BASIS_BYTES = 2 << 30
 _LARGEST_BASIS = 60
-# A new direction shorter than this share of the product is rounding: the space is exhausted.
-_EXHAUSTED = {torch.float32: 1e-6, torch.float64: 1e-13}
-
-# Products along a fresh random direction before what it shows is believed.
-_FURTHER_STEPS = 5
-
+# Values may differ by this many times the rounding of the largest, and be the same.
+_ROUNDING = 32
 ENDS = ("largest", "smallest", "both", "magnitude")
 
 
@@ -39,9 +53,14 @@ class Eigenpairs:
         values: (k,) float64, descending.
         vectors: (k, P) orthonormal rows, in the order of the values.
         residuals: (k,) float64, the norms |A v - value v|: an eigenvalue of A lies within each.
-            Of an outermost pair it is that before a last step, which lowers it unmeasured.
+            Of an outermost pair it is that before a last step, which lowers it unmeasured. Where
+            the search for what is missing began again, parts whose angle to each other is not
+            known are added as if it were a right one.
         iterations: products computed.
-        converged: whether every residual is small enough.
+        converged: whether every residual is small enough, and they are complete.
+        complete: whether it was confirmed that no eigenvalue is missing among them, of which the
+            search has found fewer copies than there are, say. Not asked of one pair of an end.
+        asymmetry: the largest difference of u.Av and v.Au that was seen, over the largest u.Av.
     """
 
     values: Tensor
@@ -49,72 +68,8 @@ class Eigenpairs:
     residuals: Tensor
     iterations: int
     converged: bool
-
-
-class Basis:
-    """Orthonormal vectors and the matrix projected onto them.
-
-    Args:
-        product: (P,) -> (P,), symmetric.
-        start: (P,), not zero.
-        rows: vectors to make room for.
-        fresh: makes a random (P,) vector where the space is exhausted.
-    """
-
-    def __init__(self, product: Product, start: Tensor, rows: int, fresh: Callable[[], Tensor]):
-        self.product, self.fresh = product, fresh
-        self.vectors = start.new_empty((rows + 1, start.numel()))
-        self.vectors[0] = start / start.norm()
-        self.projected = start.new_zeros((rows, rows), dtype=torch.float64)
-        # Of every product, what lay outside the basis; 0 where nothing but rounding did.
-        self.beyond = start.new_zeros(rows, dtype=torch.float64)
-        self.size = 0
-
-    def extend(self) -> None:
-        """One product, and one more vector."""
-        j = self.size
-        w = self.product(self.vectors[j])
-        basis = self.vectors[: j + 1]
-        length = torch.linalg.vector_norm(w)
-        first = basis @ w
-        w = torch.addmv(w, basis.mT, first, alpha=-1.0)
-        second = basis @ w
-        w = torch.addmv(w, basis.mT, second, alpha=-1.0)
-        beyond = torch.linalg.vector_norm(w)
-        column = first.double() + second.double()
-        self.projected[: j + 1, j] = column
-        self.projected[j, : j + 1] = column
-        self.beyond[j] = torch.where(beyond > _EXHAUSTED[w.dtype] * length, beyond, 0.0)
-        torch.div(w, beyond.clamp_min(torch.finfo(w.dtype).tiny), out=self.vectors[j + 1])
-        self.size += 1
-
-    def shrink(self, coefficients: Tensor, values: Tensor) -> None:
-        """Keeps combinations of the vectors, eigenvectors of the projected matrix, and the last.
-
-        Args:
-            coefficients: (size, p) orthonormal columns.
-            values: (p,) their eigenvalues.
-        """
-        kept, old = len(values), self.vectors[: self.size]
-        coefficients = coefficients.to(old.dtype)
-        # Some columns at a time: no second basis is stored.
-        for columns in torch.arange(old.shape[1], device="cpu").split(1 << 20):
-            part = slice(int(columns[0]), int(columns[-1]) + 1)
-            self.vectors[:kept, part] = coefficients.mT @ old[:, part]
-        self.vectors[kept] = self.vectors[self.size].clone()
-        self.projected.zero_()
-        self.projected[range(kept), range(kept)] = values.to(self.projected)
-        self.size = kept
-
-    def begin_again(self, size: int) -> None:
-        """Puts a random direction behind the first vectors, which span all that was reached."""
-        self.size = size
-        w = self.fresh()
-        basis = self.vectors[:size]
-        for _ in range(3):
-            w = torch.addmv(w, basis.mT, basis @ w, alpha=-1.0)
-            w = w / torch.linalg.vector_norm(w)
-        self.vectors[size] = w
+    complete: bool
+    asymmetry: float
 
 
 def random_vector(like: Tensor, dimension: int, seed: int) -> Tensor:
@@ -189,6 +144,8 @@ def near(start: Tensor, noise: Tensor) -> Tensor:
     rows = start.reshape(-1, start.shape[-1])
     if rows.shape[1] != noise.numel():
         raise ValueError(f"start has {rows.shape[1]} entries, the parameters have {noise.numel()}")
+    if rows.is_floating_point():  # of any scale
+        rows = times_two_to(rows, -(exponent_of(rows) or 0))
     total = rows.to(noise).sum(0)
     if not torch.isfinite(total).all() or not total.any():
         raise ValueError("start must be finite and not zero")
@@ -223,8 +180,12 @@ def eigenpairs(
     Returns:
         The pairs as good as they became.
 
+    What confirming costs, where k is more than 1: what a random vector orthogonal to the wanted
+    ones needs to show that no further eigenvalue lies beyond them.
+
     Raises:
         FloatingPointError: a product was not finite.
+        Asymmetric: products are not those of a symmetric matrix.
     """
     dimension = start.numel()
     wanted = min(2 * k if ends == "both" else k, dimension)
@@ -233,9 +194,12 @@ def eigenpairs(
     rows = max(rows, min(wanted, max_iterations))
     look_every = look_every or (1 if start.device.type == "cpu" else 4)
     seeds = iter(range(seed + 1, seed + 1 + dimension + max_iterations))
-    basis = Basis(product, start, rows, lambda: random_vector(start, dimension, next(seeds)))
-    iterations = patience = 0
-    believed = start.new_empty(0, dtype=torch.float64, device="cpu")
+    scaled = Rescaled(product)
+    basis = Basis(scaled, start, rows, lambda: random_vector(start, dimension, next(seeds)))
+    eps = torch.finfo(start.dtype).eps
+    iterations, asymmetry = 0, 0.0
+    # One pair is the outermost of all that the start has a part of. More may have copies.
+    confirm, missing = k > 1, None
     while True:
         steps = min(look_every, rows - basis.size, max_iterations - iterations)
         before = basis.size
@@ -245,38 +209,71 @@ def eigenpairs(
         projected, beyond = basis.projected.cpu(), basis.beyond.cpu()
         if not torch.isfinite(projected).all():
             raise FloatingPointError("a product is not finite")
-        new = [j for j in range(before, basis.size) if beyond[j] == 0.0]
-        if new and new[0] + 1 < dimension:
-            basis.begin_again(new[0] + 1)
-        values, coefficients = torch.linalg.eigh(projected[: basis.size, : basis.size])
-        residuals = beyond[basis.size - 1] * coefficients[-1].abs()
+        if new := [j for j in range(before, basis.size) if beyond[j] == 0.0]:
+            # What was reached is invariant, but there may be more beside it.
+            basis.size, confirm = new[0] + 1, True
+        asymmetry = max(asymmetry, basis.asymmetry(projected, beyond))
+        size, last = basis.size, beyond[basis.size - 1]
+        values, coefficients = torch.linalg.eigh(projected[:size, :size])
+        along = residuals = last * coefficients[-1].abs()
+        if basis.lost is not None:
+            lost = basis.still_lost(coefficients, projected).diagonal()
+            residuals = torch.hypot(along, lost.clamp_min(0.0).sqrt())
         order = _order(values, ends, k)
-        smallest = torch.finfo(start.dtype).eps ** (2 / 3) * values.abs().max()
-        scale = values[order].abs().clamp_min(smallest)
-        # What was reached is invariant, but there may be more beside it: some further steps have
-        # to change nothing.
-        if new and (
-            len(believed) != len(order) or ((values[order] - believed).abs() > tol * scale).any()
-        ):
-            believed = values[order]
-            patience = iterations + _FURTHER_STEPS + 2 * wanted
-        enough = len(order) == wanted and (iterations >= patience or basis.size == dimension)
-        done = bool(enough and (residuals[order] <= tol * scale).all())
-        if done or iterations >= max_iterations or basis.size == dimension:
+        # Of a search of small ones, the basis may hold none of the large ones any more.
+        largest = values.new_tensor(basis.largest) if confirm else values.abs().max()
+        smallest = eps ** (2 / 3) * largest
+        allowed = tol * values[order].abs().clamp_min(smallest)
+        slack = allowed.clamp_min(_ROUNDING * eps * largest)
+        if confirm:  # what is put together again of what was lost is known to rounding only
+            allowed = slack
+        enough, whole = len(order) == wanted, size == dimension
+        converged = enough and bool((residuals[order] <= allowed).all())
+        if missing is not None and missing.changed(values[order]):
+            missing = None
+        complete = whole or not confirm
+        if missing is not None and not complete:
+            others = _next(values, ends, k)
+            settled = len(others) > 0 and bool((residuals[others] <= allowed.min()).all())
+            complete = missing.excluded(projected, beyond, size, settled)
+        done = converged and complete
+        if done or iterations >= max_iterations or whole:
             break
-        if basis.size == rows:
+        known = size + int(last != 0.0)
+        if new and not enough:
+            basis.begin_again()
+        elif converged and missing is None and known < dimension:
+            kept = coefficients[:, order]
+            basis.start_afresh(kept, values[order], last, basis.still_lost(kept, projected))
+            points = points_beyond(values[order], slack, ends, k)
+            missing = Missing(wanted, values[order], slack, points, dimension - known)
+        elif size == rows:
             more = (rows - wanted) // (4 if ends == "both" else 2)
-            kept = _order(values, ends, k + more)[: rows - 1]
-            basis.shrink(coefficients[:, kept], values[kept])
+            kept = coefficients[:, index := _order(values, ends, k + more)[: rows - 1]]
+            basis.shrink(kept, values[index], last, basis.still_lost(kept, projected))
+            if missing is not None:
+                missing.shrink(kept)
+        elif (
+            enough
+            and not converged
+            and (complete or missing is None)
+            and bool((along[order] <= allowed).all())
+        ):  # what is lost is found again where no step of Lanczos leads to it
+            worst = order[(residuals[order] / allowed).argmax()]
+            everything = torch.eye(size, dtype=torch.float64, device="cpu")
+            lost = basis.still_lost(everything, projected)
+            basis.turn_to(coefficients[:, worst], last, lost)
+            iterations += 1
     order = order[values[order].argsort(descending=True)]
     combined = torch.zeros(len(order), basis.size + 1, dtype=torch.float64, device="cpu")
     combined[:, :-1] = coefficients[:, order].mT
-    if done:
+    if done and basis.lost is None:
         _step_outwards(combined, order, values, beyond[basis.size - 1])
     if not combined[:, -1].any():  # what lies behind the basis may be rounding
         combined = combined[:, :-1]
     vectors = combined.to(start) @ basis.vectors[: combined.shape[1]]
-    return Eigenpairs(values[order], vectors, residuals[order], iterations, done)
+    values, residuals = scaled.undone(values[order]), scaled.undone(residuals[order])
+    return Eigenpairs(values, vectors, residuals, iterations, done, complete, asymmetry)
 
 
 def _step_outwards(combined: Tensor, order: Tensor, values: Tensor, beyond: Tensor) -> None:
@@ -304,6 +301,13 @@ def _step_outwards(combined: Tensor, order: Tensor, values: Tensor, beyond: Tens
     if distance != 0:
         combined[i, -1] = beyond * combined[i, -2] / distance
         combined[i] /= combined[i].norm()
+
+
+def _next(values: Tensor, ends: str, k: int) -> Tensor:
+    """Indices of the best value of each end that is not wanted; empty where an end has none."""
+    order, more = _order(values, ends, k), _order(values, ends, k + 1)
+    found = more[~torch.isin(more, order)]
+    return found if len(found) == (2 if ends == "both" else 1) else found[:0]
 
 
 def _order(values: Tensor, ends: str, k: int) -> Tensor:

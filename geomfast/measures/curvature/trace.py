@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from scipy import stats
 from torch import Tensor
 
-from geomfast.measures.curvature.lanczos import Product, drawn_once
+from geomfast.measures.curvature.basis import Product, require_symmetric
+from geomfast.measures.curvature.lanczos import drawn_once
+from geomfast.measures.curvature.rescaled import Rescaled
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class Trace:
     Attributes:
         mean: the estimate.
         stderr: its standard error, rounding included; of rounding alone where nothing was random.
+            Few samples say little of their own spread: it is what makes mean +- 2 stderr hold the
+            trace 95 times in 100 at any number of probes, 1.2 times the deviation over seeds at 30
+            probes, 1.5 times at 10, 4 times at 6, more where the matrix is nearly diagonal.
         products: products computed.
     """
 
@@ -46,12 +52,21 @@ def hutch_plus_plus(
 
     Raises:
         FloatingPointError: a product was not finite.
+        Asymmetric: products are not those of a symmetric matrix.
     """
+    scaled = Rescaled(product)
+    found = _estimated(scaled, like, dimension, probes, seed)
+    return Trace(scaled.undone(found.mean), scaled.undone(found.stderr), found.products)
+
+
+def _estimated(product: Product, like: Tensor, dimension: int, probes: int, seed: int) -> Trace:
     if dimension <= probes:
         basis = torch.eye(dimension, dtype=like.dtype, device=like.device)
-        entries = torch.stack([product(row)[i] for i, row in enumerate(basis)]).double()
-        if not torch.isfinite(entries).all():
+        matrix = torch.stack([product(row) for row in basis]).double().cpu()
+        if not torch.isfinite(matrix).all():
             raise FloatingPointError("a product is not finite")
+        require_symmetric(matrix - matrix.mT, matrix.abs().max().item())
+        entries = matrix.diagonal()
         rounding = torch.finfo(like.dtype).eps * entries.abs().sum().item()
         return Trace(entries.sum().item(), rounding, dimension)
     sketched = probes // 3
@@ -59,19 +74,45 @@ def hutch_plus_plus(
     for_sketch, for_rest = drawn_once(
         ("signs", counts, dimension, seed), lambda: _bits(sum(counts), dimension, seed)
     ).split(counts)
-    basis = _orthonormal(torch.stack([product(probe) for probe in _signs(for_sketch, like)]))
+    sketch = torch.stack([product(probe) for probe in _signs(for_sketch, like)])
+    seen = torch.stack([sketch @ probe for probe in _signs(for_sketch, like)])
+    basis = _orthonormal(sketch)
     inside = [_dot(row, product(row)).item() for row in basis]
-    outside = []
+    outside, squares = [], []
     for probe in _signs(for_rest, like):
         rest = _without(basis, probe)
-        outside.append(_dot(rest, product(rest)).item())
+        found = product(rest)
+        outside.append(_dot(rest, found).item())
+        found = _without(basis, found)
+        squares.append(_dot(found, found).item())
     if not all(map(math.isfinite, [*inside, *outside])):
         raise FloatingPointError("a product is not finite")
+    seen = seen.double().cpu()
+    require_symmetric(seen - seen.mT, seen.abs().max().item())
     left = statistics.fmean(outside)
-    sampling = statistics.stdev(outside) / math.sqrt(len(outside))
+    sampling = _sampling_error(outside, squares)
     size = sum(abs(x) for x in inside) + statistics.fmean(abs(x) for x in outside)
     rounding = torch.finfo(like.dtype).eps * size
     return Trace(sum(inside) + left, math.hypot(sampling, rounding), probes)
+
+
+def _sampling_error(outside: list[float], squares: list[float]) -> float:
+    """Of the mean of x.Rx over random signs x, such that twice it is a 95% interval.
+
+    Student's quantile makes up for samples that are few. But x.Rx has a long tail upwards, that of
+    a square where one eigenvalue of R stands out: when all samples are small, so is their spread.
+    The variance is at most 2 |R|^2 (Frobenius), of which |Rx|^2 is an estimate, and the better one
+    then; it gets the root of the same factor, by which 95% are held in simulations.
+
+    Args:
+        outside: x.Rx of every probe.
+        squares: |Rx|^2.
+    """
+    n = len(outside)
+    student = float(stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975))
+    spread = student * statistics.stdev(outside)
+    bound = math.sqrt(student * 2.0 * statistics.fmean(squares))
+    return max(spread, bound) / math.sqrt(n)
 
 
 def _bits(rows: int, dimension: int, seed: int) -> Tensor:
