@@ -3,78 +3,100 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+
+from geomfast.measures.batches import taken
+
+#: Samples that checks look at without the others, or a few more.
+FEW = 16
+
+NO_PARAMETER = "the losses do not depend on any parameter that requires gradients"
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
 
 def chosen(
-    model: nn.Module, params: Iterable[str] | int | None
+    model: nn.Module, params: Iterable[str] | int | None, *, entries: bool = False
 ) -> tuple[dict[str, Tensor], tuple[str, int] | None]:
-    """Parameters by name, and the one of which only so many entries count."""
+    """Parameters by name, and the one of which only so many entries count.
+
+    Args:
+        model: whose.
+        params: names with shell wildcards, of which those that begin with "!" leave parameters
+            out; None for all that require gradients.
+        entries: whether params may be the number of the first entries that count.
+
+    Raises:
+        TypeError: params is neither of these.
+        ValueError: none is left, a pattern matches none, or one is complex.
+    """
     trainable: dict[str, Tensor] = {
         name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
     }
     if not trainable:
         raise ValueError("no parameter of the model requires gradients")
-    if params is None:
-        return trainable, None
     if isinstance(params, int):
-        if params < 1:
-            raise ValueError(f"params must be 1 or more entries, not {params}")
-        chosen, left = {}, params
-        for name, parameter in trainable.items():
-            chosen[name] = parameter
-            left -= parameter.numel()
-            if left <= 0:
-                return chosen, (name, parameter.numel() + left)
-        return chosen, None
+        found, cut = _first_entries(trainable, params, entries)
+    else:
+        found, cut = _named(trainable, params), None
+    for name, parameter in found.items():
+        if parameter.is_complex():
+            raise ValueError(
+                f"parameter {name} is complex ({parameter.dtype}): hold its real and imaginary "
+                "part as a real parameter (torch.view_as_real), or leave it out of params"
+            )
+    return found, cut
+
+
+def _first_entries(
+    trainable: dict[str, Tensor], params: int, allowed: bool
+) -> tuple[dict[str, Tensor], tuple[str, int] | None]:
+    if isinstance(params, bool) or not allowed:
+        raise TypeError(f"params must be names of parameters, with shell wildcards, not {params!r}")
+    if params < 1:
+        raise ValueError(f"params must be 1 or more entries, not {params}")
+    chosen, left = {}, params
+    for name, parameter in trainable.items():
+        chosen[name] = parameter
+        left -= parameter.numel()
+        if left <= 0:
+            return chosen, (name, parameter.numel() + left)
+    return chosen, None
+
+
+def _named(trainable: dict[str, Tensor], params: Iterable[str] | None) -> dict[str, Tensor]:
+    if params is None:
+        return trainable
     patterns = [params] if isinstance(params, str) else list(params)
-    for pattern in patterns:
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(f"params must be names of parameters, one or more, not {params!r}")
+    left_out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    wanted = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
+    for pattern in (*wanted, *left_out):
         if not fnmatch.filter(trainable, pattern):
             raise ValueError(f"params: {pattern!r} matches none of {list(trainable)}")
-    return {
+    found = {
         name: parameter
         for name, parameter in trainable.items()
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    }, None
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+        and not any(fnmatch.fnmatchcase(name, pattern) for pattern in left_out)
+    }
+    if not found:
+        raise ValueError(f"params: {params!r} leaves no parameter")
+    return found
 
 
-def batches_of(data: Any) -> list[Any]:
-    """The batches of `data`: itself if it is a tensor, a tuple or a mapping, else its items.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if isinstance(data, (Tensor, tuple, Mapping)):
-        return [data]
-    with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed from the global generator
-        batches = list(data)
-    if not batches:
-        raise ValueError("data holds no batch")
-    return batches
-
-
-def count(batch: Any, least: int = 2) -> int:
-    """N, the samples of a batch."""
-    tensors = [x for x in tree_leaves(batch) if isinstance(x, Tensor)]
-    if not tensors:
-        raise ValueError("batch holds no tensor")
-    sizes = {x.shape[0] if x.dim() else 0 for x in tensors}
-    if len(sizes) != 1:
-        shapes = [tuple(x.shape) for x in tensors]
-        raise ValueError(f"tensors of batch must share their first dimension N, not {shapes}")
-    (samples,) = sizes
-    if samples < least:
-        raise ValueError(f"batch has N = {samples} samples; N >= {least} is needed")
-    return samples
+def unused_error(names: Iterable[str]) -> ValueError:
+    """For parameters that reach no loss at all."""
+    names = list(names)
+    verb = f"parameter {names[0]} does" if len(names) == 1 else f"parameters {', '.join(names)} do"
+    patterns = ", ".join(f'"!{name}"' for name in names)
+    return ValueError(f"{verb} not reach the loss: leave it out, params=[{patterns}]")
 
 
 def checked_losses(losses: Any, samples: int, differentiable: bool = True) -> Tensor:
@@ -85,7 +107,7 @@ def checked_losses(losses: Any, samples: int, differentiable: bool = True) -> Te
         hint = "; it must not be reduced over samples" if losses.dim() == 0 else ""
         raise ValueError(f"loss_fn must return shape ({samples},), not {tuple(losses.shape)}{hint}")
     if differentiable and not losses.requires_grad:
-        raise ValueError("the losses do not depend on any parameter that requires gradients")
+        raise ValueError(NO_PARAMETER)
     return losses
 
 
@@ -111,9 +133,9 @@ def require_independent(
 ) -> None:
     """Raises where samples' losses are others with fewer samples beside them.
 
-    Evaluates two parts of a quarter of the batch each, without gradients. They are drawn, so that
-    neighbours, or samples a fixed distance apart, are parted; and what hangs on one sample, such
-    as a largest value, is in one of them at most.
+    Evaluates two parts of the batch, without gradients. They are drawn, so that neighbours, or
+    samples a fixed distance apart, are parted; and what hangs on one sample, such as a largest
+    value, is in one of them at most.
 
     Args:
         loss_fn, model, batch: as everywhere in geomfast; N samples, of which one alone says
@@ -127,10 +149,9 @@ def require_independent(
     if samples < 2:
         return
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
-    for which in order[: 2 * max(samples // 4, 1)].chunk(2):
-        part = tree_map(lambda x, i=which: x[i.to(x.device)] if isinstance(x, Tensor) else x, batch)
-        with torch.no_grad(), RefuseDropout():
-            alone = checked_losses(loss_fn(model, part), len(which), False)
+    for which in order[: 2 * min(samples // 2, FEW)].chunk(2):
+        with torch.no_grad():
+            alone = checked_losses(loss_fn(model, taken(batch, which)), len(which), False)
         require_equal_losses(dict(zip(which.tolist(), alone, strict=True)), losses.detach())
 
 
@@ -146,6 +167,16 @@ def refuse_coupled(model: nn.Module) -> None:
             raise ValueError(f"{where} makes every sample's loss depend on the others")
 
 
+def refuse_projected(model: nn.Module) -> None:
+    """Tables whose rows every forward pass cuts to a length: no chain can move them freely."""
+    for name, module in model.named_modules():
+        if module.__dict__.get("max_norm") is not None:
+            raise ValueError(
+                f"{name or 'the model'} ({type(module).__name__}) cuts its rows to max_norm = "
+                f"{module.max_norm} in every forward pass: set max_norm to None"
+            )
+
+
 def require_finite(gram: Tensor, name: str) -> None:
     bad = ~torch.isfinite(gram.diagonal())
     if bad.any():
@@ -153,22 +184,37 @@ def require_finite(gram: Tensor, name: str) -> None:
         raise ValueError(f"the gradient of sample {sample} is not finite in parameter {name}")
 
 
-class RefuseDropout(TorchFunctionMode):
-    """Raises where a function called inside would drop at random."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        refuse_dropout(func, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
+class DropoutIsOn(ValueError):
+    """A function that was called would drop at random."""
 
 
 def refuse_dropout(func: Any, args: tuple, kwargs: dict) -> None:
-    """Raises if this call is to a function that drops at random."""
+    """Raises if this call is to a function that drops at random.
+
+    Raises:
+        DropoutIsOn: without the name of the module, which the caller adds.
+    """
     if func is F.scaled_dot_product_attention:
         chance = kwargs.get("dropout_p", args[4] if len(args) > 4 else 0.0)
         if chance > 0:
-            raise ValueError(f"dropout of attention is on (dropout_p = {chance}): turn it off")
-    elif func is F.dropout:
+            raise DropoutIsOn(f"dropout of attention is on (dropout_p = {chance})")
+    elif func in _DROPOUTS:
         chance = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
-        active = kwargs.get("training", args[2] if len(args) > 2 else True)
+        active = kwargs.get("training", args[2] if len(args) > 2 else _DROPOUTS[func])
         if active and chance > 0:
-            raise ValueError(f"dropout is on (p = {chance}): call model.eval() first")
+            raise DropoutIsOn(f"dropout is on (p = {chance})")
+
+
+#: Functions that drop at random, all (input, p, training): whether they do so by default.
+_DROPOUTS = {
+    F.dropout: True,
+    F.dropout1d: True,
+    F.dropout2d: True,
+    F.dropout3d: True,
+    F.alpha_dropout: False,
+    F.feature_alpha_dropout: False,
+    torch.dropout: True,
+    torch.feature_dropout: True,
+    torch.alpha_dropout: True,
+    torch.feature_alpha_dropout: True,
+}

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from geomfast.kernels import gradient_gram as kernel
 from geomfast.kernels.spectra import exp_entropy, gram_eigenvalues
-from geomfast.measures.checks import LossFunction, count, require_finite
+from geomfast.measures.batches import count, one_batch, taken
+from geomfast.measures.checks import LossFunction, require_finite
 from geomfast.measures.per_sample.attribution import attribute
-from geomfast.measures.sampling.streams import taken
 
 # With less than this share of the squared gradients, a centred Gram matrix made of differences of
 # Gram entries has lost too many digits.
@@ -45,7 +45,8 @@ def gradient_gram(
     Args:
         model: any module. Its mode, gradients and parameters stay as they are.
         loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample.
-        batch: any nest of tensors with N >= 2 samples along their first dimension.
+        batch: any nest of tensors with N >= 2 samples along their first dimension; a list of
+            tensors is one batch. Of a DataLoader, or another iterable of batches, all samples.
         center: subtract the mean gradient first: H K H with H = I - 11^T / N.
         params: names of parameters, with shell wildcards; a number n for the first n entries in the
             order of `model.named_parameters()` (the paper used 50,000); None for all that require
@@ -66,17 +67,19 @@ def gradient_gram(
             with NaN or infinity (sample and parameter are named).
     """
 
-    def measure(centered: bool, check: bool) -> dict[str, Tensor]:
+    batch = one_batch(batch)
+
+    def measure(centered: bool) -> dict[str, Tensor]:
         def gram(name: str, uses: list[kernel.Factors]) -> Tensor:
             return kernel.parameter_gram(uses, centered=centered, max_bytes=max_memory)
 
         return _finite(attribute(model, loss_fn, batch, params, check, gram))
 
-    grams = measure(False, check)
+    grams = measure(False)
     if center:
         centred = {name: _centred(gram) for name, gram in grams.items()}
         if _mean_dominates(_sum(*grams.values()), _sum(*centred.values())):
-            centred = measure(True, False)
+            centred = measure(True)
         grams = centred
     return grams if per_layer else _sum(*grams.values())
 
@@ -161,6 +164,7 @@ def gradient_ranks(
         As `gradient_gram`; ValueError for at_once < 2.
     """
     left = dict(_counted(model, first))
+    batch = one_batch(batch)
 
     def measure(batch: Any, centered: bool, check: bool) -> tuple[Tensor, Tensor]:
         def both(name: str, uses: list[kernel.Factors]) -> tuple[Tensor, Tensor | None]:
@@ -180,7 +184,7 @@ def gradient_ranks(
     centred = [_centred(total) for total in sums]
     dominated = [_mean_dominates(*pair) for pair in zip(sums, centred, strict=True)]
     if whole and any(dominated):
-        again = measure(batch, True, False)
+        again = measure(batch, True, check)
         centred = [again[i] if dominated[i] else centred[i] for i in range(2)]
     every, beginning = (
         GradientRanks(_rank(total), _rank(less_mean))

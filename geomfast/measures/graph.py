@@ -76,6 +76,18 @@ def reached(output: Tensor, marked: set[Node]) -> tuple[set[Node], set[Node]]:
     return found, first
 
 
+def custom_functions(output: Tensor) -> list[str]:
+    """Names of the operations on the way to the output whose derivative is not torch's own."""
+    found = set()
+    for node in nodes(output):
+        function = getattr(type(node), "_forward_cls", None)
+        if function is not None:
+            found.add(function.__name__)
+        elif "CppNode" in node.name():  # torch::autograd::Function of an extension
+            found.add(node.name())
+    return sorted(found)
+
+
 def once_differentiable_functions(output: Tensor) -> list[str]:
     """Names of the autograd functions on the way to the output that say so of their backward."""
     found = set()

@@ -5,19 +5,24 @@ None forms the matrix. Every product is exact, on any model; each result says ho
 
 from __future__ import annotations
 
+import contextlib
+import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from geomfast.measures.batches import batches_of
+from geomfast.measures.calls import measurable, require_sound
 from geomfast.measures.checks import LossFunction
 from geomfast.measures.curvature import lanczos
 from geomfast.measures.curvature.density import Density, spectral_density
 from geomfast.measures.curvature.fused import hessian_products
 from geomfast.measures.curvature.gauss_newton import GaussNewtonProducts
 from geomfast.measures.curvature.lanczos import (
+    Asymmetric,
     Eigenpairs,
     eigenpairs,
     near,
@@ -26,6 +31,7 @@ from geomfast.measures.curvature.lanczos import (
 )
 from geomfast.measures.curvature.products import DataProducts, HessianProducts
 from geomfast.measures.curvature.trace import Trace, hutch_plus_plus
+from geomfast.measures.curvature.verify import wrong_second_derivatives
 
 Matrix = Literal["hessian", "gauss-newton"]
 _PRODUCTS = {"hessian": hessian_products, "gauss-newton": GaussNewtonProducts}
@@ -96,14 +102,20 @@ def hessian_top_eigenvalues(
         raise ValueError(f"tol must be positive, not {tol}")
     _require_positive(k=k, max_iterations=max_iterations)
     if not per_layer:
-        products = _products(model, loss_fn, data, params, matrix)
-        size = products.dimension
-        if start is None and ends != "smallest":
-            start = _unless_zero(products.gradient())
-        return _top(products, products, size, k, tol, max_iterations, seed, ends, start)
-    _require_matrix(matrix)
-    # One graph serves every block.
-    products = _BY_LAYER[matrix](model, loss_fn, data, params)
+        with _products(model, loss_fn, data, params, matrix) as products:
+            size = products.dimension
+            if start is None and ends != "smallest":
+                start = _unless_zero(products.gradient())
+            return _top(products, products, size, k, tol, max_iterations, seed, ends, start)
+    with _products(model, loss_fn, data, params, matrix, _BY_LAYER) as products:
+        assert isinstance(products, HessianProducts)
+        return _by_layer(products, k, tol, max_iterations, seed, ends)
+
+
+def _by_layer(
+    products: HessianProducts, k: int, tol: float, max_iterations: int, seed: int, ends: str
+) -> dict[str, Eigenpairs]:
+    """Of every layer's diagonal block; one graph serves all of them."""
     layers: dict[str, list[str]] = {}
     for name in products.parameters:
         layers.setdefault(name.rpartition(".")[0], []).append(name)
@@ -149,12 +161,12 @@ def hessian_trace(
     """
     if probes < 6:
         raise ValueError(f"probes must be 6 or more, not {probes}")
-    products = _products(model, loss_fn, data, params, matrix)
-    products.replay.expected = min(probes, products.dimension)
-    return _finite(
-        products,
-        lambda: hutch_plus_plus(products, products.like, products.dimension, probes, seed),
-    )
+    with _products(model, loss_fn, data, params, matrix) as products:
+        products.replay.expected = min(probes, products.dimension)
+        return _finite(
+            products,
+            lambda: hutch_plus_plus(products, products.like, products.dimension, probes, seed),
+        )
 
 
 def hessian_density(
@@ -191,27 +203,57 @@ def hessian_density(
     _require_positive(probes=probes, iterations=iterations)
     if width is not None and not width > 0:
         raise ValueError(f"width must be positive, not {width}")
-    products = _products(model, loss_fn, data, params, matrix)
-    products.replay.expected = probes * min(iterations, products.dimension)
-    return _finite(
-        products,
-        lambda: spectral_density(
+    if width == math.inf:
+        raise ValueError("width must be finite, not inf")
+    with _products(model, loss_fn, data, params, matrix) as products:
+        products.replay.expected = probes * min(iterations, products.dimension)
+        return _finite(
             products,
-            products.like,
-            products.dimension,
-            probes=probes,
-            iterations=iterations,
-            seed=seed,
-            width=width,
-        ),
-    )
+            lambda: spectral_density(
+                products,
+                products.like,
+                products.dimension,
+                probes=probes,
+                iterations=iterations,
+                seed=seed,
+                width=width,
+            ),
+        )
 
 
+@contextlib.contextmanager
 def _products(
-    model: nn.Module, loss_fn: LossFunction, data: Any, params: Iterable[str] | None, matrix: str
-) -> DataProducts:
-    _require_matrix(matrix)
-    return _PRODUCTS[matrix](model, loss_fn, data, params)
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    params: Iterable[str] | None,
+    matrix: str,
+    kinds: Mapping[str, Callable[..., DataProducts]] = _PRODUCTS,
+) -> Iterator[DataProducts]:
+    """Products that have been checked, of a model that is left as it was."""
+    if matrix not in _PRODUCTS:
+        raise ValueError(f"matrix must be one of {', '.join(_PRODUCTS)}, not {matrix!r}")
+    with measurable(model, loss_fn, batches_of(data), widen=True) as (model, losses, batches):
+        products = kinds[matrix](model, losses, batches, params)
+        assert products.first_losses is not None  # of the first batch, which has been computed
+        require_sound(losses, model, batches[0], products.first_losses)
+        if products.custom:
+            names = ", ".join(sorted(products.custom))
+            _require_right(products, losses, f"custom functions {names}")
+        yield products
+
+
+def _require_right(products: DataProducts, losses: LossFunction, suspected: str) -> None:
+    """Raises where products are not those of the Hessian, as far as differences can tell."""
+    wrong = wrong_second_derivatives(
+        products.model, losses, products.batches[0], list(products.parameters)
+    )
+    if wrong:
+        raise ValueError(
+            f"the second derivative of {', '.join(wrong)} is wrong: a product with the Hessian is "
+            f"not what differences of the gradient say ({suspected}); write it in plain torch "
+            "operations, or leave its parameters out of params"
+        )
 
 
 def _top(
@@ -242,9 +284,11 @@ def _top(
     if not found.converged:
         where = f" of {layer}" if layer else ""
         worst = (found.residuals / found.values.abs().clamp_min(1e-300)).max().item()
+        missing = "" if found.complete else ", and it was not confirmed that none is missing"
         warnings.warn(
             f"eigenvalues{where} have not converged after {found.iterations} products: the "
-            f"largest relative residual is {worst:.2g}, tol is {tol:.2g}",
+            f"largest relative residual is {worst:.2g}, tol is {tol:.2g}{missing}; raise "
+            "max_iterations",
             NotConverged,
             stacklevel=3,
         )
@@ -260,6 +304,17 @@ def _finite(products: DataProducts, compute: Callable[[], _Found]) -> _Found:
         return compute()
     except FloatingPointError as error:
         raise _not_finite(products) from error
+    except Asymmetric as error:
+        names = list(products.parameters)
+        wrong = wrong_second_derivatives(
+            products.model, products.loss_fn, products.batches[0], names
+        )
+        where = f"the second derivative of {', '.join(wrong)} is wrong"
+        rounding = (
+            "no module's second derivative was found wrong, so that all of it may be rounding: "
+            "compute the model in float64"
+        )
+        raise ValueError(f"{error}; {where if wrong else rounding}") from error
 
 
 def _not_finite(products: DataProducts) -> ValueError:
@@ -267,11 +322,6 @@ def _not_finite(products: DataProducts) -> ValueError:
     return ValueError(
         f"a product with the Hessian is not finite: {products.where_not_finite(probe)}"
     )
-
-
-def _require_matrix(matrix: str) -> None:
-    if matrix not in _PRODUCTS:
-        raise ValueError(f"matrix must be one of {', '.join(_PRODUCTS)}, not {matrix!r}")
 
 
 def _require_positive(**values: int) -> None:

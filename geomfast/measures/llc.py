@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -11,22 +10,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from geomfast.kernels.sgld import Dynamics, RmsProp
+from geomfast.measures.batches import batches_of, count, parts
+from geomfast.measures.calls import measurable, require_sound
 from geomfast.measures.checks import (
+    FEW,
+    NO_PARAMETER,
     LossFunction,
-    RefuseDropout,
-    batches_of,
     checked_losses,
     chosen,
-    count,
     refuse_coupled,
+    refuse_projected,
+    unused_error,
 )
+from geomfast.measures.graph import uses_in_graph
 from geomfast.measures.sampling.chains import Sampling, Traces, group_size, run_chains
 from geomfast.measures.sampling.estimate import LLC, estimate, require_own_losses
 from geomfast.measures.sampling.rules import STABLE, steepest, usual_nbeta
-from geomfast.measures.sampling.streams import parts
 
 logger = logging.getLogger("geomfast")
 
@@ -117,41 +118,52 @@ def llc(
     elif isinstance(data, Iterator):
         raise ValueError("nbeta must be given: data is an iterator, whose n samples are not known")
     refuse_coupled(model)
-    batches = batches_of(data)
-    if any(p.dtype not in (torch.float32, torch.float64) for p in model.parameters()):
-        # A small step would be lost in fewer bits.
-        model = copy.deepcopy(model).float()
-        batches = [tree_map(_widened, batch) for batch in batches]
-    parameters, _ = chosen(model, params)
-    samples = sum(count(batch, least=1) for batch in batches)
-    if batch_size is not None:
-        _require_whole(1, batch_size=batch_size)
-        if batch_size > samples:
-            raise ValueError(
-                f"batch_size = {batch_size} is more than the {samples} samples of data"
-            )
-    if nbeta is None:
-        if samples < 2:
-            raise ValueError("nbeta must be given: n / log n of a single sample is not a number")
-        nbeta = usual_nbeta(samples)
-    if preconditioner is None:
-        _require_stable(lr, nbeta, localization, curvature)
-    sampling = Sampling(
-        model,
-        loss_fn,
-        parameters,
-        batches,
-        _initial_losses(model, loss_fn, batches, at_once or batch_size),
-        Dynamics(lr, nbeta, localization, _preconditioner(preconditioner)),
-        batch_size,
-        burn_in + draws,
-        seed,
-        common_batches,
-        at_once,
-    )
+    refuse_projected(model)
+    with measurable(model, loss_fn, batches_of(data), widen=True) as (model, losses, batches):
+        parameters, _ = chosen(model, params)
+        samples = sum(count(batch, least=1) for batch in batches)
+        if batch_size is not None:
+            _require_whole(1, batch_size=batch_size)
+            if batch_size > samples:
+                raise ValueError(
+                    f"batch_size = {batch_size} is more than the {samples} samples of data"
+                )
+        if nbeta is None:
+            if samples < 2:
+                raise ValueError(
+                    "nbeta must be given: n / log n of a single sample is not a number"
+                )
+            nbeta = usual_nbeta(samples)
+        if preconditioner is None:
+            _require_stable(lr, nbeta, localization, curvature)
+        sampling = Sampling(
+            model,
+            losses,
+            parameters,
+            batches,
+            _initial_losses(model, losses, batches, at_once or batch_size),
+            Dynamics(lr, nbeta, localization, _preconditioner(preconditioner)),
+            batch_size,
+            burn_in + draws,
+            seed,
+            common_batches,
+            at_once,
+        )
+        _require_used(sampling)
+        with torch.no_grad():
+            _, _, first = next(_parts(batches, at_once or batch_size))
+            require_sound(losses, model, first, losses(model, first))
+        traces, group = _run(sampling, chains, stacked, progress)
+        return _estimate(sampling, traces, burn_in, group)
+
+
+def _run(
+    sampling: Sampling, chains: int, stacked: bool | None, progress: Callable[[int], None]
+) -> tuple[Traces, int]:
+    """The traces of all chains, and how many of them ran as one program."""
     group = group_size(sampling, chains, stacked)
     try:
-        traces = _traces(sampling, chains, group, progress)
+        return _traces(sampling, chains, group, progress), group
     except (RuntimeError, NotImplementedError) as error:
         if group == 1:
             raise
@@ -161,9 +173,7 @@ def llc(
             ) from error
         # Not every operation has a rule for vmap.
         logger.warning("chains run one after the other: %s", error)
-        group = 1
-        traces = _traces(sampling, chains, group, progress)
-    return _estimate(sampling, traces, burn_in, group)
+        return _traces(sampling, chains, 1, progress), 1
 
 
 def _traces(sampling: Sampling, chains: int, group: int, progress: Callable[[int], None]) -> Traces:
@@ -194,7 +204,7 @@ def _initial_losses(
 ) -> Tensor:
     """(n,) float64: the loss of every sample at the model's own weights, so many at once."""
     found = []
-    with torch.no_grad(), RefuseDropout():
+    with torch.no_grad():
         for number, first, part in _parts(batches, at_once):
             losses = checked_losses(loss_fn(model, part), count(part, least=1), False)
             bad = ~torch.isfinite(losses)
@@ -207,6 +217,24 @@ def _initial_losses(
     return torch.cat(found)
 
 
+def _require_used(sampling: Sampling) -> None:
+    """Raises where a parameter reaches no loss; some samples may do without it."""
+    unused = set(sampling.parameters)
+    at_once = min(FEW, sampling.at_once or sampling.batch_size or FEW)
+    for _, _, part in _parts(sampling.batches, at_once):
+        with torch.enable_grad():
+            total = sampling.loss_fn(sampling.model, part)
+        if not total.requires_grad:
+            continue
+        uses = uses_in_graph(total, dict(sampling.parameters))
+        unused -= {name for name, number in uses.items() if number}
+        if not unused:
+            return
+    if len(unused) == len(sampling.parameters):
+        raise ValueError(NO_PARAMETER)
+    raise unused_error(name for name in sampling.parameters if name in unused)
+
+
 def _require_finite_gradients(sampling: Sampling) -> None:
     """Raises where chains had nowhere to go from the model's own weights."""
     leaves = list(sampling.parameters.values())
@@ -215,9 +243,11 @@ def _require_finite_gradients(sampling: Sampling) -> None:
         with torch.enable_grad():
             total = sampling.loss_fn(sampling.model, part).sum()
         for name, gradient in zip(
-            sampling.parameters, torch.autograd.grad(total, leaves), strict=True
+            sampling.parameters,
+            torch.autograd.grad(total, leaves, allow_unused=True),
+            strict=True,
         ):
-            if not torch.isfinite(gradient).all():
+            if gradient is not None and not torch.isfinite(gradient).all():
                 last = first + count(part, least=1) - 1
                 raise ValueError(
                     f"the gradient of samples {first} to {last} of batch {number} is not finite "
@@ -230,10 +260,6 @@ def _parts(batches: list[Any], at_once: int | None) -> Iterator[tuple[int, int, 
     for number, batch in enumerate(batches):
         for first, part in parts(batch, at_once):
             yield number, first, part
-
-
-def _widened(x: Any) -> Any:
-    return x.float() if isinstance(x, Tensor) and x.is_floating_point() and x.itemsize < 4 else x
 
 
 def _preconditioner(name: RmsProp | str | None) -> RmsProp | None:

@@ -209,11 +209,10 @@ def test_a_product_that_is_not_finite_names_its_batch():
 
     x, zero = torch.randn(4, 3), torch.zeros(4, 3)
     with pytest.raises(ValueError, match="product with the Hessian is not finite: batch 1"):
-        gf.hessian_top_eigenvalues(model, loss, [x, zero])
+        gf.hessian_top_eigenvalues(model, loss, iter((x, zero)))
     with pytest.raises(ValueError, match="product with the Hessian is not finite: batch 1"):
-        gf.hessian_trace(nn.Linear(30, 1, bias=False), lambda m, x: loss(m, x), [
-            torch.randn(4, 30), torch.zeros(4, 30)
-        ], probes=6)  # fmt: skip
+        both = iter((torch.randn(4, 30), torch.zeros(4, 30)))
+        gf.hessian_trace(nn.Linear(30, 1, bias=False), lambda m, x: loss(m, x), both, probes=6)
 
 
 @pytest.mark.parametrize(

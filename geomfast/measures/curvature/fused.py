@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from geomfast.measures.checks import LossFunction, batches_of
+from geomfast.measures.batches import batches_of
+from geomfast.measures.checks import LossFunction
 from geomfast.measures.curvature.gpt import GptProducts, NotPlain
 from geomfast.measures.curvature.products import KEPT_BYTES, DataProducts, HessianProducts
 from geomfast.models.gpt import GPT

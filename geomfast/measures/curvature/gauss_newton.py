@@ -18,7 +18,7 @@ from geomfast.measures.curvature.products import (
     require_second_derivative,
     second_derivatives,
 )
-from geomfast.measures.graph import nodes
+from geomfast.measures.graph import custom_functions, nodes
 
 
 class GaussNewtonProducts(HessianProducts):
@@ -47,31 +47,43 @@ class GaussNewtonProducts(HessianProducts):
             if name is not None:
                 raise ValueError(f"gauss-newton: the loss takes parameter {name} beside the output")
         require_second_derivative(loss)
+        self.custom.update(custom_functions(loss))
         parameters = list(self.parameters.values())
         with torch.enable_grad(), second_derivatives():
             (by_output,) = torch.autograd.grad(loss, z, create_graph=True, retain_graph=True)
             # The gradient for any u at the output is linear in u: its derivative by u is J.
             u = torch.zeros_like(z, requires_grad=True)
             linear = torch.autograd.grad(z, parameters, u, create_graph=True, allow_unused=True)
-        for name, g in zip(self.parameters, linear, strict=True):
-            if g is None:
-                raise ValueError(
-                    f"parameter {name} does not reach the loss: leave it out of params"
-                )
         return z, by_output, u, dict(zip(self.parameters, linear, strict=True))
 
-    def _gradient(self, prepared: Any) -> list[Tensor]:
+    def _used(self, prepared: Any) -> set[str]:
+        *_, linear = prepared
+        return super()._used(linear)
+
+    def _gradient(self, prepared: Any) -> list[Tensor | None]:
         z, by_output, *_ = prepared
-        parameters = list(self.parameters.values())
-        return list(torch.autograd.grad(z, parameters, by_output.detach(), retain_graph=True))
+        found = torch.autograd.grad(
+            z,
+            list(self.parameters.values()),
+            by_output.detach(),
+            retain_graph=True,
+            allow_unused=True,
+        )
+        return list(found)
 
     def _product(self, prepared: Any, names: list[str], v: Tensor) -> Tensor:
         z, by_output, u, linear = prepared
         if not by_output.requires_grad:  # a loss linear in the output
             return torch.zeros_like(v)
         parameters = [self.parameters[name] for name in names]
-        shaped = self._shaped(parameters, v)
-        outputs = [linear[name] for name in names]
+        used = [
+            (linear[name], part)
+            for name, part in zip(names, self._shaped(parameters, v), strict=True)
+            if linear[name] is not None
+        ]
+        if not used:
+            return torch.zeros_like(v)
+        outputs, shaped = zip(*used, strict=True)
         with second_derivatives():
             (jv,) = torch.autograd.grad(outputs, u, shaped, retain_graph=True)
             (hjv,) = torch.autograd.grad(by_output, z, jv, retain_graph=True)

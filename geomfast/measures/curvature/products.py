@@ -17,16 +17,19 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from geomfast.measures.batches import batches_of, count
 from geomfast.measures.checks import (
     LossFunction,
-    RefuseDropout,
-    batches_of,
     checked_losses,
     chosen,
-    count,
     refuse_coupled,
+    unused_error,
 )
-from geomfast.measures.graph import once_differentiable_functions
+from geomfast.measures.graph import (
+    custom_functions,
+    once_differentiable_functions,
+    uses_in_graph,
+)
 from geomfast.measures.sampling.gradients import LossModule
 from geomfast.replay import Replay
 
@@ -76,6 +79,10 @@ class DataProducts(abc.ABC):
         self.parameters, _ = chosen(model, params)
         self.batches = batches_of(data)
         self.counts = [count(batch, least=1) for batch in self.batches]
+        #: Losses of the first batch, once computed.
+        self.first_losses: Tensor | None = None
+        #: Operations whose derivatives are not torch's own.
+        self.custom: set[str] = set()
         self.sizes = {name: p.numel() for name, p in self.parameters.items()}
         self.dimension = sum(self.sizes.values())
         first = next(iter(self.parameters.values()))
@@ -103,9 +110,9 @@ class DataProducts(abc.ABC):
 
     def losses_of(self, i: int, *, differentiable: bool = True) -> Tensor:
         """(N,) losses of batch i, each of them finite."""
-        with RefuseDropout():
-            losses = self._called(self.batches[i])
-        losses = checked_losses(losses, self.counts[i], differentiable)
+        losses = checked_losses(self._called(self.batches[i]), self.counts[i], differentiable)
+        if i == 0 and self.first_losses is None:
+            self.first_losses = losses.detach()
         bad = ~torch.isfinite(losses.detach())
         if bad.any():
             sample = int(bad.nonzero()[0])
@@ -152,8 +159,14 @@ class HessianProducts(DataProducts):
             fitting = self._fitting(kept_bytes)
             self._kept = [self._prepared(i) for i in range(fitting)]
         self._again = range(fitting, len(self.batches))
+        unused = set(self.parameters).difference(*(self._used(one) for one in self._kept))
         for i in self._again:  # whatever is wrong with a batch is said now
-            self.loss_of(i, differentiable=False)
+            loss = self.loss_of(i, differentiable=bool(unused))
+            if unused:
+                uses = uses_in_graph(loss, {name: self.parameters[name] for name in unused})
+                unused -= {name for name, number in uses.items() if number}
+        if unused:
+            raise unused_error(name for name in self.parameters if name in unused)
 
     def __call__(self, v: Tensor) -> Tensor:
         """(P,) -> (P,) of the type of `like`."""
@@ -187,7 +200,7 @@ class HessianProducts(DataProducts):
         for prepared in self._kept:
             total += self._flat(parameters, self._gradient(prepared), total)
         for i in self._again:
-            found = torch.autograd.grad(self.loss_of(i), parameters)
+            found = torch.autograd.grad(self.loss_of(i), parameters, allow_unused=True)
             total += self._flat(parameters, found, total)
         return total
 
@@ -203,29 +216,27 @@ class HessianProducts(DataProducts):
         """What products with batch i's share start from: its gradient, with the graph of it."""
         loss = self.loss_of(i)
         require_second_derivative(loss)
+        self.custom.update(custom_functions(loss))
         with torch.enable_grad(), second_derivatives():
             gradients = torch.autograd.grad(
                 loss, list(self.parameters.values()), create_graph=True, allow_unused=True
             )
-        found = {}
-        for name, gradient in zip(self.parameters, gradients, strict=True):
-            if gradient is None:
-                raise ValueError(
-                    f"parameter {name} does not reach the loss: leave it out of params"
-                )
-            found[name] = gradient
-        return found
+        return dict(zip(self.parameters, gradients, strict=True))
 
-    def _gradient(self, prepared: Any) -> list[Tensor]:
-        return [g.detach() for g in prepared.values()]
+    def _used(self, prepared: Any) -> set[str]:
+        """Names of the parameters that a batch's losses depend on."""
+        return {name for name, gradient in prepared.items() if gradient is not None}
+
+    def _gradient(self, prepared: Any) -> list[Tensor | None]:
+        return [None if g is None else g.detach() for g in prepared.values()]
 
     def _product(self, prepared: Any, names: list[str], v: Tensor) -> Tensor:
-        gradient: dict[str, Tensor] = prepared
+        gradient: dict[str, Tensor | None] = prepared
         parameters = [self.parameters[name] for name in names]
         shaped = self._shaped(parameters, v)
         # What does not depend on any parameter, the gradient of a linear loss say, has no share.
         curved = [(gradient[name], part) for name, part in zip(names, shaped, strict=True)]
-        curved = [(g, part) for g, part in curved if g.requires_grad]
+        curved = [(g, part) for g, part in curved if g is not None and g.requires_grad]
         if not curved:
             return torch.zeros_like(v)
         outputs, directions = zip(*curved, strict=True)

@@ -10,17 +10,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
-from torch.utils._pytree import tree_leaves, tree_map
 
 from geomfast.kernels import gradient_gram as kernel
 from geomfast.kernels.gradient_gram import Factors
+from geomfast.measures.batches import Batches, count, some_of, taken, tensors_of
+from geomfast.measures.calls import Losses, measurable, require_repeatable
 from geomfast.measures.checks import (
+    FEW,
     LossFunction,
     checked_losses,
     chosen,
-    count,
     refuse_coupled,
     require_equal_losses,
+    require_independent,
+    unused_error,
 )
 from geomfast.measures.graph import reached, uses_in_graph
 from geomfast.measures.per_sample.watch import Use, Watch
@@ -31,9 +34,6 @@ Measured = TypeVar("Measured")
 # kernels that add in no fixed order may round the last ones differently.
 _SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
 _SAME_16_BITS = 3e-2
-
-# Samples that the check looks at, or a few more.
-_FEW = 16
 
 
 def attribute(
@@ -54,23 +54,37 @@ def attribute(
     Returns:
         What `measure` returned, by parameter in the order of the model.
     """
-    refuse_coupled(model)
-    with torch.enable_grad():
-        wrong, alone = _misattributed(model, loss_fn, batch, params) if check else (set(), {})
-        with _attribution(model, loss_fn, batch, params) as found:
-            require_equal_losses(alone, found.losses)
-            return found.measured(measure, wrong)
+    with measurable(model, loss_fn, Batches([batch])) as (model, losses, (batch,)):
+        refuse_coupled(model)
+        parameters, cut = chosen(model, params, entries=True)
+        samples = count(batch)
+        some = next(m for m in range(min(samples, FEW), samples + 1) if samples % m == 0)
+        apart = check and some < samples
+        wrong, alone = set(), {}
+        if apart:
+            wrong, alone = _misattributed(model, losses, batch, parameters, cut, some)
+        with _attribution(model, losses, batch, parameters, cut) as found:
+            if losses.drew:
+                require_repeatable(losses, model, batch)
+            if apart:
+                require_equal_losses(alone, found.losses)
+            elif check:
+                require_independent(losses, model, batch, found.losses)
+            return found.measured(measure, wrong, verify=check and not apart)
 
 
 @contextlib.contextmanager
 def _attribution(
-    model: nn.Module, loss_fn: LossFunction, batch: Any, params: Iterable[str] | int | None
+    model: nn.Module,
+    losses: Losses,
+    batch: Any,
+    parameters: dict[str, Tensor],
+    cut: tuple[str, int] | None,
 ) -> Iterator[Attribution]:
-    parameters, cut = chosen(model, params)
     try:
-        found = Attribution(model, loss_fn, batch, parameters, cut, may_expand=True)
+        found = Attribution(model, losses, batch, parameters, cut, may_expand=True)
     except _ExpandedInVain:
-        found = Attribution(model, loss_fn, batch, parameters, cut, may_expand=False)
+        found = Attribution(model, losses, batch, parameters, cut, may_expand=False)
     try:
         yield found
     finally:
@@ -78,7 +92,12 @@ def _attribution(
 
 
 def _misattributed(
-    model: nn.Module, loss_fn: LossFunction, batch: Any, params: Iterable[str] | int | None
+    model: nn.Module,
+    losses: Losses,
+    batch: Any,
+    parameters: dict[str, Tensor],
+    cut: tuple[str, int] | None,
+    some: int,
 ) -> tuple[set[str], dict[int, Tensor]]:
     """Names of parameters with gradients of other samples than those they arrive at.
 
@@ -86,15 +105,10 @@ def _misattributed(
     their number divides N, and whatever else has a first dimension that N divides is mistaken for
     samples here as it will be there.
     """
-    samples = count(batch)
-    some = next(m for m in range(min(samples, _FEW), samples + 1) if samples % m == 0)
-    if some == samples:
-        with _attribution(model, loss_fn, batch, params) as found:
-            return found.misattributed(), {}
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
-    which = order[:some].sort().values
-    part = tree_map(lambda x: x[which.to(x.device)] if isinstance(x, Tensor) else x, batch)
-    with _attribution(model, loss_fn, part, params) as found:
+    which, part = some_of(batch, some)
+    with _attribution(model, losses, part, parameters, cut) as found:
+        if losses.drew:
+            require_repeatable(losses, model, batch)
         alone = dict(zip(which.tolist(), found.losses.detach(), strict=True))
         return found.misattributed(), alone
 
@@ -119,8 +133,7 @@ class Attribution:
         self.model, self.loss_fn, self.batch = model, loss_fn, batch
         self.parameters, self.cut = parameters, cut
         self.samples = count(batch)
-        tensors = [x for x in tree_leaves(batch) if isinstance(x, Tensor)]
-        self.watch = Watch(parameters, tensors, self.samples, may_expand)
+        self.watch = Watch(parameters, tensors_of(batch), self.samples, may_expand)
         try:
             with self.watch:
                 losses = loss_fn(model, batch)
@@ -149,22 +162,40 @@ class Attribution:
         return probe.wrong
 
     def measured(
-        self, measure: Callable[[str, list[Factors]], Measured], wrong: set[str]
+        self,
+        measure: Callable[[str, list[Factors]], Measured],
+        wrong: set[str],
+        *,
+        verify: bool,
     ) -> dict[str, Measured]:
         """What `measure` makes of every chosen parameter; the graph is used up.
 
         Args:
             measure: as in `attribute`.
             wrong: names of parameters whose gradients have to be taken one by one.
+            verify: make sure of all gradients that they arrive at their samples, by a backward pass
+                more; otherwise only where it does not follow from the operations.
         """
         ends, uses = self._reached()
         apart = self._apart(uses) | wrong
         results: dict[str, Measured] = {}
         waiting = collections.Counter(use.name for use in uses)
         arrived: dict[str, list[Factors]] = {}
+        doubtful = {use.name for use in uses if verify or not use.followed} - apart
+        probe = Probe(self.samples, self.losses)
+        if ends and doubtful:
+
+            def note(use: Use, gradient: Tensor) -> None:
+                if use.name in doubtful:
+                    probe.note(use, gradient)
+
+            self._pass(self.losses @ probe.weights, ends, note, retain_graph=True)
 
         def factorise(use: Use, gradient: Tensor) -> None:
-            if use.name in apart:
+            if use.name in doubtful:
+                probe.compare(use, gradient)
+            if use.name in apart or use.name in probe.wrong:
+                arrived.pop(use.name, None)
                 return
             exact = torch.promote_types(self.parameters[use.name].dtype, torch.float32)
             arrived.setdefault(use.name, []).append(use.rule(gradient.to(exact)))
@@ -174,7 +205,7 @@ class Attribution:
 
         if ends:
             self._pass(self.losses.sum(), ends, factorise)
-        for name, factors in self._one_by_one(sorted(apart)).items():
+        for name, factors in self._one_by_one(sorted(apart | probe.wrong)).items():
             results[name] = self._finished(name, factors, measure)
         return {name: results[name] for name in self.parameters}
 
@@ -227,11 +258,10 @@ class Attribution:
         for use in uses:
             # All uses of one transposed view are one use of the parameter to autograd.
             known.setdefault(use.name, set()).add(id(use if use.view is None else use.view))
-        for name, all_uses in uses_in_graph(self.losses, self.parameters).items():
-            if all_uses == 0:
-                raise ValueError(
-                    f"parameter {name} does not reach the loss: leave it out of params"
-                )
+        every = uses_in_graph(self.losses, self.parameters)
+        if unused := [name for name, all_uses in every.items() if all_uses == 0]:
+            raise unused_error(unused)
+        for name, all_uses in every.items():
             if all_uses != len(known.get(name, ())):
                 apart.add(name)
         return apart
@@ -241,14 +271,21 @@ class Attribution:
         if not names:
             return {}
         chosen = [self.parameters[name] for name in names]
-        rows: list[tuple[Tensor, ...]] = []
+        rows: list[list[Tensor]] = []
         for i in range(self.samples):
-            alone = tree_map(
-                lambda x, i=i: x[i : i + 1] if isinstance(x, Tensor) else x, self.batch
-            )
-            loss = checked_losses(self.loss_fn(self.model, alone), 1)
+            alone = taken(self.batch, torch.tensor([i], device="cpu"))
+            loss = checked_losses(self.loss_fn(self.model, alone), 1, False)
             require_equal_losses({i: loss[0]}, self.losses)
-            rows.append(torch.autograd.grad(loss[0], chosen))
+            gradients = [None] * len(chosen)
+            if loss.requires_grad:
+                gradients = torch.autograd.grad(loss[0], chosen, allow_unused=True)
+            # What a sample does not use has no part in its gradient.
+            rows.append(
+                [
+                    torch.zeros_like(p) if gradient is None else gradient
+                    for p, gradient in zip(chosen, gradients, strict=True)
+                ]
+            )
         stacked = zip(*rows, strict=True)
         return {
             name: [kernel.whole(torch.stack(gradients))]
@@ -269,10 +306,14 @@ class Probe:
     """
 
     def __init__(self, samples: int, like: Tensor):
-        different = torch.arange(samples, device="cpu") % 14
-        order = torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
-        weights = 2.0 ** (different[order] % 7 - 3) * (1 - 2 * (different[order] // 7))
-        self.weights = weights.to(like)
+        # Rows that are not their sample's are a neighbour's most often: samples have the weight of
+        # none of the next 13, or 61 where the type has the range for it.
+        exponents = 7 if like.dtype in (torch.float16, torch.bfloat16) else 31
+        generator = torch.Generator().manual_seed(0)
+        order = torch.randperm(2 * exponents, generator=generator, device="cpu")
+        different = order[torch.arange(samples, device="cpu") % (2 * exponents)]
+        weights = 2.0 ** (different % exponents - exponents // 2)
+        self.weights = (weights * (1 - 2 * (different // exponents))).to(like)
         self.wrong: set[str] = set()
         self._weighed: dict[Use, Tensor] = {}
 
@@ -283,9 +324,18 @@ class Probe:
     def compare(self, use: Use, gradient: Tensor) -> None:
         """In the pass without."""
         sketch = self._sketch(gradient)
-        difference = (self._weighed[use] - sketch).norm()
-        if difference > _SAME.get(gradient.dtype, _SAME_16_BITS) * sketch.norm():
+        weighed = self._weighed.get(use)
+        # A use that one of the passes did not come by has no gradients that could be compared.
+        same = weighed is not None and self._agree(weighed, sketch, gradient.dtype)
+        if not same:
             self.wrong.add(use.name)
+
+    def _agree(self, weighed: Tensor, sketch: Tensor, dtype: torch.dtype) -> bool:
+        """Sample by sample: large gradients of some must not hide the small ones of others."""
+        tolerance = _SAME.get(dtype, _SAME_16_BITS)
+        rounding = 1e-3 * torch.maximum(sketch.abs(), weighed.abs()).max()
+        size = torch.maximum(sketch.abs(), rounding)
+        return not bool(((weighed - sketch).abs() > tolerance * size).any())
 
     def _sketch(self, gradient: Tensor) -> Tensor:
         """(N,) of the weights' type."""

@@ -130,7 +130,7 @@ def _looked_up(
     repeated = index.dim() > 1 and index.shape[0] == watch.samples and index.stride(0) == 0
     if not repeated and not watch.has_samples(index if own is None else own):
         index, out = watch.expand(index), watch.expand(out)
-    if index.shape[0] % watch.samples != 0:
+    if index.dim() == 0 or index.shape[0] % watch.samples != 0:
         raise NotHandled
     name, rows = watch.name(weight), len(weight)
     index = watch.keep(index, name).reshape(watch.samples, -1)
@@ -223,7 +223,9 @@ def _sum_to(
         raise NotHandled
     shape = parameter.shape
     extra = out.dim() - parameter.dim()
-    if extra < 0 or out.shape[0] % watch.samples != 0 or (extra == 0 and shape[0] != 1):
+    if extra < 0 or out.dim() == 0 or out.shape[0] % watch.samples != 0:
+        raise NotHandled
+    if extra == 0 and shape[0] != 1:
         raise NotHandled
     padded = (1,) * extra + tuple(shape)
     broadcast = [d for d in range(1, out.dim()) if padded[d] == 1 and out.shape[d] != 1]
@@ -248,6 +250,8 @@ def _convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     ) -> Tensor:
         _needs_samples(watch, x)
         if groups != 1 or isinstance(padding, str) or x.shape[0] != watch.samples:
+            raise NotHandled
+        if x.dim() != weight.dim():  # one image, whose channels are as many as the samples
             raise NotHandled
         out = function(x, weight, bias, stride, padding, dilation)
         if watch.name(weight):

@@ -20,19 +20,20 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from geomfast.kernels.gradient_gram import Factors
-from geomfast.measures.checks import refuse_dropout
+from geomfast.measures.per_sample.follow import keeps_rows, returned
 
 #: Gradient of an operation's output, samples first -> what one parameter's gradient is made of.
 Rule = Callable[[Tensor], Factors]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Use:
     """One use of a parameter: `rule` turns the gradient that arrives at `edge` into factors.
 
     Attributes:
         key: a number of its own in one forward pass.
         name: of the parameter.
+        followed: whether it is known which sample each row of the gradient belongs to.
         view: the transposed view that was used, None for the parameter itself. Autograd knows the
             parameter once for all uses of a view.
     """
@@ -42,6 +43,7 @@ class Use:
     edge: GradientEdge
     rule: Rule
     view: Tensor | None
+    followed: bool = False
 
 
 class Arrivals:
@@ -102,26 +104,33 @@ class Watch(TorchFunctionMode):
         # What was computed from the batch has samples; a table of positions, looked up by a range,
         # has none, whatever its shape.
         self._sampled = WeakTensorKeyDictionary({x: True for x in batch})
+        self._followed = WeakTensorKeyDictionary({x: True for x in batch})
         self._per_sample = WeakTensorKeyDictionary()
         self._versions: list[tuple[str, Tensor, int]] = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        refuse_dropout(func, args, kwargs)
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         used = [x for x in tensors if x in self._names or x in self._transposed]
+        sampled = [x for x in tensors if x in self._sampled]
+        followed = all(x in self._followed for x in sampled)
+        noted = len(self.uses)
         if used and torch.is_grad_enabled():
             out = self._watched(func, args, kwargs, used)
         else:
             out = func(*args, **kwargs)
         if self.expanded and any(x in self._per_sample for x in tensors):
             self._follow_expanded(func, tensors, out)
-        if any(x in self._sampled for x in tensors):
-            for x in tree_leaves(out):
-                if isinstance(x, Tensor):
-                    self._sampled[x] = True
-            if func is Tensor.__setitem__:
-                self._sampled[args[0]] = True
+        if sampled:
+            for x in returned(func, args, out):
+                self._sampled[x] = True
+                if followed and keeps_rows(func, args, kwargs, sampled, x, self.samples):
+                    self._followed[x] = True
+                else:
+                    followed = False
+                    self._followed.pop(x, None)
+        for use in self.uses[noted:]:
+            use.followed = followed
         return out
 
     def _follow_expanded(self, func: Any, tensors: list[Tensor], out: Any) -> None:
@@ -190,11 +199,15 @@ class Watch(TorchFunctionMode):
     def rows(self, x: Tensor, width_dims: int = 1) -> Tensor:
         """(N, T, width): x with samples first and everything between flattened.
 
-        A first dimension that N divides is taken for samples and positions flattened together.
+        A first dimension that N divides is taken for samples and positions flattened together;
+        where that does not follow from how x was made, the use is verified.
         """
-        if x.shape[0] % self.samples != 0 or x.dim() < width_dims + 1:
+        if x.dim() < width_dims + 1 or x.shape[0] % self.samples != 0:
             raise NotHandled
-        return x.reshape(self.samples, -1, x.shape[-width_dims:].numel())
+        width = x.shape[-width_dims:].numel()
+        if width == 0:  # nothing tells the number of positions
+            raise NotHandled
+        return x.reshape(self.samples, -1, width)
 
     def expand(self, x: Tensor) -> Tensor:
         """x once per sample, without copying, so that gradients of samples arrive apart.

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from geomfast.kernels.sgld import backend_for
-from geomfast.measures.checks import LossFunction, batches_of, chosen, count
+from geomfast.measures.batches import batches_of, count
+from geomfast.measures.checks import LossFunction, chosen
 from geomfast.measures.llc import LLC, AllChainsDiverged, llc
 from geomfast.measures.sampling.rules import STABLE, steepest, usual_nbeta
 

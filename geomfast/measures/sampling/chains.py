@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from geomfast.kernels.sgld import Dynamics, backend_for, step_on
-from geomfast.measures.checks import LossFunction, RefuseDropout, count
+from geomfast.measures.batches import count, joined, parts, taken
+from geomfast.measures.checks import LossFunction
 from geomfast.measures.sampling.gradients import ChainGradients
-from geomfast.measures.sampling.streams import Shuffled, concatenated, parts, taken
+from geomfast.measures.sampling.streams import Shuffled
 from geomfast.replay import WARM_UP, Replay
 
 #: Bytes of the buffers of chains that run as one program.
@@ -127,6 +128,17 @@ def run_chains(
     return _Group(sampling, first_chain, chains).run(progress)
 
 
+def _together(batches: list[Any]) -> Any:
+    """One batch, which minibatches are drawn from."""
+    try:
+        return joined(batches)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"minibatches are drawn from all of data, whose batches cannot be joined: {error}; "
+            "pad them to one shape, or leave batch_size None"
+        ) from error
+
+
 class _Group:
     """Some chains that run as one program.
 
@@ -157,7 +169,7 @@ class _Group:
         self.samples = len(sampling.initial)
         self.indices: Tensor | None = None
         if sampling.batch_size is not None:
-            self.data = concatenated(sampling.batches)
+            self.data = _together(sampling.batches)
             self.indices = self._minibatches(sampling.batch_size).to(device)
         trace = torch.full((sampling.steps, chains), torch.nan, dtype=torch.float64, device=device)
         self.losses, self.excess = trace, trace.clone()
@@ -193,8 +205,7 @@ class _Group:
         )
 
     def _step(self) -> None:
-        with RefuseDropout():
-            losses, excess = self._all_data() if self.indices is None else self._minibatch()
+        losses, excess = self._all_data() if self.indices is None else self._minibatch()
         # A chain stays where it was when it had a finite loss last; others do not see it.
         self.active &= torch.isfinite(losses)
         statistics = step_on(

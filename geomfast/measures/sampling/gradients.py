@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
+from geomfast.measures.batches import mapped, tensors_of, with_tensors
 from geomfast.measures.checks import LossFunction, checked_losses
 
 
@@ -122,16 +122,19 @@ class ChainGradients:
         values = dict(zip(self._names, self._leaves, strict=True))
         if self.chains == 1:
             if not shared:
-                batch = tree_map(lambda x: x[0], batch)
+                batch = mapped(lambda x: x[0], batch)
             losses = functional_call(self.module, values, (batch,))
-            return checked_losses(losses, samples)[None]
+            return checked_losses(losses, samples, False)[None]
+        # vmap knows no mappings but dictionaries, and no strings.
         call = vmap(
-            lambda values, batch: functional_call(self.module, values, (batch,)),
+            lambda values, tensors: functional_call(
+                self.module, values, (with_tensors(batch, tensors),)
+            ),
             in_dims=(0, None if shared else 0),
         )
         with _batchable():
-            losses = call(values, batch)
-        checked_losses(losses[0], samples)
+            losses = call(values, tensors_of(batch))
+        checked_losses(losses[0], samples, False)
         return losses
 
     def add(self, batch: Any, samples: int, shared: bool, share: float, first: bool) -> Tensor:
@@ -139,16 +142,15 @@ class ChainGradients:
         with torch.enable_grad():
             losses = self.losses(batch, samples, shared)
             total = losses.sum() * (share / samples)
-        found = torch.autograd.grad(total, self._leaves, allow_unused=True)
-        for name, gradient in zip(self._names, found, strict=True):
-            if gradient is None:
-                name = name.removeprefix("model.")
-                raise ValueError(
-                    f"parameter {name} does not reach the loss: leave it out of params"
-                )
+        # Samples that do not use a parameter leave its gradient as it is.
+        found: Sequence[Tensor | None] = [None] * len(self._leaves)
+        if total.requires_grad:
+            found = torch.autograd.grad(total, self._leaves, allow_unused=True)
         for target, gradient in zip(self._targets, found, strict=True):
-            if first:
+            if first and gradient is None:
+                target.zero_()
+            elif first:
                 target.copy_(gradient)
-            else:
+            elif gradient is not None:
                 target += gradient
         return losses.detach()

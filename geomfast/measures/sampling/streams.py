@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
-
-from geomfast.measures.checks import count
 
 #: Of the minibatches that are drawn ahead, and of the numbers drawn for them, about.
 _AHEAD = 256
@@ -54,39 +50,3 @@ class Shuffled:
             if not len(twice[0]):
                 return found
             found[twice] = self.random.integers(n, size=len(twice[0]))
-
-
-def concatenated(batches: list[Any]) -> Any:
-    """One batch of all samples.
-
-    Raises:
-        ValueError: the batches differ in more than their number of samples.
-    """
-    if len(batches) == 1:
-        return batches[0]
-    try:
-        return tree_map(lambda *tensors: torch.cat(tensors), *batches)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"minibatches are drawn from all of data, whose batches cannot be joined: {error}; "
-            "pad them to one shape, or leave batch_size None"
-        ) from error
-
-
-def taken(data: Any, indices: Tensor) -> Any:
-    """The samples of a batch at these indices, of any shape, which come first."""
-    return tree_map(lambda x: x[indices.to(x.device)] if isinstance(x, Tensor) else x, data)
-
-
-def parts(batch: Any, size: int | None) -> Iterator[tuple[int, Any]]:
-    """A batch in parts of at most so many samples, as views: the first sample's number, a part.
-
-    Args:
-        batch: any nest of tensors.
-        size: None for all of it in one.
-    """
-    samples = count(batch, least=1)
-    size = min(size or samples, samples)
-    for first in range(0, samples, size):
-        part = slice(first, first + size)
-        yield first, tree_map(lambda x, s=part: x[s] if isinstance(x, Tensor) else x, batch)

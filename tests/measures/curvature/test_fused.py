@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import geomfast as gf
+from geomfast.measures.batches import Batches
 from geomfast.measures.curvature.fused import FusedProducts, NotPlain, hessian_products
 from geomfast.measures.curvature.lanczos import random_vector
 from geomfast.measures.curvature.products import HessianProducts
@@ -12,7 +13,7 @@ from tests.measures.curvature.cases import made
 
 def test_both_give_the_same():
     model, batch, loss = made("gpt", torch.float64)
-    batches = [batch[:4], batch[4:]]
+    batches = Batches([batch[:4], batch[4:]])
     fused = hessian_products(model, loss, (b for b in batches))
     general = HessianProducts(model, loss, batches)
     assert isinstance(fused, FusedProducts) and fused.sizes == general.sizes
@@ -46,7 +47,9 @@ def test_what_is_wrong_is_said_as_for_any_model():
     model, batch, loss = made("gpt")
     with pytest.raises(ValueError, match="loss of sample 0 of batch 1 is not finite"):
         gf.hessian_top_eigenvalues(
-            model, lambda m, b: loss(m, b) / (b[:, 0] != 6), [batch[:2] % 6, batch[:2] * 0 + 6]
+            model,
+            lambda m, b: loss(m, b) / (b[:, 0] != 6),
+            iter((batch[:2] % 6, batch[:2] * 0 + 6)),
         )
     model.norm.register_parameter("unused", torch.nn.Parameter(torch.ones(1)))
     with pytest.raises(ValueError, match=r"norm\.unused does not reach the loss"):
