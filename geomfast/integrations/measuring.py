@@ -19,7 +19,7 @@ from geomfast.integrations.options import GRADIENTS, Options
 from geomfast.measures import gradients, spectra
 from geomfast.measures.batches import Batches, batches_of, count, one_batch, parts, taken
 from geomfast.measures.checks import LossFunction, chosen
-from geomfast.measures.guard import left_alone
+from geomfast.measures.guard import left_alone, uncompiled
 from geomfast.measures.llc import LLC
 from geomfast.measures.sampling import calibrate
 from geomfast.measures.values import Value, gradient_values, hessian_values, llc_values
@@ -117,7 +117,7 @@ def measure_model(
             themselves refuse, see :mod:`geomfast`.
         RuntimeError: a module's own `train` or `eval` failed; the message names it.
     """
-    options = options or Options()
+    options, model = options or Options(), uncompiled(model)
     wanted = check_measures(measures)
     found: list[Found] = []
     with evaluating(model):

@@ -163,7 +163,7 @@ def broken_config(folder):
         (without, "weights cannot be read: OSError"),
         (one_missing, r"weights are missing: gpt_neox.layers.1.mlp.dense_h_to_4h.weight$"),
         (of_another_shape, "weights cannot be read: RuntimeError"),
-        (no_config, "no config.json: not a checkpoint"),
+        (no_config, "no config.json, nor adapter_config.json: not a checkpoint"),
         (broken_config, "config.json cannot be read"),
     ],
 )

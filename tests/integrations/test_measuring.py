@@ -305,3 +305,13 @@ def test_notices_are_logged(caplog):
     assert caplog.messages == [
         "out of memory: hessian_trace of the Hessian goes on with 5 samples at once"
     ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_models_are_measured_as_they_were():
+    model = network()
+    compiled = torch.compile(model, backend="eager")
+    names = ["fisher_rank", "hessian_trace"]
+    assert [f.value for f in measure_model(compiled, loss, X, names, FAST)] == [
+        f.value for f in measure_model(model, loss, X, names, FAST)
+    ]

@@ -199,13 +199,13 @@ def _copied(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: something of the model cannot be copied.
     """
-    left_out = 0
+    left_out: list[str] = []
     memo: dict[int, Any] = {}
-    for module in model.modules():
+    for name, module in model.named_modules():
         for kind in _HOOKS:
             hooks = getattr(module, kind)
             kept = OrderedDict((key, hook) for key, hook in hooks.items() if _makes_weights(hook))
-            left_out += len(hooks) - len(kept)
+            left_out += [name or type(model).__name__] * (len(hooks) - len(kept))
             memo[id(hooks)] = copy.deepcopy(kept)
         memo |= {id(x): x.detach().clone() for x in _of_graphs(module)}
     try:
@@ -213,7 +213,12 @@ def _copied(model: nn.Module) -> nn.Module:
     except Exception as error:
         raise ValueError(f"{type(model).__name__} cannot be copied: {error}") from error
     if left_out:
-        logger.warning("%d hooks of the model do not run on the copy measured", left_out)
+        logger.warning(
+            "%d hooks of the model do not run on the copy measured (of %s): what they change of "
+            "inputs or outputs is not in the values",
+            len(left_out),
+            ", ".join(dict.fromkeys(left_out)),
+        )
     return made
 
 

@@ -61,7 +61,7 @@ def test_hooks_stay_with_the_model(caplog):
     model.register_forward_pre_hook(lambda *_: seen.append("before"))
     model.head.register_full_backward_hook(lambda *_: seen.append("backward"))
     made = EvaluationCopy(model)
-    assert "3 hooks" in caplog.text
+    assert "3 hooks of the model do not run on the copy measured (of Net, head)" in caplog.text
     made.module(torch.randn(2, WIDTH)).sum().backward()
     assert not seen
     model(torch.randn(2, WIDTH)).sum().backward()
@@ -118,3 +118,15 @@ def test_aside_has_gradients_and_no_automatic_casts():
     ):
         product = weight @ weight
     assert product.requires_grad and product.dtype == torch.float32
+
+
+def test_tensors_of_a_graph_are_copied_as_values():
+    model = net()
+    model.kept = {"of": [(model.head.weight * 2).sum()], "x": torch.ones(2)}
+    model.register_buffer("mean", model.head.weight.mean(0), persistent=False)
+    made = EvaluationCopy(model)
+    (kept,) = made.module.kept["of"]
+    assert kept.is_leaf and torch.equal(kept, model.kept["of"][0]) and not kept.requires_grad
+    assert torch.equal(made.module.mean, model.mean) and made.module.mean.is_leaf
+    made.refresh()
+    assert not model.kept["of"][0].is_leaf

@@ -54,3 +54,12 @@ def test_what_is_no_data(data):
 def test_too_few_samples(data):
     with pytest.raises(ValueError, match="2 or more are needed"):
         samples_of(data, None, CPU)
+
+
+def test_a_list_as_a_loader_gives_it_is_one_batch():
+    x, y = batch(6)
+    (kept,) = samples_of([x, y], 4, CPU)
+    assert [len(part) for part in kept] == [4, 4]
+    assert len(samples_of([(x, y), (x, y)], None, CPU)) == 2
+    # Of several sizes they can only be several.
+    assert len(samples_of([x, x[:3]], None, CPU)) == 2
