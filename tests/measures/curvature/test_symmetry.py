@@ -42,7 +42,7 @@ MEASURES = [top, trace, density]
 def test_a_matrix_that_is_not_symmetric(measure: Any, dtype: torch.dtype):
     for share in (0.03, 1.0, 100.0):
         matrix = (SYMMETRIC + share * (SKEW - SKEW.mT)).to(dtype)
-        with pytest.raises(Asymmetric, match=r"u\.Av and v\.Au differ by 0\.\d+ of") as found:
+        with pytest.raises(Asymmetric, match=r"u\.Av and v\.Au differ by [\d.]+ of") as found:
             measure(matrix.mv, matrix[0], 72)
         assert LARGEST_ASYMMETRY < found.value.asymmetry <= 1.0
     right = SYMMETRIC.to(dtype)
