@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.property import branches, pieces, unfit
+from tests.property import branches, layers, pieces, unfit
 from tests.property.pieces import ROUTES, Piece
 
 PARTS: list[type[Piece]] = [
@@ -21,14 +21,14 @@ PARTS: list[type[Piece]] = [
     pieces.Ragged,
     pieces.Recurrent,
     pieces.Packed,
-    pieces.Attention,
-    pieces.OwnAttention,
-    pieces.Encoder,
-    pieces.Norm,
-    pieces.Conv,
-    pieces.OneByOne,
-    pieces.Table,
-    pieces.Scalars,
+    layers.Attention,
+    layers.OwnAttention,
+    layers.Encoder,
+    layers.Norm,
+    layers.Conv,
+    layers.OneByOne,
+    layers.Table,
+    layers.Scalars,
     branches.Experts,
     branches.Sorted,
     branches.Conditional,
