@@ -7,6 +7,7 @@ is a sample's gradient; kernels turn them into inner products. N x P numbers are
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ from geomfast.measures.per_sample.attribution import attribute
 # With less than this share of the squared gradients, a centred Gram matrix made of differences of
 # Gram entries has lost too many digits.
 _MEAN_DOMINATES = 1e-2
+
+# Below this sum of squares, float32 products of gradients lose digits. Steps of the exponent by
+# which gradients are made larger or smaller, and how far.
+_SMALLEST, _STRIDE, _LARGEST_EXPONENT = 1e-25, 40, 120
 
 
 def gradient_gram(
@@ -73,7 +78,10 @@ def gradient_gram(
         def gram(name: str, uses: list[kernel.Factors]) -> Tensor:
             return kernel.parameter_gram(uses, centered=centered, max_bytes=max_memory)
 
-        return _finite(attribute(model, loss_fn, batch, params, check, gram))
+        def scaled(scale: float) -> dict[str, Tensor]:
+            return attribute(model, loss_fn, batch, params, check, gram, scale)
+
+        return _finite(_in_range(scaled))
 
     grams = measure(False)
     if center:
@@ -170,9 +178,15 @@ def gradient_ranks(
         def both(name: str, uses: list[kernel.Factors]) -> tuple[Tensor, Tensor | None]:
             return _whole_and_first(uses, left.get(name, 0), centered)
 
-        grams = attribute(model, loss_fn, batch, None, check, both)
-        every = _finite({name: whole for name, (whole, _) in grams.items()})
-        return _sum(*every.values()), _sum(*(some for _, some in grams.values()))
+        def scaled(scale: float) -> dict[str, Tensor]:
+            grams = attribute(model, loss_fn, batch, None, check, both, scale)
+            found = {name: whole for name, (whole, _) in grams.items()}
+            # Of the first entries under a name that no parameter can have.
+            return found | {"": _sum(*(some for _, some in grams.values()))}
+
+        every = _finite(_in_range(scaled))
+        some = every.pop("")
+        return _sum(*every.values()), some
 
     samples = count(batch)
     at_once = samples if at_once is None else at_once
@@ -261,6 +275,26 @@ def _rank(gram: Tensor) -> float:
 def _sum(*grams: Tensor | None) -> Tensor:
     """Of those that are there."""
     return torch.stack([gram for gram in grams if gram is not None]).sum(0)
+
+
+def _in_range(compute: Callable[[float], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Gram matrices of gradients of any size, whose products kernels form in their own type.
+
+    Squares of gradients below 1e-19 are nothing in float32, those above 1e19 too large: gradients
+    are then multiplied by a power of two, which changes no digit, and all is computed again.
+
+    Args:
+        compute: of gradients that have been multiplied by a number.
+    """
+    exponent = direction = 0
+    while True:
+        grams = compute(2.0**exponent)
+        size = sum(float(gram.trace()) for gram in grams.values())
+        turn = _STRIDE if size < _SMALLEST else 0 if math.isfinite(size) else -_STRIDE
+        if turn == 0 or turn == -direction or abs(exponent + turn) > _LARGEST_EXPONENT:
+            return {name: gram * 4.0**-exponent for name, gram in grams.items()}
+        direction = turn
+        exponent += turn
 
 
 def _finite(grams: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from geomfast.measures.batches import batches_of
 from geomfast.measures.calls import measurable, require_sound
 from geomfast.measures.checks import LossFunction
 from geomfast.measures.curvature import lanczos
+from geomfast.measures.curvature.basis import rounding_allowed
 from geomfast.measures.curvature.density import Density, spectral_density
 from geomfast.measures.curvature.fused import hessian_products
 from geomfast.measures.curvature.gauss_newton import GaussNewtonProducts
@@ -309,12 +310,14 @@ def _finite(products: DataProducts, compute: Callable[[], _Found]) -> _Found:
         wrong = wrong_second_derivatives(
             products.model, products.loss_fn, products.batches[0], names
         )
-        where = f"the second derivative of {', '.join(wrong)} is wrong"
-        rounding = (
-            "no module's second derivative was found wrong, so that all of it may be rounding: "
-            "compute the model in float64"
-        )
-        raise ValueError(f"{error}; {where if wrong else rounding}") from error
+        if wrong:
+            raise ValueError(
+                f"{error}: the second derivative of {', '.join(wrong)} is wrong; write it in plain "
+                "torch operations, or leave its parameters out of params"
+            ) from error
+    # Blocks without curvature, of the biases of keys say, are rounding and nothing else.
+    with rounding_allowed():
+        return compute()
 
 
 def _not_finite(products: DataProducts) -> ValueError:

@@ -43,6 +43,7 @@ def attribute(
     params: Iterable[str] | int | None,
     check: bool,
     measure: Callable[[str, list[Factors]], Measured],
+    scale: float = 1.0,
 ) -> dict[str, Measured]:
     """Hands the factors of every chosen parameter's gradients over, one parameter at a time.
 
@@ -50,6 +51,7 @@ def attribute(
         model, loss_fn, batch, params, check: as in `geomfast.gradient_gram`.
         measure: (name, factors of all its uses) -> whatever is wanted of them. Called while the
             backward pass goes on; what it does not keep is freed before the next parameter.
+        scale: a power of two that all gradients are multiplied by.
 
     Returns:
         What `measure` returned, by parameter in the order of the model.
@@ -70,7 +72,7 @@ def attribute(
                 require_equal_losses(alone, found.losses)
             elif check:
                 require_independent(losses, model, batch, found.losses)
-            return found.measured(measure, wrong, verify=check and not apart)
+            return found.measured(measure, wrong, verify=check and not apart, scale=scale)
 
 
 @contextlib.contextmanager
@@ -167,6 +169,7 @@ class Attribution:
         wrong: set[str],
         *,
         verify: bool,
+        scale: float,
     ) -> dict[str, Measured]:
         """What `measure` makes of every chosen parameter; the graph is used up.
 
@@ -175,6 +178,7 @@ class Attribution:
             wrong: names of parameters whose gradients have to be taken one by one.
             verify: make sure of all gradients that they arrive at their samples, by a backward pass
                 more; otherwise only where it does not follow from the operations.
+            scale: of the gradients.
         """
         ends, uses = self._reached()
         apart = self._apart(uses) | wrong
@@ -189,7 +193,7 @@ class Attribution:
                 if use.name in doubtful:
                     probe.note(use, gradient)
 
-            self._pass(self.losses @ probe.weights, ends, note, retain_graph=True)
+            self._pass(scale * (self.losses @ probe.weights), ends, note, retain_graph=True)
 
         def factorise(use: Use, gradient: Tensor) -> None:
             if use.name in doubtful:
@@ -204,8 +208,8 @@ class Attribution:
                 results[use.name] = self._finished(use.name, arrived.pop(use.name), measure)
 
         if ends:
-            self._pass(self.losses.sum(), ends, factorise)
-        for name, factors in self._one_by_one(sorted(apart | probe.wrong)).items():
+            self._pass(scale * self.losses.sum(), ends, factorise)
+        for name, factors in self._one_by_one(sorted(apart | probe.wrong), scale).items():
             results[name] = self._finished(name, factors, measure)
         return {name: results[name] for name in self.parameters}
 
@@ -266,7 +270,7 @@ class Attribution:
                 apart.add(name)
         return apart
 
-    def _one_by_one(self, names: list[str]) -> dict[str, list[Factors]]:
+    def _one_by_one(self, names: list[str], scale: float) -> dict[str, list[Factors]]:
         """Every sample's gradients of these parameters, from a batch of its own."""
         if not names:
             return {}
@@ -278,7 +282,7 @@ class Attribution:
             require_equal_losses({i: loss[0]}, self.losses)
             gradients = [None] * len(chosen)
             if loss.requires_grad:
-                gradients = torch.autograd.grad(loss[0], chosen, allow_unused=True)
+                gradients = torch.autograd.grad(scale * loss[0], chosen, allow_unused=True)
             # What a sample does not use has no part in its gradient.
             rows.append(
                 [
