@@ -293,6 +293,10 @@ def test_degree_is_off_by_as_much_as_its_error_says():
         off.append((found - 4.0) / error)
     off = torch.tensor(off)
     assert abs(off.mean()) <= 0.5 and 0.7 <= off.std() <= 1.3
+
+
+def test_where_nothing_can_be_said_of_the_degree():
+    energies, statistics = walk(4, 30, 0.01, 40.0, 2.0, 5)
     few = degree(energies[:, :3], statistics[:, :3], 0.01, 2.0, 8)
     nothing = degree(0.0 * energies, statistics, 0.01, 2.0, 8)
     assert all(math.isnan(x) for x in (*few, *nothing))
