@@ -12,11 +12,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from geomfast.measures.guard import State
+
+#: Where a `train` and an `eval` are from that leave parameters alone.
+_NO_WRITER = "transformers.modeling_utils"
 
 
 @contextmanager
@@ -73,14 +77,19 @@ def bring(model: nn.Module, modes: list[bool]) -> None:
 
 
 def at_work(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Modules, with their names, whose `train` or `eval` is not that of every module."""
+    """Modules, with their names, whose own `train` or `eval` may write to parameters."""
     return [
         (name, module)
         for name, module in model.named_modules()
-        if type(module).train is not nn.Module.train
-        or type(module).eval is not nn.Module.eval
+        if _its_own(type(module).train, nn.Module.train)
+        or _its_own(type(module).eval, nn.Module.eval)
         or not {"train", "eval"}.isdisjoint(module.__dict__)
     ]
+
+
+def _its_own(method: Any, usual: Any) -> bool:
+    # That of every model of transformers chooses kernels; a copy of a large model is not for that.
+    return method is not usual and getattr(method, "__module__", "") != _NO_WRITER
 
 
 @contextmanager

@@ -130,7 +130,7 @@ def measure_model(
             if loss_fn is None or data is None:
                 raise ValueError(f"{rest[0]} needs a loss_fn and data")
             batches = _first(batches_of(data), options.samples)
-            _, few = next(parts(batches[0], _FEW))
+            _, few = next(parts(batches[0], 2))
             taking = _Taking(model, loss_fn, batches, notice)
             with (
                 unfolded(model, lambda: loss_fn(model, few)),

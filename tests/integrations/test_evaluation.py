@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import geomfast as gf
-from geomfast.integrations.evaluation import evaluating
+from geomfast.integrations.evaluation import at_work, evaluating
 from geomfast.integrations.measuring import Options, measure_model
 from geomfast.integrations.states import activations
 from geomfast.integrations.tracking.copies import EvaluationCopy
@@ -197,3 +197,12 @@ def test_hashes_are_of_the_weights_and_not_of_what_a_pass_makes_of_them(tmp_path
         tracker.step(1)
         tracker.close()
     assert len(gf.load_records(tmp_path)["weights"].unique()) == 1
+
+
+def test_models_of_transformers_are_not_copied_for_their_train():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=9, n_positions=4)
+    model = transformers.GPT2LMHeadModel(config)
+    assert at_work(model) == []
+    model.transformer.h.append(Around("lora"))
+    assert [name for name, _ in at_work(model)] == ["transformer.h.1.middle"]
