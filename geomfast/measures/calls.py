@@ -243,7 +243,7 @@ def _traced(call: Callable[[], object], model: nn.Module) -> list[tuple[str, str
 def _digest(values: Any) -> str:
     digest = hashlib.sha256()
     for x in tree_leaves(values):
-        if isinstance(x, Tensor):
+        if isinstance(x, Tensor) and not torch._C._functorch.is_functorch_wrapped_tensor(x):
             plain = x.detach().cpu().contiguous().reshape(-1)
             digest.update(plain.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -19,6 +19,9 @@ from geomfast.measures.curvature.products import HessianProducts
 
 # Of a product of the Hessian, and of the differences that it is compared with.
 _SAME = {torch.float64: 1e-4, torch.float32: 5e-2}
+# Rounding of a gradient in units of eps and of the gradient of all parameters: that of a bias in
+# front of a norm, say, is 0, as the difference of terms as large as those of others.
+_ROUNDING = 1e2
 # Steps along a direction of the length of the parameters: rounding and curvature err alike.
 _STEP = {torch.float64: 1e-6, torch.float32: 1e-3}
 
@@ -39,19 +42,21 @@ def wrong_second_derivatives(
     """
     _, few = some_of(batch, FEW)
     try:
-        product, differences = _both(copied(model).double(), loss_fn, mapped(_doubled, few), params)
+        found = _both(copied(model).double(), loss_fn, mapped(_doubled, few), params)
     except (RuntimeError, TypeError):  # a function of float32 only
-        product, differences = _both(copied(model), loss_fn, few, params)
+        found = _both(copied(model), loss_fn, few, params)
+    product, differences, rounding = found
     tolerance = _SAME[next(iter(product.values())).dtype]
     total = torch.stack([x.norm() for x in differences.values()]).norm()
-    found = {}
+    wrong = {}
     for name, expected in differences.items():
         error = (product[name] - expected).norm()
-        if error > tolerance * torch.maximum(expected.norm(), 0.01 * total):
+        least = torch.maximum(expected.norm(), 0.01 * total)
+        if error > tolerance * least + rounding:
             owner = name.rpartition(".")[0]
             module = model.get_submodule(owner)
-            found[f"{owner or 'the model'} ({type(module).__name__})"] = True
-    return list(found)
+            wrong[f"{owner or 'the model'} ({type(module).__name__})"] = True
+    return list(wrong)
 
 
 def _doubled(x: Tensor) -> Tensor:
@@ -71,8 +76,8 @@ def _within_reach(model: nn.Module, sizes: dict[str, int], v: Tensor) -> Tensor:
 
 def _both(
     model: nn.Module, loss_fn: LossFunction, batch: Any, params: list[str]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """H v and the gradient's central difference along v, by parameter."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+    """H v and the gradient's central difference along v, by parameter; and what rounding adds."""
     with measurable(model, loss_fn, Batches([batch])) as (model, losses, batches):
         products = HessianProducts(model, losses, batches, params)
         parameters = [model.get_parameter(name) for name in products.parameters]
@@ -93,6 +98,11 @@ def _both(
                 for parameter, part in zip(parameters, v.split(sizes), strict=True):
                     parameter -= sign * step * part.view_as(parameter)
         differences = (gradients[0] - gradients[1]) / (2 * step)
-        return tuple(
+        every = [p for p in model.parameters() if p.requires_grad]
+        terms = torch.autograd.grad(products.loss_of(0), every, allow_unused=True)
+        largest = max(float(x.to_dense().norm()) for x in terms if x is not None)
+        rounding = _ROUNDING * torch.finfo(v.dtype).eps * largest / float(step)
+        product, differences = (
             dict(zip(products.sizes, x.split(sizes), strict=True)) for x in (product, differences)
         )
+        return product, differences, rounding
