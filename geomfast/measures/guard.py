@@ -12,6 +12,7 @@ import random
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def left_alone(model: nn.Module) -> Iterator[State]:
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     on_gpu = device.type == "cuda"
-    python, numpy = random.getstate(), np.random.get_state()
+    draws = _draws()
     fast = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([device] if on_gpu else []))
@@ -58,14 +59,14 @@ def left_alone(model: nn.Module) -> Iterator[State]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         # Nested tensors, which the fused encoder layers make of masks, have other shapes.
         torch.backends.mha.set_fastpath_enabled(False)
-        state = State(model)
+        state = State(model, draws)
         try:
             yield state
         finally:
             state.restore()
             torch.backends.mha.set_fastpath_enabled(fast)
-            random.setstate(python)
-            np.random.set_state(numpy)
+            random.setstate(draws.python)
+            np.random.set_state(draws.numpy)
 
 
 @contextlib.contextmanager
@@ -97,6 +98,10 @@ def projected(model: nn.Module) -> Iterator[None]:
 class State:
     """All that a module keeps beside its parameters, as it was when this was made.
 
+    Args:
+        model: whose.
+        draws: where the global generators were; None for where they are.
+
     Buffers and plain tensors are replaced by copies, so that what a forward pass does to them in
     place is done to the copies. The copies of a call stay with the graph of that call: a later one
     gets new ones.
@@ -105,7 +110,7 @@ class State:
         moved: names of what calls have changed so far.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, draws: Draws | None = None):
         self.moved: set[str] = set()
         self._modules = list(model.named_modules())
         self._buffers = [dict(module._buffers) for _, module in self._modules]
@@ -115,7 +120,7 @@ class State:
             for own in self._attributes
         ]
         self._versions: list[dict[str, tuple[Tensor, int]]] = []
-        self._draw = _draws()
+        self._draws = draws or _draws()
         self.begin()
 
     def begin(self) -> None:
@@ -155,7 +160,7 @@ class State:
 
     def drew(self) -> bool:
         """Whether random numbers have been drawn from a global generator since this was made."""
-        return not _same_draws(self._draw, _draws())
+        return not self._draws.same(_draws())
 
     def restore(self) -> None:
         """Puts everything back."""
@@ -208,22 +213,30 @@ def _refill(container: Any, content: Any) -> None:
         container.extend(content)
 
 
-def _draws() -> tuple[Any, ...]:
-    """Where the global generators are."""
+@dataclass(frozen=True)
+class Draws:
+    """Where the global generators of random numbers are."""
+
+    torch: Tensor
+    gpu: tuple[Tensor, ...]
+    python: tuple[Any, ...]
+    numpy: tuple[Any, ...]
+
+    def same(self, other: Draws) -> bool:
+        return (
+            torch.equal(self.torch, other.torch)
+            and len(self.gpu) == len(other.gpu)
+            and all(torch.equal(a, b) for a, b in zip(self.gpu, other.gpu, strict=True))
+            and self.python == other.python
+            and np.array_equal(self.numpy[1], other.numpy[1])
+            and self.numpy[2:] == other.numpy[2:]
+        )
+
+
+def _draws() -> Draws:
     numpy = np.random.get_state()
     assert isinstance(numpy, tuple)
     gpu = ()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         gpu = tuple(torch.cuda.get_rng_state_all())
-    return torch.get_rng_state(), gpu, random.getstate(), (numpy[1].copy(), numpy[2:])
-
-
-def _same_draws(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
-    return (
-        torch.equal(before[0], after[0])
-        and len(before[1]) == len(after[1])
-        and all(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))
-        and before[2] == after[2]
-        and np.array_equal(before[3][0], after[3][0])
-        and before[3][1] == after[3][1]
-    )
+    return Draws(torch.get_rng_state(), gpu, random.getstate(), numpy)

@@ -89,7 +89,9 @@ def test_what_is_taken_one_by_one(name, monkeypatch):
     taken = set()
     slowly = Attribution._one_by_one
     monkeypatch.setattr(
-        Attribution, "_one_by_one", lambda self, names: taken.update(names) or slowly(self, names)
+        Attribution,
+        "_one_by_one",
+        lambda self, names, scale: taken.update(names) or slowly(self, names, scale),
     )
     gradient_gram(model, loss, batch)
     assert taken == ONE_BY_ONE.get(name, set())

@@ -85,6 +85,8 @@ class DataProducts(abc.ABC):
         self.custom: set[str] = set()
         self.sizes = {name: p.numel() for name, p in self.parameters.items()}
         self.dimension = sum(self.sizes.values())
+        if self.dimension == 0:
+            raise ValueError(f"the parameters {', '.join(self.sizes)} have no entries")
         first = next(iter(self.parameters.values()))
         self.replay = Replay(first.device, "a product with the Hessian")
         self.like = first.detach().new_empty(

@@ -109,8 +109,6 @@ def _misattributed(
     """
     which, part = some_of(batch, some)
     with _attribution(model, losses, part, parameters, cut) as found:
-        if losses.drew:
-            require_repeatable(losses, model, batch)
         alone = dict(zip(which.tolist(), found.losses.detach(), strict=True))
         return found.misattributed(), alone
 
@@ -158,10 +156,15 @@ class Attribution:
         ends, _ = self._reached()
         if not ends:
             return set()
-        probe = Probe(self.samples, self.losses)
-        self._pass(self.losses @ probe.weights, ends, probe.note, retain_graph=True)
-        self._pass(self.losses.sum(), ends, probe.compare)
-        return probe.wrong
+        probe = self._weighed(ends, set(self.parameters), 1.0)
+        wrong: set[str] = set()
+
+        def compare(use: Use, gradient: Tensor) -> None:
+            if not probe.agrees(use, gradient):
+                wrong.add(use.name)
+
+        self._pass(self.losses.sum(), ends, compare)
+        return wrong
 
     def measured(
         self,
@@ -186,19 +189,12 @@ class Attribution:
         waiting = collections.Counter(use.name for use in uses)
         arrived: dict[str, list[Factors]] = {}
         doubtful = {use.name for use in uses if verify or not use.followed} - apart
-        probe = Probe(self.samples, self.losses)
-        if ends and doubtful:
-
-            def note(use: Use, gradient: Tensor) -> None:
-                if use.name in doubtful:
-                    probe.note(use, gradient)
-
-            self._pass(scale * (self.losses @ probe.weights), ends, note, retain_graph=True)
+        probe = self._weighed(ends, doubtful, scale) if ends and doubtful else None
 
         def factorise(use: Use, gradient: Tensor) -> None:
-            if use.name in doubtful:
-                probe.compare(use, gradient)
-            if use.name in apart or use.name in probe.wrong:
+            if probe is not None and use.name in doubtful and not probe.agrees(use, gradient):
+                apart.add(use.name)
+            if use.name in apart:
                 arrived.pop(use.name, None)
                 return
             exact = torch.promote_types(self.parameters[use.name].dtype, torch.float32)
@@ -209,9 +205,20 @@ class Attribution:
 
         if ends:
             self._pass(scale * self.losses.sum(), ends, factorise)
-        for name, factors in self._one_by_one(sorted(apart | probe.wrong), scale).items():
+        for name, factors in self._one_by_one(sorted(apart), scale).items():
             results[name] = self._finished(name, factors, measure)
         return {name: results[name] for name in self.parameters}
+
+    def _weighed(self, ends: list[GradientEdge], names: set[str], scale: float) -> Probe:
+        """A probe that has seen these parameters' gradients of weighed losses."""
+        probe = Probe(self.samples, self.losses)
+
+        def note(use: Use, gradient: Tensor) -> None:
+            if use.name in names:
+                probe.note(use, gradient)
+
+        self._pass(scale * (self.losses @ probe.weights), ends, note, retain_graph=True)
+        return probe
 
     def _pass(
         self,
@@ -306,7 +313,6 @@ class Probe:
 
     Attributes:
         weights: (N,).
-        wrong: names of parameters with gradients that are not of the sample they arrive at.
     """
 
     def __init__(self, samples: int, like: Tensor):
@@ -318,21 +324,16 @@ class Probe:
         different = order[torch.arange(samples, device="cpu") % (2 * exponents)]
         weights = 2.0 ** (different % exponents - exponents // 2)
         self.weights = (weights * (1 - 2 * (different // exponents))).to(like)
-        self.wrong: set[str] = set()
         self._weighed: dict[Use, Tensor] = {}
 
     def note(self, use: Use, gradient: Tensor) -> None:
         """In the pass with weights."""
         self._weighed[use] = self._sketch(gradient) / self.weights
 
-    def compare(self, use: Use, gradient: Tensor) -> None:
-        """In the pass without."""
-        sketch = self._sketch(gradient)
+    def agrees(self, use: Use, gradient: Tensor) -> bool:
+        """In the pass without; what the first pass did not come by cannot be compared."""
         weighed = self._weighed.get(use)
-        # A use that one of the passes did not come by has no gradients that could be compared.
-        same = weighed is not None and self._agree(weighed, sketch, gradient.dtype)
-        if not same:
-            self.wrong.add(use.name)
+        return weighed is not None and self._agree(weighed, self._sketch(gradient), gradient.dtype)
 
     def _agree(self, weighed: Tensor, sketch: Tensor, dtype: torch.dtype) -> bool:
         """Sample by sample: large gradients of some must not hide the small ones of others."""

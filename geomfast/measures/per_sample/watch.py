@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from geomfast.kernels.gradient_gram import Factors
-from geomfast.measures.per_sample.follow import keeps_rows, returned
+from geomfast.measures.per_sample.follow import followed_dimension, returned
 
 #: Gradient of an operation's output, samples first -> what one parameter's gradient is made of.
 Rule = Callable[[Tensor], Factors]
@@ -103,8 +103,8 @@ class Watch(TorchFunctionMode):
         self._transposed = WeakTensorKeyDictionary()
         # What was computed from the batch has samples; a table of positions, looked up by a range,
         # has none, whatever its shape.
-        self._sampled = WeakTensorKeyDictionary({x: True for x in batch})
-        self._followed = WeakTensorKeyDictionary({x: True for x in batch})
+        # The dimension that holds them, where it could be followed.
+        self._sampled = WeakTensorKeyDictionary(dict.fromkeys(batch, 0))
         self._per_sample = WeakTensorKeyDictionary()
         self._versions: list[tuple[str, Tensor, int]] = []
 
@@ -112,8 +112,10 @@ class Watch(TorchFunctionMode):
         kwargs = kwargs or {}
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         used = [x for x in tensors if x in self._names or x in self._transposed]
-        sampled = [x for x in tensors if x in self._sampled]
-        followed = all(x in self._followed for x in sampled)
+        sampled = [
+            (x, at) for x in tensors if (at := self._sampled.get(x, _WITHOUT)) is not _WITHOUT
+        ]
+        followed = all(at is not None for _, at in sampled)
         noted = len(self.uses)
         if used and torch.is_grad_enabled():
             out = self._watched(func, args, kwargs, used)
@@ -121,16 +123,16 @@ class Watch(TorchFunctionMode):
             out = func(*args, **kwargs)
         if self.expanded and any(x in self._per_sample for x in tensors):
             self._follow_expanded(func, tensors, out)
+        rows = all(at == 0 for _, at in sampled)
         if sampled:
             for x in returned(func, args, out):
-                self._sampled[x] = True
-                if followed and keeps_rows(func, args, kwargs, sampled, x, self.samples):
-                    self._followed[x] = True
-                else:
-                    followed = False
-                    self._followed.pop(x, None)
+                at = None
+                if followed:
+                    at = followed_dimension(func, args, kwargs, sampled, x, self.samples)
+                self._sampled[x] = at
+                rows = rows and at == 0
         for use in self.uses[noted:]:
-            use.followed = followed
+            use.followed = rows
         return out
 
     def _follow_expanded(self, func: Any, tensors: list[Tensor], out: Any) -> None:
@@ -225,6 +227,9 @@ class Watch(TorchFunctionMode):
         self._per_sample[x] = True
         return x
 
+
+# Of a tensor that does not depend on the batch.
+_WITHOUT: Any = object()
 
 # Sums and products of tensors of one shape.
 _ELEMENTWISE = {
