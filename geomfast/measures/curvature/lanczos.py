@@ -40,6 +40,9 @@ __all__ = [
 #: Bytes that a basis may take.
 BASIS_BYTES = 2 << 30
 _LARGEST_BASIS = 60
+# Products along a random direction, where the start's space is exhausted, before what they show of
+# a single pair is believed.
+_FURTHER_STEPS = 5
 # Values may differ by this many times the rounding of the largest, and be the same.
 _ROUNDING = 32
 ENDS = ("largest", "smallest", "both", "magnitude")
@@ -174,7 +177,8 @@ def eigenpairs(
             for values near zero, times what rounding leaves of the largest). Of more than one pair
             no residual is asked to be below 32 roundings of the largest.
         max_iterations: products at most.
-        seed: of random directions where the space is exhausted.
+        seed: one less than that of the first random direction that is followed after the start,
+            which may have been drawn by this one.
         look_every: products between looks at convergence; 1 on the CPU and 4 elsewhere, where a
             look waits for the device.
 
@@ -220,7 +224,8 @@ def eigenpairs(
         size, last = basis.size, beyond[basis.size - 1]
         values, coefficients = torch.linalg.eigh(projected[:size, :size])
         along = residuals = last * coefficients[-1].abs()
-        if basis.lost is not None:
+        whole = size == dimension
+        if basis.lost is not None and not whole:  # nothing is outside of all
             lost = basis.still_lost(coefficients, projected).diagonal()
             residuals = torch.hypot(along, lost.clamp_min(0.0).sqrt())
         order = _order(values, ends, k)
@@ -231,7 +236,7 @@ def eigenpairs(
         slack = allowed.clamp_min(_ROUNDING * eps * largest)
         if confirm:  # what is put together again of what was lost is known to rounding only
             allowed = slack
-        enough, whole = len(order) == wanted, size == dimension
+        enough = len(order) == wanted
         converged = enough and bool((residuals[order] <= allowed).all())
         if missing is not None and missing.changed(values[order]):
             missing = None
@@ -250,7 +255,8 @@ def eigenpairs(
             kept = coefficients[:, order]
             basis.start_afresh(kept, values[order], last, basis.still_lost(kept, projected))
             points = points_beyond(values[order], slack, ends, k)
-            missing = Missing(wanted, values[order], slack, points, dimension - known)
+            most = _FURTHER_STEPS + 2 * wanted if k == 1 else None
+            missing = Missing(wanted, values[order], slack, points, dimension - known, most)
         elif size == rows:
             more = (rows - wanted) // (4 if ends == "both" else 2)
             kept = coefficients[:, index := _order(values, ends, k + more)[: rows - 1]]

@@ -10,6 +10,8 @@ method"): the eigenvalue is excluded as soon as that is too small to be by chanc
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,10 +31,17 @@ class Missing:
         slack: (k,) what they may change by.
         points: eigenvalues at or beyond each of these are to be excluded.
         dimension: of the space that the random vector was drawn from.
+        most: products after which nothing further is asked; None for as many as it takes.
     """
 
     def __init__(
-        self, first: int, believed: Tensor, slack: Tensor, points: list[float], dimension: int
+        self,
+        first: int,
+        believed: Tensor,
+        slack: Tensor,
+        points: list[float],
+        dimension: int,
+        most: int | None,
     ):
         self.believed, self.slack = believed, slack
         self._points = torch.tensor(points, dtype=torch.float64, device="cpu")
@@ -41,7 +50,7 @@ class Missing:
         # terms of its part along the random vector.
         self._parts = torch.zeros(len(points), first + 1, dtype=torch.float64, device="cpu")
         self._parts[:, first] = 1.0
-        self._products = 0
+        self._products, self._most = 0, math.inf if most is None else most
         self._complete = False
 
     def changed(self, values: Tensor) -> bool:
@@ -71,7 +80,8 @@ class Missing:
             self._products += 1
         seen = self._parts.square().sum(1)
         best = next_converged and self._products >= _FEWEST
-        self._complete = best or bool((seen > self._enough).all())
+        tired = self._products >= self._most
+        self._complete = best or tired or bool((seen > self._enough).all())
         return self._complete
 
     def shrink(self, coefficients: Tensor) -> None:
