@@ -29,7 +29,8 @@ class Trace:
         stderr: its standard error, rounding included; of rounding alone where nothing was random.
             Few samples say little of their own spread: it is what makes mean +- 2 stderr hold the
             trace 95 times in 100 at any number of probes, 1.2 times the deviation over seeds at 30
-            probes, 1.5 times at 10, 4 times at 6, more where the matrix is nearly diagonal.
+            probes, 1.5 times at 10, 4 times at 6, more where the matrix is nearly diagonal. (Not of
+            what all random signs can miss: one pair of entries off the diagonal, at 6 probes.)
         products: products computed.
     """
 
