@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -88,7 +89,9 @@ class Plain(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_WEIGHT_NORMS = {torch._weight_norm, torch._weight_norm_interface}
+# What torch's modules call; no public function does the same.
+_FUSED: Any = torch._weight_norm_interface  # pyright: ignore[reportPrivateImportUsage]
+_WEIGHT_NORMS = {torch._weight_norm, _FUSED}  # pyright: ignore[reportPrivateImportUsage]
 #: Where F.embedding and F.embedding_bag take `sparse`.
 _SPARSE_AT = {F.embedding: 6, F.embedding_bag: 7}
 
@@ -98,7 +101,7 @@ def _weight_norm(func: Any, v: Tensor, g: Tensor, dim: int = 0) -> Any:
     others = [d for d in range(v.dim()) if dim == -1 or d != dim % v.dim()]
     norm = torch.linalg.vector_norm(v, dim=others, keepdim=dim != -1) if others else v.abs()
     weight = v * (g / norm)
-    return (weight, norm) if func is torch._weight_norm_interface else weight
+    return (weight, norm) if func is _FUSED else weight
 
 
 def _dense(func: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -243,7 +246,7 @@ def _traced(call: Callable[[], object], model: nn.Module) -> list[tuple[str, str
 def _digest(values: Any) -> str:
     digest = hashlib.sha256()
     for x in tree_leaves(values):
-        if isinstance(x, Tensor) and not torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if isinstance(x, Tensor) and not is_functorch_wrapped_tensor(x):
             plain = x.detach().cpu().contiguous().reshape(-1)
             digest.update(plain.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

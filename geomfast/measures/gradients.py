@@ -53,9 +53,9 @@ def gradient_gram(
         batch: any nest of tensors with N >= 2 samples along their first dimension; a list of
             tensors is one batch. Of a DataLoader, or another iterable of batches, all samples.
         center: subtract the mean gradient first: H K H with H = I - 11^T / N.
-        params: names of parameters, with shell wildcards; a number n for the first n entries in the
-            order of `model.named_parameters()` (the paper used 50,000); None for all that require
-            gradients.
+        params: names of parameters, with shell wildcards; those that begin with "!" are left out.
+            A number n for the first n entries in the order of `model.named_parameters()` (the paper
+            used 50,000); None for all that require gradients.
         per_layer: return a dictionary of parameter name -> Gram matrix instead of their sum.
         check: see on some of the samples, 16 or a few more, that their losses and gradients do not
             depend on the others.
@@ -67,9 +67,9 @@ def gradient_gram(
 
     Raises:
         TypeError: loss_fn does not return a floating-point tensor.
-        ValueError: the loss is reduced; N < 2; a parameter that does not reach the loss; dropout or
-            batch normalisation in training mode; a loss that depends on other samples; gradients
-            with NaN or infinity (sample and parameter are named).
+        ValueError: the loss is reduced; N < 2; parameters that no loss uses, or that are complex;
+            losses that are random or depend on other samples (the module, or a sample, is named);
+            gradients with NaN or infinity (sample and parameter are named).
     """
 
     batch = one_batch(batch)

@@ -152,7 +152,8 @@ class State:
             for name in now.keys() | before.keys():
                 x = now.get(name)
                 if name in started:
-                    same = x is started[name][0] and x._version == started[name][1]
+                    copy_made, version = started[name]
+                    same = x is copy_made and copy_made._version == version
                 else:
                     same = x is before.get(name) and not _differs(x, self._contents[i].get(name))
                 if not same:

@@ -68,8 +68,8 @@ def hessian_top_eigenvalues(
     Args:
         model: any module. Its mode, gradients and parameters stay as they are.
         loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample.
-        data: one batch (a tensor, tuple or mapping), or an iterable of batches, which count by
-            their samples.
+        data: one batch (a tensor, or a tuple, list or mapping of tensors), or an iterable of
+            batches, which count by their samples.
         k: how many; of each end for "both". Equal eigenvalues are found as often as they come:
             of more than one it is confirmed that none is missing, for about half as many products
             again (see `curvature.lanczos.eigenpairs`).
@@ -80,7 +80,8 @@ def hessian_top_eigenvalues(
             the span of the largest eigenvectors (Gur-Ari et al. 2018, arXiv:1812.04754).
         ends: "largest", "smallest", "both" or "magnitude" (largest absolute values).
         matrix: "hessian", or "gauss-newton" for its part without the curvature of the model.
-        params: names of parameters, with shell wildcards; None for all that require gradients.
+        params: names of parameters, with shell wildcards; those that begin with "!" are left out.
+            None for all that require gradients.
         per_layer: of the diagonal block of every layer instead, as a dictionary of module name
             -> result. A layer's parameters are those that its module itself holds.
         start: (P,) or (m, P), vectors near the wanted ones, from an earlier checkpoint say, in
@@ -97,10 +98,11 @@ def hessian_top_eigenvalues(
             no eigenvalue is missing.
 
     Raises:
-        TypeError: loss_fn does not return a floating-point tensor.
+        TypeError: loss_fn does not return a floating-point tensor; params are no names.
         ValueError: bad arguments; no data; a reduced loss; a loss or product with NaN or infinity
-            (the batch is named); a parameter that does not reach the loss; dropout, or batch
-            normalisation in training mode; a model without second derivative.
+            (the batch is named); parameters that no loss uses, or that are complex; losses that are
+            random or depend on other samples (the module, or a sample, is named); a model without
+            second derivative, or with a wrong one (the module is named).
     """
     if ends not in lanczos.ENDS:
         raise ValueError(f"ends must be one of {', '.join(lanczos.ENDS)}, not {ends!r}")

@@ -69,8 +69,8 @@ def llc(
         model: any module. Its mode, gradients and parameters stay as they are; one of fewer bits
             is sampled in float32, with data of fewer bits taken to float32 too.
         loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample.
-        data: one batch (a tensor, tuple or mapping), or an iterable of batches; of n samples in
-            all. Other data than the model was trained on gives the data-refined coefficient.
+        data: one batch (a tensor, or a tuple, list or mapping of tensors), or an iterable of
+            batches; of n samples in all. Other data than the model was trained on gives the data-refined coefficient.
         lr: step size. Lower it where the verdict says so; `geomfast calibrate-llc` looks for one.
         nbeta: inverse temperature times number of samples; None for n / log n.
         localization: strength of the pull back to w0. It lowers the estimate where it, and not the

@@ -115,7 +115,7 @@ class Watch(TorchFunctionMode):
         sampled = [
             (x, at) for x in tensors if (at := self._sampled.get(x, _WITHOUT)) is not _WITHOUT
         ]
-        followed = all(at is not None for _, at in sampled)
+        followed = [(x, at) for x, at in sampled if at is not None]
         noted = len(self.uses)
         if used and torch.is_grad_enabled():
             out = self._watched(func, args, kwargs, used)
@@ -127,8 +127,8 @@ class Watch(TorchFunctionMode):
         if sampled:
             for x in returned(func, args, out):
                 at = None
-                if followed:
-                    at = followed_dimension(func, args, kwargs, sampled, x, self.samples)
+                if len(followed) == len(sampled):
+                    at = followed_dimension(func, args, kwargs, followed, x, self.samples)
                 self._sampled[x] = at
                 rows = rows and at == 0
         for use in self.uses[noted:]:

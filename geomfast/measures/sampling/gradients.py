@@ -147,10 +147,11 @@ class ChainGradients:
         if total.requires_grad:
             found = torch.autograd.grad(total, self._leaves, allow_unused=True)
         for target, gradient in zip(self._targets, found, strict=True):
-            if first and gradient is None:
-                target.zero_()
+            if gradient is None:
+                if first:
+                    target.zero_()
             elif first:
                 target.copy_(gradient)
-            elif gradient is not None:
+            else:
                 target += gradient
         return losses.detach()
