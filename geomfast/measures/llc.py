@@ -70,7 +70,8 @@ def llc(
             is sampled in float32, with data of fewer bits taken to float32 too.
         loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample.
         data: one batch (a tensor, or a tuple, list or mapping of tensors), or an iterable of
-            batches; of n samples in all. Other data than the model was trained on gives the data-refined coefficient.
+            batches; of n samples in all. Other data than the model was trained on gives the
+            data-refined coefficient.
         lr: step size. Lower it where the verdict says so; `geomfast calibrate-llc` looks for one.
         nbeta: inverse temperature times number of samples; None for n / log n.
         localization: strength of the pull back to w0. It lowers the estimate where it, and not the
@@ -100,9 +101,9 @@ def llc(
     Raises:
         TypeError: loss_fn does not return a floating-point tensor.
         ValueError: bad arguments; no data, or less than a minibatch; a reduced loss; a loss or
-            gradient with NaN or infinity at w0; a parameter that does not reach the loss; dropout,
-            or batch normalisation in training mode; losses that depend on the other samples of
-            their batch; all chains have diverged.
+            gradient with NaN or infinity at w0; parameters that no loss uses, or that are complex;
+            losses that are random or depend on other samples (the module, or a sample, is named); a
+            table with a max_norm; all chains have diverged.
     """
     _require_positive(lr=lr)
     _require_whole(1, draws=draws, chains=chains)
