@@ -62,6 +62,7 @@ def require_symmetric(difference: Tensor, largest: float) -> float:
 
     Args:
         difference: of any shape, on the CPU, finite.
+        begun: random directions that were followed, the start among them.
         largest: entry of the projected matrix, by absolute value.
 
     Raises:
@@ -94,6 +95,7 @@ class Basis:
         lost: (settled, settled) float64 on the CPU, inner products of what their products have
             outside of the basis, the directions that were dropped being taken as orthogonal to
             each other; None where that is only along the vector behind them.
+        begun: random directions that were followed, the start among them.
         largest: entry of the projected matrix, by absolute value, that `asymmetry` has seen.
     """
 
@@ -105,7 +107,7 @@ class Basis:
         self.beyond = start.new_zeros(rows, dtype=torch.float64)
         self.size = self.settled = 0
         self.lost: Tensor | None = None
-        self.largest = 0.0
+        self.largest, self.begun = 0.0, 1
         # What the first product behind the settled vectors has along them.
         self._along = torch.zeros(0, dtype=torch.float64, device="cpu")
 
@@ -158,24 +160,41 @@ class Basis:
         self.vectors[self.settled] = w
         dropped = beyond * coefficients[-1]
         self.lost = lost + torch.outer(dropped, dropped)
+        self.begun += 1
         self._along = torch.zeros_like(dropped)
 
-    def turn_to(self, coefficients: Tensor, beyond: Tensor, lost: Tensor) -> None:
-        """Goes on from what the product of a combination has outside of the basis.
+    def turn_to(self, coefficients: Tensor, beyond: Tensor, lost: Tensor, allowed: float) -> float:
+        """Measures what the product of a combination has outside of the basis, and goes on there.
 
-        Costs a product.
+        Costs a product. Where that is not more than is allowed, it is noted only.
 
         Args:
-            coefficients: (size,) on the CPU.
-            beyond: (), what of the last product lay outside the basis; is dropped.
+            coefficients: (size,) of length 1, on the CPU.
+            beyond: (), what of the last product lay outside the basis.
             lost: (size, size) what `still_lost` says of the vectors.
+            allowed: residual.
+
+        Returns:
+            The residual.
         """
-        y = coefficients.to(self.vectors) @ self.vectors[: self.size]
-        self.vectors[self.size] = self._outside(self.product(y), self.size)
-        self.settled = self.size
-        self.lost = lost.clone()
-        self.lost[-1, -1] += beyond**2
-        self._along = lost.new_zeros(self.size)
+        basis, last = self.vectors[: self.size], torch.zeros_like(coefficients)
+        last[-1] = beyond
+        w = self.product(coefficients.to(basis) @ basis)
+        for _ in range(2):
+            w = torch.addmv(w, basis.mT, basis @ w, alpha=-1.0)
+        residual = torch.linalg.vector_norm(w).item()
+        outside = residual**2
+        others = torch.eye(self.size, dtype=lost.dtype, device="cpu")
+        others -= torch.outer(coefficients, coefficients)
+        if residual > allowed:
+            self.vectors[self.size] = self._outside(w, self.size)
+            lost, last = lost + torch.outer(last, last), torch.zeros_like(last)
+            self.beyond[self.size - 1] = 0.0  # what lies behind the basis is something else now
+        else:
+            outside = max(0.0, outside - (last @ coefficients).item() ** 2)
+        self.lost = others @ lost @ others + outside * torch.outer(coefficients, coefficients)
+        self._along, self.settled = last, self.size
+        return residual
 
     def begin_again(self) -> None:
         """Puts a random direction behind vectors that span all that was reached."""
