@@ -62,7 +62,6 @@ def require_symmetric(difference: Tensor, largest: float) -> float:
 
     Args:
         difference: of any shape, on the CPU, finite.
-        begun: random directions that were followed, the start among them.
         largest: entry of the projected matrix, by absolute value.
 
     Raises:
