@@ -186,10 +186,10 @@ def eigenpairs(
 
     Where k is more than 1, it is then confirmed that none is missing: a random vector orthogonal to
     the wanted ones is followed until it excludes further eigenvalues beyond them (see `missing`),
-    at a risk of about 1 in 1000 if there is one. That costs about half as many products again, 6 to 40
-    (20 become 35 for k = 2 of a small GPT, 37 become 58 for k = 5), and as many for every further
-    copy that is found, with k more to measure the residuals then. For k = 1, where copies do not
-    matter, it costs nothing.
+    at a risk of about 1 in 1000 if there is one. That costs about half as many products
+    again, 6 to 40 (20 become 35 for k = 2 of a small GPT, 37 become 58 for k = 5), and as many for
+    every further copy that is found, with k more to measure the residuals then. For k = 1, where
+    copies do not matter, it costs nothing.
 
     Raises:
         FloatingPointError: a product was not finite.
