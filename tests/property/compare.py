@@ -262,6 +262,8 @@ def _compare_unfit(draw: Draw, outcome: Outcome) -> None:
 
 def _noticeable(draw: Draw) -> bool:
     """Whether the losses of this draw do depend on chance, or on the other samples."""
+    if draw.nature == "coupled" and draw.samples == 1:
+        return False
     again = drawn(draw.seed)
     model = again.model.double()
     batch = tree_map(lambda x: x.double() if x.is_floating_point() else x, again.batch)
