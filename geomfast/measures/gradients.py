@@ -287,9 +287,13 @@ def _in_range(compute: Callable[[float], dict[str, Tensor]]) -> dict[str, Tensor
         compute: of gradients that have been multiplied by a number.
     """
     exponent = direction = 0
+    grams: dict[str, Tensor] = {}
     while True:
-        grams = compute(2.0**exponent)
+        before, grams = grams, compute(2.0**exponent)
         size = sum(float(gram.trace()) for gram in grams.values())
+        if direction > 0 and not math.isfinite(size):
+            # Larger factors overflow though their products are small, or 0: behind dead units, say.
+            return {name: gram * 4.0 ** (direction - exponent) for name, gram in before.items()}
         turn = _STRIDE if size < _SMALLEST else 0 if math.isfinite(size) else -_STRIDE
         if turn == 0 or turn == -direction or abs(exponent + turn) > _LARGEST_EXPONENT:
             return {name: gram * 4.0**-exponent for name, gram in grams.items()}

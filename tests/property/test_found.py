@@ -98,3 +98,13 @@ def test_randomness_is_named_beside_modules_inside_vmap(measure):
     torch.manual_seed(0)
     with pytest.raises(ValueError, match=r"random.*drop \(RReLU\)"):
         measure(VmapAndNoise(), squares, torch.randn(8, 3))
+
+
+@pytest.mark.parametrize("positions", [1, 9])
+def test_dead_units_in_float32(positions):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 6, bias=False))
+    nn.init.constant_(model[0].bias, -100.0)
+    loss = lambda model, x: (model(x) - 1.0).flatten(1).square().sum(1)  # noqa: E731
+    grams = gradient_gram(model, loss, torch.randn(15, positions, 3), per_layer=True)
+    assert all(torch.equal(gram, torch.zeros(15, 15).double()) for gram in grams.values())
