@@ -154,7 +154,7 @@ def require_independent(
     if samples < 2:
         return
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
-    for which in order[: 2 * min(samples // 2, FEW)].chunk(2):
+    for which in order[: 2 * FEW].chunk(2):
         with torch.no_grad():
             alone = checked_losses(loss_fn(model, taken(batch, which)), len(which), False)
         require_equal_losses(dict(zip(which.tolist(), alone, strict=True)), losses.detach())

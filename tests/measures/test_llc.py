@@ -13,6 +13,7 @@ from torch import nn
 
 import geomfast as gf
 from geomfast.kernels.sgld import RmsProp
+from geomfast.measures.batches import Batches
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import Scale
 from tests import cases
@@ -144,7 +145,13 @@ def test_an_iterable_of_unequal_batches_is_their_data(batch_size):
 
 @pytest.mark.parametrize("stacked", [True, False])
 @pytest.mark.parametrize(
-    "more", [{}, {"batch_size": 5}, {"batch_size": 5, "common_batches": True}, {"data": [DATA] * 2}]
+    "more",
+    [
+        {},
+        {"batch_size": 5},
+        {"batch_size": 5, "common_batches": True},
+        {"data": Batches([DATA] * 2)},
+    ],
 )
 def test_fewer_samples_at_once_are_the_same_minibatch(stacked, more):
     seen = set()
