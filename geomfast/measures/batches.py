@@ -44,7 +44,7 @@ def batches_of(data: Any) -> Batches:
             f"batch holds no tensor: {type(data).__name__} is neither a batch (tensors, or a "
             "tuple, list or mapping of them) nor an iterable of batches"
         )
-    with _generators_restored(data):
+    with generators_restored(data):
         batches = Batches(data)
     if not batches:
         raise ValueError("data holds no batch")
@@ -74,7 +74,7 @@ def _is_one_batch(data: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _generators_restored(loader: Any) -> Iterator[None]:
+def generators_restored(loader: Any) -> Iterator[None]:
     """Puts back what iterating draws: a DataLoader takes a seed and an order of its own."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     places = (

@@ -123,7 +123,7 @@ def hessian_top_eigenvalues(
 def _by_layer(
     products: HessianProducts, k: int, tol: float, max_iterations: int, seed: int, ends: str
 ) -> dict[str, Eigenpairs]:
-    """Of every layer's diagonal block; one graph serves all of them."""
+    """Of every layer's diagonal block; one graph is used for all of them."""
     layers: dict[str, list[str]] = {}
     for name in products.parameters:
         layers.setdefault(name.rpartition(".")[0], []).append(name)

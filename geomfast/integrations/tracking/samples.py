@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from geomfast.measures.batches import Batches, batches_of, count, taken
+from geomfast.measures.batches import Batches, batches_of, count, generators_restored, taken
 
 
 def samples_of(data: Any, most: int | None, device: torch.device) -> Batches:
@@ -39,7 +38,7 @@ def samples_of(data: Any, most: int | None, device: torch.device) -> Batches:
         raise TypeError(f"data must be a batch or an iterable of batches, not {data!r}{hint}")
     kept = Batches()
     samples = 0
-    with _undrawn(data):
+    with generators_restored(data):
         for batch in data:
             # What a tokenizer gives is a mapping, but no dictionary that torch looks into.
             batch = dict(batch) if isinstance(batch, Mapping) else batch
@@ -104,17 +103,3 @@ def _shapes(batch: Any) -> list[tuple[int, ...]]:
 def _placed(x: Any, device: torch.device) -> Any:
     # Cloned, for a loader may use its memory again.
     return x.detach().clone().to(device) if isinstance(x, Tensor) else x
-
-
-@contextmanager
-def _undrawn(data: Any) -> Iterator[None]:
-    """Generators that a DataLoader draws its order from are afterwards as before."""
-    owners = (data, getattr(data, "sampler", None))
-    found = [getattr(owner, "generator", None) for owner in owners]
-    generators = [g for g in found if isinstance(g, torch.Generator)]
-    states = [generator.get_state() for generator in generators]
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
