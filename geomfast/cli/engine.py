@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,7 @@ class Engine:
         from geomfast.sweep.engines.ray_runs import Wanted
 
         if self.name == "local":
-            return nullcontext(local(jobs, self.workers or 1, stop, self.devices))
+            return closing(local(jobs, self.workers or 1, stop, self.devices))
         gpus = len(self.devices) if self.device == "cuda" else 0
         return on_ray(jobs, Wanted(self.address, self.workers, self.gpus_per_cell, gpus), stop)
 

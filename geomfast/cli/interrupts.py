@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+#: Exit code of what a user has ended.
+INTERRUPTED = 130
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Inside, both signals only note that a stop is asked for; gives what says whether it is."""
+    """Inside, both signals only note that a stop is asked for; gives what says whether it is.
+
+    A second Ctrl-C ends the command at once: what was written stays, whole or absent.
+
+    Raises:
+        SystemExit: at a second Ctrl-C, once all that was entered inside has been left.
+    """
     asked: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, _: asked.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def note(number: int, frame: FrameType | None) -> None:
+        impatient = number == signal.SIGINT and number in asked
+        asked.append(number)
+        if impatient:
+            raise KeyboardInterrupt
+
+    handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)
+    except KeyboardInterrupt:
+        print("Aborted. Run the same command again to go on.", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -23,6 +23,7 @@ from geomfast.integrations.measuring import Found, Options, check_measures, meas
 from geomfast.integrations.memory import Notice, halving, logger
 from geomfast.integrations.states import activations
 from geomfast.measures.behaviour import mean_and_stderr
+from geomfast.measures.stopping import check_stop
 from geomfast.sweep.plan import BEHAVIOUR
 
 __all__ = [
@@ -95,6 +96,7 @@ def behaviour(
     def run(size: int) -> Tensor:
         logprobs = torch.zeros(len(choices), dtype=torch.float64, device="cpu")
         for first in range(0, len(order), size):
+            check_stop()
             rows = order[first : first + size]
             # Which row, position and next token, and of which choice.
             wanted = [

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from geomfast.integrations.evaluation import evaluating
 from geomfast.integrations.memory import Notice, halving, logger
 from geomfast.measures.batches import batches_of, count
+from geomfast.measures.stopping import check_stop
 from geomfast.records import FINAL, block
 
 #: Where a sample's vector is read: at its last real token; the mean over all real tokens, or all
@@ -160,6 +161,7 @@ def _of_batch(
     call: Call | None,
 ) -> dict[str, Tensor]:
     """Label -> (N, d) of one batch; inside `evaluating` and without gradients."""
+    check_stop()
     shape = _shape(batch)
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     found: dict[str, Tensor] = {}

@@ -20,6 +20,7 @@ from geomfast.kernels.spectra import exp_entropy, gram_eigenvalues
 from geomfast.measures.batches import count, one_batch, taken
 from geomfast.measures.checks import LossFunction, require_finite
 from geomfast.measures.per_sample.attribution import attribute
+from geomfast.measures.stopping import check_stop
 
 # With less than this share of the squared gradients, a centred Gram matrix made of differences of
 # Gram entries has lost too many digits.
@@ -220,6 +221,7 @@ def _in_blocks(
     samples = count(batch)
     grams: tuple[Tensor, Tensor] | None = None
     for pair in itertools.combinations(torch.arange(samples, device="cpu").split(at_once // 2), 2):
+        check_stop()
         which = torch.cat(pair)
         found = measure(taken(batch, which))
         if grams is None:
@@ -289,6 +291,7 @@ def _in_range(compute: Callable[[float], dict[str, Tensor]]) -> dict[str, Tensor
     exponent = direction = 0
     grams: dict[str, Tensor] = {}
     while True:
+        check_stop()
         before, grams = grams, compute(2.0**exponent)
         size = sum(float(gram.trace()) for gram in grams.values())
         if direction > 0 and not math.isfinite(size):

@@ -28,6 +28,7 @@ from geomfast.measures.graph import uses_in_graph
 from geomfast.measures.sampling.chains import Sampling, Traces, group_size, run_chains
 from geomfast.measures.sampling.estimate import LLC, estimate, require_own_losses
 from geomfast.measures.sampling.rules import STABLE, steepest, usual_nbeta
+from geomfast.measures.stopping import check_stop
 
 logger = logging.getLogger("geomfast")
 
@@ -260,6 +261,7 @@ def _parts(batches: list[Any], at_once: int | None) -> Iterator[tuple[int, int, 
     """All of the data, so many at once: number of their batch, of the first sample, themselves."""
     for number, batch in enumerate(batches):
         for first, part in parts(batch, at_once):
+            check_stop()
             yield number, first, part
 
 

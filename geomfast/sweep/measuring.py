@@ -15,6 +15,7 @@ from geomfast.measures.curvature.lanczos import one_start
 from geomfast.measures.gradients import backend as gradient_backend
 from geomfast.measures.gradients import gradient_ranks
 from geomfast.measures.spectra import backend, rankme
+from geomfast.measures.stopping import check_stop
 from geomfast.measures.values import gradient_values
 from geomfast.sweep.hessian import HESSIAN_MEASURES, Eigenvectors, hessian_rows
 from geomfast.sweep.linear_probes import probe_rows
@@ -116,6 +117,7 @@ def _gradient_ranks(
     """
     named = {name: fingerprint(measure_settings(settings, name)) for name in wanted}
     for probe in samples:
+        check_stop()
         begin = time.perf_counter()
         exact, first = gradient_ranks(
             model,

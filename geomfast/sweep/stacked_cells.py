@@ -265,16 +265,18 @@ class _Run:
 
     def _record(self, member: Job, step: int, tokens: int) -> dict[str, float]:
         """Measure a member; what goes wrong with one leaves the others as they are."""
-        names = self.lacking[member.cell.run].pop(step)
+        lacking = self.lacking[member.cell.run]
         try:
-            return record(member, self.model, step, tokens, self.samples, names)
+            took = record(member, self.model, step, tokens, self.samples, lacking[step])
+            del lacking[step]
+            return took
         except OSError:
             raise  # the disk is everyone's
         except Exception as error:
             details = "" if isinstance(error, EXPLAINED) else traceback.format_exc()
             why = f"{type(error).__name__}: {error}"
             mark_failed(self.job.out, member.cell.run, step, why, details)
-            self.lacking[member.cell.run].clear()
+            lacking.clear()
             return {}
 
 

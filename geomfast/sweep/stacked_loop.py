@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from geomfast.measures.stopping import Stopped
 from geomfast.sweep.cell import KEPT_STATES, PROGRESS_SECONDS, CellError, Progress
 from geomfast.sweep.states import STATE_EVERY, States
 from geomfast.sweep.wall import write_wall
@@ -62,14 +63,14 @@ def go_on(
         state_every: seconds between states at least.
 
     Returns:
-        Whether the last of the steps was reached.
+        Whether the last of the steps was reached, and measured.
 
     Raises:
         OSError: the disk is full or not writable.
     """
     states = States(state_every)
     shown = 0.0
-    stopping = False
+    stopping = unrecorded = False
 
     def after_round() -> bool:
         nonlocal shown, stopping
@@ -85,7 +86,10 @@ def go_on(
         failed = trainer.failed()  # waits for the device
         trainer.seconds["train"] += time.perf_counter() - begin
         if trainer.step == target:
-            measure(failed)
+            try:
+                measure(failed)
+            except Stopped:  # what is not recorded is measured at this state by a later attempt
+                stopping = unrecorded = True
         # The state is saved after the records: a kill in between repeats the steps since the state
         # before, and finds the records already there.
         leaving = trainer.step >= steps[-1] or stopping or stop()
@@ -96,7 +100,7 @@ def go_on(
         if leaving:
             break
     progress(trainer.step, _state(trainer))
-    return trainer.step >= steps[-1]
+    return trainer.step >= steps[-1] and not unrecorded
 
 
 def _save(trainer: StackedTrainer, folder: Path, identity: dict[str, Any]) -> None:

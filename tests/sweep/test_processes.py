@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pickle
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,7 +47,8 @@ class Context:
         return Pipe(duplex)
 
     def Process(self, target: Any, args: Any, name: str) -> Any:
-        given, sender = args
+        body, sender = args
+        _, (given,) = pickle.loads(body)
 
         def start() -> None:
             self.born.append((name, given.device, os.environ.get("CUDA_VISIBLE_DEVICES")))

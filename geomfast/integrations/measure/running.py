@@ -17,6 +17,7 @@ from geomfast.integrations.measure.folder import remember
 from geomfast.integrations.probe_sets import ProbesError
 from geomfast.integrations.series.checkpoint import Checkpoint, Opened, Series, SourceUnreachable
 from geomfast.integrations.series.prefetch import prefetched
+from geomfast.measures.stopping import Stopped
 from geomfast.records import part_name, write_part
 from geomfast.sweep.cell import CellError, Progress
 from geomfast.sweep.engines.events import EXPLAINED
@@ -109,7 +110,7 @@ def run(job: MeasureJob, progress: Progress, stop: Callable[[], bool]) -> bool:
     """Measure what is missing of a job's checkpoints.
 
     A checkpoint that cannot be measured is written down in OUT/failures, and the next one taken.
-    When told to stop, the measure in hand is finished and all that the checkpoint has is written.
+    When told to stop, the measure in hand is dropped, and all that the checkpoint has is written.
 
     Args:
         job: the checkpoints.
@@ -196,6 +197,8 @@ def _measure(
                 break
             rows += opened.take(group)
             taken |= group
+    except Stopped:  # the one in hand is dropped
+        pass
     finally:  # a measure that fails takes nothing away from those before it
         if taken:
             remember(job.out, opened.described)

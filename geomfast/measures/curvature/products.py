@@ -31,6 +31,7 @@ from geomfast.measures.graph import (
     uses_in_graph,
 )
 from geomfast.measures.sampling.gradients import LossModule
+from geomfast.measures.stopping import check_stop
 from geomfast.replay import Replay
 
 #: Bytes of graphs that are kept between products; what exceeds it is computed again each time.
@@ -107,6 +108,7 @@ class DataProducts(abc.ABC):
 
     def loss_of(self, i: int, *, differentiable: bool = True) -> Tensor:
         """Batch i's share of the mean loss."""
+        check_stop()
         with twice_differentiable() if differentiable else torch.no_grad():
             return self.losses_of(i, differentiable=differentiable).sum() / sum(self.counts)
 

@@ -13,6 +13,8 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from geomfast.measures.stopping import check_stop
+
 Product = Callable[[Tensor], Tensor]
 
 #: Vectors whose largest entry lies between 2^-40 and 2^40 stay as they are, to the bit.
@@ -37,6 +39,7 @@ class Rescaled:
 
     def __call__(self, v: Tensor) -> Tensor:
         """(P,) -> (P,)."""
+        check_stop()
         w = self.product(v)
         if not self._found:
             exponent = exponent_of(w)

@@ -27,6 +27,7 @@ from geomfast.measures.checks import (
 )
 from geomfast.measures.graph import reached, uses_in_graph
 from geomfast.measures.per_sample.watch import Use, Watch
+from geomfast.measures.stopping import check_stop
 
 Measured = TypeVar("Measured")
 
@@ -258,6 +259,7 @@ class Attribution:
         factors: list[Factors],
         measure: Callable[[str, list[Factors]], Measured],
     ) -> Measured:
+        check_stop()
         if self.cut and self.cut[0] == name:
             factors = kernel.first_entries(factors, self.cut[1])
         return measure(name, factors)
@@ -284,6 +286,7 @@ class Attribution:
         chosen = [self.parameters[name] for name in names]
         rows: list[list[Tensor]] = []
         for i in range(self.samples):
+            check_stop()
             alone = taken(self.batch, torch.tensor([i], device="cpu"))
             loss = checked_losses(self.loss_fn(self.model, alone), 1, False)
             require_equal_losses({i: loss[0]}, self.losses)

@@ -15,6 +15,7 @@ from geomfast.measures.batches import count, joined, parts, taken
 from geomfast.measures.checks import LossFunction
 from geomfast.measures.sampling.gradients import ChainGradients
 from geomfast.measures.sampling.streams import Shuffled
+from geomfast.measures.stopping import check_stop
 from geomfast.replay import WARM_UP, Replay
 
 #: Bytes of the buffers of chains that run as one program.
@@ -190,6 +191,7 @@ class _Group:
         with replay.on_stream():
             step = self._step
             for number in range(self.sampling.steps):
+                check_stop()
                 if number == WARM_UP:
                     step = replay.captured(self._step, self.sampling.steps - number)
                 step()
@@ -249,6 +251,8 @@ class _Group:
         total = torch.zeros(self.chains, dtype=torch.float64, device=self.center.device)
         for i, batch in enumerate(self.sampling.batches):
             for start, part in parts(batch, self.sampling.at_once):
+                if total.device.type == "cpu":  # elsewhere a step may be captured
+                    check_stop()
                 samples = count(part, least=1)
                 share = samples / self.samples
                 first = i == 0 and start == 0

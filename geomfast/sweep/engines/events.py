@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from geomfast.measures.stopping import Stopped, stopped_by
 from geomfast.sweep.cell import CellError, Progress
 from geomfast.sweep.folder import FolderInUse
 from geomfast.sweep.plan import PlanError
@@ -88,7 +89,8 @@ def attempt(
     Args:
         job: what to run.
         send: called with every progress event.
-        stop: asked after every step; when true the state is saved and the run left.
+        stop: asked after every step, and by measures between theirs; when true the measure in hand
+            is dropped, the state saved and the run left.
         patience: seconds to wait for another process to let go of the run: one orphaned by a
             sweep that was killed notices soon, and saves its state first.
 
@@ -103,7 +105,10 @@ def attempt(
         send(last)
 
     try:
-        finished = _run_when_free(job, progress, stop, time.monotonic() + patience)
+        with stopped_by(stop):
+            finished = _run_when_free(job, progress, stop, time.monotonic() + patience)
+    except Stopped:
+        finished = False
     except Exception as error:
         return replace(
             last,

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 
 from geomfast.sweep.engines.events import LAST, Event, Work, attempt
+from geomfast.sweep.engines.orphans import body_of, orphaned, watched
 from geomfast.sweep.engines.placing import largest_first, least_loaded, only
 
 #: Signals that ask a sweep to finish the write in hand and leave.
@@ -55,29 +56,34 @@ def local(
     waiting = largest_first(jobs)
     running: dict[str, _Running] = {}
     told = False
-    while waiting or running:
-        if stop():
-            waiting.clear()
-            if not told:
-                for one in running.values():
-                    one.process.terminate()
-                told = True
-        while waiting and len(running) < workers:
-            job = waiting.pop(0)
-            running[job.name] = _start(context, job, _place(devices, running))
-            yield Event(job.name, "started")
-        ready = wait([one.connection for one in running.values()], timeout=0.25)
-        for name, one in list(running.items()):
-            if one.connection not in ready:
-                continue
-            event = _receive(one.connection)
-            if event is None:  # the process ended without its last word
-                one.process.join()
-                event = Event(name, "failed", error=how_it_ended(one.process.exitcode))
-            yield event
-            if event.kind in LAST:
-                one.process.join()
-                del running[name]
+    try:
+        while waiting or running:
+            if stop():
+                waiting.clear()
+                if not told:
+                    for one in running.values():
+                        one.process.terminate()
+                    told = True
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                running[job.name] = _start(context, job, _place(devices, running))
+                yield Event(job.name, "started")
+            ready = wait([one.connection for one in running.values()], timeout=0.25)
+            for name, one in list(running.items()):
+                if one.connection not in ready:
+                    continue
+                event = _receive(one.connection)
+                if event is None:  # the process ended without its last word
+                    one.process.join()
+                    event = Event(name, "failed", error=how_it_ended(one.process.exitcode))
+                yield event
+                if event.kind in LAST:
+                    one.process.join()
+                    del running[name]
+    finally:  # a caller that leaves early, at a second Ctrl-C say, leaves nothing behind
+        for one in running.values():
+            one.process.kill()
+            one.process.join()
 
 
 def _place(devices: Sequence[str], running: dict[str, _Running]) -> str:
@@ -99,8 +105,8 @@ def _start(context: SpawnContext, job: Work, device: str) -> _Running:
         visible = only(device, os.environ.get("CUDA_VISIBLE_DEVICES"))
         environment = {"CUDA_VISIBLE_DEVICES": visible}
     process = context.Process(
-        target=_child,
-        args=(replace(job, device="cuda:0") if device else job, sender),
+        target=watched,
+        args=(body_of(_child, replace(job, device="cuda:0") if device else job), sender),
         name=job.name,
     )
     with _environment(environment):
@@ -153,7 +159,6 @@ def how_it_ended(code: int | None) -> str:
 
 def _child(job: Work, sender: Connection) -> None:
     """Body of a run's process: run the job and send events."""
-    parent = os.getppid()
     asked: list[int] = []
     for number in POLITE:
         signal.signal(number, lambda number, frame: asked.append(number))
@@ -164,8 +169,7 @@ def _child(job: Work, sender: Connection) -> None:
             sender.send(event)
 
     def stop() -> bool:
-        # A sweep killed outright cannot tell its runs; they see that their parent changed.
-        return bool(asked) or os.getppid() != parent
+        return bool(asked) or orphaned()  # a sweep that is killed outright cannot tell its runs
 
     send(attempt(job, send, stop, patience=30.0))
     sender.close()

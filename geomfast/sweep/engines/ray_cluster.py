@@ -17,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from geomfast.sweep.engines.events import LAST, Event, Work
+from geomfast.sweep.engines.orphans import body_of, watched
 from geomfast.sweep.engines.processes import how_it_ended, start_deaf
 from geomfast.sweep.engines.ray_driver import LOG, drive
 from geomfast.sweep.engines.ray_runs import Wanted
@@ -32,6 +33,8 @@ _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]
 _PATIENCE = {"importing": 120.0, "connecting": 10.0, "starting": 120.0, "looking": 90.0}
 #: Seconds for the driver to leave, and a cluster of its own with it.
 _LEAVE_SECONDS = 30.0
+#: The same once the sweep has been killed: it, and that cluster, are ended then.
+_ORPHANED = 6.0
 
 
 @contextlib.contextmanager
@@ -115,7 +118,8 @@ def _driver(
     ours, its = context.Pipe()
     # Workers have other working directories.
     jobs = [replace(job, out=job.out.resolve()) for job in jobs]
-    process = context.Process(target=drive, args=(jobs, wanted, folder, its), name="ray driver")
+    body = body_of(drive, jobs, wanted, folder)
+    process = context.Process(target=watched, args=(body, its, _ORPHANED), name="ray driver")
     start_deaf(process)
     its.close()
     try:
