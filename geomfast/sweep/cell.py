@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from geomfast.measures.stopping import Stopped
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import part_name, write_part
@@ -145,7 +146,8 @@ def run(
         progress: called now and then with the step and its state: loss (nats per answer token),
             tokens, real_fraction (of the processed tokens), and wall seconds since the run
             began: train_seconds, measure_seconds, write_seconds.
-        stop: asked after every step; when true the state is saved and the run left.
+        stop: asked after every step; when true the state is saved and the run left, also where
+            :func:`geomfast.measures.stopping.stopped_by` ends a measure.
 
     Returns:
         Whether the cell is finished.
@@ -176,6 +178,7 @@ def _run(job: Job, progress: Progress, stop: Callable[[], bool]) -> bool:
     _resume(trainer, job, min(lacking), identity)
     states = States(job.state_every)
     shown = 0.0
+    unrecorded = False
     last = max(lacking)
     for target in (step for step in schedule(settings) if trainer.step <= step <= last):
         stopping = False
@@ -191,7 +194,10 @@ def _run(job: Job, progress: Progress, stop: Callable[[], bool]) -> bool:
             # Before its records, the last of all: whatever has them all has these weights too.
             _save(trainer, job, identity)
         if trainer.step == target and target in lacking:
-            _measure(trainer, job, samples, lacking[target])
+            try:
+                _measure(trainer, job, samples, lacking[target])
+            except Stopped:  # a checkpoint is recorded whole: a later attempt begins with it
+                stopping = unrecorded = True
         # Any other state is saved after the records: a kill in between repeats the steps since the
         # state before, and finds the records already there.
         if trainer.step < last:
@@ -201,10 +207,10 @@ def _run(job: Job, progress: Progress, stop: Callable[[], bool]) -> bool:
             elif job.keep == "all":
                 _keep_weights(trainer, job, identity)
         write_wall(job.records, trainer.seconds)
-        if stopping and trainer.step < last:
+        if unrecorded or (stopping and trainer.step < last):
             break
     progress(trainer.step, _state(trainer))
-    return trainer.step >= last
+    return trainer.step >= last and not unrecorded
 
 
 @contextmanager
