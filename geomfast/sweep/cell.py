@@ -119,7 +119,7 @@ def missing(job: Job) -> dict[int, set[str]]:
     Raises:
         PlanError: a file among the run's records is not one of its parts.
     """
-    there = recorded(job.records)
+    there = recorded(job.records, job.settings.steps)
     lacking = {step: names - there.get(step, set()) for step, names in wanted(job).items()}
     return {step: names for step, names in lacking.items() if names}
 

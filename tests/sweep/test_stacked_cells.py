@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from geomfast.records import load_records
+from geomfast.records import load_records, write_part
 from geomfast.sweep import cell as cell_module
 from geomfast.sweep import stacked_cells
 from geomfast.sweep.cell import Job, missing, schedule
@@ -164,13 +164,14 @@ def test_kept_weights_are_measured_without_training(
 ) -> None:
     assert go(job(tmp_path, measures=(), keep="all"))
     for member in job(tmp_path).members:  # the initialisation is nobody's checkpoint
-        (member.records / "step-00000000.behaviour.parquet").rename(
-            member.records / "step-00000000.behaviour+rankme.parquet"
-        )
+        part = member.records / "step-00000000.behaviour.parquet"
+        rows = load_records(part).to_dict("records")
+        path = part.with_name("step-00000000.rankme.parquet")
+        write_part(path, [{**row, "measure": "rankme", "value": 2.0} for row in rows[:1]])
     monkeypatch.setattr(stacked_cells, "StackedTrainer", None)
     assert go(job(tmp_path))
     ranks = load_records(tmp_path).query("measure == 'rankme'")
-    assert sorted(ranks["step"].unique()) == schedule(SETTINGS)[1:]
+    assert sorted(ranks["step"].unique()) == schedule(SETTINGS)
     assert set(ranks["run"]) == set(NAMES)
 
 

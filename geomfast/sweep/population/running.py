@@ -97,7 +97,7 @@ def missing(job: GroupJob) -> list[int]:
     Raises:
         PlanError: a file among the group's records is not one of its parts.
     """
-    there = recorded(job.records)
+    there = recorded(job.records, job.settings.steps)
     return [step for step in schedule(job.settings) if step not in there]
 
 

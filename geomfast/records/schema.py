@@ -1,0 +1,71 @@
+"""Columns of a record, labels of layers, names of part files."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from geomfast.files import FileError
+
+#: Name, Arrow type and meaning of every column, in file order.
+COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
+    ("run", pa.string(), "name of the training run, for instance joint-nano-seed0"),
+    ("scale", pa.string(), "model scale: nano, micro, ..."),
+    ("seed", pa.int64(), "seed of initialisation and data"),
+    ("step", pa.int64(), "optimiser steps taken when the weights were measured"),
+    ("tokens", pa.int64(), "real (unpadded) training tokens seen so far"),
+    ("task", pa.string(), "task name; empty for a measure over the whole mixture"),
+    ("level", pa.int64(), "difficulty level 1, 2, 3; 0 for the whole mixture"),
+    ("layer", pa.string(), "'block 1' ... 'block L', 'final', or empty where there is none"),
+    ("measure", pa.string(), "rankme, accuracy, answer_logprob, ..."),
+    ("value", pa.float64(), "the value, in the measure's own unit"),
+    ("stderr", pa.float64(), "its standard error, NaN where none is defined"),
+    ("n", pa.int64(), "number of samples behind the value"),
+    ("settings", pa.string(), "hash of the measure's settings"),
+    ("weights", pa.string(), "hash of the weights measured"),
+    ("data", pa.string(), "hash of the samples measured on"),
+    ("backend", pa.string(), "which kernel backend computed it"),
+    ("device", pa.string(), "where it ran"),
+    ("seconds", pa.float64(), "wall time of this value; the one column a rerun does not repeat"),
+)
+SCHEMA = pa.schema([pa.field(name, kind) for name, kind, _ in COLUMNS])
+FINAL = "final"
+#: Task and level of a value over all task-levels of a run.
+MIXTURE = ("", 0)
+
+
+class RecordsError(FileError):
+    """A records folder that cannot be read or written as one."""
+
+
+def block(index: int) -> str:
+    """Label of the output of transformer block ``index`` (counted from 1)."""
+    return f"block {index}"
+
+
+def layer_depth(label: str) -> float:
+    """Position of a layer label in the network: 0 for none, 1..L for blocks, infinity for final."""
+    if label == "":
+        return 0.0
+    if label == FINAL:
+        return math.inf
+    return float(label.removeprefix("block "))
+
+
+def part_name(step: int, measures: Iterable[str]) -> str:
+    """File name of the part that holds these measures of the checkpoint at ``step``."""
+    return f"step-{step:08d}.{'+'.join(sorted(measures))}.parquet"
+
+
+def parse_part_name(name: str) -> tuple[int, set[str]] | None:
+    """Step and measures in a part's file name; None for any other name."""
+    found = re.fullmatch(r"step-([0-9]{8,19})\.([A-Za-z0-9_+]+)\.parquet", name)
+    return (int(found[1]), set(found[2].split("+"))) if found else None
+
+
+def belongs_to(record: str, measure: str) -> bool:
+    """Whether a record's name is one of those that a measure writes: llc_rhat of llc."""
+    return record == measure or record.startswith(f"{measure}_")
