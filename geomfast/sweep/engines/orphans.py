@@ -19,11 +19,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 #: Seconds that an orphan has to save its state; files are whole or absent whenever it ends.
-GRACE = 4.0
+GRACE = 3.0
 #: Seconds between two looks at who the parent is.
 _LOOK_EVERY = 0.5
 
-_orphaned = threading.Event()
+_begun, _orphaned = threading.Event(), threading.Event()
 
 
 def body_of(function: Callable[..., None], *args: Any) -> bytes:
@@ -41,6 +41,7 @@ def watched(body: bytes, connection: Connection, grace: float = GRACE) -> None:
     """
     threading.Thread(target=_watch, args=(grace,), name="parent", daemon=True).start()
     function, args = pickle.loads(body)
+    _begun.set()
     function(*args, connection)
 
 
@@ -57,7 +58,8 @@ def _watch(grace: float) -> None:
     while parent.is_alive() and os.getppid() == parent.pid:
         parent.join(_LOOK_EVERY)
     _orphaned.set()
-    time.sleep(grace)
+    if _begun.is_set():  # else there is nothing to save
+        time.sleep(grace)
     if os.getpgrp() == os.getpid():  # with all that it has started in a group of its own
         os.killpg(os.getpid(), signal.SIGKILL)
     os._exit(1)

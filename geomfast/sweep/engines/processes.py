@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -33,7 +33,7 @@ def local(
     workers: int,
     stop: Callable[[], bool],
     devices: Sequence[str] = (),
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Run jobs in processes of their own, ``workers`` at a time, the largest first.
 
     A run that fails, or whose process is killed, leaves the others running.
