@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 
 from geomfast.analysis.paper import REFERENCES
+from geomfast.files import FileError, printable
 from geomfast.records import RecordsError
 
 
@@ -66,7 +69,10 @@ def report(
     Of a folder of geomfast population it shows how the outcomes of its seeds are distributed, scale
     by scale. So it does of a table: OUT may be a CSV or Parquet file with the columns scale, seed
     and score, and any of task, length, parameters, loss and n, such as evaluations of language
-    models over seeds. The report is then written to a folder beside the file, with its name.
+    models over seeds. The report is then written to a folder beside the file, with its name, or
+    with -report after it where that folder holds what is not of geomfast report.
+
+    Nothing is overwritten that geomfast report did not write.
 
     Records that are duplicate or contradictory are refused, and listed.
 
@@ -74,12 +80,18 @@ def report(
     """
     if compare_with is not None and compare_with.resolve() == out.resolve():
         raise click.BadParameter("is OUT itself", param_hint="--compare")
+    if success is not None and not math.isfinite(success):
+        raise click.BadParameter(f"{success} is not a score", param_hint="--success")
     # Only now, so that --help does not wait for the packages of the report.
     from geomfast.report import MissingExtra, build, claims, population, tables
     from geomfast.report.found import TRACKER
 
     waiting = Console(stderr=True)
-    if population.is_population(out):
+    try:
+        of_population = population.is_population(out)
+    except (RecordsError, OSError) as error:
+        raise _failure(error) from error
+    if of_population:
         if compare_with is not None or every_run:
             raise click.UsageError("--compare and --every-run are for sweeps, not for populations")
         _report_population(out, html, success, as_json)
@@ -92,9 +104,9 @@ def report(
                 out, html, against=against, compare_with=compare_with, every_run=every_run
             )
     except FileNotFoundError as error:
-        raise click.BadParameter(str(error), param_hint="OUT or --compare") from error
-    except (MissingExtra, RecordsError, ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.BadParameter(printable(str(error)), param_hint="OUT or --compare") from error
+    except (MissingExtra, FileError, RecordsError, ValueError, OSError) as error:
+        raise _failure(error) from error
     if as_json:
         click.echo(json.dumps(result, indent=2, allow_nan=False))
         return
@@ -111,8 +123,7 @@ def report(
         click.echo()
         tables.terminal(result["cells"], result["lines"], console)
     click.echo()
-    # Not through rich, which would break a long path into lines.
-    click.echo(result["paths"]["html"])
+    _page(result)
 
 
 def _report_population(out: Path, html: Path | None, success: float | None, as_json: bool) -> None:
@@ -123,10 +134,22 @@ def _report_population(out: Path, html: Path | None, success: float | None, as_j
         with Console(stderr=True).status("building the report ..."):
             threshold = SUCCESS if success is None else success
             result = population.build(out, html, success=threshold)
-    except (MissingExtra, RecordsError, ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    except (MissingExtra, FileError, RecordsError, ValueError, OSError) as error:
+        raise _failure(error) from error
     if as_json:
         click.echo(json.dumps(result, indent=2, allow_nan=False))
         return
     population.terminal(result, Console(file=sys.stdout, highlight=False))
-    click.echo(result["paths"]["html"])
+    _page(result)
+
+
+def _page(result: dict[str, Any]) -> None:
+    """The path of the page; not through rich, which would break a long one into lines."""
+    click.echo(printable(result["paths"]["html"]))
+
+
+def _failure(error: Exception) -> click.ClickException:
+    """What is said of it; 2 where a file or a name is refused, 1 where the report failed."""
+    failure = click.ClickException(printable(str(error)))
+    failure.exit_code = 2 if isinstance(error, FileError) else 1
+    return failure

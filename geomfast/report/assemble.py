@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from geomfast.analysis import hessian, llc, reference, summarise, top_down, truncation
-from geomfast.files import write_atomically, write_json
 from geomfast.report import claims, compare, drawing, page, tables, tracked
 from geomfast.report.found import read
+from geomfast.report.place import MARK, place_of_folder
 from geomfast.report.settings import shown_settings
 from geomfast.report.style import need
 
@@ -33,7 +33,8 @@ def build(
 
     Args:
         out: folder of a sweep, with ``records/`` and, if there is one, ``settings.json``.
-        html: where to write the page; ``OUT/report.html`` when None.
+        html: where to write the page; ``OUT/report.html`` when None.  Of what is there already
+            only what geomfast wrote is overwritten.
         against: version of arXiv:2602.15997 whose values stand beside ours.
         compare_with: folder of a second sweep, whose claims, collapse, floors and emergence are
             set beside the first one's.
@@ -43,14 +44,16 @@ def build(
     the claims those that can be decided.
 
     Returns:
-        ``name``, ``against``, ``paper``, ``claims``, ``settings``, ``summary``, ``lines`` (label,
-        value and remark of the key numbers), ``cells``, ``top_down``, ``gradient_ranks``,
-        ``hessian`` and ``llc`` (rows) and ``compare`` (None, or what was found of the other sweep)
-        as plain JSON values, as in report.json, and ``paths`` (``html``, ``json``, ``figures``,
+        ``generator``, ``name``, ``notes`` (what was left out, and why), ``against``, ``paper``,
+        ``claims``, ``settings``, ``summary``, ``lines`` (label, value and
+        remark of the key numbers), ``cells``, ``top_down``, ``gradient_ranks``, ``hessian`` and
+        ``llc`` (rows) and ``compare`` (None, or what was found of the other sweep) as plain JSON
+        values, as in report.json, and ``paths`` (``html``, ``json``, ``figures``,
         ``tables``).
 
     Raises:
         FileNotFoundError: no such folder, or no records in it.
+        FileError: a file is in the way that geomfast did not write, or a link leads out of ``out``.
         RecordsError: a file there cannot be read, there is no task-level in the records, or some
             of them are duplicate or contradictory.
         MissingExtra: matplotlib, plotly or jinja2 is not installed.
@@ -62,7 +65,7 @@ def build(
     # Before any work: a missing package is known now, not after the figures.
     for module in ("matplotlib", "plotly", "jinja2"):
         need(module)
-    found = read(out)
+    found, place = read(out), place_of_folder(out, html)
     other = None
     if compare_with is not None:
         other = read(compare_with)
@@ -79,26 +82,27 @@ def build(
     live = found.tracked and other is None
     lines = tracked.lines(found) if live else tables.summary_lines(summary)
 
-    drawn = drawing.draw_all(out / "figures", found, other, every_run=every_run)
-    written = claims.write(out / "tables", found.claims)
+    drawn = drawing.draw_all(out / "figures", found, other, every_run=every_run, write=place.write)
+    written = claims.write(out / "tables", found.claims, place.write)
     kept = {"cells": found.cells, "top_down": _flat(orders)} | extra
     if other is not None:
         kept["compare_claims"] = compare.claims_table(found, other)
         kept["compare_cells"] = compare.side_by_side(found, other)
     written += [
-        tables.write_csv(out / "tables" / f"{name}.csv", table)
+        tables.write_csv(out / "tables" / f"{name}.csv", table, place.write)
         for name, table in kept.items()
         if name not in extra or not table.empty
     ]
-    html = html or out / "report.html"
     if live:
         text = tracked.render(found, drawn, against)
     else:
         text = page.render(found, other, lines, drawn, against)
-    write_atomically(html, text.encode())
+    place.write(place.html, text.encode())
     result = tables.plain(
         {
+            "generator": MARK,
             "name": found.name,
+            "notes": drawn.notes,
             "against": against,
             "paper": paper,
             "claims": claims.as_json(found.claims),
@@ -111,9 +115,9 @@ def build(
             "compare": None if other is None else compare.as_json(found, other),
         }
     )
-    write_json(out / "report.json", result)
+    place.write(out / "report.json", tables.json_bytes(result))
     result["paths"] = {
-        "html": str(html),
+        "html": str(place.html),
         "json": str(out / "report.json"),
         "figures": [str(path) for path in drawn.paths],
         "tables": [str(path) for path in written],

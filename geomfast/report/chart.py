@@ -78,5 +78,5 @@ def _aligned(at: np.ndarray, values: np.ndarray, place: dict[int, int]) -> list[
 
 
 def script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    """JSON that can neither end the script element it stands in nor open a comment there."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -15,7 +15,9 @@ from rich.text import Text
 
 from geomfast.analysis.claim import DOES_NOT, HOLDS, NOT_ENOUGH, PARTLY, VERDICTS, Claim
 from geomfast.analysis.paper import REFERENCES
-from geomfast.report.tables import number, plain, step, write_csv
+from geomfast.files import printable, write_atomically
+from geomfast.report.names import in_terminal
+from geomfast.report.tables import Write, number, plain, step, write_csv
 
 #: A sign for every verdict, so that none rests on its colour; each stands beside the words.
 MARKS = {HOLDS: "✓", PARTLY: "◐", DOES_NOT: "✗", NOT_ENOUGH: "?"}
@@ -105,12 +107,12 @@ def frame(claims: Sequence[Claim]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write(folder: Path, claims: Sequence[Claim]) -> list[Path]:
-    """Write ``claims.csv``, and the rows behind every claim to ``claims/NAME.csv``."""
-    written = [write_csv(folder / "claims.csv", frame(claims))]
+def write(folder: Path, claims: Sequence[Claim], file: Write = write_atomically) -> list[Path]:
+    """Write ``claims.csv``, and the rows behind every claim to ``claims/NAME.csv``, by ``file``."""
+    written = [write_csv(folder / "claims.csv", frame(claims), file)]
     for claim in claims:
         if not claim.table.empty:
-            written.append(write_csv(folder / "claims" / f"{claim.name}.csv", claim.table))
+            written.append(write_csv(folder / "claims" / f"{claim.name}.csv", claim.table, file))
     return written
 
 
@@ -133,9 +135,8 @@ def terminal(
     grid.title = Text(f"Claims of arXiv:2602.15997, {version}", style="bold")
     grid.add_column("claim", ratio=4, overflow="fold")
     for name in sweeps:
-        grid.add_column(
-            f"{name}, 95% interval" if len(sweeps) == 1 else name, ratio=5, overflow="fold"
-        )
+        heading = in_terminal(f"{name}, 95% interval" if len(sweeps) == 1 else name)
+        grid.add_column(heading, ratio=5, overflow="fold")
     grid.add_column(f"paper {version}", ratio=3, overflow="fold")
     rows = [
         claims
@@ -147,13 +148,15 @@ def terminal(
         for claim in claims:
             texts, verdict = row(claim, version), claim["verdict"]
             mark = Text(f"{MARKS[verdict]} {verdict}", style=_STYLES[verdict])
-            cells.append(mark.append(Text(f"\n{here(texts)}", style="default not bold")))
-        grid.add_row(claims[0]["title"], *cells, paper_text(claims[0]["paper"][version]))
+            cells.append(mark.append(f"\n{printable(here(texts))}", style="default not bold"))
+        grid.add_row(
+            claims[0]["title"], *cells, in_terminal(paper_text(claims[0]["paper"][version]))
+        )
     if rows:
         console.print(grid)
     for name, claims in sweeps.items():
         counted = [f"{count} {verdict}" for verdict, count in tally(claims).items() if count]
-        console.print(Text(f"{name}: {', '.join(counted)}", style="bold"))
+        console.print(in_terminal(f"{name}: {', '.join(counted)}"), style="bold")
 
 
 def here(texts: Mapping[str, Any]) -> str:

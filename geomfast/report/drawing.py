@@ -16,13 +16,17 @@ from geomfast.report import figures
 from geomfast.report.compare import scale_pairs
 from geomfast.report.figures import Picture
 from geomfast.report.found import Found
+from geomfast.report.names import one_line, slugs
 from geomfast.report.settings import taken_how, tracked_how
-from geomfast.report.style import need
+from geomfast.report.style import RC, need
+from geomfast.report.tables import Write
 
 #: Larger ones, of thousands of line segments, are on the page as PNG; the file stays SVG.
 LARGEST_SVG = 300_000
 #: Dots per inch that are sharp in print, where figures are made smaller.
 _DPI_ON_PAGE = 140
+#: Settings of matplotlib that it asks for when a figure is written.
+_WRITTEN_BY = ("svg.hashsalt", "text.parse_math")
 #: Pictures that stand for a whole folder as well as for its first run.
 _FIRST = ("collapse", "by-step")
 
@@ -53,15 +57,26 @@ class Drawn:
         overview: of all runs together.
         runs: by run, those of one run; empty for runs that were not drawn.
         compared: of two sweeps.
+        notes: what was not drawn, and why.
+        write: writes a file.
     """
 
     paths: list[Path] = field(default_factory=list)
     overview: list[OnPage] = field(default_factory=list)
     runs: dict[str, list[OnPage]] = field(default_factory=dict)
     compared: list[OnPage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    write: Write = write_atomically
 
 
-def draw_all(folder: Path, found: Found, other: Found | None, *, every_run: bool) -> Drawn:
+def draw_all(
+    folder: Path,
+    found: Found,
+    other: Found | None,
+    *,
+    every_run: bool,
+    write: Write = write_atomically,
+) -> Drawn:
     """Draw every figure for which there is something to draw, and write it under ``folder``.
 
     Of what a tracker recorded other figures are drawn than of a sweep, and of every run.
@@ -71,8 +86,10 @@ def draw_all(folder: Path, found: Found, other: Found | None, *, every_run: bool
         found: the sweep.
         other: the one it is compared with.
         every_run: figures of every run; else those of the first run of every scale and task.
+        write: writes a file.
     """
-    drawn = Drawn(runs={run: [] for run in found.runs})
+    drawn = Drawn(runs={run: [] for run in found.runs}, write=write)
+    places = run_folders(found)
     live = found.tracked and other is None
     there = set(found.records["measure"])
     for picture in figures.TRACKED_OVERVIEW if live else figures.OVERVIEW:
@@ -87,7 +104,7 @@ def draw_all(folder: Path, found: Found, other: Found | None, *, every_run: bool
         if not (every_run or live or run in first):
             continue
         rows, table = by_run[run], cells[cells["run"] == run]
-        place = folder / run.replace("/", "_") if len(found.runs) > 1 else folder
+        place = folder / places[run] if len(found.runs) > 1 else folder
         for picture in figures.TRACKED if live else figures.FIGURES:
             figure = picture.draw(rows, table) if _of(picture, there) else None
             if figure is None:
@@ -105,6 +122,11 @@ def draw_all(folder: Path, found: Found, other: Found | None, *, every_run: bool
     return drawn
 
 
+def run_folders(found: Found) -> dict[str, str]:
+    """Names of the folders of the figures of each run."""
+    return slugs(found.runs)
+
+
 def _of(picture: Picture, there: Container[str]) -> bool:
     """Whether any of the measures that a picture shows is there."""
     return not picture.measures or any(name in there for name in picture.measures)
@@ -112,7 +134,9 @@ def _of(picture: Picture, there: Container[str]) -> bool:
 
 def _draw_both(drawn: Drawn, folder: Path, found: Found, other: Found) -> None:
     """Figures of two sweeps, one of every kind for each pair of scales."""
-    for scales in scale_pairs(found, other):
+    pairs = scale_pairs(found, other)
+    places = slugs("-".join(dict.fromkeys(scales)) for scales in pairs)
+    for scales in pairs:
         place, words = (mark.join(dict.fromkeys(scales)) for mark in ("-", " and "))
         for picture in figures.COMPARED:
             figure = picture.draw(found, other, scales)
@@ -123,7 +147,8 @@ def _draw_both(drawn: Drawn, folder: Path, found: Found, other: Found) -> None:
                 for sweep in (found, other)
             ]
             named = picture._replace(
-                name=f"compare-{picture.name}-{place}", heading=f"{picture.heading}, {words}"
+                name=f"compare-{picture.name}-{places[place]}",
+                heading=f"{picture.heading}, {words}",
             )
             drawn.compared.append(keep(drawn, [folder], named, figure, ". ".join(captions)))
 
@@ -138,10 +163,11 @@ def keep(drawn: Drawn, folders: list[Path], picture: Picture, figure: Any, capti
         figure: the drawing.
         caption: how what it shows was measured.
     """
+    caption = one_line(caption)
     content = {kind: as_bytes(figure, kind, caption) for kind in ("png", "svg")}
     for kind, folder in itertools.product(content, folders):
         drawn.paths.append(folder / f"{picture.name}.{kind}")
-        write_atomically(drawn.paths[-1], content[kind])
+        drawn.write(drawn.paths[-1], content[kind])
     width, height = figure.get_size_inches()
     source = _address(figure, content["svg"].decode())
     return OnPage(picture.heading, source, (float(width), float(height)), caption)
@@ -152,7 +178,7 @@ def as_bytes(figure: Any, kind: str, caption: str = "", dpi: int = 100) -> bytes
     sink = io.BytesIO()
     # No date, so that the same records give the same file.
     metadata = {"Description": caption} | ({"Date": None} if kind == "svg" else {})
-    with need("matplotlib").rc_context({"svg.hashsalt": "geomfast"}):
+    with need("matplotlib").rc_context({name: RC[name] for name in _WRITTEN_BY}):
         figure.savefig(sink, format=kind, dpi=dpi, metadata=metadata)
     return sink.getvalue()
 

@@ -21,6 +21,7 @@ from geomfast.analysis.probes import FIRST_TOKEN, probe_leads
 from geomfast.analysis.topdown import top_down
 from geomfast.analysis.trajectories import CELL, in_order
 from geomfast.records import RecordsError, load_records
+from geomfast.report.names import one_line, one_line_columns
 from geomfast.report.settings import read_settings
 from geomfast.sweep.wall import wall_time
 
@@ -52,7 +53,7 @@ class Found:
 
     def renamed(self, name: str) -> Found:
         """The same under another name."""
-        return replace(self, name=name)
+        return replace(self, name=one_line(name))
 
     @property
     def runs(self) -> list[str]:
@@ -126,8 +127,9 @@ def read(out: Path) -> Found:
             task-level with RankMe or behaviour; of anything else, no value), or some records are
             duplicate or contradictory; then the message lists them.
     """
-    records = load_records(out)
-    check(records)
+    recorded = load_records(out)
+    check(recorded)
+    records = one_line_columns(recorded, ["run", "scale", "task", "layer"])
     settings = read_settings(out / "settings.json")
     chance = settings.get("chance") or task_chances(records)
     table = cells(records, chance=chance)
@@ -137,13 +139,13 @@ def read(out: Path) -> Found:
         lacking = "neither RankMe nor behaviour" if _of_a_sweep(settings) else "no value"
         raise RecordsError(f"{out}: the records hold {lacking} of any task")
     return Found(
-        name=out.resolve().name,
+        name=one_line(out.resolve().name),
         records=records,
         settings=settings,
         chance=chance,
         cells=table,
         claims=claims(records, chance=chance),
-        wall=wall_time(out, records),
+        wall=one_line_columns(wall_time(out, recorded), ["run"]),
     )
 
 

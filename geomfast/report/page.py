@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.trajectories import task_level
+from geomfast.files import printable
 from geomfast.report import claims, tables
 from geomfast.report.chart import chart_data, script_json
-from geomfast.report.drawing import Drawn, OnPage
+from geomfast.report.drawing import Drawn, OnPage, run_folders
 from geomfast.report.found import Found
+from geomfast.report.place import MARK
 from geomfast.report.settings import calls, differences, shown_settings
 from geomfast.report.style import need
 
@@ -61,7 +63,9 @@ def render(
         claims=_claims(judged, version),
         marks=claims.MARKS,
         runs=found.runs,
+        notes=drawn.notes,
         first_run=found.runs[0],
+        folders=run_folders(found),
         lines=lines,
         # Sections that a series of checkpoints with neither RankMe nor behaviour goes without.
         trajectories=bool(found.cells[list(_TRAJECTORIES)].notna().any(axis=None)),
@@ -89,13 +93,15 @@ def template(name: str) -> Any:
     """
     jinja2 = need("jinja2")
     environment = jinja2.Environment(
+        # Of text that is not our own, what no page can hold or what would hide itself.
+        finalize=lambda value: printable(value) if type(value) is str else value,
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(name)
+    return environment.get_template(name, globals={"generator": MARK})
 
 
 def _title(found: Found) -> str:

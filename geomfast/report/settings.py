@@ -162,23 +162,26 @@ def _by_name(settings: Mapping[str, Any]) -> dict[str, str]:
             for key, part in value.items():
                 visit(f"{name}.{key}" if name else str(key), part)
         else:
-            found[name] = _flat(value) or "none"
+            found[name] = _flat(value, digits=17) or "none"
 
     visit("", rest)
     return found
 
 
-def _flat(value: Any) -> str:
+def _flat(value: Any, digits: int = 4) -> str:
     """A scalar, a list or one level of names as text; empty for nothing."""
     if isinstance(value, list):
-        return ", ".join(_flat(item) for item in value)
+        return ", ".join(_flat(item, digits) for item in value)
     if isinstance(value, dict):
         return " ".join(f"{key} {item}" for key, item in value.items() if _is_plain(item))
     if value is None:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        # All digits: repr has as many as it takes, where a format would show those of rounding.
+        return f"{value:.{digits}g}" if digits < 17 else repr(value).removesuffix(".0")
+    return str(value)
 
 
 def _is_plain(value: Any) -> bool:

@@ -43,6 +43,8 @@ RC = {
     "ytick.labelsize": 8,
     "text.color": BLACK,
     "svg.hashsalt": "geomfast",
+    # Names may hold dollars.
+    "text.parse_math": False,
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from rich.text import Text
 
 from geomfast.analysis.trajectories import task_level
 from geomfast.files import write_atomically
+from geomfast.report.names import in_spreadsheet, in_terminal
 
 #: Heading in the terminal, heading on the page, and column of :func:`geomfast.analysis.cells`.
 COLLAPSE = (
@@ -29,6 +32,8 @@ COLLAPSE = (
     ("accuracy", "final accuracy", "final_accuracy"),
 )
 
+#: What writes a file of a report.
+Write = Callable[[Path, bytes], None]
 #: Tables of more runs are not printed; they would bury what comes before.
 RUNS_PRINTED = 2
 
@@ -88,7 +93,7 @@ def terminal(
     numbers.add_column(no_wrap=True, justify="right")
     numbers.add_column(style="dim")
     for label, value, remark in lines:
-        numbers.add_row(label, Text(value, style="bold"), remark)
+        numbers.add_row(in_terminal(label), Text(value, style="bold"), in_terminal(remark))
     console.print(Group(numbers), "")
     runs = len({row["run"] for row in cells})
     if runs > RUNS_PRINTED:
@@ -97,7 +102,8 @@ def terminal(
     for run, group in itertools.groupby(cells, key=lambda row: row["run"]):
         rows = list(group)
         grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-        grid.title = Text(f"{run}: RankMe of the final state, and emergence", style="bold")
+        grid.title = in_terminal(f"{run}: RankMe of the final state, and emergence")
+        grid.title.stylize("bold")
         grid.add_column("task", no_wrap=True)
         for heading, _, _ in COLLAPSE:
             grid.add_column(heading, justify="right", no_wrap=True)
@@ -107,14 +113,33 @@ def terminal(
                 grid.add_section()
             previous = row["task"]
             texts = [cell(row, column) for _, _, column in COLLAPSE]
-            grid.add_row(task_level(row["task"], row["level"]), *texts)
+            grid.add_row(in_terminal(task_level(row["task"], row["level"])), *texts)
         console.print(grid)
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> Path:
-    """Write a table as CSV, atomically; missing values are empty."""
-    write_atomically(path, table.to_csv(index=False).encode())
+def write_csv(path: Path, table: pd.DataFrame, write: Write = write_atomically) -> Path:
+    """Write a table as CSV; missing values are empty.
+
+    Text that a spreadsheet would take for a formula has an apostrophe before it.
+
+    Args:
+        path: of the file.
+        table: what is written.
+        write: writes a file.
+    """
+    texts = {
+        name: column.map(in_spreadsheet)
+        for name, column in table.items()
+        if not pd.api.types.is_numeric_dtype(column)
+    }
+    shown = table.assign(**texts).rename(columns=in_spreadsheet)
+    write(path, shown.to_csv(index=False).encode(errors="backslashreplace"))
     return path
+
+
+def json_bytes(value: Any) -> bytes:
+    """Readable JSON as the content of a file."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def plain(value: Any) -> Any:

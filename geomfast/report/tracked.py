@@ -54,6 +54,7 @@ def render(found: Found, drawn: Drawn, version: str) -> str:
     shown = {run: panels(by_run[run]) for run in found.runs}
     return page.template("tracked.html.j2").render(
         title=f"geomfast: {', '.join(found.scales)}",
+        notes=drawn.notes,
         runs=found.runs,
         heads={run: _head(found, run, by_run[run]) for run in found.runs},
         tables={run: _rows(shown[run]) for run in found.runs},

@@ -76,7 +76,7 @@ def population_records(
                 common = {"scale": scale, "seed": member, "step": step}
                 for layer, spread in noise.items():
                     shift = signal if layer == "final" and step >= from_step else 0.0
-                    rank = 6.0 + spread[index, member] - shift * won[member]
+                    rank = 12.0 + spread[index, member] - shift * won[member]
                     rank_row = {"measure": "rankme", "level": lengths[0], "layer": layer}
                     found.append(common | rank_row | {"value": rank})
                 for place, length in enumerate(lengths):

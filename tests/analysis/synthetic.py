@@ -118,9 +118,9 @@ def sweep(
 
 
 def write(out: Path, frame: pd.DataFrame, **settings: Any) -> Path:
-    """Write records and settings as a sweep would, in one part file per run."""
+    """Write records and settings as a sweep would, but in one file per run, not one per step."""
     for run, part in frame.groupby("run"):
-        path = out / "records" / str(run) / records.part_name(0, ["all"])
+        path = out / "records" / str(run) / "all.parquet"
         records.write_part(path, part.to_dict("records"))
     write_json(out / "settings.json", {"chance": CHANCE, "preset": "nano", **settings})
     return out

@@ -128,7 +128,8 @@ def test_the_same_records_give_the_same_files(tmp_path, only):
     for out in outs:
         build(out)
     files = [path.relative_to(outs[0]) for path in outs[0].rglob("*.*") if path.is_file()]
-    assert len(files) == 1 + 1 + 2 + 2 + 6  # settings, records, page and JSON, figure, tables
+    # Settings, records, page, JSON and list of files, figure, tables.
+    assert len(files) == 1 + 1 + 3 + 2 + 6
     for name in files:
         assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
 

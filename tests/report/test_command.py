@@ -54,7 +54,8 @@ def test_json(out, tmp_path):
     assert result.exit_code == 0
     value = read_json(result.stdout)
     assert set(value) == {
-        "name", "against", "paper", "claims", "settings", "summary", "lines", "cells", "top_down",
+        "generator", "name", "notes",
+        "against", "paper", "claims", "settings", "summary", "lines", "cells", "top_down",
         "gradient_ranks", "hessian", "llc", "compare", "paths",
     }  # fmt: skip
     assert value["paths"]["html"] == str(tmp_path / "page.html")

@@ -14,11 +14,17 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
 #: Samples of the null distribution behind a p-value; the least p is one in one more than this.
 NULL_DRAWS = 10_000
+#: Largest sample that the null distribution is simulated for.
+LARGEST_NULL = 300
+#: All sizes that are simulated where there are many, and the sum of those that are not many.
+_SIZES = (*range(4, 41), 50, 62, 77, 96, 120, 150, 187, 233, 291)
+_SIZES_TOGETHER = 1_500
 #: Of them computed at a time: some megabytes of intermediate results.
 _CHUNK = 1_000
 
@@ -44,14 +50,18 @@ def dip(scores: np.ndarray) -> float:
     return float(found[0]) / (2 * len(scores))
 
 
-def dip_test(scores: np.ndarray) -> tuple[float, float]:
+def dip_test(scores: np.ndarray, *, every_size: bool = True) -> tuple[float, float]:
     """Hartigan's dip and its p-value.
 
     The null distribution is the uniform one, which among unimodal distributions has the largest
-    dips asymptotically; it is simulated, with a fixed seed, for the very size of the sample.
+    dips asymptotically; it is simulated, with a fixed seed, for the very size of the sample up to
+    :data:`LARGEST_NULL`, and above that for it: the dip falls with the root of the size, but for a
+    term that is known.
 
     Args:
         scores: (n,) finite.
+        every_size: simulate for the very size; else for one of a few sizes that is at most a
+            quarter smaller, which is as good to a percent of the dip, and quicker for many sizes.
 
     Returns:
         The dip, and how often a uniform sample has as large a one; both NaN where all scores are
@@ -63,13 +73,32 @@ def dip_test(scores: np.ndarray) -> tuple[float, float]:
     scores = _checked(scores)
     if len(scores) < 4 or np.ptp(scores) == 0:
         return math.nan, math.nan
-    found, null = dip(scores), null_dips(len(scores))
+    found, null = dip(scores), _null(len(scores), every_size)
     # A hair of slack, so that rounding cannot part what is equal: 1 / 2n has mass of its own.
     as_large = len(null) - int(np.searchsorted(null, found * (1 - 1e-12), side="left"))
     return found, (1 + as_large) / (1 + len(null))
 
 
-@functools.lru_cache(maxsize=256)
+def many_sizes(sizes: Iterable[int]) -> bool:
+    """Whether simulating the null distribution for each of these sizes would take minutes."""
+    return sum({min(n, LARGEST_NULL) for n in sizes}) > _SIZES_TOGETHER
+
+
+def _null(n: int, every_size: bool) -> np.ndarray:
+    """The null distribution for samples of n; ascending."""
+    at = min(n, LARGEST_NULL)
+    if not every_size:
+        at = max(size for size in _SIZES if size <= at)
+    return null_dips(at) * (_asymptotic(n) / _asymptotic(at)) if at != n else null_dips(n)
+
+
+def _asymptotic(n: int) -> float:
+    """What the dips of uniform samples of n are proportional to, from about 40 on."""
+    # The second term by simulation at 300 and 1,000.
+    return (1.0 - 0.9 / math.sqrt(n)) / math.sqrt(n)
+
+
+@functools.lru_cache(maxsize=LARGEST_NULL)
 def null_dips(n: int, draws: int = NULL_DRAWS, seed: int = 0) -> np.ndarray:
     """Dips of uniform samples of n, ascending; the same for the same arguments.
 
@@ -133,9 +162,10 @@ def _twice_dips(x: np.ndarray, below: np.ndarray, upto: np.ndarray) -> np.ndarra
         (B,) at least 1: a value that is not the mode costs half of its own step.
     """
     rows, last = len(x), x.shape[1] - 1
-    before = _corners_before(x, below)
+    find = _corners_before_of_one if rows == 1 else _corners_before
+    before = find(x, below)
     # The majorant is the minorant of the sample seen in a mirror, upside down.
-    after = last - _corners_before(-x[:, ::-1], (upto[-1] - upto)[::-1])[:, ::-1]
+    after = last - find(-x[:, ::-1], (upto[-1] - upto)[::-1])[:, ::-1]
     paid = np.ones(rows)
     low, high = np.zeros(rows, dtype=int), np.full(rows, last)
     active = np.arange(rows)
@@ -188,6 +218,21 @@ def _corners_before(x: np.ndarray, y: np.ndarray) -> np.ndarray:
             corner[open_] = b[flat]
         before[:, point] = corner
     return before
+
+
+def _corners_before_of_one(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The same of a single row, which may be of a million points."""
+    at, up = x[0].tolist(), y.tolist()
+    before = [0] * len(at)
+    for point in range(2, len(at)):
+        c = point - 1
+        while c > 0:
+            b = before[c]
+            if (up[c] - up[b]) * (at[point] - at[c]) < (up[point] - up[c]) * (at[c] - at[b]):
+                break
+            c = b
+        before[point] = c
+    return np.array([before])
 
 
 def _corners(step: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:

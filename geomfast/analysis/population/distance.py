@@ -6,15 +6,18 @@ neighbouring scales for the scale that unlocks a capability.
 
 from __future__ import annotations
 
+import copy
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from geomfast.analysis.population.summary import (
-    BOOTSTRAP,
+    CHUNK,
     LEAST_SEEDS,
+    bootstrap_of,
     holm,
     one_population,
     percentiles,
@@ -47,12 +50,13 @@ def wasserstein2(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.sqrt((apart**2 @ width) / (n * m))
 
 
-def distances(table: pd.DataFrame, *, bootstrap: int = BOOTSTRAP, seed: int = 0) -> pd.DataFrame:
+def distances(table: pd.DataFrame, *, bootstrap: int | None = None, seed: int = 0) -> pd.DataFrame:
     """Wasserstein-2 distance between the scores of each scale and the next.
 
     Args:
         table: rows of :func:`geomfast.analysis.population.outcomes` of one population.
-        bootstrap: samples behind intervals, and permutations behind p-values.
+        bootstrap: samples behind intervals, and permutations behind p-values; when None
+            :func:`geomfast.analysis.population.summary.bootstrap_of` the table.
         seed: of both.
 
     Returns:
@@ -70,6 +74,7 @@ def distances(table: pd.DataFrame, *, bootstrap: int = BOOTSTRAP, seed: int = 0)
         ValueError: several populations in one table, or no bootstrap samples.
     """
     one_population(table)
+    bootstrap = bootstrap_of(table) if bootstrap is None else bootstrap
     if bootstrap < 1:
         raise ValueError(f"bootstrap must be at least 1, got {bootstrap}")
     generator = np.random.default_rng(seed)
@@ -79,7 +84,7 @@ def distances(table: pd.DataFrame, *, bootstrap: int = BOOTSTRAP, seed: int = 0)
     }
     # Drawn once a scale: what two pairs share must vary in both alike for the peak to be judged.
     drawn = {
-        scale: values[generator.integers(len(values), size=(bootstrap, len(values)))]
+        scale: _Drawn(values, bootstrap, generator)
         for scale, values in scores.items()
         if len(values) >= LEAST_SEEDS
     }
@@ -94,7 +99,9 @@ def distances(table: pd.DataFrame, *, bootstrap: int = BOOTSTRAP, seed: int = 0)
             "reason": "",
         }
         if smaller in drawn and larger in drawn:
-            samples.append(wasserstein2(drawn[smaller], drawn[larger]))
+            members = len(a) + len(b)
+            both = zip(drawn[smaller].samples(members), drawn[larger].samples(members), strict=True)
+            samples.append(np.concatenate([wasserstein2(one, other) for one, other in both]))
             row["w2"] = float(wasserstein2(a, b))
             row["low"], row["high"] = percentiles(samples[-1])
             row["change"] = float(b.mean() - a.mean())
@@ -117,8 +124,38 @@ def _permuted(
     a: np.ndarray, b: np.ndarray, draws: int, generator: np.random.Generator
 ) -> np.ndarray:
     """Distances when the members are dealt to the two scales at random."""
-    dealt = generator.permuted(np.tile(np.concatenate([a, b]), (draws, 1)), axis=1)
-    return wasserstein2(dealt[:, : len(a)], dealt[:, len(a) :])
+    both = np.concatenate([a, b])
+    found = []
+    for size in _sizes(draws, len(both)):
+        dealt = generator.permuted(np.tile(both, (size, 1)), axis=1)
+        found.append(wasserstein2(dealt[:, : len(a)], dealt[:, len(a) :]))
+    return np.concatenate(found)
+
+
+class _Drawn:
+    """Bootstrap samples of one scale, which are drawn again instead of being kept."""
+
+    def __init__(self, values: np.ndarray, bootstrap: int, generator: np.random.Generator):
+        self._values, self._bootstrap = values, bootstrap
+        self._state = copy.deepcopy(generator.bit_generator.state)
+        for size in _sizes(bootstrap, len(values)):
+            generator.integers(len(values), size=(size, len(values)))
+
+    def samples(self, members: int) -> Iterator[np.ndarray]:
+        """The samples, as many at a time as there is room for beside others of some members."""
+        generator = np.random.default_rng(0)
+        generator.bit_generator.state = self._state
+        for size in _sizes(self._bootstrap, members):
+            yield self._values[
+                generator.integers(len(self._values), size=(size, len(self._values)))
+            ]
+
+
+def _sizes(draws: int, members: int) -> Iterator[int]:
+    """How many samples are held at a time."""
+    at_a_time = max(1, CHUNK // members)
+    for first in range(0, draws, at_a_time):
+        yield min(at_a_time, draws - first)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -63,6 +64,7 @@ def seeds_needed(summary: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=NEEDED_COLUMNS)
 
 
+@functools.lru_cache(maxsize=100_000)
 def expected_half_width(success: float, count: int) -> float:
     """Half width of the 95% Wilson interval of P(success), on average over outcomes.
 

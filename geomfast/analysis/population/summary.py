@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.intervals import wilson
-from geomfast.analysis.population.dip import dip_test, spread_ties
+from geomfast.analysis.population.dip import dip_test, many_sizes, spread_ties
 from geomfast.analysis.population.table import resolution_of
 
 #: Exact match from which a member has succeeded (Zhao et al.: 20%).
@@ -23,6 +23,11 @@ SUCCESS = 0.2
 LEAST_SEEDS = 10
 #: Bootstrap samples behind an interval.
 BOOTSTRAP = 1_000
+#: Of a large table fewer are drawn, down to :data:`FEWEST`, so that samples times members stay
+#: below this.
+DRAWN, FEWEST = 150_000_000, 100
+#: Members drawn at a time: some tens of megabytes.
+CHUNK = 4_000_000
 #: Bins of the histogram that the mode is taken from.
 BINS = 20
 #: Error rate of the dip tests of one population together.
@@ -40,7 +45,7 @@ def summary(
     *,
     success: float = SUCCESS,
     resolution: float | None = None,
-    bootstrap: int = BOOTSTRAP,
+    bootstrap: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Statistics over the seeds of every scale.
@@ -50,7 +55,8 @@ def summary(
         success: score from which a member has succeeded.
         resolution: width that scores were rounded to; when None that of
             :func:`geomfast.analysis.population.resolution_of`.
-        bootstrap: samples behind the 95% percentile intervals, of members with replacement.
+        bootstrap: samples behind the 95% percentile intervals, of members with replacement; when
+            None :func:`bootstrap_of` the table.
         seed: of the bootstrap.
 
     Returns:
@@ -77,6 +83,7 @@ def summary(
             zero.
     """
     one_population(table)
+    bootstrap = bootstrap_of(table) if bootstrap is None else bootstrap
     if bootstrap < 1:
         raise ValueError(f"bootstrap must be at least 1, got {bootstrap}")
     resolution = resolution_of(table) if resolution is None else resolution
@@ -84,6 +91,7 @@ def summary(
         raise ValueError(f"resolution must be 0 or more, got {resolution}")
     edges = bins(table)
     generator = np.random.default_rng(seed)
+    every_size = not many_sizes(table.groupby("scale", sort=False)["score"].count())
     rows = []
     for scale, members in table.groupby("scale", sort=False):
         scores = np.sort(members["score"].dropna().to_numpy())
@@ -98,8 +106,9 @@ def summary(
         }
         if not row["reason"]:
             row |= _centres(scores, success, edges, bootstrap, generator)
-            row |= _dips(scores, resolution)
-            row |= _of_loss(members.loc[members["score"].notna(), "loss"].dropna().to_numpy())
+            row |= _dips(scores, resolution, every_size)
+            losses = members.loc[members["score"].notna(), "loss"].dropna().to_numpy()
+            row |= _of_loss(losses, every_size)
             if np.ptp(scores) == 0:
                 row["reason"] = "all scores equal"
         rows.append(row)
@@ -107,6 +116,11 @@ def summary(
     found["holm_p"] = holm(found["spread_dip_p"].to_numpy(dtype=float))
     found["bimodal"] = found["holm_p"] < ALPHA
     return found
+
+
+def bootstrap_of(table: pd.DataFrame) -> int:
+    """How many bootstrap samples are drawn of a table when nobody says: most often 1,000."""
+    return int(np.clip(DRAWN // max(len(table), 1), FEWEST, BOOTSTRAP))
 
 
 def one_population(table: pd.DataFrame) -> None:
@@ -166,23 +180,29 @@ def _centres(
 ) -> dict[str, float]:
     """Mode, mean, share of successes and mean of these, with their intervals."""
     n = len(scores)
-    # How often each member is drawn; the first row is the sample itself.
-    draws = generator.multinomial(n, np.full(n, 1.0 / n), size=bootstrap)
-    draws = np.concatenate([np.ones((1, n), dtype=int), draws]).astype(float)
     place = np.clip(np.digitize(scores, edges) - 1, 0, len(edges) - 2)
     in_bin = np.eye(len(edges) - 1)[place]
-    counts, sums = draws @ in_bin, draws @ (in_bin * scores[:, None])
-    fullest = counts.argmax(axis=1)[:, None]
     successes = scores >= success
-    won = draws @ successes
-    mean_won = np.divide(
-        draws @ (scores * successes), won, out=np.full(len(won), math.nan), where=won > 0
+    per_member = np.column_stack(
+        [in_bin, in_bin * scores[:, None], scores, successes, scores * successes]
     )
+    # How often each member is drawn; the first row is the sample itself.
+    totals = [np.ones((1, n)) @ per_member]
+    at_a_time = max(1, CHUNK // n)
+    for first in range(0, bootstrap, at_a_time):
+        size = min(at_a_time, bootstrap - first)
+        draws = generator.multinomial(n, np.full(n, 1.0 / n), size=size)
+        totals.append(draws.astype(float) @ per_member)
+    bins_of = len(edges) - 1
+    counts, sums, rest = np.split(np.concatenate(totals), [bins_of, 2 * bins_of], axis=1)
+    total, won, total_won = rest.T
+    fullest = counts.argmax(axis=1)[:, None]
+    mean_won = np.divide(total_won, won, out=np.full(len(won), math.nan), where=won > 0)
     values = {
         "mode": (
             np.take_along_axis(sums, fullest, axis=1) / np.take_along_axis(counts, fullest, axis=1)
         )[:, 0],
-        "mean": draws @ scores / n,
+        "mean": total / n,
         "success": won / n,
         "given_success": mean_won,
     }
@@ -198,16 +218,16 @@ def _centres(
     return found
 
 
-def _dips(scores: np.ndarray, resolution: float) -> dict[str, float]:
-    plain, plain_p = dip_test(scores)
+def _dips(scores: np.ndarray, resolution: float, every_size: bool) -> dict[str, float]:
+    plain, plain_p = dip_test(scores, every_size=every_size)
     if math.isnan(plain):
         return {}
-    spread, spread_p = dip_test(spread_ties(scores, resolution))
+    spread, spread_p = dip_test(spread_ties(scores, resolution), every_size=every_size)
     return {"dip": plain, "dip_p": plain_p, "spread_dip": spread, "spread_dip_p": spread_p}
 
 
-def _of_loss(losses: np.ndarray) -> dict[str, float]:
+def _of_loss(losses: np.ndarray, every_size: bool) -> dict[str, float]:
     if len(losses) < LEAST_SEEDS or not np.isfinite(losses).all():
         return {}
-    found, p = dip_test(losses)
+    found, p = dip_test(losses, every_size=every_size)
     return {"loss": float(losses.mean()), "loss_dip": found, "loss_dip_p": p}

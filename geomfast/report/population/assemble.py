@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from geomfast.analysis.population import SUCCESS
 from geomfast.analysis.population.geometry import GEOMETRY
-from geomfast.files import write_atomically, write_json
+from geomfast.analysis.population.summary import BOOTSTRAP, bootstrap_of
 from geomfast.report.drawing import Drawn, OnPage, keep
 from geomfast.report.figures import Picture
+from geomfast.report.place import MARK, place_of_folder, place_of_table
 from geomfast.report.population import page, tables
 from geomfast.report.population.figures import FIGURES
-from geomfast.report.population.found import Population, Populations, read
+from geomfast.report.population.found import MOST_SCALES, Population, Populations, read
 from geomfast.report.settings import shown_settings, taken_how
 from geomfast.report.style import need
-from geomfast.report.tables import plain
+from geomfast.report.tables import json_bytes, plain
+
+#: Populations of one report that are drawn: seconds each.
+MOST_DRAWN = 8
 
 
 def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> dict[str, Any]:
     """Write figures, tables, report.json and report.html.
 
     They go to the folder of the population itself; for a table, to a folder beside it that has the
-    table's name without its suffix.
+    table's name without its suffix, or with ``-report`` where that holds what is not geomfast's.
+    Only what geomfast wrote is overwritten.
+
+    Of more than :data:`MOST_DRAWN` populations the first are drawn; the page says so.
 
     Args:
         path: folder of ``geomfast population``, or a table of outcomes (CSV or Parquet).
@@ -30,40 +38,77 @@ def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> 
         success: score from which a member has succeeded.
 
     Returns:
-        ``name``, ``settings``, ``populations`` (of each its numbers, as in report.json) and
-        ``paths`` (``html``, ``json``, ``figures``, ``tables``), as plain JSON values.
+        ``generator``, ``name``, ``notes`` (what was left out, and where the page went if that is
+        not where one would look), ``settings``, ``populations`` (of each its numbers, as in
+        report.json) and ``paths`` (``html``, ``json``, ``figures``, ``tables``), as plain JSON
+        values.
 
     Raises:
         FileNotFoundError: no such file or folder, or no records in it.
+        FileError: a file is in the way that geomfast did not write, or a link leads out of the
+            folder.
         RecordsError: what is there cannot be read, or is not of populations.
+        ValueError: ``success`` is not a number.
         MissingExtra: matplotlib or jinja2 is not installed.
     """
+    if not math.isfinite(success):
+        raise ValueError(f"success must be a number, got {success}")
     # Before any work: a missing package is known now, not after the figures.
     for module in ("matplotlib", "jinja2"):
         need(module)
     found = read(path, success)
-    out = path.with_suffix("") if path.is_file() else path
-    drawn = Drawn()
-    shown = {population.slug: _draw(drawn, out, found, population) for population in found.each}
+    place = (place_of_table if path.is_file() else place_of_folder)(path, html)
+    out = place.root
+    drawn = Drawn(write=place.write, notes=[place.note] if place.note else [])
+    drawn.notes.extend(_left_out(found))
+    shown = {population.slug: [] for population in found.each}
+    for population in found.each[:MOST_DRAWN]:
+        shown[population.slug] = _draw(drawn, out, found, population)
     written = [
         file
         for population in found.each
-        for file in tables.write(_folder(out / "tables", found, population), population)
+        for file in tables.write(
+            _folder(out / "tables", found, population), population, place.write
+        )
     ]
-    html = html or out / "report.html"
-    write_atomically(html, page.render(found, shown).encode())
+    place.write(place.html, page.render(found, shown, drawn.notes).encode())
     result: dict[str, Any] = plain(
-        {"name": found.name, "settings": dict(shown_settings(found.settings))}
+        {
+            "generator": MARK,
+            "name": found.name,
+            "notes": drawn.notes,
+            "settings": dict(shown_settings(found.settings)),
+        }
     )
     result["populations"] = [tables.as_json(population) for population in found.each]
-    write_json(out / "report.json", result)
+    place.write(out / "report.json", json_bytes(result))
     result["paths"] = {
-        "html": str(html),
+        "html": str(place.html),
         "json": str(out / "report.json"),
         "figures": [str(file) for file in drawn.paths],
         "tables": [str(file) for file in written],
     }
     return result
+
+
+def _left_out(found: Populations) -> list[str]:
+    """Of large populations, what is not drawn or drawn anew fewer times."""
+    notes = []
+    if len(found.each) > MOST_DRAWN:
+        notes.append(
+            f"figures are of the first {MOST_DRAWN} of {len(found.each):,} tasks and lengths; the "
+            "tables are of all"
+        )
+    most = max(len(population.scales) for population in found.each)
+    if most > MOST_SCALES:
+        notes.append(
+            f"figures show {MOST_SCALES} of up to {most:,} scales, evenly spaced; the tables have "
+            "all"
+        )
+    least = min(bootstrap_of(population.table) for population in found.each)
+    if least < BOOTSTRAP:
+        notes.append(f"so many members: intervals rest on {least:,} bootstrap samples or more")
+    return notes
 
 
 def _folder(root: Path, found: Populations, population: Population) -> Path:
@@ -74,8 +119,9 @@ def _folder(root: Path, found: Populations, population: Population) -> Path:
 def _draw(drawn: Drawn, out: Path, found: Populations, population: Population) -> list[OnPage]:
     """Every figure for which there is something to draw."""
     shown, folder = [], _folder(out / "figures", found, population)
+    part = population.to_draw()
     for picture in FIGURES:
-        figure = picture.draw(population)
+        figure = picture.draw(part)
         if figure is None:
             continue
         caption = "; ".join([f"{found.name}, {population.name}", *_how(found, population, picture)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,13 @@ from geomfast.analysis.population import (
     unlocking,
 )
 from geomfast.records import RecordsError, is_part, load_records, part_files
+from geomfast.report.names import distinct, labels, one_line, one_line_columns, slug
 from geomfast.report.settings import read_settings
 from geomfast.tasks import LENGTH_TASKS
 
 _TASKS = {task.name for task in LENGTH_TASKS.values()}
+#: Scales that one figure shows, and letters of a name there and in the terminal.
+MOST_SCALES, LONGEST_LABEL = 40, 40
 #: How ``settings.json`` of a population begins to say what it is.
 _FORMAT = "geomfast population"
 
@@ -47,6 +50,8 @@ class Population:
         success: score from which a member has succeeded.
         records: those it came from, None for a table.
         trained: longest length trained on; 0 where that is not known.
+        slug: for file names: *count-24*; no other of a report has it.
+        of: the whole population, of one that holds only those of its scales that are drawn.
     """
 
     task: str
@@ -55,25 +60,66 @@ class Population:
     success: float
     records: pd.DataFrame | None = None
     trained: int = 0
+    slug: str = "scores"
+    of: Population | None = None
 
     @property
     def name(self) -> str:
         """For headings: *COUNT, length 24*."""
-        parts = [self.task, f"length {self.length}" if self.length else ""]
+        return self._named(self.task)
+
+    @property
+    def short_name(self) -> str:
+        """The same for figures, where a name of hundreds of letters has no room."""
+        return self._named(labels([self.task], LONGEST_LABEL)[self.task])
+
+    def _named(self, task: str) -> str:
+        parts = [task, f"length {self.length}" if self.length else ""]
         if self.length and self.length <= self.trained:
             parts.append("as in training")
         return ", ".join(filter(None, parts)) or "scores"
 
     @property
-    def slug(self) -> str:
-        """For file names: *count-24*."""
-        safe = "".join(c if c.isalnum() else "-" for c in self.task.lower())
-        return "-".join(filter(None, [safe, str(self.length or "")])) or "scores"
-
-    @property
     def scales(self) -> list[str]:
         """Smallest first."""
         return list(dict.fromkeys(self.table["scale"]))
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """What each scale is called in figures and in the terminal."""
+        return labels(self.scales, LONGEST_LABEL)
+
+    def to_draw(self) -> Population:
+        """With :data:`MOST_SCALES` of its scales where it has more: as many as a figure can show.
+
+        The numbers are those that all scales have.
+        """
+        scales = self.scales
+        if len(scales) <= MOST_SCALES:
+            return self
+        at = np.unique(np.linspace(0, len(scales) - 1, MOST_SCALES).round().astype(int))
+        chosen = {scales[index] for index in at}
+        part = replace(self, table=self.table[self.table["scale"].isin(chosen)], of=self)
+        found, points, of = self.curves
+        kept = [index for index, scale in enumerate(of) if scale in chosen]
+        apart = self.distances.nlargest(MOST_SCALES, "w2").index.sort_values()
+        # In place of what it would compute of its own scales alone.
+        part.__dict__.update(
+            resolution=self.resolution,
+            labels=self.labels,
+            distances=self.distances.loc[apart],
+            curves=(found, points[:, kept], [of[index] for index in kept]),
+            **{
+                name: table[table["scale"].isin(chosen)]
+                for name, table in (
+                    ("summary", self.summary),
+                    ("seeds_curve", self.seeds_curve),
+                    ("geometry", self.geometry),
+                    ("best_early", self.best_early),
+                )
+            },
+        )
+        return part
 
     @cached_property
     def resolution(self) -> float:
@@ -169,18 +215,32 @@ def read(path: Path, success: float) -> Populations:
     else:
         records, settings = load_records(path), read_settings(path / "settings.json")
         check(records)
-        records = records[records["task"].isin(_TASKS)]
+        records = one_line_columns(records[records["task"].isin(_TASKS)], ["scale", "layer"])
         if records.empty:
             raise RecordsError(f"{path}: no records of {', '.join(sorted(_TASKS))}")
         shared = settings.get("settings")
         shared = shared if isinstance(shared, dict) else {}
         table = from_records(records, _parameters(settings), last_step=shared.get("steps"))
         trained = int(shared.get("train_length", 0))
+    table = one_line_columns(table, ["task", "scale"])
+    kinds = list(table.groupby(["task", "length"], sort=False))
+    files = distinct((_key(*kind) for kind, _ in kinds), _file_name)
     each = [
-        Population(str(task), int(str(length)), rows, success, records, trained)
-        for (task, length), rows in table.groupby(["task", "length"], sort=False)
+        Population(str(kind[0]), int(kind[1]), rows, success, records, trained, files[_key(*kind)])
+        for kind, rows in kinds
     ]
-    return Populations(path.resolve().name, each, settings)
+    return Populations(one_line(path.resolve().name), each, settings)
+
+
+def _key(task: Any, length: Any) -> str:
+    return f"{length}/{task}"
+
+
+def _file_name(key: str) -> str:
+    """Of a population: *count-24*."""
+    length, _, task = key.partition("/")
+    parts = [slug(task.lower()) if task else "", length if int(length) else ""]
+    return "-".join(filter(None, parts)) or "scores"
 
 
 def _parameters(settings: dict[str, Any]) -> dict[str, float]:

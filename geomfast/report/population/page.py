@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from geomfast.analysis.population import LEAST_SEEDS
-from geomfast.analysis.population.summary import BOOTSTRAP
+from geomfast.analysis.population.summary import bootstrap_of
 from geomfast.report.drawing import OnPage
 from geomfast.report.page import on_page, template
 from geomfast.report.population import tables
@@ -14,12 +14,15 @@ from geomfast.report.settings import shown_settings
 from geomfast.report.tables import plain
 
 
-def render(found: Populations, drawn: Mapping[str, Sequence[OnPage]]) -> str:
+def render(
+    found: Populations, drawn: Mapping[str, Sequence[OnPage]], notes: Sequence[str] = ()
+) -> str:
     """The page as text.
 
     Args:
         found: the populations.
         drawn: figures of each, by its ``slug``.
+        notes: what was left out, and why.
 
     Raises:
         MissingExtra: jinja2 is not installed.
@@ -38,9 +41,15 @@ def render(found: Populations, drawn: Mapping[str, Sequence[OnPage]]) -> str:
             }
             for population in found.each
         ],
+        notes=notes,
         headings=tables.HEADINGS,
         success=f"{found.each[0].success:g}",
         least=LEAST_SEEDS,
-        bootstrap=f"{BOOTSTRAP:,}",
+        bootstrap=" to ".join(
+            f"{count:,}"
+            for count in sorted(
+                {f(bootstrap_of(each.table) for each in found.each) for f in (min, max)}
+            )
+        ),
         settings=shown_settings(found.settings),
     )

@@ -15,13 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from geomfast.analysis.population import ALPHA
+from geomfast.report.names import in_terminal, labels, one_line
 from geomfast.report.population.figures.common import p_text, size_text
-from geomfast.report.population.found import Population
-from geomfast.report.tables import plain, write_csv
+from geomfast.report.population.found import LONGEST_LABEL, MOST_SCALES, Population
+from geomfast.report.tables import Write, plain, write_csv
 
 #: Heading of the summary on the page and in the terminal.
 HEADINGS = ("scale", "size", "finished", "P(success)", "given success", "mode", "one mode")
 _NONE = "–"
+#: Populations whose numbers are printed, and letters of a remark on them.
+PRINTED, _LONGEST_REMARK = 8, 600
 #: Seeds of unfinished members that are named, by scale; the table of outcomes has all.
 _LISTED = 10
 
@@ -58,7 +61,7 @@ def key_lines(population: Population) -> list[tuple[str, str, str]]:
     found = population.summary
     tested = found[found["holm_p"].notna()]
     several = tested.loc[tested["bimodal"], "scale"].tolist()
-    remark = ", ".join(several) if several else "by Hartigan's dip, corrected for their number"
+    remark = _listed(several) if several else "by Hartigan's dip, corrected for their number"
     count = f"{len(several)} of {len(tested)}" if len(tested) else "none tested"
     lines = [("Scales with more than one mode", count, remark), *_unfinished_lines(population)]
     lines += _unlocking_lines(population)
@@ -98,7 +101,12 @@ def _unfinished_lines(population: Population) -> list[tuple[str, str, str]]:
         + (" ..." if len(rows) > _LISTED else "")
         for scale, rows in left.groupby("scale", sort=False)["seed"]
     ]
-    return [("Unfinished members, left out", str(len(left)), "; ".join(seeds))]
+    return [("Unfinished members, left out", str(len(left)), _listed(seeds, "; "))]
+
+
+def _listed(texts: Sequence[str], mark: str = ", ") -> str:
+    more = len(texts) - _LISTED
+    return mark.join(texts[:_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _curve_lines(population: Population) -> list[tuple[str, str, str]]:
@@ -149,9 +157,9 @@ def frames(population: Population) -> dict[str, pd.DataFrame]:
     return {name: frame for name, frame in found.items() if not frame.empty}
 
 
-def write(folder: Path, population: Population) -> list[Path]:
-    """Write every table of one population to ``folder``."""
-    return [write_csv(folder / f"{n}.csv", frame) for n, frame in frames(population).items()]
+def write(folder: Path, population: Population, file: Write) -> list[Path]:
+    """Write every table of one population to ``folder``, by ``file``."""
+    return [write_csv(folder / f"{n}.csv", frame, file) for n, frame in frames(population).items()]
 
 
 def as_json(population: Population) -> dict[str, Any]:
@@ -181,24 +189,40 @@ def as_json(population: Population) -> dict[str, Any]:
 
 
 def terminal(result: Mapping[str, Any], console: Console) -> None:
-    """Print every population's summary and key lines; 80 columns are enough.
+    """Print the populations' summaries and key lines; 80 columns are enough.
+
+    Of more than :data:`PRINTED` populations, or of more scales than a figure shows, the first.
 
     Args:
         result: of :func:`geomfast.report.population.build`.
         console: where to print.
     """
-    for population in result["populations"]:
+    for population in result["populations"][:PRINTED]:
         grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
         rule = f"success from {population['success']:g}; 95% intervals"
-        grid.title = Text(f"{population['name']}: {rule}", style="bold")
+        name = labels([population["name"]], 2 * LONGEST_LABEL)[population["name"]]
+        grid.title = Text(f"{name}: {rule}", style="bold")
         for index, heading in enumerate(HEADINGS):
             grid.add_column(heading, justify="left" if index in (0, 6) else "right")
-        for texts in summary_rows(population["summary"]):
-            grid.add_row(*texts)
+        rows = population["summary"]
+        shown = labels([row["scale"] for row in rows], LONGEST_LABEL)
+        for texts in summary_rows(rows[:MOST_SCALES]):
+            grid.add_row(in_terminal(shown[texts[0]]), *texts[1:])
         console.print(grid)
+        if len(rows) > MOST_SCALES:
+            console.print(f"{len(rows) - MOST_SCALES:,} more scales: tables/.../summary.csv")
         for label, value, remark in population["lines"]:
+            value, remark = _cut(value), _cut(remark)
             console.print(Text.assemble(f"{label}: ", (value, "bold"), (f"; {remark}", "dim")))
         console.print()
+    for note in result["notes"]:
+        console.print(in_terminal(note), style="bold")
+
+
+def _cut(text: str) -> str:
+    """What names of hundreds of letters, or of hundreds of scales, would fill screens with."""
+    text = one_line(text)
+    return text if len(text) <= _LONGEST_REMARK else f"{text[:_LONGEST_REMARK]} ..."
 
 
 def _share(row: Mapping[str, Any], name: str) -> str:

@@ -98,7 +98,7 @@ def test_the_page_is_one_file_and_loads_nothing(out, reported):
 
 def test_tables_and_json_hold_the_numbers(out, reported):
     value = json.loads(reported[1].stdout)
-    assert set(value) == {"name", "settings", "populations", "paths"}
+    assert set(value) == {"generator", "name", "notes", "settings", "populations", "paths"}
     long = value["populations"][1]
     assert long["length"] == 16 and long["unlocking"]["scale"] == "2x32"
     assert long["resolution"] == 1 / 200

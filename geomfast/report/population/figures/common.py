@@ -33,7 +33,8 @@ def scale_names(population: Population) -> dict[str, str]:
     """Names of the scales with their sizes below."""
     sizes = population.table.groupby("scale", sort=False)["parameters"].first()
     return {
-        scale: f"{scale}\n{size_text(float(sizes[scale]))}".rstrip() for scale in population.scales
+        scale: f"{population.labels[scale]}\n{size_text(float(sizes[scale]))}".rstrip()
+        for scale in population.scales
     }
 
 
@@ -57,10 +58,13 @@ def scale_axis(axes: Any, names: Sequence[str]) -> None:
 
 def members_text(population: Population) -> str:
     """Which members a figure shows: *COUNT, length 24; 5 scales, 248 seeds, 2 unfinished*."""
-    finished = int(population.table["score"].notna().sum())
-    left = len(population.table) - finished
-    text = f"{population.name}; {len(population.scales)} scales, {finished} finished members"
-    return text + (f", {left} unfinished" if left else "")
+    whole = population.of or population
+    finished = int(whole.table["score"].notna().sum())
+    left = len(whole.table) - finished
+    text = f"{population.short_name}; {len(whole.scales)} scales, {finished} finished members"
+    text += f", {left} unfinished" if left else ""
+    shown = f"; {len(population.scales)} of the scales are drawn" if population.of else ""
+    return text + shown
 
 
 def success_text(population: Population) -> str:

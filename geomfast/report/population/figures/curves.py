@@ -55,7 +55,7 @@ def curves_figure(population: Population) -> Any:
         axes.set_ylim(low - pad, high + pad)
         axes.set_title(f"{_SHOWN} of the highest {what}", loc="left")
     grid[0, 0].set_ylabel("exact match" if population.records is not None else "score")
-    _all(grid[0, 2], found, len(scales))
+    _all(grid[0, 2], found, len((population.of or population).curves[2]))
     how = (
         f"{len(found):,} curves of one seed drawn at each scale, some in grey; linearity L and "
         "breakthroughness B of arXiv:2206.04615"

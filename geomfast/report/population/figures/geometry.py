@@ -50,7 +50,7 @@ def geometry_figure(population: Population) -> Any:
         row, first = best[scale], rows.iloc[0]
         counts = f"{int(first['succeed'])} succeed, {int(first['fail'])} fail"
         words = row["reason"] if row["cells"] == 0 else _said(row)
-        axes.set_title(f"{scale}: {counts}", loc="left", fontsize=8.5)
+        axes.set_title(f"{population.labels[scale]}: {counts}", loc="left", fontsize=8.5)
         axes.annotate(
             words, (0.02, 0.98), xycoords="axes fraction", fontsize=7, color=SOFT, va="top"
         )

@@ -88,6 +88,7 @@ def _beside(row: Any) -> str:
 
 def _loss_edges(losses: np.ndarray) -> np.ndarray:
     """Over all losses but the few that would make the rest a line."""
+    losses = losses[np.isfinite(losses)]
     if not len(losses):
         return np.linspace(0.0, 1.0, _BINS_OF_LOSS + 1)
     low, high = losses.min(), np.percentile(losses, 99.5)

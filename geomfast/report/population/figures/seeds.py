@@ -25,7 +25,13 @@ def seeds_figure(population: Population) -> Any:
     palette = dict(zip(population.scales, colours(len(population.scales)), strict=True))
     for scale, rows in found.groupby("scale", sort=False):
         colour = palette[str(scale)]
-        left.plot(rows["count"], rows["any"], color=colour, linewidth=1.6, label=str(scale))
+        left.plot(
+            rows["count"],
+            rows["any"],
+            color=colour,
+            linewidth=1.6,
+            label=population.labels[str(scale)],
+        )
         left.fill_between(
             rows["count"], rows["any_low"], rows["any_high"], color=colour, alpha=0.12, linewidth=0
         )

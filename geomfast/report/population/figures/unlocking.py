@@ -42,8 +42,10 @@ def unlocking_figure(population: Population) -> Any:
         above = max(row["w2"], row["high"], row["chance"]) + 0.02 * top
         words = f"{p_text(row['holm_p'])}\npeak in {row['peak_share']:.0%}"
         axes.text(index, above, words, ha="center", va="bottom", fontsize=7.5, color=SOFT)
+    named = population.labels
     names = [
-        f"{row['smaller']} →\n{row['larger']}" + "\n(scores fall)" * (row["change"] < 0)
+        f"{named[row['smaller']]} →\n{named[row['larger']]}"
+        + "\n(scores fall)" * (row["change"] < 0)
         for row in found.to_dict("records")
     ]
     axes.set_xticks(at, names)
