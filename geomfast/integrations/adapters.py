@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 
 from geomfast.integrations.hub import CorruptCheckpoint, LoadError, NotInstalled, checkpoint_folder
 from geomfast.integrations.memory import out_of_memory
+from geomfast.integrations.own_code import read_object, refuse_adapter_code
 
 #: What peft saves beside an adapter's weights.
 CONFIG = "adapter_config.json"
@@ -70,14 +70,18 @@ def found(folder: Path, name: str, cache_dir: Path | None) -> Adapter:
 
     Raises:
         CorruptCheckpoint: its configuration cannot be read.
+        OwnCode: it names code to import.
         NotInstalled: peft is missing.
         NoBase: the base model is missing; the message names it.
     """
-    try:
-        told = json.loads((folder / CONFIG).read_bytes())
-        base, revision = told.get("base_model_name_or_path"), told.get("revision")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CorruptCheckpoint(f"{name}: {CONFIG} cannot be read: {error}") from error
+    told = read_object(folder / CONFIG, name)
+    refuse_adapter_code(told, CONFIG, name)
+    base, revision = told.get("base_model_name_or_path"), told.get("revision")
+    if revision is not None and not isinstance(revision, str):
+        raise CorruptCheckpoint(
+            f"{name}: revision in {folder / CONFIG} is no text but {revision!r:.60}; write null or "
+            "the base model's revision there"
+        )
     if not isinstance(base, str) or not base:
         raise NoBase(
             f"{name} is an adapter (peft) whose {CONFIG} does not say which model it was trained "

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from geomfast.integrations import adapters
+from geomfast.integrations import adapters, own_code
 from geomfast.integrations.hub import (
     CorruptCheckpoint,
     LoadError,
     NotInstalled,
     NoTokenizer,
+    OwnCode,
     checkpoint_folder,
 )
 from geomfast.integrations.memory import out_of_memory
@@ -29,6 +30,8 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+# What extensions in Rust raise, which is no Exception.
+_PANIC = "PanicException"
 # Where configurations say how many positions there are.
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length")
 
@@ -112,7 +115,7 @@ def load(
         raise CorruptCheckpoint(
             f"{name} has no config.json, nor {adapters.CONFIG}: not a checkpoint of transformers"
         )
-    with _quiet(transformers):
+    with _quiet(transformers), own_code.without_questions():
         place, called = (folder, name) if adapter is None else (adapter.base, str(adapter.base))
         model = _model(transformers, place, called, DTYPES[dtype], device_map)
         words = folder if tokenizer is None else checkpoint_folder(tokenizer, None, cache_dir)
@@ -129,10 +132,18 @@ def load(
 def _model(
     transformers: Any, folder: Path, name: str, dtype: torch.dtype, device_map: Any
 ) -> nn.Module:
+    own_code.refuse_damaged(folder, name)
+    own_code.refuse_model_code(folder, name, transformers.CONFIG_MAPPING)
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:
-        raise CorruptCheckpoint(f"{name}: config.json cannot be read: {_short(error)}") from error
+        raise CorruptCheckpoint(
+            f"{name}: {folder / own_code.CONFIG} is not the configuration of a model that "
+            f"transformers {transformers.__version__} knows: {_short(error)}"
+        ) from error
+    own_code.forget_code(config)
     if type(config) not in transformers.AutoModelForCausalLM._model_mapping:
         raise LoadError(
             f"{name} is no causal language model that transformers {transformers.__version__} "
@@ -146,11 +157,16 @@ def _model(
             device_map=device_map,
             local_files_only=True,
             output_loading_info=True,
+            trust_remote_code=False,
+            weights_only=True,  # of torch's own files: tensors, and nothing that runs
         )
     except Exception as error:  # files cut short, of another shape, of another format
         if out_of_memory(error) or isinstance(error, ImportError):
             raise
-        raise CorruptCheckpoint(f"{name}: weights cannot be read: {_short(error)}") from error
+        raise CorruptCheckpoint(
+            f"{name}: weights cannot be read: {_short(error)} (they, or {own_code.CONFIG}, are "
+            "damaged; copy both again)"
+        ) from error
     # transformers fills what is missing with random numbers.
     if missing := sorted(said["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -160,11 +176,21 @@ def _model(
 
 
 def _tokenizer(transformers: Any, folder: Path, name: str) -> Any:
+    own_code.refuse_damaged(folder, name)
+    own_code.refuse_tokenizer_code(folder, name, transformers)
     try:
-        made = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        made = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         # Without its files transformers may make one of the model's kind, with an empty vocabulary.
         known = made("one two", add_special_tokens=False)["input_ids"]
-    except Exception as error:  # every kind of tokenizer has its own ways to fail
+    except BaseException as error:  # every kind of tokenizer has its own ways to fail
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
+        if "trust_remote_code" in str(error):
+            raise OwnCode(
+                f"{name} has a tokenizer that only code of its own makes, which is never run"
+            ) from error
         raise NoTokenizer(f"{name} has no tokenizer that can be loaded: {_short(error)}") from error
     if not known:
         raise NoTokenizer(f"{name} has no tokenizer: what can be made of its files knows no words")

@@ -35,6 +35,10 @@ class CorruptCheckpoint(LoadError):
     """Files are there, but no whole model."""
 
 
+class OwnCode(LoadError):
+    """A checkpoint that only code of its own, or of others, could load; it is not run."""
+
+
 class NotInstalled(LoadError):
     """An optional package is missing."""
 
