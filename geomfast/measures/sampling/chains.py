@@ -182,8 +182,11 @@ class _Group:
         if self.sampling.common_batches:
             numbers = range(1)
         streams = [Shuffled(self.samples, batch_size, (self.sampling.seed, n)) for n in numbers]
-        steps = range(self.sampling.steps)
-        return torch.stack([torch.stack([stream.next() for stream in streams]) for _ in steps])
+        found = []
+        for _ in range(self.sampling.steps):
+            check_stop()
+            found.append(torch.stack([stream.next() for stream in streams]))
+        return torch.stack(found)
 
     def run(self, progress: Callable[[int], None]) -> Traces:
         device = self.center.device
