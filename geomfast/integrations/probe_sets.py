@@ -52,12 +52,14 @@ class ProbeItem:
 
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
-            raise ValueError(f"prompt must be a text, not {self.prompt!r}")
+            raise ValueError(f"prompt must be a text, not {self.prompt!r:.200}")
+        _require_text(self.prompt, "prompt")
         if len(self.choices) < 2:
             raise ValueError(f"choices must be two or more, not {list(self.choices)}")
         for choice in self.choices:
             if not isinstance(choice, str) or not choice.strip():
-                raise ValueError(f"choices must be texts, not {choice!r}")
+                raise ValueError(f"choices must be texts, not {choice!r:.200}")
+            _require_text(choice, "choices")
         if len(set(self.choices)) < len(self.choices):
             raise ValueError(f"choices must differ from each other: {list(self.choices)}")
         if type(self.answer) is not int or not 0 <= self.answer < len(self.choices):
@@ -85,6 +87,10 @@ class ProbeSet:
     items: tuple[ProbeItem, ...]
 
     def __post_init__(self) -> None:
+        try:
+            _require_text(self.name, "name")
+        except ValueError as error:
+            raise ProbesError(f"a probe set: {error}; rename its file") from error
         if len(self.items) < 2:
             raise ProbesError(f"{self.name} has {len(self.items)} probes; 2 or more are needed")
 
@@ -167,9 +173,12 @@ def _item(row: Mapping[str, Any], prompt: str, choices: str, answer: str) -> Pro
             raise ValueError(f"no {column!r} among {', '.join(map(repr, row))}")
     texts, labels, right = row[choices], [], row[answer]
     if isinstance(texts, Mapping):
-        texts, labels = texts.get("text", ()), list(texts.get("label", ()))
+        texts, labels = texts.get("text", ()), texts.get("label", ())
+        if not isinstance(labels, (list, tuple)):
+            raise ValueError(f"label must be a list, not {labels!r:.200}")
+        labels = list(labels)
     if not isinstance(texts, (list, tuple)):
-        raise ValueError(f"{choices} must be a list of texts, not {texts!r}")
+        raise ValueError(f"{choices} must be a list of texts, not {texts!r:.200}")
     # A label first: those of some sets are numbers from 1, written as texts.
     if right in labels:
         right = labels.index(right)
@@ -184,13 +193,14 @@ def _file(path: Path) -> ProbeSet:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ProbesError(f"{path}: {error}") from error
+        raise ProbesError(f"{path}: not readable as UTF-8 text: {error}") from error
     return _parsed(path.stem, text, str(path))
 
 
 def _parsed(name: str, text: str, where: str) -> ProbeSet:
     items = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not `splitlines`: JSON's texts may hold what that takes for the end of a line.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -198,11 +208,19 @@ def _parsed(name: str, text: str, where: str) -> ProbeSet:
             if not isinstance(row, dict):
                 raise ValueError(f"not an object: {line.strip()[:60]}")
             items.append(_item(row, "prompt", "choices", "answer"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ProbesError(f"{where}, line {number}: {error}") from error
     if len(items) < 2:
         raise ProbesError(f"{where} has {len(items)} probes; 2 or more are needed")
     return ProbeSet(name, tuple(items))
+
+
+def _require_text(text: str, what: str) -> None:
+    """Refuse halves of character pairs, which neither files nor tokenizers can have."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} holds half of a character pair: {text!a:.200}") from error
 
 
 def _datasets() -> Any:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from geomfast.files import plain_name, refuse_links
 from geomfast.integrations.measure.running import MeasureJob, missing
 from geomfast.integrations.series.checkpoint import Series
 from geomfast.integrations.series.folders import FolderSeries, checkpoints_in
-from geomfast.integrations.series.hub import HubSeries, revisions_of
+from geomfast.integrations.series.hub import HubSeries, place_in, remove_download, revisions_of
 from geomfast.integrations.series.language_model import Probing
 from geomfast.integrations.series.sweeps import of_sweep, sweep_of
 from geomfast.sweep.plan import PlanError
@@ -56,6 +56,7 @@ def series_of(
 
     Raises:
         PlanError: there is no such source, or it cannot be what is asked for.
+        UnsafeName: the name of its folder cannot be that of a run.
         SourceUnreachable: the hub does not answer.
     """
     path = Path(source)
@@ -77,6 +78,7 @@ def series_of(
         parent, checkpoints = checkpoints_in(path)
         alone = parent != path.resolve()
         name = path.resolve().name if alone and not checkpoints[0].step else parent.name
+        plain_name(name, "the run, named like the folder,")
         return [FolderSeries(name, checkpoints, Probing.asked(probes, dtype, changes), parent)]
     if not _MODEL_ID.fullmatch(source):
         raise PlanError(f"no such folder: {source}")
@@ -130,7 +132,11 @@ def sweep_up(out: Path, jobs: Sequence[MeasureJob]) -> None:
     Args:
         out: folder of the results, which the caller holds.
         jobs: all that are left.
+
+    Raises:
+        UnsafeName: links in OUT lead out of it, or are where downloads are.
     """
+    refuse_links(out)
     for remains in (out / "records").rglob(".tmp-*"):
         remains.unlink(missing_ok=True)
     wanted = {
@@ -139,6 +145,7 @@ def sweep_up(out: Path, jobs: Sequence[MeasureJob]) -> None:
         for checkpoint in job.series.checkpoints
         if checkpoint.step in job.steps
     }
-    for folder in (out / _DOWNLOADS).glob("*"):
-        if folder.name not in wanted:
-            shutil.rmtree(folder)
+    downloads = out / _DOWNLOADS
+    for folder in downloads.iterdir() if downloads.is_dir() else ():
+        if folder.name not in wanted and not folder.name.startswith("."):
+            remove_download(place_in(downloads, folder.name))

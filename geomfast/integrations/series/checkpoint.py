@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from geomfast.files import UnsafeName, plain_name
 from geomfast.sweep.cell import CellError
 from geomfast.sweep.plan import PlanError
 
@@ -15,6 +17,11 @@ from geomfast.sweep.plan import PlanError
 _STEP = re.compile(
     r"(?:.*[-_./])?(?:global_?)?(?:step|checkpoint|ckpt|iter)[-_=]?(\d+)(?:[-_.].*)?", re.IGNORECASE
 )
+
+
+#: Steps are written down as 64-bit integers.
+_LARGEST_STEP = 2**63 - 1
+_FRACTION = re.compile(r"(?:step|checkpoint|ckpt|iter)[-_=]?\d+\.\d+(?![^-_])", re.IGNORECASE)
 
 
 class SourceUnreachable(CellError):
@@ -35,8 +42,17 @@ class Checkpoint:
 
     @property
     def folder(self) -> str:
-        """The name as one of a folder."""
-        return self.name.replace("/", "--")
+        """A name for a folder of its own: no two checkpoints' are the same, on any file system."""
+        plain = self.name == self.name.lower() and self.name.isascii() and "~" not in self.name
+        try:
+            if plain:
+                return plain_name(self.name, "revision")
+        except UnsafeName:
+            pass  # ``refs/pr/1`` is a good revision, and ``..`` a name like any other
+        # No revision of git has a ~ in its name, so that no plain one is like this.
+        told = re.sub(r"[^a-z0-9.]+", "-", self.name.lower()).strip("-.")[:60]
+        digest = hashlib.sha256(self.name.encode(errors="surrogatepass")).hexdigest()[:32]
+        return f"{told or 'revision'}~{digest}"
 
 
 class Opened(Protocol):
@@ -147,11 +163,17 @@ def in_order(names: Iterable[str], where: str) -> tuple[Checkpoint, ...]:
         where: they are, for messages.
 
     Raises:
-        PlanError: there is none, a name among several tells no step, or two tell the same.
+        PlanError: there is none, a name among several tells no step, two tell the same, or a step
+            is no whole number of 64 bits.
     """
     names = list(names)
     if not names:
         raise PlanError(f"{where}: no checkpoints")
+    for name in names:
+        if (step_of(name) or 0) > _LARGEST_STEP:
+            raise PlanError(f"{where}: {name[:80]!r} tells a step beyond 64 bits; rename it")
+        if _FRACTION.search(name):
+            raise PlanError(f"{where}: {name[:80]!r} tells a step that is not whole; rename it")
     if len(names) == 1:  # of one that stands alone nothing depends on the step
         return (Checkpoint(step_of(names[0]) or 0, names[0]),)
     by_step: dict[int, str] = {}
@@ -162,7 +184,9 @@ def in_order(names: Iterable[str], where: str) -> tuple[Checkpoint, ...]:
                 f"{where}: {name!r} does not tell its step, as step1000 or checkpoint-1000 do"
             )
         if step in by_step:
-            raise PlanError(f"{where}: {by_step[step]!r} and {name!r} are both of step {step}")
+            raise PlanError(
+                f"{where}: {by_step[step]!r} and {name!r} are both of step {step}; move one away"
+            )
         by_step[step] = name
     return tuple(Checkpoint(step, by_step[step]) for step in sorted(by_step))
 

@@ -45,8 +45,8 @@ def checkpoints_in(source: Path) -> tuple[Path, tuple[Checkpoint, ...]]:
 
     Adapters of peft count as the checkpoints that they are.
 
-    A folder that is named like a checkpoint but has no ``config.json`` counts: what is missing is
-    reported when its turn comes.
+    A folder that is named like a checkpoint but has no ``config.json`` counts, unless another one
+    is a checkpoint of that step: what is missing is reported when its turn comes.
 
     Raises:
         PlanError: there is none, or their names do not tell which is which.
@@ -61,7 +61,8 @@ def checkpoints_in(source: Path) -> tuple[Path, tuple[Checkpoint, ...]]:
             f"{source}: neither a geomfast sweep, nor a model of transformers (config.json) or an "
             f"adapter ({CONFIG}), nor a folder of them"
         )
-    named = [folder.name for folder in inside if step_of(folder.name) is not None]
+    there = {step_of(name) for name in whole}
+    named = [folder.name for folder in inside if step_of(folder.name) not in (None, *there)]
     return source, in_order(dict.fromkeys((*whole, *named)), str(source))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from geomfast.files import UnsafeName, inside
 from geomfast.integrations.hub import NoNetwork, NotInstalled, UnknownModel, fetch
 from geomfast.integrations.series.checkpoint import (
     Checkpoint,
@@ -20,6 +21,8 @@ from geomfast.sweep.plan import PlanError
 
 #: Endings of files that hold weights, of which one kind is downloaded: the first that is there.
 _WEIGHTS = (".safetensors", ".bin")
+#: Beginnings of what there is at the top of a cache of the hub.
+_OF_THE_CACHE = ("models--", ".locks", "CACHEDIR.TAG", "version", "tmp", "xet")
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,33 @@ class HubSeries(LanguageModelSeries):
 
     def release(self, checkpoint: Checkpoint) -> None:
         if place := self._place(checkpoint):
-            shutil.rmtree(place, ignore_errors=True)
+            remove_download(place)
 
     def _place(self, checkpoint: Checkpoint) -> Path | None:
         """A cache of its own, so that removing it takes nothing away from other checkpoints."""
-        return self.downloads and self.downloads / checkpoint.folder
+        return self.downloads and place_in(self.downloads, checkpoint.folder)
+
+
+def place_in(downloads: Path, name: str) -> Path:
+    """Where a checkpoint is downloaded to.
+
+    Raises:
+        UnsafeName: the name is not plain, or links there lead somewhere else.
+    """
+    place = inside(downloads, name)
+    for path in (downloads, place):
+        if path.is_symlink():
+            raise UnsafeName(f"{path} is a link, which downloads do not follow; remove it")
+    return place
+
+
+def remove_download(place: Path) -> None:
+    """Remove what :meth:`HubSeries.fetch` has made there, and nothing else: a link stays, and a
+    folder in which something is that the hub's cache does not make."""
+    if place.is_symlink() or not place.is_dir():
+        return
+    if all(entry.name.startswith(_OF_THE_CACHE) for entry in place.iterdir()):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _hub() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,7 +12,9 @@ from typing import Any
 from geomfast.analysis.trajectories import task_level
 from geomfast.files import fingerprint
 from geomfast.integrations import hf
+from geomfast.integrations.hub import CorruptCheckpoint
 from geomfast.integrations.measuring import MEASURES, Options
+from geomfast.integrations.own_code import read_object
 from geomfast.integrations.probe_sets import ProbeItem, ProbesError, ProbeSet, read_probes
 from geomfast.integrations.series.checkpoint import Checkpoint, apart
 from geomfast.sweep.plan import BEHAVIOUR, PlanError
@@ -191,9 +192,20 @@ class OpenedModel:
 
 
 def _tokens_seen(folder: Path) -> int | None:
-    """Training tokens, where the trainer of transformers has counted them."""
-    try:
-        state = json.loads((folder / "trainer_state.json").read_bytes())
-        return int(state["num_input_tokens_seen"]) or None
-    except (OSError, ValueError, KeyError, TypeError):
+    """Training tokens, where the trainer of transformers has counted them.
+
+    Raises:
+        CorruptCheckpoint: what it has written cannot be read.
+    """
+    path = folder / "trainer_state.json"
+    if not path.exists():
         return None
+    tokens = read_object(path, folder.name).get("num_input_tokens_seen")
+    if tokens is None:
+        return None
+    if type(tokens) is not int or not 0 <= tokens < 2**63:
+        raise CorruptCheckpoint(
+            f"{path}: num_input_tokens_seen is {tokens!r:.60}, which counts no tokens; put it "
+            "right, or remove the file to measure without"
+        )
+    return tokens or None

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from geomfast.files import fingerprint
+from geomfast.files import fingerprint, inside
 from geomfast.integrations.series.checkpoint import Checkpoint, apart
 from geomfast.sweep.folder import read_folder
 from geomfast.sweep.hessian import Eigenvectors
@@ -81,7 +81,7 @@ class SweepSeries:
         return 0
 
     def fetch(self, checkpoint: Checkpoint) -> Path:
-        return self.out / "checkpoints" / self.run / checkpoint.name
+        return inside(self.out, "checkpoints", self.run, checkpoint.name)
 
     def release(self, checkpoint: Checkpoint) -> None:
         pass
