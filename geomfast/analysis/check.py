@@ -29,10 +29,11 @@ def check(records: pd.DataFrame) -> None:
     Raises:
         ContradictoryRecords: a value is recorded more than once, equal or not; a run has two
             scales or seeds, or a step of it two weights; or a measure of one run was taken with
-            several settings, or on several samples of one task-level.  The message lists them by
-            run, step, task-level, layer and measure.
+            several settings, or on several samples of one task-level; or a checkpoint has fewer
+            values of a measure than others of its run.  The message lists them by run, step,
+            task-level, layer and measure.
     """
-    found = [*_of_runs(records), *_values(records), *_settings(records)]
+    found = [*_of_runs(records), *_values(records), *_settings(records), *_short(records)]
     if not found:
         return
     more = [f"and {len(found) - LISTED} more"] if len(found) > LISTED else []
@@ -71,6 +72,15 @@ def _settings(records: pd.DataFrame) -> Iterator[str]:
     for row, values in _several(records, ["run", "task", "level", "measure"], "data"):
         cell = task_level(row["task"], row["level"])
         yield f"{row['run']}, {cell}, {row['measure']}: samples {' and '.join(values)}"
+
+
+def _short(records: pd.DataFrame) -> Iterator[str]:
+    """Checkpoints with some of a measure's values only."""
+    sizes = records.groupby(["run", "measure", "step"], sort=False).size()
+    most = sizes.groupby(level=["run", "measure"], sort=False).transform("max")
+    for (run, measure, step), size in sizes[sizes < most].items():  # pyright: ignore[reportGeneralTypeIssues]
+        whole = most[run, measure, step]
+        yield f"{run}, step {step}, {measure}: {size} of {whole} values; delete that part"
 
 
 def _several(

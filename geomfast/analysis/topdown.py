@@ -9,6 +9,7 @@ are common: two layers that cross between the same two checkpoints are tied and 
 from __future__ import annotations
 
 import itertools
+import functools
 import math
 from functools import cache, lru_cache
 from typing import Any
@@ -124,11 +125,20 @@ def _half_step_tables(halves: pd.DataFrame, by_task: bool):
     """Per run and task (and level): the cell, and half-steps as (levels, blocks)."""
     blocks = halves[halves["layer"] != FINAL]
     names = [name for name in CELL if not (by_task and name == "level")]
-    for key, rows in blocks.groupby(names, sort=False):
-        cell = dict(zip(names, key, strict=True)) | ({"level": 0} if by_task else {})
-        wide = rows.pivot(index="level", columns="layer", values="half_step")
-        wide = wide[sorted(wide.columns, key=layer_depth)]
-        yield cell, wide.to_numpy(dtype=float)
+    # Arrays: a table of a thousand cells would spend its time in pandas' own.
+    groups = blocks.groupby(names, sort=False).ngroup().to_numpy()
+    order = np.argsort(groups, kind="stable")
+    keys = {name: blocks[name].to_numpy(dtype=object) for name in {*names, "level", "layer"}}
+    halves_of = blocks["half_step"].to_numpy(dtype=float)
+    for at in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1) if len(order) else []:
+        cell = {name: keys[name][at[0]] for name in names} | ({"level": 0} if by_task else {})
+        levels = {level: row for row, level in enumerate(sorted(set(keys["level"][at])))}
+        labels = sorted(set(keys["layer"][at]), key=layer_depth)
+        place = {label: column for column, label in enumerate(labels)}
+        wide = np.full((len(levels), len(labels)), math.nan)
+        rows = [levels[level] for level in keys["level"][at]]
+        wide[rows, [place[label] for label in keys["layer"][at]]] = halves_of[at]
+        yield cell, wide
 
 
 def _order(halves: np.ndarray, seed: int) -> dict[str, Any]:
@@ -161,11 +171,18 @@ def _order(halves: np.ndarray, seed: int) -> dict[str, Any]:
         "p_value": _share_at_most(null, _score(signs), exact),
     }
     if not tied:
-        depth = np.arange(len(halves))
-        kendall: Any = stats.kendalltau(depth, halves)
-        spearman: Any = stats.spearmanr(depth, halves)
-        result |= {"tau_b": float(kendall.statistic), "spearman": float(spearman.statistic)}
+        tau_b, spearman = _correlations(result["half_steps"])
+        result |= {"tau_b": tau_b, "spearman": spearman}
     return result
+
+
+@functools.lru_cache(maxsize=4096)
+def _correlations(halves: tuple[float, ...]) -> tuple[float, float]:
+    """Kendall's tau-b and Spearman's correlation of half-steps with depth; many cells have both."""
+    depth = np.arange(len(halves))
+    kendall: Any = stats.kendalltau(depth, halves)
+    spearman: Any = stats.spearmanr(depth, halves)
+    return float(kendall.statistic), float(spearman.statistic)
 
 
 def _signs(halves: np.ndarray) -> np.ndarray:

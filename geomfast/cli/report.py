@@ -150,6 +150,5 @@ def _page(result: dict[str, Any]) -> None:
 
 def _failure(error: Exception) -> click.ClickException:
     """What is said of it; 2 where a file or a name is refused, 1 where the report failed."""
-    failure = click.ClickException(printable(str(error)))
-    failure.exit_code = 2 if isinstance(error, FileError) else 1
-    return failure
+    kind = click.UsageError if isinstance(error, FileError) else click.ClickException
+    return kind(printable(str(error)))

@@ -53,9 +53,8 @@ def slug(name: str) -> str:
     whole = safe.encode()
     if len(whole) > _LONGEST_SLUG:
         return f"{whole[:_LONGEST_SLUG].decode(errors='ignore')}-{_hash(name, 8)}"
-    if not safe or safe.split(".")[0].casefold() in _RESERVED:
-        return f"{safe or 'name'}-{_hash(name, 8)}"
-    return safe
+    # A suffix does not help against names of devices.
+    return safe if safe and safe.split(".")[0].casefold() not in _RESERVED else f"_{safe}"
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:

@@ -128,7 +128,7 @@ def write_csv(path: Path, table: pd.DataFrame, write: Write = write_atomically) 
         write: writes a file.
     """
     texts = {
-        name: column.map(in_spreadsheet)
+        str(name): column.map(in_spreadsheet)
         for name, column in table.items()
         if not pd.api.types.is_numeric_dtype(column)
     }

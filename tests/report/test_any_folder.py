@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 import geomfast as gf
+from geomfast.files import read_sealed
 from geomfast.integrations.measuring import Options
 from geomfast.integrations.tracking import budget
 from geomfast.records import RecordsError
@@ -76,7 +77,7 @@ def test_settings_of_a_tracker_that_did_not_say_up_to_where(tmp_path):
 
     follow(tmp_path, range(9), max_overhead=0.05, allowed={0, 4})
     path = tmp_path / "settings.json"
-    content = json.loads(path.read_text())
+    content = read_sealed(path)
     for name in ("until", "thinned_by"):
         del content["tracking"]["run"][name]
     path.write_text(json.dumps(content))

@@ -226,7 +226,7 @@ def _refuse(wrong: Any, what: Callable[[int], str]) -> None:
 def _read_csv(path: Path) -> pd.DataFrame:
     """Names and whole numbers as the text they are: ``NA`` is a name, 2^63 a number."""
     kept = {"scale": str, "task": str, "seed": str, "length": str}
-    missing = dict.fromkeys(_NUMBERS, _MISSING)
+    missing = {str(name): _MISSING for name in _NUMBERS}
     if path.stat().st_size > LARGEST_BYTES:
         raise TableError(f"larger than {LARGEST_BYTES >> 30} GiB")
     frame = pd.read_csv(path, dtype=kept, keep_default_na=False, na_values=missing)

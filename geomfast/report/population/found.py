@@ -33,8 +33,8 @@ from geomfast.report.settings import read_settings
 from geomfast.tasks import LENGTH_TASKS
 
 _TASKS = {task.name for task in LENGTH_TASKS.values()}
-#: Scales that one figure shows, and letters of a name there and in the terminal.
-MOST_SCALES, LONGEST_LABEL = 40, 40
+#: Scales that one figure shows, and letters of a name there.
+MOST_SCALES, LONGEST_LABEL = 40, 24
 #: How ``settings.json`` of a population begins to say what it is.
 _FORMAT = "geomfast population"
 
@@ -226,7 +226,9 @@ def read(path: Path, success: float) -> Populations:
     kinds = list(table.groupby(["task", "length"], sort=False))
     files = distinct((_key(*kind) for kind, _ in kinds), _file_name)
     each = [
-        Population(str(kind[0]), int(kind[1]), rows, success, records, trained, files[_key(*kind)])
+        Population(
+            str(kind[0]), int(str(kind[1])), rows, success, records, trained, files[_key(*kind)]
+        )
         for kind, rows in kinds
     ]
     return Populations(one_line(path.resolve().name), each, settings)

@@ -53,7 +53,7 @@ def scale_axis(axes: Any, names: Sequence[str]) -> None:
     if widest(names) > 0.95 * place.width * width / len(names):
         flat = [name.replace("\n", ", ") for name in names]
         axes.set_xticks(range(len(names)), flat, rotation=90)
-        figure.subplots_adjust(bottom=(widest(flat) + 0.5) / height)
+        figure.subplots_adjust(bottom=min((widest(flat) + 0.5) / height, 0.55))
 
 
 def members_text(population: Population) -> str:
