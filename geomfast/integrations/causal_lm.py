@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,8 +171,29 @@ def _model(
     if missing := sorted(said["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CorruptCheckpoint(f"{name}: weights are missing: {missing[0]}{more}")
+    _require_all_blocks(model, said["unexpected_keys"], name)
     model.config.use_cache = False  # of keys and values, which nothing here comes back for
     return model.eval()
+
+
+def _require_all_blocks(model: nn.Module, left_over: Iterable[str], name: str) -> None:
+    """Refuse weights of more blocks than the configuration has made: those would go unmeasured.
+
+    Other weights that the model has no use for, buffers of older versions say, are common.
+    """
+    lists = {key: m for key, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+    for weight in sorted(left_over):
+        parts = weight.split(".")
+        for i, part in enumerate(parts):
+            before = ".".join(parts[:i])
+            if not part.isdecimal() or not before:
+                continue
+            for key, blocks in lists.items():
+                if f".{key}".endswith(f".{before}") and int(part) >= len(blocks):
+                    raise CorruptCheckpoint(
+                        f"{name}: there are weights of {before}.{part}, but {own_code.CONFIG} "
+                        f"makes {len(blocks)} of {before}; copy both again"
+                    )
 
 
 def _tokenizer(transformers: Any, folder: Path, name: str) -> Any:
