@@ -11,6 +11,13 @@ import click
 from geomfast.records import MIXTURE
 from geomfast.tasks import LEVELS, TASK_NAMES
 
+#: No machine has as many cores, and a process that asks for more may not start.
+MOST_THREADS = 1024
+#: Of one command: no grid has as many, and a list of a billion takes the memory of the machine.
+MOST_SEEDS = 100_000
+#: Generators are seeded with 32 bits.
+LARGEST_SEED = 2**32 - 1
+
 
 class Finite(click.FloatRange):
     """A number in a range, as click's own, which lets NaN through and infinity in."""
@@ -92,7 +99,7 @@ class Seeds(click.ParamType):
     ) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        seeds: list[int] = []
+        seeds: dict[int, None] = {}
         for part in str(value).split(","):
             first, dots, last = part.strip().partition("..")
             try:
@@ -101,7 +108,11 @@ class Seeds(click.ParamType):
                 self.fail(f"{part.strip()!r} is not a seed or a range like 0..9", param, ctx)
             if not numbers or numbers[0] < 0:
                 self.fail(f"{part.strip()!r}: seeds are 0 or more, ranges ascend", param, ctx)
-            seeds += [seed for seed in numbers if seed not in seeds]
+            if numbers[-1] > LARGEST_SEED:
+                self.fail(f"{part.strip()!r}: seeds are at most {LARGEST_SEED}", param, ctx)
+            if len(numbers) + len(seeds) > MOST_SEEDS:
+                self.fail(f"{part.strip()!r}: more than {MOST_SEEDS:,} seeds", param, ctx)
+            seeds |= dict.fromkeys(numbers)
         return tuple(seeds)
 
 

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from geomfast import machine
-from geomfast.cli.choices import Finite
+from geomfast.cli.choices import MOST_THREADS, Finite
 
 if TYPE_CHECKING:  # these bring torch with them
     from geomfast.sweep.assumed import Assumed
@@ -43,7 +43,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--threads",
-            type=click.IntRange(1),
+            type=click.IntRange(1, MOST_THREADS),
             help="CPU threads a run.  [default: all, shared; 1 on a running cluster]",
         ),
         click.option(

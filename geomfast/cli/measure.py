@@ -13,11 +13,14 @@ from rich.console import Console
 from geomfast.cli.choices import Finite, ListOf, Words
 from geomfast.cli.engine import Engine, chosen_engine, engine_options
 from geomfast.cli.interrupts import asked_to_stop
+from geomfast.cli.locks import lock_option
 from geomfast.cli.measured import Shown, outcome_of, planned, show_outcome, show_plan
 from geomfast.cli.sweep import described_call
 from geomfast.sweep.failures import mark_failed
-from geomfast.sweep.folder import check_folder, locked, write_settings
+from geomfast.sweep.folder import check_folder
+from geomfast.sweep.locks import locked
 from geomfast.sweep.plan import MEASURES, PlanError
+from geomfast.sweep.settings_file import check_still_there, write_settings
 
 if TYPE_CHECKING:  # which bring torch with them
     from geomfast.integrations.measure.running import MeasureJob
@@ -77,6 +80,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
     "to OUT/downloads.",
 )
 @engine_options
+@lock_option
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -156,7 +160,9 @@ def _measure(
         write_settings(out, content, described_call())
         jobs = jobs_of(series, measures, out, **what)
         sweep_up(out, jobs)
-        return _run(out, series, jobs, engine, console)
+        outcome = _run(out, series, jobs, engine, console)
+        check_still_there(out)
+        return outcome
 
 
 def _measures(series: Series, asked: tuple[str, ...]) -> tuple[str, ...]:

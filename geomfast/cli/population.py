@@ -11,13 +11,15 @@ import click
 from rich.console import Console
 
 from geomfast import machine
-from geomfast.cli.choices import Finite, Lengths, ScaleNames, Seeds
+from geomfast.cli.choices import MOST_THREADS, Finite, Lengths, ScaleNames, Seeds
 from geomfast.cli.engine import check_device
 from geomfast.cli.interrupts import asked_to_stop
+from geomfast.cli.locks import lock_option
 from geomfast.cli.states import state_option
 from geomfast.cli.sweep import described_call
 from geomfast.sweep.failures import clear_failure, failed_before, mark_failed
-from geomfast.sweep.folder import check_folder, locked, write_settings
+from geomfast.sweep.folder import check_folder
+from geomfast.sweep.locks import locked
 from geomfast.sweep.plan import PlanError
 from geomfast.sweep.population.folder import groups_of, settled
 from geomfast.sweep.population.plan import (
@@ -28,6 +30,7 @@ from geomfast.sweep.population.plan import (
     check,
     run_name,
 )
+from geomfast.sweep.settings_file import check_still_there, write_settings
 from geomfast.tasks import LENGTH_TASKS
 from geomfast.training.stacking import STACK
 
@@ -105,8 +108,11 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
     help="Members as one program, one after the other, or what is faster at their size.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all]")
+@click.option(
+    "--threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads.  [default: all]"
+)
 @state_option
+@lock_option
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **options: Any) -> None:
     """Train many seeds of every scale on short examples and test them on longer ones.
@@ -137,6 +143,7 @@ def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **opt
         with locked(out, str(out)):
             jobs = _jobs(out, settings, scales, seeds, options)
             outcome = _run(out, jobs, settings, console)
+            check_still_there(out)
     except PlanError as error:
         raise click.UsageError(str(error)) from error
     if options["as_json"]:

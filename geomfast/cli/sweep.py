@@ -18,13 +18,15 @@ from geomfast.cli.choices import CadenceOf, Finite, Levels, ListOf, Seeds
 from geomfast.cli.dry_run import check_assumed, planned, show_plan
 from geomfast.cli.engine import Engine, chosen_engine, engine_options
 from geomfast.cli.interrupts import asked_to_stop
+from geomfast.cli.locks import lock_option
 from geomfast.cli.outcome import outcome_of, show_outcome
 from geomfast.cli.states import state_option
 from geomfast.models.scales import SCALES
 from geomfast.sweep.assumed import ASSUMED
 from geomfast.sweep.failures import clear_failure, mark_failed
-from geomfast.sweep.folder import check_folder, locked, settled, write_settings
+from geomfast.sweep.folder import check_folder, settled
 from geomfast.sweep.groups import groups_of_cells
+from geomfast.sweep.locks import locked
 from geomfast.sweep.plan import (
     HESSIAN,
     KEEP,
@@ -37,6 +39,7 @@ from geomfast.sweep.plan import (
     cells,
 )
 from geomfast.sweep.presets import PRESETS
+from geomfast.sweep.settings_file import check_still_there, write_settings
 from geomfast.tasks import LEVELS, TASK_NAMES
 from geomfast.training.settings import PRECISIONS, check_precision
 from geomfast.training.stacking import STACK
@@ -133,6 +136,7 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
     help="Keep the weights of the last checkpoint (with what a resume needs) or of all.",
 )
 @state_option
+@lock_option
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -204,6 +208,7 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
             engine = engine.shared_by(work)
             write_settings(out, content, described_call(preset=preset))
             outcome = _run(out, settings.steps, work, engine, console)
+            check_still_there(out)
     except PlanError as error:
         raise click.UsageError(str(error)) from error
     if options["as_json"]:

@@ -284,7 +284,11 @@ class Tracker:
         self.active, self._closed = False, True
         if not self._failures:
             clear_failure(self.out, self._folder.run)
-        for last in (self._note, *(shown.close for shown in self._dashboards)):
+        for last in (
+            self._folder.check_there,
+            self._note,
+            *(shown.close for shown in self._dashboards),
+        ):
             try:
                 last()
             except Exception as error:
@@ -388,7 +392,4 @@ class Tracker:
             )
         details = "".join(traceback.format_exception(error))
         said = f"{what}: {type(error).__name__}: {error}"
-        try:
-            mark_failed(self.out, self._folder.run, self._last, said, details)
-        except OSError as full:
-            self._notice(f"the failure cannot be written down: {full}")
+        mark_failed(self.out, self._folder.run, self._last, said, details)

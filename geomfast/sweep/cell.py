@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,8 @@ from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import part_name, write_part
 from geomfast.sweep.cadence import Cadence, taken_at
-from geomfast.sweep.folder import locked
 from geomfast.sweep.hessian import Eigenvectors
+from geomfast.sweep.locks import locked
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.parts import of_other_weights, recorded
 from geomfast.sweep.plan import (
@@ -210,7 +210,27 @@ def _run(job: Job, progress: Progress, stop: Callable[[], bool]) -> bool:
         if unrecorded or (stopping and trainer.step < last):
             break
     progress(trainer.step, _state(trainer))
-    return trainer.step >= last and not unrecorded
+    if unrecorded or trainer.step < last:
+        return False
+    refuse_gone(job.records, missing(job))
+    return True
+
+
+def refuse_gone(records: Path, lacking: Collection[int]) -> None:
+    """Refuse to call a run finished whose records are not all there at its end.
+
+    Args:
+        records: folder of them.
+        lacking: steps that have been measured and have no records, or not all.
+
+    Raises:
+        CellError: there are some.
+    """
+    if lacking:
+        raise CellError(
+            f"{records}: records of {len(lacking)} checkpoints, the first of step {min(lacking)}, "
+            "have been removed or moved while the run went on; run the same command again"
+        )
 
 
 @contextmanager

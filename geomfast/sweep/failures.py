@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import logging
 from pathlib import Path
 
-from geomfast.files import write_atomically
+from geomfast.files import inside, printable, write_atomically
 
+logger = logging.getLogger("geomfast")
 _FOLDER = "failures"
 
 
-def mark_failed(out: Path, run: str, step: int, error: str, details: str) -> Path:
+def mark_failed(out: Path, run: str, step: int, error: str, details: str) -> None:
     """Write down why a run failed; a later failure of the run takes its place.
+
+    A disk that has no room for it, often the very reason, is said in the log, and others go on.
 
     Args:
         out: the sweep's folder.
@@ -19,17 +23,15 @@ def mark_failed(out: Path, run: str, step: int, error: str, details: str) -> Pat
         step: that it had reached.
         error: in one line, or a few.
         details: the traceback; empty where there is none, as for a process that was killed.
-
-    Returns:
-        The file.
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    path = _file(out, run)
     text = f"{error}\n\n{run} failed at step {step}, {now}\n"
     if details:
         text += f"\n{details.rstrip()}\n"
-    write_atomically(path, text.encode())
-    return path
+    try:
+        write_atomically(_file(out, run), text.encode("utf-8", "backslashreplace"))
+    except OSError as full:
+        logger.warning("why %s failed cannot be written down: %s", run, full)
 
 
 def clear_failure(out: Path, run: str) -> None:
@@ -41,10 +43,13 @@ def failed_before(out: Path) -> dict[str, str]:
     """Runs that failed when they were last tried, with the first line of why."""
     found = {}
     for path in sorted((out / _FOLDER).glob("*.txt")):
-        lines = path.read_text(errors="replace").splitlines()
-        found[path.stem] = lines[0] if lines else ""
+        try:
+            lines = path.read_text(errors="replace").splitlines()
+        except OSError:  # a folder of that name, say
+            continue
+        found[printable(path.stem)] = printable(lines[0]) if lines else ""
     return found
 
 
 def _file(out: Path, run: str) -> Path:
-    return out / _FOLDER / f"{run}.txt"
+    return inside(out, _FOLDER, f"{run}.txt")

@@ -7,15 +7,12 @@ from call to call.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from geomfast.files import fingerprint, write_json
+from geomfast.files import fingerprint, refuse_links
 from geomfast.sweep.cadence import grown
 from geomfast.sweep.plan import (
     BEHAVIOUR,
@@ -31,13 +28,9 @@ from geomfast.sweep.plan import (
     plain,
     recipe,
 )
+from geomfast.sweep.settings_file import NAME as _SETTINGS
+from geomfast.sweep.settings_file import read_settings, write_settings
 from geomfast.tasks import task_levels
-
-_SETTINGS = "settings.json"
-
-
-class FolderInUse(PlanError):
-    """Another geomfast process is writing there."""
 
 
 def check_folder(out: Path, *, make: bool = True) -> None:
@@ -49,6 +42,7 @@ def check_folder(out: Path, *, make: bool = True) -> None:
 
     Raises:
         PlanError: a file, not writable, or a folder of something else.
+        UnsafeName: a link in it leads out of it.
     """
     if out.exists() and not out.is_dir():
         raise PlanError(f"{out} is a file; OUT must be a folder")
@@ -64,6 +58,7 @@ def check_folder(out: Path, *, make: bool = True) -> None:
     visible = [entry for entry in out.iterdir() if not entry.name.startswith(".")]
     if visible and not (out / _SETTINGS).exists():
         raise PlanError(f"{out} is not empty and has no {_SETTINGS}: not a sweep's folder")
+    refuse_links(out)
 
 
 def prepare_folder(
@@ -82,19 +77,6 @@ def prepare_folder(
         PlanError: OUT cannot be written, or belongs to a sweep with other settings.
     """
     write_settings(out, settled(out, settings, grid), call)
-
-
-def write_settings(out: Path, content: dict[str, Any], call: dict[str, Any]) -> None:
-    """Write OUT's ``settings.json`` with one more call in it.
-
-    Raises:
-        PlanError: it cannot be written.
-    """
-    path = out / _SETTINGS
-    try:
-        write_json(path, {**content, "calls": [*content["calls"], call]})
-    except OSError as error:
-        raise PlanError(f"cannot write {path}: {error.strerror}") from error
 
 
 def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, Any]:
@@ -144,28 +126,6 @@ def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, An
     }
 
 
-@contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder for this process; the lock goes with the process, however it ends.
-
-    Raises:
-        FolderInUse: another process holds it.
-    """
-    import fcntl  # not on Windows, where reports still work
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FolderInUse(f"{what} is in use by another geomfast process") from error
-        try:
-            yield
-        finally:
-            # Closing alone would leave it with a process that was forked meanwhile.
-            fcntl.flock(handle, fcntl.LOCK_UN)
-
-
 def read_folder(out: Path) -> tuple[Settings, list[Cell]]:
     """Settings and runs of the sweep in a folder.
 
@@ -184,30 +144,6 @@ def read_folder(out: Path) -> tuple[Settings, list[Cell]]:
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     settings, grid = Settings(**values), content["grid"]
     return settings, cells(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
-
-
-def read_settings(path: Path, kind: str = "sweep") -> dict[str, Any]:
-    """The content of a ``settings.json``.
-
-    Args:
-        path: of the file.
-        kind: of work that the folder has to be of, as its format says it.
-
-    Raises:
-        PlanError: it cannot be read, or is of something else.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise PlanError(f"{path} cannot be read: {error}") from error
-    wanted = {"settings", "recipes", "grid", "calls"}
-    if (
-        not isinstance(content, dict)
-        or content.get("format") != f"geomfast {kind} 1"
-        or not wanted <= content.keys()
-    ):
-        raise PlanError(f"{path} is not a geomfast {kind}'s")
-    return content
 
 
 def _defaults() -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -9,17 +11,22 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from geomfast.files import fingerprint, write_atomically
 from geomfast.measures.values import hessian_values
 from geomfast.sweep.plan import HESSIAN, Settings, hessian_options, measure_settings
 from geomfast.sweep.rows import Probe, Row, row
+from geomfast.training.checkpoints import CheckpointError
 
 HESSIAN_MEASURES = set(HESSIAN)
 
 #: More bytes than this are not written with every checkpoint; the search then starts at random.
 LARGEST_FILE = 1 << 30
+_NAME = re.compile(r"eigenvectors-([0-9]{8,19})\.safetensors")
+_HASH = "sha256"
+_WAY_ON = "delete it, and the next search starts at random"
 
 
 class Eigenvectors:
@@ -42,7 +49,7 @@ class Eigenvectors:
     def before(self) -> dict[str, Tensor]:
         """Those of the last checkpoint before this one that has any."""
         earlier = self._earlier()
-        return safetensors.torch.load_file(self._path(earlier[-1])) if earlier else {}
+        return _read(self._path(earlier[-1])) if earlier else {}
 
     def keep(self, name: str, vectors: Tensor) -> None:
         """Notes what was found of a task-level, unless all are too large to be written."""
@@ -55,16 +62,45 @@ class Eigenvectors:
     def save(self) -> None:
         """Writes what was found at this step, if anything was and it is not too large."""
         if self.found:
-            write_atomically(self._path(self.step), safetensors.torch.save(self.found))
+            told = {_HASH: _sum(self.found)}
+            write_atomically(self._path(self.step), safetensors.torch.save(self.found, told))
             for old in self._earlier()[:-1]:
                 self._path(old).unlink(missing_ok=True)
 
     def _earlier(self) -> list[int]:
-        steps = sorted(int(p.stem.split("-")[1]) for p in self.folder.glob("eigenvectors-*"))
+        names = (_NAME.fullmatch(path.name) for path in self.folder.glob("eigenvectors-*"))
+        steps = sorted(int(named[1]) for named in names if named)
         return [found for found in steps if found < self.step]
 
     def _path(self, step: int) -> Path:
         return self.folder / f"eigenvectors-{step:08d}.safetensors"
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Eigenvectors of a file, as they were written.
+
+    Raises:
+        CheckpointError: damaged.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            told = (file.metadata() or {}).keys() - {"format"}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            sealed = file.metadata().get(_HASH) if told else None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; {_WAY_ON}") from error
+    # Those of geomfast 0.1 say nothing.
+    if told and (told != {_HASH} or sealed != _sum(found)):
+        raise CheckpointError(f"{path} has changed since it was written; {_WAY_ON}")
+    return found
+
+
+def _sum(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def hessian_rows(

@@ -15,10 +15,10 @@ import torch
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.sweep.cadence import Cadence
-from geomfast.sweep.cell import Job, Progress, missing, record, schedule
+from geomfast.sweep.cell import Job, Progress, missing, record, refuse_gone, schedule
 from geomfast.sweep.engines.events import EXPLAINED, Event
 from geomfast.sweep.failures import clear_failure, failed_before, mark_failed
-from geomfast.sweep.folder import locked
+from geomfast.sweep.locks import locked
 from geomfast.sweep.plan import KEEP, Cell, Settings, run_identity, train_settings
 from geomfast.sweep.rows import Probe, probes
 from geomfast.sweep.stacked_loop import go_on, resume
@@ -172,6 +172,8 @@ class _Run:
         self.model = GPT(self.scale).to(job.device).eval()
         #: Steps at which each run lacks measures, and which.
         self.lacking = {member.cell.run: missing(member) for member in job.members}
+        #: Steps at which each has been measured by this attempt.
+        self.taken: dict[str, set[int]] = {cell.run: set() for cell in job.cells}
 
     def go_on(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         job = self.job
@@ -202,7 +204,11 @@ class _Run:
         wanted = [step for step in schedule(self.settings) if step <= steps[-1]]
         identity, every = _identity(job), job.state_every
         go_on(trainer, job.checkpoints, identity, walls, wanted, measure, progress, ended, every)
-        return self._done()
+        if not self._done():
+            return False
+        for member in job.members:
+            refuse_gone(member.records, self.taken[member.cell.run] & missing(member).keys())
+        return True
 
     def _done(self) -> bool:
         return not any(self.lacking.values())
@@ -213,7 +219,9 @@ class _Run:
         if not saved:
             return {}
         folder = self.job.checkpoints / checkpoints.folder_name(saved[-1])
-        return dict(checkpoints.read_meta_of(folder, _identity(self.job))["failed"])
+        meta = checkpoints.read_meta_of(folder, _identity(self.job))
+        checkpoints.require(meta, folder, "failed")
+        return dict(meta["failed"])
 
     def _forgo(self, failed: dict[int, int]) -> None:
         """Expect nothing of members from where they failed, and write down that they did."""
@@ -232,6 +240,7 @@ class _Run:
                 if step in self.lacking[member.cell.run]:
                     folder = member.checkpoints / checkpoints.folder_name(step)
                     meta = checkpoints.read_meta_of(folder, _identity(self.job, member))
+                    checkpoints.require(meta, folder, "tokens")
                     self.model.load_state_dict(checkpoints.read_weights(folder))
                     self._record(member, step, meta["tokens"])
 
@@ -269,6 +278,7 @@ class _Run:
         try:
             took = record(member, self.model, step, tokens, self.samples, lacking[step])
             del lacking[step]
+            self.taken[member.cell.run].add(step)
             return took
         except OSError:
             raise  # the disk is everyone's

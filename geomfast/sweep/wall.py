@@ -12,13 +12,13 @@ device by themselves; runs in processes of their own do overlap, so several shar
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from geomfast.files import write_json
+from geomfast.files import DamagedFile, read_sealed, write_sealed
 from geomfast.records import load_records, part_files
 from geomfast.sweep.plan import measure_of
 
@@ -36,7 +36,7 @@ def write_wall(records: Path, seconds: Mapping[str, float]) -> None:
         seconds: ``train`` and ``write`` among them, of one pass from step 0 to here, whatever
             number of times the run was stopped and resumed.
     """
-    write_json(records / _FILE, {TRAINING: seconds["train"], WRITING: seconds["write"]})
+    write_sealed(records / _FILE, {TRAINING: seconds["train"], WRITING: seconds["write"]})
 
 
 def read_wall(records: Path) -> dict[str, float]:
@@ -44,10 +44,24 @@ def read_wall(records: Path) -> dict[str, float]:
 
     Args:
         records: folder of the run's records.
+
+    Raises:
+        DamagedFile: what is noted has changed since, or is no time.
     """
     path = records / _FILE
-    noted = json.loads(path.read_text()) if path.exists() else {}
-    return {TRAINING: 0.0, WRITING: 0.0} | noted
+    noted = read_sealed(path) if path.exists() else {}
+    seconds = {TRAINING: 0.0, WRITING: 0.0} | noted
+    for part, value in seconds.items():
+        if part not in (TRAINING, WRITING) or not _is_time(value):
+            raise DamagedFile(
+                f"{path}: {part!r:.60} {value!r:.60} is no time in seconds; delete the file, which "
+                "only says where the time went"
+            )
+    return seconds
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
 def wall_time(out: Path, records: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -73,7 +87,7 @@ def wall_time(out: Path, records: pd.DataFrame | None = None) -> pd.DataFrame:
         {"run": folder.name, "part": part, "seconds": float(value), "checkpoints": 0}
         for folder in sorted({part.parent for part in part_files(out)})
         if (folder / _FILE).exists()
-        for part, value in json.loads((folder / _FILE).read_text()).items()
+        for part, value in read_wall(folder).items()
     ]
     table = pd.concat([pd.DataFrame(noted, columns=rows.columns), rows] if noted else [rows])
     table = table.sort_values("run", kind="stable").reset_index(drop=True)

@@ -8,7 +8,7 @@ is the remains of an interrupted write and does not count, nor does a file that 
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from geomfast.files import write_atomically, write_json
+from geomfast.files import DamagedFile, FileError, read_sealed, write_atomically, write_sealed
 from geomfast.training.loop import Trainer
 
 _FORMAT = "geomfast checkpoint 1"
+_NAME = re.compile("step-([0-9]{8,19})")
 _WEIGHTS, _OPTIMIZER, _META = "weights.safetensors", "optimizer.safetensors", "checkpoint.json"
 
 
-class CheckpointError(Exception):
+class CheckpointError(FileError):
     """A checkpoint that is damaged, foreign or of another run; the message names the file."""
 
 
@@ -96,7 +97,7 @@ def write(
         write_atomically(folder / name, content)
     sums = {name: _sha256(content) for name, content in written.items()}
     meta = {"format": _FORMAT, "identity": identity, **meta, "sha256": sums}
-    write_json(folder / _META, meta)
+    write_sealed(folder / _META, meta)
 
 
 def steps_saved(run_folder: Path) -> list[int]:
@@ -107,9 +108,8 @@ def steps_saved(run_folder: Path) -> list[int]:
 
 def steps_kept(run_folder: Path) -> list[int]:
     """Steps of all complete checkpoints of a run, with or without optimiser state, ascending."""
-    return sorted(
-        int(meta.parent.name.removeprefix("step-")) for meta in run_folder.glob(f"step-*/{_META}")
-    )
+    found = (_NAME.fullmatch(meta.parent.name) for meta in run_folder.glob(f"step-*/{_META}"))
+    return sorted(int(named[1]) for named in found if named)
 
 
 def load(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
@@ -120,12 +120,16 @@ def load(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
     """
     meta = load_weights(trainer, folder, identity)
     optimizer = read_optimizer(folder)
-    for name, parameter in trainer.model.named_parameters():
-        trainer.optimizer.state[parameter] = {
-            "step": torch.tensor(float(meta["step"]), device=trainer.device),
-            "exp_avg": optimizer[f"exp_avg.{name}"].to(trainer.device),
-            "exp_avg_sq": optimizer[f"exp_avg_sq.{name}"].to(trainer.device),
-        }
+    require(meta, folder, "processed_tokens", "seconds", "loss")
+    try:
+        for name, parameter in trainer.model.named_parameters():
+            trainer.optimizer.state[parameter] = {
+                "step": torch.tensor(float(meta["step"]), device=trainer.device),
+                "exp_avg": optimizer[f"exp_avg.{name}"].to(trainer.device),
+                "exp_avg_sq": optimizer[f"exp_avg_sq.{name}"].to(trainer.device),
+            }
+    except KeyError as error:
+        raise CheckpointError(f"{folder}: a state without {error}") from error
     trainer.processed_tokens = meta["processed_tokens"]
     trainer.seconds = dict(meta["seconds"])
     trainer.loss = torch.tensor(meta["loss"], device=trainer.device)
@@ -147,6 +151,7 @@ def load_weights(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> di
         trainer.model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{folder / _WEIGHTS}: not this model's weights: {error}") from error
+    require(meta, folder, "tokens")
     trainer.step = meta["step"]
     trainer.tokens = meta["tokens"]
     return meta
@@ -158,7 +163,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: damaged or foreign.
     """
-    return _read(folder / _WEIGHTS, read_meta(folder)["sha256"][_WEIGHTS])
+    return _read(folder / _WEIGHTS, read_meta(folder)["sha256"].get(_WEIGHTS))
 
 
 def read_optimizer(folder: Path) -> dict[str, Tensor]:
@@ -167,7 +172,7 @@ def read_optimizer(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: damaged or foreign.
     """
-    return _read(folder / _OPTIMIZER, read_meta(folder)["sha256"][_OPTIMIZER])
+    return _read(folder / _OPTIMIZER, read_meta(folder)["sha256"].get(_OPTIMIZER))
 
 
 def read_meta_of(folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
@@ -189,12 +194,29 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """
     path = folder / _META
     try:
-        meta = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        meta = read_sealed(path)
+    except (DamagedFile, OSError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
-    if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
+    if meta.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: not a geomfast checkpoint")
+    if wrong := _wrong(meta):
+        raise CheckpointError(f"{path}: not a geomfast checkpoint: {wrong}")
+    if (named := _NAME.fullmatch(folder.name)) and int(named[1]) != meta["step"]:
+        raise CheckpointError(
+            f"{path}: of step {meta['step']}, which its folder's name does not say"
+        )
     return meta
+
+
+def require(meta: dict[str, Any], folder: Path, *names: str) -> None:
+    """Refuse metadata that lack something.
+
+    Raises:
+        CheckpointError: names it.
+    """
+    for name in names:
+        if name not in meta:
+            raise CheckpointError(f"{folder / _META}: not of a checkpoint like this: no {name}")
 
 
 def prune(run_folder: Path, step: int, *, keep_states: int, keep_weights: bool) -> None:
@@ -237,8 +259,27 @@ def _resumable(folder: Path) -> bool:
         return False
     try:
         return _OPTIMIZER in read_meta(folder)["sha256"]
-    except (CheckpointError, KeyError):
+    except CheckpointError:
         return True  # whoever loads it is told what is wrong with it
+
+
+def _wrong(meta: dict[str, Any]) -> str:
+    """What no metadata of ours says; empty where there is nothing."""
+    for name in ("identity", "sha256"):
+        if not isinstance(meta.get(name), dict):
+            return f"no {name}"
+    for name in ("step", "tokens", "processed_tokens"):
+        value = meta.get(name, 0 if name != "step" else None)
+        if type(value) is not int or value < 0:
+            return f"{name} {value!r:.60}"
+    seconds = meta.get("seconds", {})
+    if not isinstance(seconds, dict) or not all(
+        isinstance(value, int | float) for value in seconds.values()
+    ):
+        return f"seconds {seconds!r:.60}"
+    if not isinstance(meta.get("loss", 0.0), int | float):
+        return f"loss {meta['loss']!r:.60}"
+    return ""
 
 
 def _refuse_other(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
@@ -264,7 +305,7 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _read(path: Path, expected: str) -> dict[str, Tensor]:
+def _read(path: Path, expected: str | None) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -237,12 +237,19 @@ class StackedTrainer:
         meta = checkpoints.read_meta_of(folder, identity)
         if meta.get("seeds") != list(self.seeds):
             raise CheckpointError(f"{folder}: of other members: seeds {meta.get('seeds')}")
+        checkpoints.require(meta, folder, "failed", "losses", "seconds")
         tensors = checkpoints.read_weights(folder) | checkpoints.read_optimizer(folder)
-        failed = dict(meta["failed"])
-        steps = torch.tensor([failed.get(seed, _RUNNING) for seed in self.seeds], device="cpu")
-        losses = torch.tensor([float(loss) for loss in meta["losses"]], device="cpu")
+        try:
+            failed = dict(meta["failed"])
+            steps = torch.tensor([failed.get(seed, _RUNNING) for seed in self.seeds], device="cpu")
+            losses = torch.tensor([float(loss) for loss in meta["losses"]], device="cpu")
+            if len(losses) != len(self.seeds):
+                raise ValueError(f"{len(losses)} losses of {len(self.seeds)} members")
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: not a state of these members: {error}") from error
         whole = (len(self.seeds), self.programs[0].model.weights.shape[1])
-        if any(tuple(tensor.shape) != whole for tensor in tensors.values()):
+        lacking = {"weights", "exp_avg", "exp_avg_sq"} - tensors.keys()
+        if lacking or any(tuple(tensor.shape) != whole for tensor in tensors.values()):
             raise CheckpointError(f"{folder}: of other members: not {whole[1]} parameters each")
         first = 0
         for program in self.programs:

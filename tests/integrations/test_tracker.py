@@ -18,7 +18,7 @@ import geomfast as gf
 from geomfast.integrations.measuring import MEASURES, Options
 from geomfast.integrations.tracking import values
 from geomfast.report.found import read
-from geomfast.sweep.folder import FolderInUse
+from geomfast.sweep.locks import FolderInUse
 from geomfast.sweep.plan import PlanError
 from tests.integrations.tracked import batch, loss_fn, net, train
 

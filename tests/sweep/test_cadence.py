@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from geomfast.files import read_sealed
 from geomfast.measures import values
 from geomfast.records import load_records
 from geomfast.sweep.cadence import grown, taken_at
@@ -93,7 +94,7 @@ def test_a_folder_notes_the_cadence_and_takes_the_larger(tmp_path: Path) -> None
     assert ask({"llc": 9}, "llc") == {"llc": 9, "hessian_top": 4}
     assert ask(None, "hessian_top") == {"llc": 9}
     path = tmp_path / "settings.json"
-    old = json.loads(path.read_text())
+    old = read_sealed(path)
     del old["grid"]["cadence"]  # from before measures had one: taken at every checkpoint
     path.write_text(json.dumps(old))
     assert ask({"llc": 3, "fisher_rank": 3}, "llc", "fisher_rank") == {"fisher_rank": 3}

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from geomfast.files import fingerprint
+from geomfast.files import fingerprint, read_sealed
 from geomfast.models.scales import SCALES
-from geomfast.sweep.folder import FolderInUse, check_folder, locked, prepare_folder, read_folder
+from geomfast.sweep.folder import check_folder, prepare_folder, read_folder
+from geomfast.sweep.locks import FolderInUse, locked
 from geomfast.sweep.plan import (
     MEASURES,
     PlanError,
@@ -118,7 +119,7 @@ def test_settings_of_a_measure_are_free_until_it_is_taken(tmp_path: Path) -> Non
 def test_a_folder_from_before_there_was_a_setting_goes_on(tmp_path: Path) -> None:
     call(tmp_path, "rankme")
     path = tmp_path / "settings.json"
-    old = json.loads(path.read_text())
+    old = read_sealed(path)
     for name in ("llc_lr", "llc_chains", "eps"):
         del old["settings"][name]
     path.write_text(json.dumps(old))
@@ -136,7 +137,7 @@ def test_a_folder_without_a_sweep_cannot_be_read(tmp_path: Path) -> None:
         read_folder(tmp_path)
     call(tmp_path, "rankme")
     path = tmp_path / "settings.json"
-    newer = json.loads(path.read_text())
+    newer = read_sealed(path)
     newer["settings"]["spin"] = 1
     path.write_text(json.dumps(newer))
     with pytest.raises(PlanError, match="another version"):

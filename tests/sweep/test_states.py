@@ -289,7 +289,7 @@ def test_a_state_half_written_over_kept_weights_does_not_count(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "write_json", killed)
+        patched.setattr(checkpoints, "write_sealed", killed)
         with pytest.raises(Killed):
             go(alone(tmp_path, keep="all", state_every=0.0))
     half = job.checkpoints / checkpoints.folder_name(2)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from geomfast.files import write_json
-from geomfast.sweep.folder import read_settings, refuse_other
+from geomfast.sweep.folder import refuse_other
+from geomfast.sweep.locks import alone
 from geomfast.sweep.plan import plain
+from geomfast.sweep.settings_file import NAME as _SETTINGS
+from geomfast.sweep.settings_file import read_settings, write_settings
 
 KIND = "measurement"
-_SETTINGS = "settings.json"
 
 
 def settled(
@@ -77,11 +78,8 @@ def remember(out: Path, hashes: Mapping[str, Mapping[str, Any]]) -> None:
     Raises:
         PlanError: the file cannot be read.
     """
-    import fcntl  # not on Windows, where reports still work
-
-    with (out / ".settings.lock").open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with alone(out):
         content = read_settings(out / _SETTINGS, KIND)
         new = {name: told for name, told in plain(hashes).items() if name not in content["hashes"]}
         if new:
-            write_json(out / _SETTINGS, content | {"hashes": content["hashes"] | new})
+            write_settings(out, content | {"hashes": content["hashes"] | new})

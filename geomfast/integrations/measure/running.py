@@ -19,10 +19,10 @@ from geomfast.integrations.series.checkpoint import Checkpoint, Opened, Series, 
 from geomfast.integrations.series.prefetch import prefetched
 from geomfast.measures.stopping import Stopped
 from geomfast.records import part_name, write_part
-from geomfast.sweep.cell import CellError, Progress
+from geomfast.sweep.cell import CellError, Progress, refuse_gone
 from geomfast.sweep.engines.events import EXPLAINED
 from geomfast.sweep.failures import clear_failure, mark_failed
-from geomfast.sweep.folder import locked
+from geomfast.sweep.locks import locked
 from geomfast.sweep.parts import of_other_weights, recorded
 from geomfast.sweep.plan import BEHAVIOUR
 
@@ -77,6 +77,7 @@ class _Done:
     """What has become of a job's checkpoints."""
 
     measured: int = 0
+    steps: set[int] = field(default_factory=set)
     failed: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("wait", "measure"), 0))
 
@@ -134,6 +135,8 @@ def run(job: MeasureJob, progress: Progress, stop: Callable[[], bool]) -> bool:
                 clear_failure(job.out, _name(job, step))
         done = _Done()
         left = _measure_all(job, todo, lacking, done, progress, stop)
+        gone = done.steps & missing(job.series, job.measures, job.out, job.steps).keys()
+        refuse_gone(job.records, gone)
         if done.failed:
             kept = f"{done.measured} of {len(todo)} checkpoints are measured; "
             raise SomeFailed(kept + "not so:\n" + "\n".join(f"  {line}" for line in done.failed))
@@ -170,6 +173,7 @@ def _measure_all(
         else:
             done.measured += finished
             if finished:
+                done.steps.add(checkpoint.step)
                 clear_failure(job.out, _name(job, checkpoint.step))
         if finished:
             job.series.release(checkpoint)  # one half done is gone on with

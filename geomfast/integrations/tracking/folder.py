@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,16 +11,18 @@ from typing import Any
 import pyarrow.parquet
 
 from geomfast import machine
-from geomfast.files import write_json
+from geomfast.files import FileError, inside, plain_name
 from geomfast.integrations.measure.folder import settled
 from geomfast.records import part_files, part_name, write_part
-from geomfast.sweep.folder import FolderInUse, check_folder, locked, read_settings
+from geomfast.sweep.folder import check_folder
+from geomfast.sweep.locks import FolderInUse, alone, locked
 from geomfast.sweep.parts import of_other_weights, recorded
 from geomfast.sweep.plan import PlanError
+from geomfast.sweep.settings_file import NAME as _SETTINGS
+from geomfast.sweep.settings_file import read_settings, write_settings
 from geomfast.sweep.wall import TRAINING, WRITING, read_wall, write_wall
 
 KIND = "tracker"
-_SETTINGS = "settings.json"
 
 
 class RunFolder:
@@ -54,8 +55,8 @@ class RunFolder:
     ):
         _check_ours(out)
         check_folder(out)
-        self.out, self.run = out, run
-        self.records = out / "records" / run
+        self.out, self.run = out, plain_name(run, "run")
+        self.records = inside(out, "records", run)
         #: How messages name it.
         self.called = f"run {run!r} in {out}"
         self._lock = ExitStack()
@@ -66,7 +67,7 @@ class RunFolder:
             self.recorded = set(recorded(self.records))
             self.before = frozenset(self.recorded)
             self._check_same(named)
-            with self._alone():
+            with alone(out):
                 content = settled(out, settings, of_measures, {run: []}, {}, KIND)
                 content["tracking"] = self._tracking()
                 call = {
@@ -75,7 +76,7 @@ class RunFolder:
                     "versions": machine.versions(),
                 }
                 content["calls"] = [*content["calls"], call]
-                write_json(out / _SETTINGS, content)
+                write_settings(out, content)
             self._known = set(content["hashes"])
             self._before = read_wall(self.records)
             self._lock = leaving.pop_all()
@@ -123,6 +124,19 @@ class RunFolder:
         seconds = {"train": before[TRAINING] + training, "write": before[WRITING] + writing}
         write_wall(self.records, seconds)
 
+    def check_there(self) -> None:
+        """Check that what was recorded is still there, as it is not where OUT was removed meanwhile.
+
+        Raises:
+            FileError: it is not.
+            PlanError: a part of it is damaged.
+        """
+        if gone := self.recorded - recorded(self.records).keys():
+            raise FileError(
+                f"records of {len(gone)} steps, the first {min(gone)}, have been removed from "
+                f"{self.records} or moved while the run went on"
+            )
+
     def close(self) -> None:
         """Let others have the run."""
         self._lock.close()
@@ -140,22 +154,15 @@ class RunFolder:
                 )
 
     def _change(self, **parts: Mapping[str, Any]) -> None:
-        with self._alone():
+        with alone(self.out):
             content = read_settings(self.out / _SETTINGS, KIND)
             for name, part in parts.items():
                 content[name] = content.get(name, {}) | dict(part)
-            write_json(self.out / _SETTINGS, content)
+            write_settings(self.out, content)
 
     def _tracking(self) -> dict[str, Any]:
         path = self.out / _SETTINGS
         return read_settings(path, KIND).get("tracking", {}) if path.exists() else {}
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Inside, no other process changes ``settings.json``."""
-        with (self.out / ".settings.lock").open("a") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
 
 
 def _check_ours(out: Path) -> None:
@@ -171,7 +178,7 @@ def _check_ours(out: Path) -> None:
 
 @contextmanager
 def _held(folder: Path, what: str) -> Iterator[None]:
-    """As :func:`geomfast.sweep.folder.locked`, but says what to do."""
+    """As :func:`geomfast.sweep.locks.locked`, but says what to do."""
     with ExitStack() as held:
         try:
             held.enter_context(locked(folder, what))

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from geomfast.files import FileError
 from geomfast.measures.stopping import Stopped, stopped_by
 from geomfast.sweep.cell import CellError, Progress
-from geomfast.sweep.folder import FolderInUse
+from geomfast.sweep.locks import FolderInUse
 from geomfast.sweep.plan import PlanError
 from geomfast.training.checkpoints import CheckpointError
 from geomfast.training.loop import TrainingDiverged
@@ -19,7 +20,7 @@ from geomfast.training.loop import TrainingDiverged
 #: Kinds of a run's last event.
 LAST = ("finished", "stopped", "failed")
 #: Failures whose message says what happened and what to do; a traceback would only bury it.
-EXPLAINED = (CellError, CheckpointError, PlanError, TrainingDiverged, OSError)
+EXPLAINED = (CellError, CheckpointError, FileError, PlanError, TrainingDiverged, OSError)
 
 
 class Work(Protocol):

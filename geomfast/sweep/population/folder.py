@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geomfast.files import fingerprint
-from geomfast.sweep.folder import read_settings, refuse_other
+from geomfast.sweep.folder import refuse_other
 from geomfast.sweep.groups import Group, parts
 from geomfast.sweep.plan import plain
 from geomfast.sweep.population.plan import (
@@ -19,6 +19,7 @@ from geomfast.sweep.population.plan import (
     recipe,
     scale_of,
 )
+from geomfast.sweep.settings_file import read_settings
 from geomfast.training.stacking import at_once
 
 KIND = "population"

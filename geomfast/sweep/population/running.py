@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from geomfast.records import part_name, write_part
-from geomfast.sweep.cell import Progress
+from geomfast.sweep.cell import Progress, refuse_gone
 from geomfast.sweep.failures import mark_failed
-from geomfast.sweep.folder import locked
 from geomfast.sweep.groups import Group
+from geomfast.sweep.locks import locked
 from geomfast.sweep.parts import recorded
 from geomfast.sweep.population.measuring import LengthProbe, length_probes, measure
 from geomfast.sweep.population.plan import (
@@ -134,15 +134,20 @@ def run(
         resume(trainer, job.checkpoints, identity, lacking[0])
         probes = length_probes(job.settings, trainer.device)
 
+        written: set[int] = set()
+
         def measured(failed: dict[int, int]) -> None:
-            if trainer.step in lacking:
-                _measure(trainer, job, probes, failed)
+            if trainer.step in lacking and _measure(trainer, job, probes, failed):
+                written.add(trainer.step)
 
         steps = [step for step in schedule(job.settings) if step <= lacking[-1]]
         walls, every = [job.records], job.state_every
-        return go_on(
+        if not go_on(
             trainer, job.checkpoints, identity, walls, steps, measured, progress, stop, every
-        )
+        ):
+            return False
+        refuse_gone(job.records, written - recorded(job.records).keys())
+        return True
 
 
 def _trainer(job: GroupJob) -> StackedTrainer:
@@ -158,7 +163,8 @@ def _trainer(job: GroupJob) -> StackedTrainer:
 
 def _measure(
     trainer: StackedTrainer, job: GroupJob, probes: list[LengthProbe], failed: dict[int, int]
-) -> None:
+) -> bool:
+    """Measure the members that have not failed and write that; whether there are any."""
     begin = time.perf_counter()
     rows = []
     seeds = iter(trainer.seeds)
@@ -168,13 +174,15 @@ def _measure(
     trainer.seconds["measure"] += time.perf_counter() - begin
     begin = time.perf_counter()
     shared = {"step": trainer.step, "tokens": trainer.tokens}
-    part = job.records / part_name(trainer.step, MEASURES)
-    write_part(part, [{**shared, **row} for row in rows])
+    if rows:
+        part = job.records / part_name(trainer.step, MEASURES)
+        write_part(part, [{**shared, **row} for row in rows])
     rate = scale_of(job.settings, job.group.scale).learning_rate
     for seed, step in failed.items():
         why = f"loss or gradient not finite at step {step} (learning rate {rate:g})"
         mark_failed(job.out, run_name(job.settings, job.group.scale, seed), step, why, "")
     trainer.seconds["write"] += time.perf_counter() - begin
+    return bool(rows)
 
 
 def _identity(job: GroupJob) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from geomfast.sweep.folder import write_settings
+from geomfast.files import read_sealed
 from geomfast.sweep.groups import GROUP_SIZE
 from geomfast.sweep.plan import PlanError
 from geomfast.sweep.population.folder import groups_of, settled
@@ -19,6 +19,7 @@ from geomfast.sweep.population.plan import (
     scale_of,
     schedule,
 )
+from geomfast.sweep.settings_file import write_settings
 
 SETTINGS = PopulationSettings("count", 3, (5,), 100, 6, None, 10, 11)
 
@@ -87,7 +88,7 @@ def test_other_settings_are_refused_with_what_differs(tmp_path: Path) -> None:
         PlanError, match=r"population with other settings:\n(.*\n)?  steps: 100 there, 9 "
     ):
         asked(tmp_path, ["1x16"], range(5), steps=9)
-    content = json.loads((tmp_path / "settings.json").read_text())
+    content = read_sealed(tmp_path / "settings.json")
     content["format"] = "geomfast sweep 1"
     (tmp_path / "settings.json").write_text(json.dumps(content))
     with pytest.raises(PlanError, match="not a geomfast population's"):
