@@ -165,3 +165,32 @@ def test_a_process_that_does_not_listen_is_ended(monkeypatch: pytest.MonkeyPatch
 
 def test_a_child_is_no_orphan_while_its_parent_lives() -> None:
     assert not orphans.orphaned()
+
+
+def test_measuring_checkpoints_in_two_processes(tmp_path: Path) -> None:
+    kept = ("--steps", "2", "--checkpoints", "2", "--measures", "rankme", "--keep", "all")
+    out, measured = tmp_path / "out", tmp_path / "measured"
+    with command("sweep", out, *TINY, *kept) as sweep:
+        assert sweep.ended(within=60.0)[0] == 0
+    chains = ("--measures", "llc", "--llc-chains", "2", "--llc-draws", "300000")
+    measure = ("measure", out, "--out", measured, *chains, "--workers", 2, "--threads", 1)
+    with command(*measure) as measuring:
+        deadline = time.monotonic() + 60
+        while len([*measured.glob(".jobs/*/.lock")]) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(2.0)
+        measuring.send(signal.SIGKILL)
+        assert measuring.left(within=10.0) == {}
+    assert not [*(measured / "records").glob("*/*llc*")]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 4.0])
+def test_a_cluster_of_its_own_ends_with_the_command(tmp_path: Path, seconds: float) -> None:
+    pytest.importorskip("ray")
+    arguments = (*TINY, *LONG, "--engine", "ray", "--workers", 1)
+    with command("sweep", tmp_path / "out", *arguments) as sweep:
+        wait_for_workers(sweep)  # its driver is one of them
+        time.sleep(seconds)
+        sweep.send(signal.SIGKILL)
+        assert sweep.left(within=10.0) == {}
