@@ -8,8 +8,8 @@ are common: two layers that cross between the same two checkpoints are tied and 
 
 from __future__ import annotations
 
-import itertools
 import functools
+import itertools
 import math
 from functools import cache, lru_cache
 from typing import Any

@@ -150,5 +150,6 @@ def _page(result: dict[str, Any]) -> None:
 
 def _failure(error: Exception) -> click.ClickException:
     """What is said of it; 2 where a file or a name is refused, 1 where the report failed."""
-    kind = click.UsageError if isinstance(error, FileError) else click.ClickException
+    refused = isinstance(error, FileError) and not isinstance(error, RecordsError)
+    kind = click.UsageError if refused else click.ClickException
     return kind(printable(str(error)))

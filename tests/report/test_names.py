@@ -126,7 +126,7 @@ def test_a_sweep_with_awkward_names(tmp_path, only):
     (tmp_path / "again").mkdir()
     from geomfast import records
 
-    records.write_part(tmp_path / "again/records/all.parquet", frame.to_dict("records"))
+    records.write_part(tmp_path / "again/records/all.parquet", frame.to_dict("records"))  # pyright: ignore[reportArgumentType]
     result = build(tmp_path / "again", every_run=True)
     folders = [p.name for p in (tmp_path / "again" / "figures").iterdir() if p.is_dir()]
     assert len({name.casefold() for name in folders}) == len(runs)

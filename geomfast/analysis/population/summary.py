@@ -25,7 +25,7 @@ LEAST_SEEDS = 10
 BOOTSTRAP = 1_000
 #: Of a large table fewer are drawn, down to :data:`FEWEST`, so that samples times members stay
 #: below this.
-DRAWN, FEWEST = 150_000_000, 100
+DRAWN, FEWEST = 100_000_000, 100
 #: Members drawn at a time: some tens of megabytes.
 CHUNK = 4_000_000
 #: Bins of the histogram that the mode is taken from.

@@ -113,7 +113,7 @@ def outcomes(frame: pd.DataFrame) -> pd.DataFrame:
     twice = [name for name in (*REQUIRED, *OPTIONAL) if list(frame.columns).count(name) > 1]
     if twice:
         raise TableError(f"column {twice[0]} is there twice")
-    for name in frame.columns.intersection(_USED):
+    for name in frame.columns.intersection(list(_USED)):
         if frame[name].dtype == object and not frame[name].map(pd.api.types.is_scalar).all():
             raise TableError(f"column {name} holds lists, not single values")
     if frame.empty:

@@ -20,7 +20,7 @@ from geomfast.report.style import need
 from geomfast.report.tables import json_bytes, plain
 
 #: Populations of one report that are drawn: seconds each.
-MOST_DRAWN = 8
+MOST_DRAWN = 4
 
 
 def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> dict[str, Any]:

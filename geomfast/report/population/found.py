@@ -79,10 +79,10 @@ class Population:
             parts.append("as in training")
         return ", ".join(filter(None, parts)) or "scores"
 
-    @property
+    @cached_property
     def scales(self) -> list[str]:
         """Smallest first."""
-        return list(dict.fromkeys(self.table["scale"]))
+        return self.table["scale"].unique().tolist()
 
     @cached_property
     def labels(self) -> dict[str, str]:
