@@ -169,9 +169,10 @@ def test_asked_to_stop_it_leaves_between_measures(
 
     def and_stop(self: OpenedModel, measures: set[str]) -> list[dict[str, Any]]:
         taken.append(measures)
-        if len(taken) == 3:  # of the second checkpoint the first group
+        rows = take(self, measures)
+        if len(taken) == 3:  # of the second checkpoint the first group, which is complete
             signal.raise_signal(signal.SIGTERM)
-        return take(self, measures)
+        return rows
 
     monkeypatch.setattr(OpenedModel, "take", and_stop)
     two = ["--measures", "rankme,fisher_rank", "--probes", probes, "--threads", "1"]
@@ -196,6 +197,23 @@ def test_asked_to_stop_it_leaves_between_measures(
     outcome = told(series / "step1", "--out", tmp_path / "out", *two)
     assert outcome["jobs"][0]["measured"] == 1
     assert set(load_records(tmp_path / "out").query("step == 1")["measure"]) >= {"fisher_rank"}
+
+
+def test_asked_to_stop_it_drops_the_measure_in_hand(
+    series: Path, probes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = OpenedModel.take
+
+    def and_stop(self: OpenedModel, measures: set[str]) -> list[dict[str, Any]]:
+        if measures == {"fisher_rank"}:
+            signal.raise_signal(signal.SIGTERM)
+        return take(self, measures)
+
+    monkeypatch.setattr(OpenedModel, "take", and_stop)
+    two = ["--measures", "rankme,fisher_rank", "--probes", probes, "--threads", "1"]
+    told(series, "--out", tmp_path / "out", *two, code=130)
+    parts = [path.name for path in (tmp_path / "out" / "records" / "tiny").iterdir()]
+    assert parts == ["step-00000000.behaviour+rankme.parquet"]
 
 
 def test_a_measure_that_fails_leaves_those_before_it(

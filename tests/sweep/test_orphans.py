@@ -1,11 +1,13 @@
 """Nothing trains on once the command that has started it is gone, whenever and however it went."""
 
+import atexit
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from typing import Any
 import pytest
 
 from geomfast.records import load_records
-from geomfast.sweep.engines import orphans
+from geomfast.sweep.cell import Progress
+from geomfast.sweep.engines import orphans, processes
 from geomfast.sweep.engines.orphans import body_of, watched
 from tests.sweep.killed import Command, marked
 
@@ -128,6 +131,36 @@ def test_what_is_stopped_and_gone_on_with_has_the_same_values(tmp_path: Path) ->
     assert found[0].equals(found[1])
 
 
+class Slow:
+    """What takes long to be torn down."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self) -> None:
+        (self.folder / "torn down").touch()
+        time.sleep(5.0)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Work that is done as soon as it has begun."""
+
+    folder: str
+    name: str = "nothing"
+    device: str = "cpu"
+    threads: int = 1
+    cost: float = 1.0
+
+    @property
+    def out(self) -> Path:
+        return Path(self.folder)
+
+    def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
+        atexit.register(Slow(self.out))
+        return True
+
+
 def stands(connection: Connection) -> None:
     """Body of a process that hears nothing and never ends by itself."""
     connection.send(os.getpid())
@@ -167,22 +200,56 @@ def test_a_child_is_no_orphan_while_its_parent_lives() -> None:
     assert not orphans.orphaned()
 
 
-def test_measuring_checkpoints_in_two_processes(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep with two checkpoints of each run."""
+    out = tmp_path_factory.mktemp("swept") / "out"
     kept = ("--steps", "2", "--checkpoints", "2", "--measures", "rankme", "--keep", "all")
-    out, measured = tmp_path / "out", tmp_path / "measured"
     with command("sweep", out, *TINY, *kept) as sweep:
         assert sweep.ended(within=60.0)[0] == 0
+    return out
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_measuring_checkpoints_in_two_processes(
+    checkpoints: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    measured = tmp_path / "measured"
     chains = ("--measures", "llc", "--llc-chains", "2", "--llc-draws", "300000")
-    measure = ("measure", out, "--out", measured, *chains, "--workers", 2, "--threads", 1)
+    measure = ("measure", checkpoints, "--out", measured, *chains, "--workers", 2, "--threads", 1)
     with command(*measure) as measuring:
         deadline = time.monotonic() + 60
         while len([*measured.glob(".jobs/*/.lock")]) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(2.0)
-        measuring.send(signal.SIGKILL)
+        measuring.send(number)
+        if number == signal.SIGTERM:
+            # Several of them are of the first import of what counts operations, twice at once.
+            code, said = measuring.ended(within=20.0)
+            assert code == 130, said
+            assert "Traceback" not in said and "stopped" in said
         assert measuring.left(within=10.0) == {}
-    assert not [*(measured / "records").glob("*/*llc*")]
+    parts = [path.name for path in (measured / "records").glob("*/*.parquet")]
+    assert not any("llc" in name for name in parts)
+    if number == signal.SIGTERM:  # what was complete is kept
+        steps = ("step-00000000", "step-00000002")
+        assert sorted(parts) == [f"{step}.behaviour.parquet" for step in steps]
+
+
+def test_a_worker_that_has_done_its_work_is_gone_at_once(tmp_path: Path) -> None:
+    """Not after the seconds that the interpreter takes to tear its modules down."""
+    context: Any = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    body = body_of(processes._child, Nothing(str(tmp_path)))
+    child = context.Process(target=watched, args=(body, theirs))
+    child.start()
+    theirs.close()
+    assert ours.recv().kind == "finished"
+    began = time.monotonic()
+    child.join(10.0)
+    assert child.exitcode == 0 and time.monotonic() - began < 1.0
+    assert not (tmp_path / "torn down").exists()
 
 
 @pytest.mark.parametrize("seconds", [0.0, 4.0])

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
@@ -173,3 +174,8 @@ def _child(job: Work, sender: Connection) -> None:
 
     send(attempt(job, send, stop, patience=30.0))
     sender.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is written and told. To take torch's modules apart would keep the sweep waiting for
+    # seconds, and longer where others use the processors too.
+    os._exit(0)
