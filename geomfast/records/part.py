@@ -69,10 +69,10 @@ def read_part(path: Path) -> pa.Table:
         with pyarrow.parquet.ParquetFile(
             path, metadata=footer, page_checksum_verification=True, read_dictionary=_TEXTS
         ) as file:
-            table = file.read(use_threads=False)
+            table = file.read(columns=SCHEMA.names, use_threads=False).select(SCHEMA.names)
             table.validate(full=True)
             _check_texts(path, table)
-            table = table.cast(SCHEMA)
+            table = _without_nulls(table.cast(SCHEMA))
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise RecordsError(f"{path} cannot be read: {said[0]}") from error
@@ -114,10 +114,12 @@ def content_hash(table: pa.Table) -> bytes:
 def _check_footer(path: Path, footer: pyarrow.parquet.FileMetaData) -> None:
     """Raises RecordsError where the footer says that this is no part, or too large for one."""
     there = footer.schema.to_arrow_schema()
-    if there.names != SCHEMA.names:
-        lacking = [name for name in SCHEMA.names if name not in there.names]
-        what = f"column {lacking[0]!r} is missing" if lacking else "its columns are others"
-        raise RecordsError(f"{path} is not a part of geomfast records: {what}")
+    for name in SCHEMA.names:
+        if there.names.count(name) != 1:
+            what = "missing" if name not in there.names else "there twice"
+            raise RecordsError(
+                f"{path} is not a part of geomfast records: column {name!r} is {what}"
+            )
     for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True):
         # What pandas saves has large strings, which are read like ours.
         alike = (kind, pa.large_string()) if kind == "string" else (kind,)
@@ -131,6 +133,14 @@ def _check_footer(path: Path, footer: pyarrow.parquet.FileMetaData) -> None:
     expanded = max(least, sum(group.total_byte_size for group in groups))
     if expanded > LARGEST:
         raise RecordsError(f"{path} expands to {expanded:,} bytes; a part has {LARGEST:,} at most")
+
+
+def _without_nulls(table: pa.Table) -> pa.Table:
+    """With NaN for what is missing among the numbers that may be NaN, as pandas saves them."""
+    for index, field in enumerate(SCHEMA):
+        if field.type == pa.float64() and table.column(index).null_count:
+            table = table.set_column(index, field, table.column(index).fill_null(float("nan")))
+    return table
 
 
 def _check_texts(path: Path, table: pa.Table) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from geomfast.analysis.events import THRESHOLDS
+from geomfast.files import DamagedFile, read_sealed
 from geomfast.records import FINAL, RecordsError, block
 from geomfast.report.curves import samples_of
 
@@ -23,17 +23,14 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Content of settings.json; empty when there is none.
 
     Raises:
-        RecordsError: it is not a JSON object.
+        RecordsError: it is not a JSON object, or has changed since it was written.
     """
     if not path.exists():
         return {}
     try:
-        settings = json.loads(path.read_text())
-    except ValueError as error:
-        raise RecordsError(f"{path}: {error}") from error
-    if not isinstance(settings, dict):
-        raise RecordsError(f"{path}: expected a JSON object")
-    return settings
+        return read_sealed(path)
+    except DamagedFile as error:
+        raise RecordsError(str(error)) from error
 
 
 def calls(settings: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from geomfast.files import fingerprint, refuse_links
+from geomfast.models.scales import SCALES
 from geomfast.sweep.cadence import grown
 from geomfast.sweep.plan import (
     BEHAVIOUR,
     MEASURE_SETTINGS,
     MEASURES,
+    MIXTURES,
     Cell,
     PlanError,
     Settings,
@@ -30,7 +32,8 @@ from geomfast.sweep.plan import (
 )
 from geomfast.sweep.settings_file import NAME as _SETTINGS
 from geomfast.sweep.settings_file import read_settings, write_settings
-from geomfast.tasks import task_levels
+from geomfast.tasks import LEVELS, TASK_NAMES, task_levels
+from geomfast.training.settings import PRECISIONS
 
 
 def check_folder(out: Path, *, make: bool = True) -> None:
@@ -93,7 +96,7 @@ def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, An
     grid = {**grid, "cadence": dict(grid.get("cadence", {}))}
     calls, groups = [], []
     if path.exists():
-        before = read_settings(path)
+        before = _read(path)
         groups = before.get("groups", [])
         settings, there = _settled(settings, before, grid["measures"])
         both = {name: recipe for name, recipe in before["recipes"].items() if name in recipes}
@@ -136,14 +139,50 @@ def read_folder(out: Path) -> tuple[Settings, list[Cell]]:
         raise PlanError(f"no such folder: {out}")
     if not (out / _SETTINGS).exists():
         raise PlanError(f"{out} has no {_SETTINGS}: not a sweep's folder")
-    content = read_settings(out / _SETTINGS)
-    values = _defaults() | content["settings"]
-    names = [field.name for field in fields(Settings)]
-    if set(values) != set(names):
-        raise PlanError(f"{out / _SETTINGS} is of another version of geomfast")
+    content = _read(out / _SETTINGS)
+    values: dict[str, Any] = _defaults() | content["settings"]
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     settings, grid = Settings(**values), content["grid"]
     return settings, cells(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a sweep's ``settings.json``, whose settings and grid can be those of one.
+
+    Raises:
+        PlanError: they cannot.
+    """
+    content = read_settings(path)
+    values, grid = _defaults() | content["settings"], content["grid"]
+    if set(values) != {field.name for field in fields(Settings)}:
+        raise PlanError(f"{path} is of another version of geomfast")
+    for field in fields(Settings):
+        if not _is(values[field.name], str(field.type)):
+            raise PlanError(f"{path}: setting {field.name} is {values[field.name]!r:.60}")
+    among = {"tasks": (values["tasks"], TASK_NAMES), "levels": (values["levels"], LEVELS)}
+    among |= {"mixture": ([values["mixture"]], MIXTURES), "scales": (grid.get("scales"), SCALES)}
+    among["precision"] = ([values["precision"]], PRECISIONS)
+    for name, (found, existing) in among.items():
+        for value in found or [None]:
+            if value not in existing:
+                raise PlanError(f"{path}: {value!r:.60} is none of the {name} there are")
+    if not grid.get("seeds"):
+        raise PlanError(f"{path}: its grid has no seeds")
+    if not _is(list(grid.get("cadence", {}).values()), "tuple[int, ...]"):
+        raise PlanError(f"{path}: its cadence is no number of checkpoints by measure")
+    return content
+
+
+def _is(value: Any, kind: str) -> bool:
+    """Whether a value from JSON is of a type of :class:`Settings`."""
+    if kind.endswith(" | None"):
+        return value is None or _is(value, kind.removesuffix(" | None"))
+    if kind.startswith("tuple["):
+        inside = kind[len("tuple[") :].partition(",")[0]
+        return isinstance(value, list) and all(_is(each, inside) for each in value)
+    if kind == "float":
+        return type(value) in (int, float)
+    return type(value).__name__ == kind
 
 
 def _defaults() -> dict[str, Any]:

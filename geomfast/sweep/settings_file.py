@@ -91,6 +91,9 @@ def _check(content: Mapping[str, Any]) -> None:
         if not all(isinstance(each, dict) for each in content.get(name, [])):
             raise FileError(f"{name!r} holds something else than objects")
     grid = content["grid"]
+    for name in ("cadence", "checkpoints"):
+        if not isinstance(grid.get(name, {}), dict):
+            raise FileError(f"grid.{name} is not an object")
     for name, values in grid.items():
         _check_values(f"grid.{name}", values)
     for seed in grid.get("seeds", []):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from click.testing import CliRunner
 from torch import nn
 
 import geomfast as gf
+from geomfast.cli.engine import Engine
 from geomfast.cli.main import main
+from geomfast.sweep.engines.events import Event, attempt
 
 SWEEP = ["--tasks", "COPY", "--levels", "1", "--scales", "nano", "--steps", "8", "--samples", "10"]
 SWEEP += ["--checkpoints", "3", "--batch-size", "8", "--measures", "rankme,hessian_top"]
@@ -19,9 +25,24 @@ POPULATION += ["--test-lengths", "4", "--batch-size", "9", "--samples", "10", "-
 POPULATION += ["--threads", "1"]
 
 
+@contextmanager
+def in_process() -> Iterator[None]:
+    """Inside, commands do their work where they are: no process loads torch once more."""
+
+    def events(_: Engine, work: Sequence[Any], stopping: Any) -> Any:
+        news: list[Event] = []
+        for job in work:
+            news += [Event(job.name, "started"), attempt(job, news.append, stopping, patience=0.0)]
+        return nullcontext(iter(news))
+
+    with mock.patch.object(Engine, "events", events):
+        yield
+
+
 def invoke(*arguments: str) -> None:
     """A command of geomfast, which has to succeed."""
-    result = CliRunner().invoke(main, list(arguments))
+    with in_process():
+        result = CliRunner().invoke(main, list(arguments))
     assert result.exit_code == 0, result.output
 
 
