@@ -7,6 +7,7 @@ what other scales would.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ class Estimate:
     how: str = ""
 
 
+@functools.lru_cache(maxsize=10_000)
 def wilson(count: int, of: int) -> tuple[float, float]:
     """95% Wilson interval of a share; (NaN, NaN) when there is nothing to count."""
     if of == 0:

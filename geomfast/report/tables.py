@@ -128,13 +128,22 @@ def write_csv(path: Path, table: pd.DataFrame, write: Write = write_atomically) 
         write: writes a file.
     """
     texts = {
-        str(name): column.map(in_spreadsheet)
+        str(name): _cells_of(column)
         for name, column in table.items()
         if not pd.api.types.is_numeric_dtype(column)
     }
     shown = table.assign(**texts).rename(columns=in_spreadsheet)
     write(path, shown.to_csv(index=False).encode(errors="backslashreplace"))
     return path
+
+
+def _cells_of(column: pd.Series) -> pd.Series:
+    """Texts as a spreadsheet may read them; of a million few are different."""
+    if column.dtype == object:  # of several types, of which 1 and True would be one
+        return column.map(in_spreadsheet)
+    changed = {text: in_spreadsheet(text) for text in column.unique()}
+    same = all(new is old or new == old for old, new in changed.items() if isinstance(old, str))
+    return column if same else column.map(changed)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -207,8 +207,15 @@ def _centres(
         "given_success": mean_won,
     }
     found = {}
-    for name, (value, *samples) in values.items():
-        low, high = percentiles(np.array(samples))
+    # Together; those of no success at all in some sample have values missing.
+    whole = [name for name, column in values.items() if not np.isnan(column[1:]).any()]
+    ends_of = np.percentile([values[name][1:] for name in whole], [2.5, 97.5], axis=1)
+    known = {
+        name: (float(low), float(high)) for name, low, high in zip(whole, *ends_of, strict=True)
+    }
+    for name, column in values.items():
+        value = column[0]
+        low, high = known[name] if name in known else percentiles(column[1:])
         if name == "success":
             ends = wilson(int(successes.sum()), n)
             low, high = min(low, ends[0]), max(high, ends[1])
@@ -222,7 +229,9 @@ def _dips(scores: np.ndarray, resolution: float, every_size: bool) -> dict[str, 
     plain, plain_p = dip_test(scores, every_size=every_size)
     if math.isnan(plain):
         return {}
-    spread, spread_p = dip_test(spread_ties(scores, resolution), every_size=every_size)
+    spread, spread_p = plain, plain_p
+    if (np.diff(scores) == 0).any():  # else there is nothing to spread
+        spread, spread_p = dip_test(spread_ties(scores, resolution), every_size=every_size)
     return {"dip": plain, "dip_p": plain_p, "spread_dip": spread, "spread_dip_p": spread_p}
 
 

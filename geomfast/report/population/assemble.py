@@ -21,6 +21,8 @@ from geomfast.report.tables import json_bytes, plain
 
 #: Populations of one report that are drawn: seconds each.
 MOST_DRAWN = 4
+#: Of more than this the tables of all are together, a file of each kind.
+MOST_FOLDERS = 50
 
 
 def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> dict[str, Any]:
@@ -30,7 +32,8 @@ def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> 
     table's name without its suffix, or with ``-report`` where that holds what is not geomfast's.
     Only what geomfast wrote is overwritten.
 
-    Of more than :data:`MOST_DRAWN` populations the first are drawn; the page says so.
+    Of more than :data:`MOST_DRAWN` populations the first are drawn, and of more than
+    :data:`MOST_FOLDERS` the tables of all are together; the page says so.
 
     Args:
         path: folder of ``geomfast population``, or a table of outcomes (CSV or Parquet).
@@ -64,14 +67,18 @@ def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> 
     shown = {population.slug: [] for population in found.each}
     for population in found.each[:MOST_DRAWN]:
         shown[population.slug] = _draw(drawn, out, found, population)
-    written = [
-        file
-        for population in found.each
-        for file in tables.write(
-            _folder(out / "tables", found, population), population, place.write
-        )
-    ]
-    place.write(place.html, page.render(found, shown, drawn.notes).encode())
+    if len(found.each) > MOST_FOLDERS:
+        written = tables.write_together(out / "tables", found.each, place.write)
+    else:
+        written = [
+            file
+            for population in found.each
+            for file in tables.write(
+                _folder(out / "tables", found, population), population, place.write
+            )
+        ]
+    values = [tables.as_json(population) for population in found.each]
+    place.write(place.html, page.render(found, values, shown, drawn.notes).encode())
     result: dict[str, Any] = plain(
         {
             "generator": MARK,
@@ -80,7 +87,7 @@ def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> 
             "settings": dict(shown_settings(found.settings)),
         }
     )
-    result["populations"] = [tables.as_json(population) for population in found.each]
+    result["populations"] = values
     place.write(out / "report.json", json_bytes(result))
     result["paths"] = {
         "html": str(place.html),
@@ -98,6 +105,11 @@ def _left_out(found: Populations) -> list[str]:
         notes.append(
             f"figures are of the first {MOST_DRAWN} of {len(found.each):,} tasks and lengths; the "
             "tables are of all"
+        )
+    if len(found.each) > MOST_FOLDERS:
+        notes.append(
+            "tables of all tasks and lengths are together, one file of each kind, without the "
+            "curves of single seeds"
         )
     most = max(len(population.scales) for population in found.each)
     if most > MOST_SCALES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from geomfast.analysis.population import LEAST_SEEDS
 from geomfast.analysis.population.summary import bootstrap_of
@@ -11,16 +12,19 @@ from geomfast.report.page import on_page, template
 from geomfast.report.population import tables
 from geomfast.report.population.found import Populations
 from geomfast.report.settings import shown_settings
-from geomfast.report.tables import plain
 
 
 def render(
-    found: Populations, drawn: Mapping[str, Sequence[OnPage]], notes: Sequence[str] = ()
+    found: Populations,
+    values: Sequence[Mapping[str, Any]],
+    drawn: Mapping[str, Sequence[OnPage]],
+    notes: Sequence[str] = (),
 ) -> str:
     """The page as text.
 
     Args:
         found: the populations.
+        values: of each, as in report.json.
         drawn: figures of each, by its ``slug``.
         notes: what was left out, and why.
 
@@ -33,13 +37,13 @@ def render(
             {
                 "slug": population.slug,
                 "name": population.name,
-                "lines": tables.key_lines(population),
-                "rows": tables.summary_rows(plain(population.summary)),
+                "lines": value["lines"],
+                "rows": tables.summary_rows(value["summary"]),
                 "figures": on_page(drawn[population.slug]),
                 "measured": population.records is not None,
                 "resolution": f"{population.resolution:.3g}",
             }
-            for population in found.each
+            for population, value in zip(found.each, values, strict=True)
         ],
         notes=notes,
         headings=tables.HEADINGS,

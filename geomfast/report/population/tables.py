@@ -162,10 +162,35 @@ def write(folder: Path, population: Population, file: Write) -> list[Path]:
     return [write_csv(folder / f"{n}.csv", frame, file) for n, frame in frames(population).items()]
 
 
+def write_together(folder: Path, populations: Sequence[Population], file: Write) -> list[Path]:
+    """Write the tables of many populations to ``folder``, one file of each kind, by ``file``.
+
+    The columns ``task`` and ``length`` come first.  Curves of single seeds, a thousand of each
+    population, are left out.
+    """
+    kinds: dict[str, list[pd.DataFrame]] = {}
+    for population in populations:
+        of = {"task": population.task, "length": population.length}
+        for name, frame in frames(population).items():
+            if name != "curves":
+                rest = frame.drop(columns=[*of], errors="ignore")
+                rest.insert(0, "length", of["length"])
+                rest.insert(0, "task", of["task"])
+                kinds.setdefault(name, []).append(rest)
+    return [
+        write_csv(folder / f"{name}.csv", pd.concat(parts, ignore_index=True), file)
+        for name, parts in kinds.items()
+    ]
+
+
 def as_json(population: Population) -> dict[str, Any]:
     """One population as plain JSON values; its thousand single-seed curves as their quantiles."""
-    named = frames(population)
-    kept = ("summary", "distances", "seeds_needed", "early_geometry")
+    named = {
+        "summary": population.summary,
+        "distances": population.distances,
+        "seeds_needed": population.seeds_needed,
+        "early_geometry": population.best_early,
+    }
     curves = population.curves[0][["linearity", "breakthroughness"]]
     shares = curves.quantile([0.05, 0.25, 0.5, 0.75, 0.95], interpolation="lower")
     return plain(
@@ -177,7 +202,7 @@ def as_json(population: Population) -> dict[str, Any]:
             "resolution": population.resolution,
             "members": len(population.table),
             "lines": key_lines(population),
-            **{name: named.get(name, pd.DataFrame()) for name in kept},
+            **named,
             "single_seeds": {
                 name: {f"{q:g}": value for q, value in column.items()}
                 for name, column in (shares.items() if len(curves) else ())
@@ -215,6 +240,9 @@ def terminal(result: Mapping[str, Any], console: Console) -> None:
             value, remark = _cut(value), _cut(remark)
             console.print(Text.assemble(f"{label}: ", (value, "bold"), (f"; {remark}", "dim")))
         console.print()
+    more = len(result["populations"]) - PRINTED
+    if more > 0:
+        console.print(f"{more:,} more tasks and lengths, not printed: they are on the page")
     for note in result["notes"]:
         console.print(in_terminal(note), style="bold")
 
