@@ -63,16 +63,20 @@ def read_part(path: Path) -> pa.Table:
             changed since it was written, or holds what no measure gives; the message names it.
     """
     try:
-        footer = pyarrow.parquet.read_metadata(path)
-        _check_footer(path, footer)
-        sealed = (footer.metadata or {}).get(_HASH)
         with pyarrow.parquet.ParquetFile(
-            path, metadata=footer, page_checksum_verification=True, read_dictionary=_TEXTS
+            path, page_checksum_verification=True, read_dictionary=_TEXTS
         ) as file:
+            _check_footer(path, file.metadata)
+            sealed = (file.metadata.metadata or {}).get(_HASH)
             table = file.read(columns=SCHEMA.names, use_threads=False).select(SCHEMA.names)
             table.validate(full=True)
             _check_texts(path, table)
             table = _without_nulls(table.cast(SCHEMA))
+    except KeyError as error:  # of a column that is to be read in a way of its own
+        lacking = error.args[0].decode()
+        raise RecordsError(
+            f"{path} is not a part of geomfast records: column {lacking!r} is missing"
+        ) from error
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise RecordsError(f"{path} cannot be read: {said[0]}") from error
@@ -102,11 +106,13 @@ def content_hash(table: pa.Table) -> bytes:
         column = table.column(name)
         if pa.types.is_string(kind):
             # Lengths too, or a letter could move from one value to the next.
-            texts = column.to_pylist()
-            digest.update(np.fromiter(map(len, texts), "<i8", len(texts)).tobytes())
-            digest.update("".join(texts).encode())
+            texts = pa.concat_arrays(column.chunks)
+            _, ends, letters = texts.buffers()
+            ends = np.frombuffer(ends, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+            digest.update(np.diff(ends).astype("<i4").tobytes())
+            digest.update(memoryview(letters)[ends[0] : ends[-1]] if letters else b"")
         else:
-            values = column.fill_null(_NONE).to_numpy()
+            values = (column.fill_null(_NONE) if column.null_count else column).to_numpy()
             digest.update(np.ascontiguousarray(values).astype(f"<{values.dtype.str[1:]}").tobytes())
     return digest.hexdigest().encode()
 
