@@ -17,7 +17,7 @@ from rich.table import Table
 
 from geomfast import machine
 from geomfast.analysis import task_level
-from geomfast.cli.choices import Ladder, OneTaskLevel
+from geomfast.cli.choices import MOST_THREADS, Finite, Ladder, OneTaskLevel, Place
 from geomfast.cli.engine import check_device
 from geomfast.files import write_atomically
 from geomfast.records import MIXTURE
@@ -28,7 +28,7 @@ _CURVATURE_SAMPLES = 256
 
 
 @click.command("calibrate-llc", short_help="Step size and localization for a sweep's llc.")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=Place(path_type=Path))
 @click.option("--run", help="Of the sweep.  [default: the first with weights]")
 @click.option("--step", type=click.IntRange(0), help="Checkpoint.  [default: the last kept]")
 @click.option(
@@ -46,7 +46,7 @@ _CURVATURE_SAMPLES = 256
 )
 @click.option(
     "--nbeta",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     help="Inverse temperature times n.  [default: the sweep's]",
 )
 @click.option("--chains", type=click.IntRange(1), help="Of each setting.  [default: the sweep's]")
@@ -55,10 +55,10 @@ _CURVATURE_SAMPLES = 256
 @click.option("--batch-size", type=click.IntRange(1), help="[default: the sweep's]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; default: all.")
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads; default: all.")
 @click.option(
     "--figure",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=Place(path_type=Path, dir_okay=False),
     help="Where to write the picture.  [default: in SOURCE/figures]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,6 +30,22 @@ class Finite(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Place(click.Path):
+    """A path as click's own, which takes an empty one, of an unset variable say, for the folder
+    that the command is called in.
+    """
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        if not os.fspath(value).strip():
+            self.fail(f"{os.fspath(value)!r} is no path.", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 class ListOf(click.ParamType):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from geomfast.cli.choices import Finite, ListOf, Words
+from geomfast.cli.choices import Finite, ListOf, Place, Words
 from geomfast.cli.engine import Engine, chosen_engine, engine_options
 from geomfast.cli.interrupts import asked_to_stop
 from geomfast.cli.locks import lock_option
@@ -32,7 +32,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 @click.command(short_help="Measure checkpoints that are there already; resumes where it was left.")
-@click.argument("source")
+@click.argument("source", type=Place())
 @click.option(
     "--revisions",
     type=Words("revision"),
@@ -70,7 +70,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 @click.option("--llc-burn-in", type=click.IntRange(0), help="Steps of each before the first draw.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=Place(path_type=Path),
     help="Folder for the records.  [default: SOURCE-measured beside a folder, measured/MODEL]",
 )
 @click.option(

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from geomfast import machine
-from geomfast.cli.choices import MOST_THREADS, Finite, Lengths, ScaleNames, Seeds
+from geomfast.cli.choices import MOST_THREADS, Finite, Lengths, Place, ScaleNames, Seeds
 from geomfast.cli.engine import check_device
 from geomfast.cli.interrupts import asked_to_stop
 from geomfast.cli.locks import lock_option
@@ -45,7 +45,7 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
 @click.command(
     short_help="Hundreds of seeds of every scale, trained as one; resumes where it was left."
 )
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Place(path_type=Path))
 @click.option(
     "--task",
     type=click.Choice(list(LENGTH_TASKS)),

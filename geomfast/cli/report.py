@@ -12,15 +12,16 @@ import click
 from rich.console import Console
 
 from geomfast.analysis.paper import REFERENCES
+from geomfast.cli.choices import Place
 from geomfast.files import FileError, printable
 from geomfast.records import RecordsError
 
 
 @click.command(short_help="Tables, figures and one HTML page from the records of a sweep.")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Place(path_type=Path))
 @click.option(
     "--html",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=Place(path_type=Path, dir_okay=False),
     help="Where to write the page.  [default: OUT/report.html]",
 )
 @click.option(
@@ -33,7 +34,7 @@ from geomfast.records import RecordsError
 @click.option(
     "--compare",
     "compare_with",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Place(path_type=Path, file_okay=False),
     metavar="OTHER",
     help="A second sweep: claims of both in one table, their curves over each other, and the "
     "settings that differ.",

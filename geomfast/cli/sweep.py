@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from geomfast import machine
-from geomfast.cli.choices import CadenceOf, Finite, Levels, ListOf, Seeds
+from geomfast.cli.choices import CadenceOf, Finite, Levels, ListOf, Place, Seeds
 from geomfast.cli.dry_run import check_assumed, planned, show_plan
 from geomfast.cli.engine import Engine, chosen_engine, engine_options
 from geomfast.cli.interrupts import asked_to_stop
@@ -54,7 +54,7 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 
 
 @click.command(short_help="Train and measure a grid of runs; resumes where it was left.")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=Place(path_type=Path))
 @click.option("--preset", default="smoke", show_default=True, help=f"{', '.join(PRESETS)}.")
 @click.option("--tasks", type=ListOf("task", TASK_NAMES), help=f"{', '.join(TASK_NAMES)}; or all.")
 @click.option("--levels", type=Levels(LEVELS), help="1, 2, 3; or all.")
