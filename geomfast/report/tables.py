@@ -154,7 +154,8 @@ def json_bytes(value: Any) -> bytes:
 def plain(value: Any) -> Any:
     """The value as JSON can hold it: NaN and infinities become None, numpy scalars Python's own."""
     if isinstance(value, pd.DataFrame):
-        return [plain(row) for row in value.to_dict("records")]
+        rows = value.to_numpy(dtype=object).tolist()
+        return [plain(dict(zip(value.columns, row, strict=True))) for row in rows]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -17,6 +17,8 @@ SURE = 0.95
 KNOWN = 0.1
 
 SEEDS_COLUMNS = ["scale", "count", "any", "any_low", "any_high", "half_width"]
+#: Of the summary.
+_USED = ["scale", "success", "success_low", "success_high"]
 NEEDED_COLUMNS = ["scale", "seeds_for_success", "low", "high", "seeds_for_interval"]
 
 
@@ -38,7 +40,7 @@ def seeds_curve(summary: pd.DataFrame) -> pd.DataFrame:
         so many seeds would give on average).
     """
     rows = []
-    for row in summary[summary["success"].notna()].to_dict("records"):
+    for row in summary.loc[summary["success"].notna(), _USED].to_dict("records"):
         for count in SEED_COUNTS:
             ends = [float(chance_of_any(row[f"success{e}"], count)) for e in ("", "_low", "_high")]
             rows.append([row["scale"], count, *ends, expected_half_width(row["success"], count)])
@@ -58,7 +60,7 @@ def seeds_needed(summary: pd.DataFrame) -> pd.DataFrame:
         to within :data:`KNOWN`, 95% Wilson interval, on average).
     """
     rows = []
-    for row in summary[summary["success"].notna()].to_dict("records"):
+    for row in summary.loc[summary["success"].notna(), _USED].to_dict("records"):
         at, most, least = (_for_any(row[f"success{end}"]) for end in ("", "_low", "_high"))
         rows.append([row["scale"], at, least, most, _for_width(row["success"])])
     return pd.DataFrame(rows, columns=NEEDED_COLUMNS)

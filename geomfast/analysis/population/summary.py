@@ -92,23 +92,28 @@ def summary(
     edges = bins(table)
     generator = np.random.default_rng(seed)
     every_size = not many_sizes(table.groupby("scale", sort=False)["score"].count())
+    # Arrays: a table of thousands of scales would spend its time in pandas' own.
+    codes, names = pd.factorize(table["scale"])
+    order = np.argsort(codes, kind="stable")
+    of = {name: table[name].to_numpy(dtype=float) for name in ("parameters", "score", "loss")}
     rows = []
-    for scale, members in table.groupby("scale", sort=False):
-        scores = np.sort(members["score"].dropna().to_numpy())
+    for at in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+        finished = at[~np.isnan(of["score"][at])]
+        scores = np.sort(of["score"][finished])
         row: dict[str, Any] = dict.fromkeys(SUMMARY_COLUMNS, math.nan)
         row |= {
-            "scale": scale,
-            "parameters": float(members["parameters"].iloc[0]),
+            "scale": names[codes[at[0]]],
+            "parameters": float(of["parameters"][at[0]]),
             "seeds": len(scores),
-            "unfinished": len(members) - len(scores),
+            "unfinished": len(at) - len(scores),
             "successes": int((scores >= success).sum()),
             "reason": _too_few(len(scores)),
         }
         if not row["reason"]:
             row |= _centres(scores, success, edges, bootstrap, generator)
             row |= _dips(scores, resolution, every_size)
-            losses = members.loc[members["score"].notna(), "loss"].dropna().to_numpy()
-            row |= _of_loss(losses, every_size)
+            losses = of["loss"][finished]
+            row |= _of_loss(losses[~np.isnan(losses)], every_size)
             if np.ptp(scores) == 0:
                 row["reason"] = "all scores equal"
         rows.append(row)
@@ -129,6 +134,10 @@ def one_population(table: pd.DataFrame) -> None:
     Raises:
         ValueError: it holds several populations, or none.
     """
+    if len(table) and all(
+        (table[name] == table[name].iloc[0]).all() for name in ("task", "length")
+    ):
+        return
     kinds = table[["task", "length"]].drop_duplicates()
     if len(kinds) != 1:
         raise ValueError(f"expected one task and length, got {len(kinds)}")
