@@ -83,6 +83,8 @@ def _labels(batch: Any) -> Tensor:
         raise TypeError(
             f"batch must be token ids or a mapping with input_ids, not {type(batch).__name__}"
         )
+    if tokens.is_floating_point() or tokens.is_complex():
+        raise TypeError(f"token ids must be integers, not {tokens.dtype}")
     if tokens.dim() != 2 or tokens.shape[1] < 2:
         raise ValueError(f"token ids must have shape (N, T), T >= 2, not {tuple(tokens.shape)}")
     labels = tokens if labels is None else labels
@@ -99,12 +101,16 @@ def _labels(batch: Any) -> Tensor:
 
 def _logits(model: nn.Module, batch: Any, labels: Tensor) -> Tensor:
     """(N, T - 1, V): the predictions that labels belong to."""
+    if isinstance(model, type) or not callable(model):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if isinstance(batch, Mapping):
         # With labels a model would compute a reduced loss of its own.
         out = model(**{name: value for name, value in batch.items() if name != "labels"})
     else:
         out = model(batch)
     logits = getattr(out, "logits", out[0] if isinstance(out, tuple) else out)
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"model must return logits (N, T, V), not {type(logits).__name__}")
     samples, length = labels.shape
     if logits.dim() != 3 or logits.shape[:2] != (samples, length + 1):
         raise ValueError(

@@ -70,11 +70,19 @@ def check_measures(measures: Iterable[str]) -> list[str]:
     """The named measures, each once, in the order they are taken.
 
     Raises:
+        TypeError: something other than names.
         ValueError: an unknown one.
     """
+    if not isinstance(measures, Iterable):
+        raise TypeError(f"measures must be names of measures, not {type(measures).__name__}")
+    measures = list(measures)
+    if wrong := [name for name in measures if not isinstance(name, str)]:
+        raise TypeError(f"measures must be names of measures, not {wrong[0]!r:.60}")
     wanted = set(measures)
     if unknown := sorted(wanted - set(MEASURES)):
-        raise ValueError(f"unknown measure {unknown[0]!r}; there are: {', '.join(MEASURES)}")
+        raise ValueError(
+            f"measures: unknown measure {unknown[0]!r}; there are: {', '.join(MEASURES)}"
+        )
     return [name for name in MEASURES if name in wanted]
 
 

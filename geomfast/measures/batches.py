@@ -38,6 +38,7 @@ def batches_of(data: Any) -> Batches:
     if isinstance(data, Batches):
         return data
     if isinstance(data, (Tensor, tuple, Mapping)) or _is_one_batch(data):
+        _refuse_meta(data)
         return Batches([data])
     if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
         raise ValueError(
@@ -65,6 +66,11 @@ def one_batch(data: Any) -> Any:
             f"all samples have to go through the model together, but the batches of data cannot "
             f"be joined: {error}; pad them to one shape"
         ) from error
+
+
+def _refuse_meta(batch: Any) -> None:
+    if any(x.is_meta for x in tensors_of(batch)):
+        raise ValueError("data is on the meta device, without values")
 
 
 def _is_one_batch(data: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -72,6 +72,8 @@ def _first_entries(
 def _named(trainable: dict[str, Tensor], params: Iterable[str] | None) -> dict[str, Tensor]:
     if params is None:
         return trainable
+    if isinstance(params, (bytes, Mapping)) or not isinstance(params, Iterable):
+        raise TypeError(f"params must be names of parameters, one or more, not {params!r}")
     patterns = [params] if isinstance(params, str) else list(params)
     if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(f"params must be names of parameters, one or more, not {params!r}")

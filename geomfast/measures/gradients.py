@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from geomfast.kernels import gradient_gram as kernel
 from geomfast.kernels.spectra import exp_entropy, gram_eigenvalues
+from geomfast.measures.arguments import check_flag, check_loss, check_model, check_whole
 from geomfast.measures.batches import count, one_batch, taken
 from geomfast.measures.checks import LossFunction, require_finite
 from geomfast.measures.per_sample.attribution import attribute
@@ -67,12 +68,16 @@ def gradient_gram(
         dictionary of them for `per_layer`.
 
     Raises:
-        TypeError: loss_fn does not return a floating-point tensor.
+        TypeError: an argument of another kind, named; loss_fn does not return a floating-point
+            tensor.
         ValueError: the loss is reduced; N < 2; parameters that no loss uses, or that are complex;
             losses that are random or depend on other samples (the module, or a sample, is named);
             gradients with NaN or infinity (sample and parameter are named).
     """
-
+    check_model(model)
+    check_loss(loss_fn)
+    check_flag(center=center, per_layer=per_layer, check=check)
+    check_whole(0, most=2**63 - 1, max_memory=max_memory)
     batch = one_batch(batch)
 
     def measure(centered: bool) -> dict[str, Tensor]:

@@ -15,6 +15,14 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from geomfast.measures.arguments import (
+    check_flag,
+    check_loss,
+    check_model,
+    check_number,
+    check_seed,
+    check_whole,
+)
 from geomfast.measures.batches import batches_of
 from geomfast.measures.calls import measurable, require_sound
 from geomfast.measures.checks import LossFunction
@@ -98,7 +106,8 @@ def hessian_top_eigenvalues(
             no eigenvalue is missing.
 
     Raises:
-        TypeError: loss_fn does not return a floating-point tensor; params are no names.
+        TypeError: an argument of another kind, named; loss_fn does not return a floating-point
+            tensor; params are no names.
         ValueError: bad arguments; no data; a reduced loss; a loss or product with NaN or infinity
             (the batch is named); parameters that no loss uses, or that are complex; losses that are
             random or depend on other samples (the module, or a sample, is named); a model without
@@ -106,9 +115,14 @@ def hessian_top_eigenvalues(
     """
     if ends not in lanczos.ENDS:
         raise ValueError(f"ends must be one of {', '.join(lanczos.ENDS)}, not {ends!r}")
+    check_number(tol=tol)
+    check_flag(per_layer=per_layer)
     if not tol > 0:
         raise ValueError(f"tol must be positive, not {tol}")
-    _require_positive(k=k, max_iterations=max_iterations)
+    check_whole(1, k=k, max_iterations=max_iterations)
+    check_seed(seed)
+    if start is not None and not isinstance(start, Tensor):
+        raise TypeError(f"start must be a tensor (P,) or (m, P), not {type(start).__name__}")
     if not per_layer:
         with _products(model, loss_fn, data, params, matrix) as products:
             size = products.dimension
@@ -168,6 +182,8 @@ def hessian_trace(
     Raises:
         As `hessian_top_eigenvalues`.
     """
+    check_whole(1, probes=probes)
+    check_seed(seed)
     if probes < 6:
         raise ValueError(f"probes must be 6 or more, not {probes}")
     with _products(model, loss_fn, data, params, matrix) as products:
@@ -209,7 +225,10 @@ def hessian_density(
     Raises:
         As `hessian_top_eigenvalues`.
     """
-    _require_positive(probes=probes, iterations=iterations)
+    check_whole(1, probes=probes, iterations=iterations)
+    check_seed(seed)
+    if width is not None:
+        check_number(width=width)
     if width is not None and not width > 0:
         raise ValueError(f"width must be positive, not {width}")
     if width == math.inf:
@@ -240,7 +259,9 @@ def _products(
     kinds: Mapping[str, Callable[..., DataProducts]] = _PRODUCTS,
 ) -> Iterator[DataProducts]:
     """Products that have been checked, of a model that is left as it was."""
-    if matrix not in _PRODUCTS:
+    check_model(model)
+    check_loss(loss_fn)
+    if not isinstance(matrix, str) or matrix not in _PRODUCTS:
         raise ValueError(f"matrix must be one of {', '.join(_PRODUCTS)}, not {matrix!r}")
     with measurable(model, loss_fn, batches_of(data), widen=True) as (model, losses, batches):
         products = kinds[matrix](model, losses, batches, params)
@@ -333,9 +354,3 @@ def _not_finite(products: DataProducts) -> ValueError:
     return ValueError(
         f"a product with the Hessian is not finite: {products.where_not_finite(probe)}"
     )
-
-
-def _require_positive(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name} must be 1 or more, not {value}")

@@ -5,13 +5,20 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from geomfast.kernels.sgld import Dynamics, RmsProp
+from geomfast.measures.arguments import (
+    check_flag,
+    check_loss,
+    check_model,
+    check_number,
+    check_whole,
+    kind,
+)
 from geomfast.measures.batches import batches_of, count, parts
 from geomfast.measures.calls import measurable, require_sound
 from geomfast.measures.checks import (
@@ -100,19 +107,29 @@ def llc(
         `verdict` and more: see `LLC`.
 
     Raises:
-        TypeError: loss_fn does not return a floating-point tensor.
+        TypeError: an argument of another kind, named; loss_fn does not return a floating-point
+            tensor.
         ValueError: bad arguments; no data, or less than a minibatch; a reduced loss; a loss or
             gradient with NaN or infinity at w0; parameters that no loss uses, or that are complex;
             losses that are random or depend on other samples (the module, or a sample, is named); a
             table with a max_norm; all chains have diverged.
     """
+    check_model(model)
+    check_loss(loss_fn)
+    check_flag(common_batches=common_batches)
+    if stacked is not None:
+        check_flag(stacked=stacked)
+    if not callable(progress):
+        raise TypeError(f"progress must be a function of a step, not {kind(progress)}")
+    check_number(localization=localization)
+    if curvature is not None:
+        check_number(curvature=curvature)
     _require_positive(lr=lr)
-    _require_whole(1, draws=draws, chains=chains)
-    _require_whole(0, burn_in=burn_in, seed=seed)
+    check_whole(1, draws=draws, chains=chains)
+    check_whole(0, burn_in=burn_in)
+    check_whole(0, most=(1 << 64) - 1, seed=seed)
     if at_once is not None:
-        _require_whole(1, at_once=at_once)
-    if seed >= 1 << 64:
-        raise ValueError(f"seed must be of 64 bits, not {seed}")
+        check_whole(1, at_once=at_once)
     if not (localization >= 0 and math.isfinite(localization)):
         raise ValueError(f"localization must be 0 or more, not {localization}")
     if nbeta is not None:
@@ -125,7 +142,7 @@ def llc(
         parameters, _ = chosen(model, params)
         samples = sum(count(batch, least=1) for batch in batches)
         if batch_size is not None:
-            _require_whole(1, batch_size=batch_size)
+            check_whole(1, batch_size=batch_size)
             if batch_size > samples:
                 raise ValueError(
                     f"batch_size = {batch_size} is more than the {samples} samples of data"
@@ -287,12 +304,7 @@ def _require_stable(lr: float, nbeta: float, localization: float, curvature: flo
 
 
 def _require_positive(**values: float) -> None:
+    check_number(**values)
     for name, value in values.items():
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{name} must be positive, not {value}")
-
-
-def _require_whole(least: int, **values: Any) -> None:
-    for name, value in values.items():
-        if not isinstance(value, Integral) or int(value) < least:
-            raise ValueError(f"{name} must be a whole number of {least} or more, not {value!r}")

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geomfast.kernels.checks import all_finite, not_finite_error
+from geomfast.measures.arguments import check_number, check_seed, check_values, kind
 from geomfast.measures.stopping import check_stop
 
 #: Ridge penalties tried, in units of the mean squared length of the centred samples. More change
@@ -95,6 +96,7 @@ def probe_accuracy(
         tensor(1., dtype=torch.float64)
     """
     x = _checked(x, folds, penalties)
+    check_seed(seed)
     samples = x.shape[-2]
     labels = _integers("labels", labels, samples)
     each = (
@@ -248,14 +250,19 @@ def _folds(groups: Tensor, folds: int, seed: int) -> list[Tensor]:
 
 def _checked(x: Tensor, folds: int, penalties: Sequence[float]) -> Tensor:
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x must be a floating-point tensor, not {kind}")
+        found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x must be a floating-point tensor, not {found}")
     if x.dim() < 2 or x.shape[-2] < 2 or x.shape[-1] < 1:
         raise ValueError(f"x must have shape (..., N, d), N >= 2, d >= 1, not {tuple(x.shape)}")
-    if not isinstance(folds, int):
+    check_values("x", x)
+    if not isinstance(folds, int) or isinstance(folds, bool):
         raise TypeError(f"folds must be a whole number, 3 or more, not {folds!r}")
     if folds < 3:
         raise ValueError(f"folds must be 3 or more, so that a penalty can be chosen, not {folds}")
+    if isinstance(penalties, str) or not isinstance(penalties, Sequence):
+        raise TypeError(f"penalties must be a sequence of numbers, not {kind(penalties)}")
+    for penalty in penalties:
+        check_number(penalties=penalty)
     if not len(penalties) or not all(0.0 < penalty < math.inf for penalty in penalties):
         raise ValueError(f"penalties must be positive and finite, not {tuple(penalties)}")
     x = x.detach()
@@ -266,8 +273,9 @@ def _checked(x: Tensor, folds: int, penalties: Sequence[float]) -> Tensor:
 
 def _integers(name: str, values: Tensor, samples: int) -> Tensor:
     if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
-        kind = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"{name} must be a tensor of integers, not {kind}")
+        found = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name} must be a tensor of integers, not {found}")
     if values.shape != (samples,):
         raise ValueError(f"{name} must have shape ({samples},), not {tuple(values.shape)}")
+    check_values(name, values)
     return values.detach().cpu()

@@ -4,10 +4,12 @@ import torch
 
 from geomfast.kernels import spectra
 from geomfast.kernels.checks import bad_entry_error
+from geomfast.measures.arguments import check_flag, check_number, check_values
 
 
 def _check_samples(x: torch.Tensor) -> None:
     spectra.check(x)
+    check_values("x", x)
     if x.shape[-2] < 2:
         raise ValueError(
             f"x of shape {tuple(x.shape)} has N = {x.shape[-2]} samples; N >= 2 is needed"
@@ -34,9 +36,9 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
 
     Raises:
         TypeError: x is not a floating-point tensor.
-        ValueError: wrong shape, N < 2, d < 1, NaN or infinity (the first one is named). The backend
-            "cuda" does not wait for the GPU and so cannot raise about entries: the values of such
-            a matrix are NaN there.
+        ValueError: wrong shape, N < 2, d < 1, sparse, on the meta device, NaN or infinity (the
+            first one is named). The backend "cuda" does not wait for the GPU and so cannot raise
+            about entries: the values of such a matrix are NaN there.
 
     Example:
         >>> singular_values(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
@@ -63,13 +65,15 @@ def rankme(x: torch.Tensor, *, center: bool = False, eps: float = 0.0) -> torch.
         (...) float64, between 1 and min(N, d) for eps = 0; 0.0 for a matrix of zeros.
 
     Raises:
-        TypeError: x is not a floating-point tensor.
+        TypeError: x is not a floating-point tensor; center no truth value, eps no number.
         ValueError: as in `singular_values`; eps is negative or not finite.
 
     Example:
         >>> rankme(torch.eye(5))
         tensor(5.0000, dtype=torch.float64)
     """
+    check_flag(center=center)
+    check_number(eps=eps)
     if not 0.0 <= eps < float("inf"):
         raise ValueError(f"eps must be finite and >= 0, not {eps}")
     _check_samples(x)
@@ -101,6 +105,7 @@ def effective_rank(values: torch.Tensor) -> torch.Tensor:
         raise TypeError(f"values must be a floating-point tensor, not {kind}")
     if values.dim() < 1 or values.shape[-1] < 1:
         raise ValueError(f"values must have shape (..., k), k >= 1, not {tuple(values.shape)}")
+    check_values("values", values)
     values = values.detach()
     bad = ~(torch.isfinite(values) & (values >= 0))
     if bad.any():

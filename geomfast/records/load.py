@@ -33,10 +33,15 @@ def load_records(path: str | os.PathLike[str]) -> pd.DataFrame:
         depth, with a fresh index.
 
     Raises:
+        TypeError, ValueError: path is no path, or empty.
         FileNotFoundError: there is no such path, or no part file under it.
         RecordsError: a file there is not a geomfast part file, or has changed since it was
             written; the message names it.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path must be that of a file or folder, not {type(path).__name__}")
+    if not os.fspath(path):
+        raise ValueError("path is empty: it must be that of a file or folder")
     root = Path(path)
     if not root.exists():
         raise FileNotFoundError(f"no such file or folder: {root}")

@@ -218,7 +218,7 @@ def test_a_product_that_is_not_finite_names_its_batch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"k": 0}, "k must be 1 or more, not 0"),
+        ({"k": 0}, "k must be a whole number of 1 or more, not 0"),
         ({"k": 52}, "k = 52 eigenvalues of a matrix of side 51"),
         ({"tol": 0.0}, "tol must be positive, not 0.0"),
         ({"k": 5, "max_iterations": 4}, "max_iterations = 4 is less than k = 5"),
@@ -253,7 +253,7 @@ def test_bad_data_and_models():
         gf.hessian_top_eigenvalues(model, loss, batch)
     with pytest.raises(ValueError, match="probes must be 6 or more, not 5"):
         gf.hessian_trace(model, loss, batch, probes=5)
-    with pytest.raises(ValueError, match="iterations must be 1 or more, not 0"):
+    with pytest.raises(ValueError, match="iterations must be a whole number of 1 or more, not 0"):
         gf.hessian_density(model, loss, batch, iterations=0)
     with pytest.raises(ValueError, match="width must be positive, not -1"):
         gf.hessian_density(model, loss, batch, width=-1.0)

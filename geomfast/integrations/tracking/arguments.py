@@ -131,13 +131,15 @@ def check_device(device: Any) -> torch.device | None:
     """The device; None for none.
 
     Raises:
-        ValueError: torch knows none of that name.
+        ValueError: torch knows none of that name, or cannot use it here.
     """
     if device is None:
         return None
     try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+        return found
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise ValueError(f"device must be one of torch's, cpu or cuda:0 say: {error}") from error
 
 
