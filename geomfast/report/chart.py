@@ -78,5 +78,6 @@ def _aligned(at: np.ndarray, values: np.ndarray, place: dict[int, int]) -> list[
 
 
 def script_json(value: Any) -> str:
-    """JSON that can neither end the script element it stands in nor open a comment there."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    """JSON as a text of JavaScript, which neither ends its script element nor opens a comment."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return json.dumps(text).replace("<", "\\u003c")

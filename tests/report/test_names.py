@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+from geomfast.analysis.trajectories import task_level
 from geomfast.cli.report import report
 from geomfast.report import build
 from geomfast.report.chart import script_json
@@ -137,7 +138,7 @@ def test_a_sweep_with_awkward_names(tmp_path, only):
 
 def test_data_cannot_leave_its_script():
     text = script_json({"<!--<script>": "</script>"})
-    assert "<" not in text and json.loads(text) == {"<!--<script>": "</script>"}
+    assert "<" not in text and json.loads(json.loads(text)) == {"<!--<script>": "</script>"}
 
 
 def test_lone_surrogates_of_settings_are_shown(tmp_path, only):
@@ -146,3 +147,27 @@ def test_lone_surrogates_of_settings_are_shown(tmp_path, only):
     (out / "settings.json").write_text('{"note": "\\ud800 x", "chance": {}}')
     build(out)
     assert "\\ud800 x" in (out / "report.html").read_text()
+
+
+def test_names_of_task_levels_differ():
+    several = [
+        ("", 0), ("mixture", 1), ("mixture", 0), ("MOD", 1), ("MOD-1", 1), ("MOD-1", 2), ("A", 1),
+        ("A", 2), ("A-2", 1), ("A (level 2)", 1), ("A (level 2)", 2), ("A-2 (level 1)", 1),
+    ]  # fmt: skip
+    assert len({task_level(*each) for each in several}) == len(several)
+    assert task_level("MOD", 1) == "MOD-1" and task_level("A-2", 1) == "A-2"
+
+
+def test_runs_that_javascript_has_a_use_for(tmp_path, only):
+    only()
+    names = ["__proto__", "constructor", "toString"]
+    frames = [
+        sweep(tasks=["MOD"], levels=[1], steps=[0, 2, 4, 8, 16], seed=seed).assign(run=name)
+        for seed, name in enumerate(names)
+    ]
+    build(write(tmp_path / "out", join(*frames)))
+    page = (tmp_path / "out" / "report.html").read_text()
+    (text,) = re.findall(r"const DATA = JSON\.parse\((.*)\);", page)
+    runs = json.loads(json.loads(text))["runs"]
+    assert list(runs) == names
+    assert all(run["cells"]["MOD-1"]["layers"] for run in runs.values())
