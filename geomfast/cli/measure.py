@@ -95,8 +95,9 @@ def measure(source: str, out: Path | None, **options: Any) -> None:
     ...) or a single one; or the id of a model on the Hugging Face hub.
 
     One checkpoint is measured while the next is fetched. Running the same command again resumes;
-    more checkpoints or measures add work; other settings in the same OUT are refused. Ctrl-C
-    finishes the measure in hand. A kill loses at most one checkpoint.
+    more checkpoints or measures add work; other settings in the same OUT are refused. Ctrl-C or
+    SIGTERM drops the measure in hand and writes those that the checkpoint has; a second Ctrl-C ends
+    at once. A kill loses at most one checkpoint.
 
     A checkpoint that cannot be measured leaves the others as they are, and why in OUT/failures.
     Exit codes: 0 done, 1 something failed, 2 bad usage, 130 stopped.

@@ -152,7 +152,8 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
     """Train models on the tasks and measure their geometry at checkpoints.
 
     Running the same command again resumes; more scales, seeds, measures, or checkpoints of a
-    measure add work; other settings in the same OUT are refused. Ctrl-C finishes the write in hand.
+    measure add work; other settings in the same OUT are refused. Ctrl-C or SIGTERM
+    drops the measure in hand and saves the state; a second Ctrl-C ends at once.
 
     Seeds that are trained as one program are measured, recorded and kept as runs of their own, and
     stay together from then on.

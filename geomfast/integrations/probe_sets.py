@@ -7,6 +7,7 @@ arithmetic, in-context learning, facts, reasoning, general. They are our own.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -233,8 +234,11 @@ def _datasets() -> Any:
 def _hub_dataset(source: str) -> dict[str, ProbeSet]:
     datasets = _datasets()
     name, config, split = (*source.removeprefix(DATASET).split(":"), "", "")[:3]
+    options: dict[str, Any] = {"split": split or "validation"}
+    if "trust_remote_code" in inspect.signature(datasets.load_dataset).parameters:
+        options["trust_remote_code"] = False  # versions that have it ask whoever is there
     try:
-        rows = datasets.load_dataset(name, config or None, split=split or "validation")
+        rows = datasets.load_dataset(name, config or None, **options)
     except Exception as error:  # of the network, of the hub, of the files
         raise ProbesError(f"{source} cannot be loaded: {error}") from error
     short = name.rsplit("/", 1)[-1]

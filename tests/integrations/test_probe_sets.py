@@ -5,6 +5,7 @@ import importlib.util
 import json
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -220,3 +221,22 @@ def test_datasets_of_the_library(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: 1 / 0)
     with pytest.raises(ProbesError, match="dataset:them/exam cannot be loaded: division"):
         read_probes("dataset:them/exam")
+
+
+def test_no_code_of_a_dataset_runs(monkeypatch):
+    """Versions of the library that can run it are told not to, so that they do not ask."""
+    asked = []
+
+    def older(name, config=None, *, split=None, trust_remote_code=None):
+        asked.append(trust_remote_code)
+        return [GOOD, GOOD]
+
+    def newer(name, config=None, *, split=None, **more):
+        asked.append(more)
+        return [GOOD, GOOD]
+
+    for load in (older, newer):
+        library = SimpleNamespace(load_dataset=load)
+        monkeypatch.setattr(probe_sets, "_datasets", lambda library=library: library)
+        assert len(read_probes("dataset:them/exam")["exam"].items) == 2
+    assert asked == [False, {}]
