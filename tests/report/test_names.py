@@ -12,11 +12,13 @@ from geomfast.analysis.trajectories import task_level
 from geomfast.cli.report import report
 from geomfast.report import build
 from geomfast.report.chart import script_json
+from geomfast.report.drawing import as_bytes
+from geomfast.report.figures.measures import gradient_ranks, hessian_figure
 from geomfast.report.names import in_spreadsheet, in_terminal, labels, one_line, slug, slugs
 from geomfast.report.population import assemble
 from geomfast.report.population import build as build_population
 from geomfast.report.tables import write_csv
-from tests.analysis.synthetic import join, sweep, write
+from tests.analysis.synthetic import join, rows, sweep, write
 
 #: Names that some medium would obey, lose or mix up with another's.
 AWKWARD = [
@@ -66,9 +68,9 @@ def reported(tmp_path_factory):
     """A table with every awkward name as a task and as a scale, and its report."""
     folder = tmp_path_factory.mktemp("awkward")
     generator = np.random.default_rng(0)
-    rows = [("", scale, i, generator.random()) for scale in AWKWARD for i in range(10)]
-    rows += [(t, s, i, generator.random()) for t in AWKWARD for s in "ab" for i in range(2)]
-    table = pd.DataFrame(rows, columns=["task", "scale", "seed", "score"])
+    lines = [("", scale, i, generator.random()) for scale in AWKWARD for i in range(10)]
+    lines += [(t, s, i, generator.random()) for t in AWKWARD for s in "ab" for i in range(2)]
+    table = pd.DataFrame(lines, columns=["task", "scale", "seed", "score"])
     table.to_csv(folder / "data.csv", index=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assemble, "MOST_DRAWN", 1)
@@ -104,8 +106,8 @@ def test_nothing_is_obeyed_by_terminal_page_or_spreadsheet(reported):
 
 
 def test_two_scales_of_many_digits(tmp_path):
-    rows = [f"{s},{i},0.{i}" for s in ("1234567.0", "1234568.0") for i in range(3)]
-    (tmp_path / "a.csv").write_text("\n".join(["scale,seed,score", *rows]))
+    lines = [f"{s},{i},0.{i}" for s in ("1234567.0", "1234568.0") for i in range(3)]
+    (tmp_path / "a.csv").write_text("\n".join(["scale,seed,score", *lines]))
     table = pd.read_csv(tmp_path / "a.csv")
     table.to_parquet(tmp_path / "b.parquet")
     for name in ("a.csv", "b.parquet"):
@@ -171,3 +173,17 @@ def test_runs_that_javascript_has_a_use_for(tmp_path, only):
     runs = json.loads(json.loads(text))["runs"]
     assert list(runs) == names
     assert all(run["cells"]["MOD-1"]["layers"] for run in runs.values())
+
+
+def test_ticks_of_logarithmic_axes_are_plain(reported):
+    steps = [0, 2, 4, 8]
+    run = join(
+        rows("fisher_rank", steps, [1.0, 30.0, 0.004, 2000.0]),
+        rows("hessian_top", steps, [-50.0, 0.0, 3.0, 4000.0]),
+    )
+    drawn = [as_bytes(draw(run, run), "svg").decode() for draw in (gradient_ranks, hessian_figure)]
+    drawn += [path.read_text() for path in reported[0].rglob("*.svg")]
+    # Comments of the file hold its texts.
+    texts = [re.findall("<!-- (.*) -->", each) for each in drawn]
+    assert len(drawn) > 5 and all(len(each) > 5 for each in texts)
+    assert not [text for each in texts for text in each if "mathdefault" in text]
