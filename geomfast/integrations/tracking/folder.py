@@ -125,7 +125,7 @@ class RunFolder:
         write_wall(self.records, seconds)
 
     def check_there(self) -> None:
-        """Check that what was recorded is still there, as it is not where OUT was removed."""
+        """Check that what was recorded is still there, as it is not where OUT was removed.
 
         Raises:
             FileError: it is not.
