@@ -13,6 +13,7 @@ import click
 
 import geomfast
 from geomfast.cli.calibrate import calibrate_llc
+from geomfast.cli.choices import Refused
 from geomfast.cli.doctor import doctor
 from geomfast.cli.measure import measure
 from geomfast.cli.population import population
@@ -29,13 +30,13 @@ class Explained(click.Group):
         try:
             return super().invoke(ctx)
         except FileError as error:
-            raise click.UsageError(printable(str(error))) from error
+            raise Refused(printable(str(error))) from error
         except click.ClickException as error:
             # It may quote a name from a file, which the terminal is not to obey.
             error.message = printable(error.message)  # pyright: ignore[reportAttributeAccessIssue]
             raise
         except UnicodeEncodeError as error:
-            raise click.UsageError(f"{error.object!a:.80} is not text") from error
+            raise click.ClickException(f"{error.object!a:.80} is not text") from error
         except BrokenPipeError:
             raise
         except OSError as error:

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from geomfast.analysis.paper import REFERENCES
-from geomfast.cli.choices import Place
+from geomfast.cli.choices import Place, Refused
 from geomfast.files import FileError, printable
 from geomfast.records import RecordsError
 
@@ -152,5 +152,5 @@ def _page(result: dict[str, Any]) -> None:
 def _failure(error: Exception) -> click.ClickException:
     """What is said of it; 2 where a file or a name is refused, 1 where the report failed."""
     refused = isinstance(error, FileError) and not isinstance(error, RecordsError)
-    kind = click.UsageError if refused else click.ClickException
+    kind = Refused if refused else click.ClickException
     return kind(printable(str(error)))

@@ -47,9 +47,10 @@ def test_the_fuzzer_sees_a_value_that_is_silently_wrong(
 
     monkeypatch.setattr("tests.fuzz.flips.flip", dated)
     assert "settings.json has changed" in tried(FIRST, *folders)
-    monkeypatch.setattr("tests.fuzz.flips.read_settings", _unsealed)
+    for module in ("tests.fuzz.flips", "geomfast.sweep.folder"):
+        monkeypatch.setattr(f"{module}.read_settings", _unsealed)
     assert tried(FIRST, *folders).startswith("silent: ")
 
 
-def _unsealed(path: Path, kind: str) -> dict[str, Any]:
+def _unsealed(path: Path, kind: str = "sweep") -> dict[str, Any]:
     return json.loads(path.read_text())

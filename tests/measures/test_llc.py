@@ -424,7 +424,7 @@ def test_whole_numbers_of_numpy_will_do():
 
 def test_seeds_have_64_bits():
     assert not same(quick(seed=2**64 - 1, batch_size=5), quick(seed=2**63 - 1, batch_size=5))
-    with pytest.raises(ValueError, match="seed must be of 64 bits"):
+    with pytest.raises(ValueError, match="seed must be at most 18446744073709551615"):
         quick(seed=2**64)
 
 

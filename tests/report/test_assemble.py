@@ -157,7 +157,7 @@ def test_runs_that_are_drawn(tmp_path, only):
     assert folders == {"joint-nano-seed0", "joint-micro-seed0"}
     assert result["cells"][0]["run"] == "joint-nano-seed0" and result["against"] == "v1"
     html = page.read_text()
-    assert html.count("<option>joint-") == 3 and html.count("<img ") == 2
+    assert html.count('<option value="joint-') == 3 and html.count("<img ") == 2
     assert "to figures/joint-nano-seed1" in html
     build(tmp_path, every_run=True)
     assert (drawn / "joint-nano-seed1" / "layers.svg").exists()

@@ -45,7 +45,7 @@ def test_a_sweep_has_no_such_figure(records: pd.DataFrame) -> None:
 
 
 def test_names_of_task_levels() -> None:
-    assert [task_level("facts", 1), task_level("facts", 2)] == ["facts", "facts-2"]
+    assert [task_level("facts", 1), task_level("facts", 2)] == ["facts", "facts (level 2)"]
     assert [task_level("MOD", 1), task_level("COUNT", 1)] == ["MOD-1", "COUNT-1"]
 
 

@@ -172,7 +172,7 @@ def test_several_runs_are_chosen_from(tmp_path):
     out = tracked(tmp_path, frame)
     result = build(out)
     html = (out / "report.html").read_text()
-    assert html.count("<option>") == 2 and "other: CharNet, seed 1" in html
+    assert html.count("<option value=") == 4 and "other: CharNet, seed 1" in html
     assert [label for label, _, _ in result["lines"]] == ["RankMe, final, run"]
 
 
