@@ -1,4 +1,4 @@
-"""What the values of each measure can be, for whoever reads them from a file."""
+"""What the values of each measure can be, checked when they are read from a file."""
 
 from __future__ import annotations
 

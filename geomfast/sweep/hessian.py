@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from geomfast.files import fingerprint, write_atomically
 from geomfast.measures.values import hessian_values
 from geomfast.sweep.plan import HESSIAN, Settings, hessian_options, measure_settings
 from geomfast.sweep.rows import Probe, Row, row
-from geomfast.training.checkpoints import CheckpointError
+from geomfast.training.checkpoints import CheckpointError, tensors_hash
 
 HESSIAN_MEASURES = set(HESSIAN)
 
@@ -62,7 +61,7 @@ class Eigenvectors:
     def save(self) -> None:
         """Writes what was found at this step, if anything was and it is not too large."""
         if self.found:
-            told = {_HASH: _sum(self.found)}
+            told = {_HASH: tensors_hash(self.found)}
             write_atomically(self._path(self.step), safetensors.torch.save(self.found, told))
             for old in self._earlier()[:-1]:
                 self._path(old).unlink(missing_ok=True)
@@ -90,17 +89,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}; {_WAY_ON}") from error
     # Those of geomfast 0.1 say nothing.
-    if told and (told != {_HASH} or sealed != _sum(found)):
+    if told and (told != {_HASH} or sealed != tensors_hash(found)):
         raise CheckpointError(f"{path} has changed since it was written; {_WAY_ON}")
     return found
-
-
-def _sum(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def hessian_rows(

@@ -37,8 +37,13 @@ def folder_name(step: int) -> str:
 
 def weights_hash(model: torch.nn.Module) -> str:
     """16 hexadecimal digits that name a model's parameters and buffers, by name and value."""
+    return tensors_hash(model.state_dict())
+
+
+def tensors_hash(tensors: dict[str, Tensor]) -> str:
+    """16 hexadecimal digits that name tensors by name, type, shape and value."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(raw.numpy().tobytes())
