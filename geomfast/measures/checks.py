@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geomfast.measures.batches import taken
+from geomfast.measures.batches import taken, tensors_of
 
 #: Samples that checks look at without the others, or a few more.
 FEW = 16
+
+#: Samples that checks look at one by one.
+_SINGLE = 8
 
 NO_PARAMETER = "the losses do not depend on any parameter that requires gradients"
 
@@ -142,7 +145,8 @@ def require_independent(
 
     Evaluates two parts of the batch, without gradients. They are drawn, so that neighbours, or
     samples a fixed distance apart, are parted; and what hangs on one sample, such as a largest
-    value, is in one of them at most.
+    value, is in one of them at most. What hangs on many, such as the greatest length, is found by
+    `require_same_alone`.
 
     Args:
         loss_fn, model, batch: as everywhere in geomfast; N samples, of which one alone says
@@ -152,14 +156,51 @@ def require_independent(
     Raises:
         ValueError: with a sample's number, and its loss with and without the others.
     """
-    samples = len(losses)
-    if samples < 2:
+    if len(losses) < 2:
         return
-    order = torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
-    for which in order[: 2 * FEW].chunk(2):
+    for which in _order(len(losses))[: 2 * FEW].chunk(2):
         with torch.no_grad():
             alone = checked_losses(loss_fn(model, taken(batch, which)), len(which), False)
         require_equal_losses(dict(zip(which.tolist(), alone, strict=True)), losses.detach())
+    require_same_alone(loss_fn, model, batch, losses)
+
+
+def require_same_alone(
+    loss_fn: LossFunction, model: nn.Module, batch: Any, losses: Tensor
+) -> None:
+    """Raises where the loss of a single sample is another one in a batch of its own.
+
+    Such as in a model that pads to the longest sample and attends to what it has padded: every
+    large part of a batch holds a sample of full length. Evaluates up to `_SINGLE` samples, without
+    gradients: two that are drawn, and those with the least and the greatest values, among which
+    are the shortest, whatever they are padded with. Each goes through the model beside a copy of
+    itself, for a model may take a first dimension of 1 for none.
+
+    Args, raises: as `require_independent`.
+    """
+    samples = len(losses)
+    if samples < 2:
+        return
+    for one in _single(batch, samples):
+        with torch.no_grad():
+            pair = torch.tensor([one, one])
+            alone = checked_losses(loss_fn(model, taken(batch, pair)), 2, False)
+        require_equal_losses({one: alone[0]}, losses.detach())
+
+
+def _order(samples: int) -> Tensor:
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
+
+
+def _single(batch: Any, samples: int) -> list[int]:
+    """Numbers of the samples that are worth a look at each of them alone."""
+    found = _order(samples)[:2].tolist()
+    for x in tensors_of(batch):
+        if x.shape[:1] == (samples,) and x.numel() and x.layout == torch.strided:
+            values = x.detach() if x.is_complex() else x.detach().float()
+            sizes = values.abs().reshape(samples, -1).sum(1)
+            found += [int(sizes.argmin()), int(sizes.argmax())]
+    return list(dict.fromkeys(found))[:_SINGLE]
 
 
 def refuse_coupled(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import geomfast as gf
 from geomfast.measures.checks import require_independent
 from tests import cases
 
@@ -46,7 +47,7 @@ def test_losses_of_single_samples_pass(samples, dtype):
     compared(lambda m, b: loss(m(b["x"]), b["y"]), model, {"x": x, "y": y})
 
 
-def test_two_parts_are_evaluated_once_more():
+def test_two_parts_and_a_few_single_samples_are_evaluated_once_more():
     seen = []
 
     def loss(model, x):
@@ -55,4 +56,44 @@ def test_two_parts_are_evaluated_once_more():
 
     model, x = nn.Linear(4, 3), cases.normal(31, 4)
     require_independent(loss, model, x, loss(model, x))
-    assert seen == [(31, True), (16, False), (15, False)]
+    assert seen[:3] == [(31, True), (16, False), (15, False)]
+    assert 0 < len(seen[3:]) <= 8 and set(seen[3:]) == {(2, False)}
+
+
+def attends_to_padding(model, batch):
+    """As of a model that pads to the longest sample, and does not mask what it has padded."""
+    x, lengths = batch
+    x = x[:, : int(lengths.max())]
+    return model(x - x.mean(1, keepdim=True)).square().mean((1, 2))
+
+
+@pytest.mark.parametrize("padding", [0.0, 50.0])
+@pytest.mark.parametrize("samples", [2, 3, 33, 400])
+def test_one_short_sample_among_long_ones_is_looked_at_alone(samples, padding):
+    torch.manual_seed(0)
+    x, lengths = cases.normal(samples, 6, 4), torch.full((samples,), 6)
+    lengths[samples // 3] = 2
+    x[samples // 3, 2:] = padding
+    with pytest.raises(ValueError, match=rf"loss of sample {samples // 3} depends on the other"):
+        compared(attends_to_padding, nn.Linear(4, 3), (x, lengths))
+    with pytest.raises(ValueError, match=rf"loss of sample {samples // 3} depends on the other"):
+        gf.hessian_top_eigenvalues(nn.Linear(4, 3), attends_to_padding, (x, lengths), k=1)
+    with pytest.raises(ValueError, match=r"depends on the other samples|not of single samples"):
+        gf.gradient_gram(nn.Linear(4, 3), attends_to_padding, (x, lengths))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.complex64]
+)
+def test_batches_of_any_type_have_single_samples(dtype):
+    x = cases.normal(40, 4)
+
+    def loss(model, batch):
+        return squares(model, batch[0])
+
+    compared(loss, nn.Linear(4, 3), (x, x.abs().to(dtype)))
+
+
+def test_models_that_squeeze_a_first_dimension_of_one_are_accepted():
+    model = nn.Linear(4, 1)
+    compared(lambda m, x: m(x).squeeze().square(), model, cases.normal(40, 4))

@@ -256,7 +256,7 @@ def _compare_unfit(draw: Draw, outcome: Outcome) -> None:
     sign = f"{_SIGNS[draw.nature]}|not reach the loss"
     if draw.samples > 1:
         _refusal(outcome, "gram", lambda: gram(draw), sign)
-    if draw.nature == "random":
+    if draw.samples > 1 or draw.nature == "random":
         _refusal(outcome, "hessian", lambda: product(draw), sign)
 
 

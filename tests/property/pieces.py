@@ -218,7 +218,9 @@ class Ragged(Piece):
                 longest = int(mask.sum(1).max())
                 order = (~mask).long().argsort(stable=True)
                 front = h.gather(1, order[..., None].expand_as(h))[:, :longest]
-                return F.pad(self.rows(front), (0, 0, 0, length - longest))
+                # What is beyond a sample's own length must not show, for it hangs on the others'.
+                here = mask.gather(1, order)[:, :longest, None]
+                return F.pad(self.rows(front) * here, (0, 0, 0, length - longest))
 
 
 def recurrent(pick: random.Random, d: int, batch_first: bool) -> tuple[nn.RNNBase, str]:

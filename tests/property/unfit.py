@@ -15,7 +15,7 @@ class Coupled(Piece):
             pick,
             "less the mean; softmax; sorted; batch norm; batch norm without statistics; "
             "rolled; attention across; lstm across; cumsum; over the norm; similarity; "
-            "max of the batch; next sample",
+            "max of the batch; next sample; padded to the longest",
         )
         if self.what.startswith("batch norm"):
             self.inner = nn.BatchNorm1d(d, track_running_stats=self.what == "batch norm")
@@ -47,6 +47,9 @@ class Coupled(Piece):
                 return h + (x @ x.T).softmax(1).matmul(x)[:, None]
             case "max of the batch":
                 return h / (1 + h.abs().amax())
+            case "padded to the longest":
+                longest = int(mask.sum(1).max())
+                return h + h[:, :longest].mean(1, keepdim=True)
             case "next sample":
                 return torch.cat([h[1:], h[:1]])
             case _:

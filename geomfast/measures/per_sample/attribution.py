@@ -23,6 +23,7 @@ from geomfast.measures.checks import (
     refuse_coupled,
     require_equal_losses,
     require_independent,
+    require_same_alone,
     unused_error,
 )
 from geomfast.measures.graph import reached, uses_in_graph
@@ -71,6 +72,7 @@ def attribute(
                 require_repeatable(losses, model, batch)
             if apart:
                 require_equal_losses(alone, found.losses)
+                require_same_alone(losses, model, batch, found.losses)
             elif check:
                 require_independent(losses, model, batch, found.losses)
             return found.measured(measure, wrong, verify=check and not apart, scale=scale)
