@@ -139,7 +139,7 @@ def require_equal_losses(alone: dict[int, Tensor], together: Tensor) -> None:
 
 
 def require_independent(
-    loss_fn: LossFunction, model: nn.Module, batch: Any, losses: Tensor
+    loss_fn: LossFunction, model: nn.Module, batch: Any, losses: Tensor, briefly: bool = False
 ) -> None:
     """Raises where samples' losses are others with fewer samples beside them.
 
@@ -152,6 +152,7 @@ def require_independent(
         loss_fn, model, batch: as everywhere in geomfast; N samples, of which one alone says
             nothing.
         losses: (N,) of the whole batch, at the same weights.
+        briefly: of single samples only the shortest is looked at, where samples are sequences.
 
     Raises:
         ValueError: with a sample's number, and its loss with and without the others.
@@ -162,26 +163,24 @@ def require_independent(
         with torch.no_grad():
             alone = checked_losses(loss_fn(model, taken(batch, which)), len(which), False)
         require_equal_losses(dict(zip(which.tolist(), alone, strict=True)), losses.detach())
-    require_same_alone(loss_fn, model, batch, losses)
+    require_same_alone(loss_fn, model, batch, losses, briefly)
 
 
 def require_same_alone(
-    loss_fn: LossFunction, model: nn.Module, batch: Any, losses: Tensor
+    loss_fn: LossFunction, model: nn.Module, batch: Any, losses: Tensor, briefly: bool = False
 ) -> None:
     """Raises where the loss of a single sample is another one in a batch of its own.
 
     Such as in a model that pads to the longest sample and attends to what it has padded: every
-    large part of a batch holds a sample of full length. Evaluates up to `_SINGLE` samples, without
-    gradients: two that are drawn, and those with the least and the greatest values, among which
-    are the shortest, whatever they are padded with. Each goes through the model beside a copy of
-    itself, for a model may take a first dimension of 1 for none.
+    large part of a batch holds a sample of full length. Each sample that is looked at goes through
+    the model beside a copy of itself, for a model may take a first dimension of 1 for none.
 
     Args, raises: as `require_independent`.
     """
     samples = len(losses)
     if samples < 2:
         return
-    for one in _single(batch, samples):
+    for one in _worth_a_look(batch, samples, briefly):
         with torch.no_grad():
             pair = torch.tensor([one, one])
             alone = checked_losses(loss_fn(model, taken(batch, pair)), 2, False)
@@ -192,15 +191,41 @@ def _order(samples: int) -> Tensor:
     return torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
-def _single(batch: Any, samples: int) -> list[int]:
-    """Numbers of the samples that are worth a look at each of them alone."""
-    found = _order(samples)[:2].tolist()
-    for x in tensors_of(batch):
-        if x.shape[:1] == (samples,) and x.numel() and x.layout == torch.strided:
-            values = x.detach() if x.is_complex() else x.detach().float()
-            sizes = values.abs().reshape(samples, -1).sum(1)
-            found += [int(sizes.argmin()), int(sizes.argmax())]
-    return list(dict.fromkeys(found))[:_SINGLE]
+def _worth_a_look(batch: Any, samples: int, briefly: bool) -> list[int]:
+    """Numbers of samples: the shortest, the least and the greatest, and two that are drawn.
+
+    The shortest of several sequences only; of vectors none is.
+    """
+    tensors = [
+        x.detach()
+        for x in tensors_of(batch)
+        if x.shape[:1] == (samples,) and x.numel() and x.layout == torch.strided
+    ]
+    lengths = [_filled(x) for x in tensors if x.dim() > 2 or (x.dim() == 2 and not _real(x))]
+    # Whole numbers, one for each of several sequences, may be their lengths, or labels.
+    lengths += [x for x in tensors if lengths and x.dim() == 1 and not _real(x)]
+    found = [int(length.argmin()) for length in lengths]
+    if not briefly:
+        sizes = [(x if x.is_complex() else x.float()).abs().reshape(samples, -1) for x in tensors]
+        found += [int(at) for x in sizes for at in (x.sum(1).argmin(), x.sum(1).argmax())]
+        found += _order(samples)[:2].tolist()
+    return list(dict.fromkeys(found))[: 1 if briefly else _SINGLE]
+
+
+def _real(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
+
+
+def _filled(x: Tensor) -> Tensor:
+    """(N,) places of every sequence that are not padding, whatever value that has.
+
+    Padding is what equals the last, or the first, place; in a mask it is what is 0.
+    """
+    if x.dtype == torch.bool or (not _real(x) and int(x.max()) <= 1):
+        return (x != 0).reshape(len(x), -1).sum(1)
+    rest = tuple(range(2, x.dim()))
+    ends = [(x != end) for end in (x[:, -1:], x[:, :1])]
+    return torch.minimum(*((each.any(rest) if rest else each).sum(1) for each in ends))
 
 
 def refuse_coupled(model: nn.Module) -> None:

@@ -67,13 +67,13 @@ def attends_to_padding(model, batch):
     return model(x - x.mean(1, keepdim=True)).square().mean((1, 2))
 
 
-@pytest.mark.parametrize("padding", [0.0, 50.0])
+@pytest.mark.parametrize("padding", [0.0, 50.0, -7.5])
 @pytest.mark.parametrize("samples", [2, 3, 33, 400])
 def test_one_short_sample_among_long_ones_is_looked_at_alone(samples, padding):
     torch.manual_seed(0)
     x, lengths = cases.normal(samples, 6, 4), torch.full((samples,), 6)
     lengths[samples // 3] = 2
-    x[samples // 3, 2:] = padding
+    x[samples // 3, 2:] = padding  # at its end, so that the length is that of the front
     with pytest.raises(ValueError, match=rf"loss of sample {samples // 3} depends on the other"):
         compared(attends_to_padding, nn.Linear(4, 3), (x, lengths))
     with pytest.raises(ValueError, match=rf"loss of sample {samples // 3} depends on the other"):

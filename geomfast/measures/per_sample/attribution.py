@@ -72,9 +72,9 @@ def attribute(
                 require_repeatable(losses, model, batch)
             if apart:
                 require_equal_losses(alone, found.losses)
-                require_same_alone(losses, model, batch, found.losses)
+                require_same_alone(losses, model, batch, found.losses, briefly=True)
             elif check:
-                require_independent(losses, model, batch, found.losses)
+                require_independent(losses, model, batch, found.losses, briefly=True)
             return found.measured(measure, wrong, verify=check and not apart, scale=scale)
 
 
