@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geomfast.analysis.remember import once
 from geomfast.analysis.trajectories import CELL, first_held, in_order, trajectories
 from geomfast.records import layer_depth
 
@@ -72,6 +73,7 @@ def floor_of(steps: np.ndarray, values: np.ndarray) -> tuple[int, dict[str, floa
     return index, {"initial": initial, **fall}
 
 
+@once
 def collapse(
     records: pd.DataFrame,
     *,
@@ -137,6 +139,7 @@ def _step_of(flags: np.ndarray, steps: np.ndarray, persistence: int) -> float:
     return math.nan if held is None else float(steps[held])
 
 
+@once
 def half_collapse(
     records: pd.DataFrame,
     *,

@@ -22,6 +22,7 @@ from geomfast.analysis.changes import LEAST_CHECKPOINTS, LOGARITHMIC
 from geomfast.analysis.events import emergence
 from geomfast.analysis.intervals import Estimate, mean_over_seeds
 from geomfast.analysis.leads import MEASURES
+from geomfast.analysis.remember import once
 from geomfast.analysis.trajectories import CELL, in_order, log_steps, select, stretches
 from geomfast.records import FINAL
 
@@ -51,6 +52,7 @@ class _Run(NamedTuple):
         return self.pairs[np.arange(len(self.pairs)), np.arange(len(self.pairs))]
 
 
+@once
 def cross_correlation(
     records: pd.DataFrame,
     *,

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy import stats
 
 from geomfast.analysis.events import emergence
+from geomfast.analysis.remember import once
 from geomfast.analysis.trajectories import CELL, in_order, select
 from geomfast.records import FINAL
 
@@ -26,6 +27,7 @@ CORRELATION_COLUMNS = ["run", "scale", "seed", "geometry", "early_step", "rho", 
 CORRELATION_COLUMNS += ["task_levels", "censored"]
 
 
+@once
 def early_geometry(
     records: pd.DataFrame, *, chance: Mapping[str, float] | None = None
 ) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from geomfast.analysis.remember import once
 from geomfast.analysis.trajectories import CELL, chance_of, first_held, in_order, trajectories
 
 #: Default threshold of each measure in its own unit: half of the answers right, or a
@@ -25,6 +26,7 @@ PERSISTENCE = 5
 COLUMNS = [*CELL, "step", "after", "final", "best", "checkpoints", "pending"]
 
 
+@once
 def emergence(
     records: pd.DataFrame,
     *,

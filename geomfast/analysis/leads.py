@@ -21,6 +21,7 @@ from geomfast.analysis.changes import LEAST_CHECKPOINTS, change_points
 from geomfast.analysis.collapse import half_collapse
 from geomfast.analysis.events import emergence
 from geomfast.analysis.intervals import share_over_seeds
+from geomfast.analysis.remember import once
 from geomfast.analysis.trajectories import CELL, in_order, log_steps
 from geomfast.records import FINAL
 
@@ -52,6 +53,7 @@ RATE_COLUMNS = ["measure", "scale", "level", "events", "leads", "ties", "lags", 
 RATE_COLUMNS += ["excluded", "rate", "low", "high", "how", "median_lead", "median_width"]
 
 
+@once
 def leads(
     records: pd.DataFrame,
     *,

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.events import PERSISTENCE, THRESHOLDS, emergence
+from geomfast.analysis.remember import once
 from geomfast.analysis.trajectories import CELL, chance_of, first_held, in_order, trajectories
 from geomfast.records import layer_depth
 
@@ -91,6 +92,7 @@ def _held(
     return step, float(steps[index - 1]) if index else math.nan
 
 
+@once
 def probe_leads(
     records: pd.DataFrame,
     *,

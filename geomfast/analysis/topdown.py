@@ -20,6 +20,7 @@ from scipy import stats
 
 from geomfast.analysis.collapse import MIN_DEPTH, half_collapse
 from geomfast.analysis.intervals import wilson
+from geomfast.analysis.remember import once
 from geomfast.analysis.trajectories import CELL, in_order
 from geomfast.records import FINAL, layer_depth
 
@@ -38,6 +39,7 @@ COLUMNS = ["blocks", "collapsed_blocks", "verdict", "top_down", "strict", "weak"
 COLUMNS += ["tau_b", "spearman", "p_value", "half_steps"]
 
 
+@once
 def top_down(
     records: pd.DataFrame,
     *,

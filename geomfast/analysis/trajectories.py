@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geomfast.analysis.remember import once
 from geomfast.models.scales import SCALES
 from geomfast.records import MIXTURE
 from geomfast.tasks import LENGTH_TASKS, TASK_NAMES, TaskLevel
@@ -41,6 +42,7 @@ def task_level(task: str, level: int) -> str:
     return task if alone else f"{task} (level {level})"
 
 
+@once
 def select(records: pd.DataFrame, measure: str, layer: str | None = None) -> pd.DataFrame:
     """Rows of one measure, one row per cell, layer and step, without missing values.
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from geomfast.analysis import hessian, llc, reference, summarise, top_down, truncation
+from geomfast.analysis.remember import remembering
 from geomfast.report import claims, compare, drawing, page, tables, tracked
 from geomfast.report.found import read
 from geomfast.report.place import MARK, place_of_folder
@@ -15,6 +16,7 @@ from geomfast.report.settings import shown_settings
 from geomfast.report.style import need
 
 
+@remembering()
 def build(
     out: Path,
     html: Path | None = None,

@@ -18,6 +18,7 @@ from geomfast.analysis.crosscorrelation import cross_correlation
 from geomfast.analysis.difficulty import early_geometry
 from geomfast.analysis.leads import leads, precursors
 from geomfast.analysis.probes import FIRST_TOKEN, probe_leads
+from geomfast.analysis.remember import remember
 from geomfast.analysis.topdown import top_down
 from geomfast.analysis.trajectories import CELL, in_order
 from geomfast.records import RecordsError, load_records
@@ -130,6 +131,9 @@ def read(out: Path) -> Found:
     recorded = load_records(out)
     check(recorded)
     records = one_line_columns(recorded, ["run", "scale", "task", "layer"])
+    # Texts as Python has them: rows are taken by the hundred, and Arrow copies every letter.
+    records = records.astype(dict.fromkeys(records.select_dtypes("string").columns, object))
+    remember(records)
     settings = read_settings(out / "settings.json")
     chance = settings.get("chance") or task_chances(records)
     table = cells(records, chance=chance)

@@ -339,14 +339,14 @@ def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
 
 def _order(table: pd.DataFrame) -> pd.Series:
     """What to sort scales by."""
-    names = dict.fromkeys(table["scale"])
+    codes, names = pd.factorize(table["scale"])
     sizes = table.groupby("scale", sort=False)["parameters"].first()
     if sizes.isna().any():
         sizes = pd.to_numeric(pd.Series(list(names), index=list(names)), errors="coerce")
     if sizes.isna().any():
         sizes = pd.Series(range(len(names)), index=list(names))
-    place = {name: float(sizes[name]) for name in names}
-    return table["scale"].map(place)
+    places = sizes.reindex(names).to_numpy(dtype=float)
+    return pd.Series(places[codes], index=table.index)
 
 
 def _size(scale: Any, parameters: Mapping[str, float]) -> float:
