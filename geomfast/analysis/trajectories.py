@@ -156,12 +156,20 @@ def chance_of(chance: Mapping[str, float] | None, task: str, level: int) -> floa
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame sorted by scale (smallest first), seed, run, task and level, with a fresh index."""
-    # What is not in the tables comes after what is.
-    scales = {name: i for i, name in enumerate(SCALES)}
-    tasks = {name: i for i, name in enumerate(TASK_NAMES)}
-    columns = [frame[name].to_numpy(dtype=object) for name in CELL]
+    known: dict[str, list[str]] = {"scale": list(SCALES), "task": list(TASK_NAMES)}
     keys = [
-        (scales.get(scale, len(scales)), scale, seed, run, tasks.get(task, len(tasks)), task, level)
-        for run, scale, seed, task, level in zip(*columns, strict=True)
+        _ranks(frame[name], known.get(name, []))
+        for name in ("scale", "seed", "run", "task", "level")
     ]
-    return frame.iloc[sorted(range(len(keys)), key=keys.__getitem__)].reset_index(drop=True)
+    return frame.iloc[np.lexsort(keys[::-1])].reset_index(drop=True)
+
+
+def _ranks(column: pd.Series, first: list[str]) -> np.ndarray:
+    """(rows,) whole numbers in the order of the values; those in ``first`` come first, as there."""
+    codes, found = pd.factorize(column, use_na_sentinel=False)
+    place = {name: i for i, name in enumerate(first)}
+    values = list(found)
+    order = sorted(range(len(values)), key=lambda i: (place.get(values[i], len(place)), values[i]))
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[order] = np.arange(len(values))
+    return ranks[codes]

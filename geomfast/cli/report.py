@@ -14,6 +14,7 @@ from rich.console import Console
 from geomfast.analysis.paper import REFERENCES
 from geomfast.cli.choices import Place, Refused
 from geomfast.files import FileError, printable
+from geomfast.machine import usable_cores
 from geomfast.records import RecordsError
 
 
@@ -102,7 +103,12 @@ def report(
     try:
         with waiting.status("building the report ..."):
             result = build(
-                out, html, against=against, compare_with=compare_with, every_run=every_run
+                out,
+                html,
+                against=against,
+                compare_with=compare_with,
+                every_run=every_run,
+                processes=usable_cores(),
             )
     except FileNotFoundError as error:
         raise click.BadParameter(printable(str(error)), param_hint="OUT or --compare") from error

@@ -24,6 +24,7 @@ def build(
     against: str = "v4",
     compare_with: Path | None = None,
     every_run: bool = False,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Write figures, tables, report.json and report.html from the records under ``out``.
 
@@ -41,6 +42,9 @@ def build(
         compare_with: folder of a second sweep, whose claims, collapse, floors and emergence are
             set beside the first one's.
         every_run: draw the figures of every run.
+        processes: at most so many draw the figures of several runs, beside this one.  They import
+            the calling program's main module, as those of :mod:`multiprocessing` do, so that more
+            than one wants ``if __name__ == "__main__":`` there.
 
     What a tracker recorded gets a page of its own: first the curves of everything measured, and of
     the claims those that can be decided.
@@ -84,7 +88,14 @@ def build(
     live = found.tracked and other is None
     lines = tracked.lines(found) if live else tables.summary_lines(summary)
 
-    drawn = drawing.draw_all(out / "figures", found, other, every_run=every_run, write=place.write)
+    drawn = drawing.draw_all(
+        out / "figures",
+        found,
+        other,
+        every_run=every_run,
+        write=place.write,
+        processes=processes,
+    )
     written = claims.write(out / "tables", found.claims, place.write)
     kept = {"cells": found.cells, "top_down": _flat(orders)} | extra
     if other is not None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import in_order, select
+from geomfast.analysis.trajectories import in_order, select, stretches
 from geomfast.records import layer_depth
 
 #: By task and level, and then by layer: steps and values.
@@ -18,10 +16,9 @@ def curves(run: pd.DataFrame, measure: str) -> Curves:
     """Steps and values of every layer, by task and level, layers from first to last."""
     found: Curves = {}
     rows = in_order(select(run, measure))
-    for key, part in rows.groupby(["task", "level", "layer"], sort=False):
-        task, level, layer = cast("tuple[str, int, str]", key)
-        pair = (part["step"].to_numpy(), part["value"].to_numpy(dtype=float))
-        found.setdefault((task, level), {})[layer] = pair
+    steps, values = rows["step"].to_numpy(), rows["value"].to_numpy(dtype=float)
+    for (task, level, layer), at in stretches(rows, ["task", "level", "layer"]):
+        found.setdefault((task, level), {})[layer] = (steps[at], values[at])
     return {
         cell: dict(sorted(layers.items(), key=lambda item: layer_depth(item[0])))
         for cell, layers in found.items()
@@ -50,7 +47,7 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
 
 def samples_of(rows: pd.DataFrame) -> str:
     """The n of some records as text."""
-    return ", ".join(f"{n:,}" for n in sorted({int(n) for n in rows["n"].dropna()}))
+    return ", ".join(f"{n:,}" for n in sorted({int(n) for n in rows["n"].dropna().unique()}))
 
 
 def runs_text(cells: pd.DataFrame) -> str:

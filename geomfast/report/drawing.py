@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import itertools
+import multiprocessing
 import re
-from collections.abc import Container
+from collections.abc import Callable, Container, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from geomfast.files import write_atomically
 from geomfast.report import figures
@@ -20,13 +27,16 @@ from geomfast.report.names import one_line, slugs
 from geomfast.report.settings import taken_how, tracked_how
 from geomfast.report.style import RC, need
 from geomfast.report.tables import Write
+from geomfast.sweep.engines.orphans import end_with_parent
 
 #: Larger ones, of thousands of line segments, are on the page as PNG; the file stays SVG.
 LARGEST_SVG = 300_000
-#: Dots per inch that are sharp in print, where figures are made smaller.
-_DPI_ON_PAGE = 140
+#: Dots per inch of PNG files, and of those on the page, sharp in print where they are made smaller.
+_DPI, _DPI_ON_PAGE = 100, 140
 #: Settings of matplotlib that it asks for when a figure is written.
 _WRITTEN_BY = ("svg.hashsalt", "text.parse_math")
+#: Runs from which on it is worth the seconds that another process takes to begin.
+_WORTH_A_PROCESS = 3
 #: Pictures that stand for a whole folder as well as for its first run.
 _FIRST = ("collapse", "by-step")
 
@@ -46,6 +56,21 @@ class OnPage:
     source: str
     inches: tuple[float, float]
     caption: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A figure as the contents of its files, and as on the page.
+
+    Attributes:
+        name: of the files.
+        content: by kind, ``png`` and ``svg``.
+        shown: on the page.
+    """
+
+    name: str
+    content: dict[str, bytes]
+    shown: OnPage
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,7 @@ def draw_all(
     *,
     every_run: bool,
     write: Write = write_atomically,
+    processes: int = 1,
 ) -> Drawn:
     """Draw every figure for which there is something to draw, and write it under ``folder``.
 
@@ -87,38 +113,89 @@ def draw_all(
         other: the one it is compared with.
         every_run: figures of every run; else those of the first run of every scale and task.
         write: writes a file.
+        processes: at most so many draw several runs, beside this one.
     """
     drawn = Drawn(runs={run: [] for run in found.runs}, write=write)
     places = run_folders(found)
     live = found.tracked and other is None
     there = set(found.records["measure"])
-    for picture in figures.TRACKED_OVERVIEW if live else figures.OVERVIEW:
-        figure = picture.draw(found) if _of(picture, there) else None
-        if figure is not None:
-            caption = taken_how(found.records, found.settings, picture.measures)
-            drawn.overview.append(keep(drawn, [folder], picture, figure, caption))
     cells = found.cells
     first = set(cells.drop_duplicates(["scale", "task"])["run"])
     by_run = dict(list(found.records.groupby("run", sort=False)))
-    for index, run in enumerate(found.runs):
-        if not (every_run or live or run in first):
-            continue
-        rows, table = by_run[run], cells[cells["run"] == run]
-        place = folder / places[run] if len(found.runs) > 1 else folder
-        for picture in figures.TRACKED if live else figures.FIGURES:
-            figure = picture.draw(rows, table) if _of(picture, there) else None
-            if figure is None:
-                continue
-            caption = taken_how(rows, found.settings, picture.measures)
-            if live:
-                caption = f"{tracked_how(found.settings, run, rows)}; {caption}"
-            # The first picture of the first run is that of the sweep as well.
-            top = index == 0 and place != folder and picture.name in _FIRST
-            shown = keep(drawn, [place, folder] if top else [place], picture, figure, caption)
-            if live or run in first:
-                drawn.runs[run].append(shown)
+    runs = [run for run in found.runs if every_run or live or run in first]
+    jobs = [
+        (run, by_run[run], cells[cells["run"] == run], found.settings, live, there) for run in runs
+    ]
+    with _mapping(min(processes, len(jobs)) if len(jobs) >= _WORTH_A_PROCESS else 1) as mapped:
+        of_runs = mapped(_of_run, jobs)
+        for picture in figures.TRACKED_OVERVIEW if live else figures.OVERVIEW:
+            with _no_garbage():
+                figure = picture.draw(found) if _of(picture, there) else None
+                if figure is not None:
+                    caption = taken_how(found.records, found.settings, picture.measures)
+                    drawn.overview.append(keep(drawn, [folder], finished(picture, figure, caption)))
+        for run, pictures in zip(runs, of_runs, strict=True):
+            place = folder / places[run] if len(found.runs) > 1 else folder
+            for picture in pictures:
+                # The first picture of the first run is that of the sweep as well.
+                top = run == found.runs[0] and place != folder and picture.name in _FIRST
+                shown = keep(drawn, [place, folder] if top else [place], picture)
+                if live or run in first:
+                    drawn.runs[run].append(shown)
     if other is not None:
         _draw_both(drawn, folder, found, other)
+    return drawn
+
+
+@contextmanager
+def _mapping(processes: int) -> Iterator[Callable[..., Iterator[list[Finished]]]]:
+    """``map``, in so many processes beside this one if that is more than one."""
+    if processes < 2:
+        yield map
+        return
+    pool = ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=end_with_parent
+    )
+    try:
+        yield pool.map
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a process that draws figures was killed, perhaps for want of memory"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Look for no garbage: a figure is many objects, of which none can go before it is written.
+
+    That is a sixth of the time that it takes to draw it.
+    """
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
+
+
+@_no_garbage()
+def _of_run(
+    job: tuple[str, pd.DataFrame, pd.DataFrame, Mapping[str, Any], bool, Container[str]],
+) -> list[Finished]:
+    """The figures of one run: its name, records and cells, the settings, and what is there."""
+    run, rows, table, settings, live, there = job
+    drawn = []
+    for picture in figures.TRACKED if live else figures.FIGURES:
+        figure = picture.draw(rows, table) if _of(picture, there) else None
+        if figure is None:
+            continue
+        caption = taken_how(rows, settings, picture.measures)
+        if live:
+            caption = f"{tracked_how(settings, run, rows)}; {caption}"
+        drawn.append(finished(picture, figure, caption))
     return drawn
 
 
@@ -150,32 +227,44 @@ def _draw_both(drawn: Drawn, folder: Path, found: Found, other: Found) -> None:
                 name=f"compare-{picture.name}-{places[place]}",
                 heading=f"{picture.heading}, {words}",
             )
-            drawn.compared.append(keep(drawn, [folder], named, figure, ". ".join(captions)))
+            both = finished(named, figure, ". ".join(captions))
+            drawn.compared.append(keep(drawn, [folder], both))
 
 
-def keep(drawn: Drawn, folders: list[Path], picture: Picture, figure: Any, caption: str) -> OnPage:
-    """Write a figure in both formats, with its caption in the file, and return it for the page.
+def keep(drawn: Drawn, folders: list[Path], figure: Finished) -> OnPage:
+    """Write a figure into folders, note its paths, and return it for the page."""
+    for kind, folder in itertools.product(figure.content, folders):
+        drawn.paths.append(folder / f"{figure.name}.{kind}")
+        drawn.write(drawn.paths[-1], figure.content[kind])
+    return figure.shown
+
+
+def finished(picture: Picture, figure: Any, caption: str) -> Finished:
+    """A drawing in both formats and for the page, with its caption in the files.
 
     Args:
-        drawn: its ``paths`` are added to.
-        folders: where to write the files.
         picture: what is drawn.
         figure: the drawing.
         caption: how what it shows was measured.
     """
     caption = one_line(caption)
-    content = {kind: as_bytes(figure, kind, caption) for kind in ("png", "svg")}
-    for kind, folder in itertools.product(content, folders):
-        drawn.paths.append(folder / f"{picture.name}.{kind}")
-        drawn.write(drawn.paths[-1], content[kind])
+    svg = as_bytes(figure, "svg", caption)
+    small = _for_page(svg)
+    fits = len(small) <= LARGEST_SVG
+    png = as_bytes(figure, "png", caption, dpi=_DPI if fits else _DPI_ON_PAGE)
+    kind, source = ("svg+xml", small) if fits else ("png", png)
+    address = f"data:image/{kind};base64,{base64.b64encode(source).decode()}"
     width, height = figure.get_size_inches()
-    source = _address(figure, content["svg"].decode())
-    return OnPage(picture.heading, source, (float(width), float(height)), caption)
+    shown = OnPage(picture.heading, address, (float(width), float(height)), caption)
+    return Finished(picture.name, {"png": png, "svg": svg}, shown)
 
 
-def as_bytes(figure: Any, kind: str, caption: str = "", dpi: int = 100) -> bytes:
+def as_bytes(figure: Any, kind: str, caption: str = "", dpi: int = _DPI) -> bytes:
     """A figure as the content of a ``png`` or ``svg`` file."""
     sink = io.BytesIO()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if not axis.label.get_text():
+            axis.set_label_coords(0, 0)  # or matplotlib measures every tick to place no label
     # No date, so that the same records give the same file.
     metadata = {"Description": caption} | ({"Date": None} if kind == "svg" else {})
     with need("matplotlib").rc_context({name: RC[name] for name in _WRITTEN_BY}):
@@ -183,16 +272,13 @@ def as_bytes(figure: Any, kind: str, caption: str = "", dpi: int = 100) -> bytes
     return sink.getvalue()
 
 
-def _address(figure: Any, svg: str) -> str:
-    """A figure as the source of an image: as SVG, unless that were larger than it need be."""
+def _for_page(svg: bytes) -> bytes:
+    """A figure without what the page has no place for, and no larger than it need be."""
 
     def shorten(match: re.Match[str]) -> str:
         return re.sub(r"(\.\d\d)\d+", r"\1", match[0])
 
     # From the first tag on, as an XML declaration has no place inside a page, and with path
     # coordinates cut to a hundredth of a point.
-    short = re.sub(r'\bd="[^"]*"', shorten, svg[svg.index("<svg") :]).encode()
-    if len(short) <= LARGEST_SVG:
-        return "data:image/svg+xml;base64," + base64.b64encode(short).decode()
-    png = as_bytes(figure, "png", dpi=_DPI_ON_PAGE)
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+    text = svg.decode()
+    return re.sub(r'\bd="[^"]*"', shorten, text[text.index("<svg") :]).encode()

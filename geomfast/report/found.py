@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from geomfast.analysis import Claim, cells, check, claims
@@ -128,11 +129,12 @@ def read(out: Path) -> Found:
             task-level with RankMe or behaviour; of anything else, no value), or some records are
             duplicate or contradictory; then the message lists them.
     """
-    recorded = load_records(out)
-    check(recorded)
-    records = one_line_columns(recorded, ["run", "scale", "task", "layer"])
-    # Texts as Python has them: rows are taken by the hundred, and Arrow copies every letter.
-    records = records.astype(dict.fromkeys(records.select_dtypes("string").columns, object))
+    records = load_records(out)
+    check(records)
+    wall = one_line_columns(wall_time(out, records), ["run"])
+    records = one_line_columns(records, ["run", "scale", "task", "layer"])
+    texts = records.select_dtypes("string")
+    records = records.assign(**{str(name): _shared(column) for name, column in texts.items()})
     remember(records)
     settings = read_settings(out / "settings.json")
     chance = settings.get("chance") or task_chances(records)
@@ -149,8 +151,15 @@ def read(out: Path) -> Found:
         chance=chance,
         cells=table,
         claims=claims(records, chance=chance),
-        wall=one_line_columns(wall_time(out, recorded), ["run"]),
+        wall=wall,
     )
+
+
+def _shared(column: pd.Series) -> pd.Series:
+    """Texts as Python has them, equal ones once: Arrow copies every letter of the rows it takes."""
+    codes, found = pd.factorize(column)
+    texts = np.array([*found, math.nan], dtype=object)  # code -1 is that of a missing one
+    return pd.Series(texts[codes], index=column.index, dtype=object)
 
 
 def _of_a_sweep(settings: Mapping[str, Any]) -> bool:

@@ -140,8 +140,8 @@ def measured(records: pd.DataFrame) -> list[tuple[str, str]]:
     """Per measure: how many values, on how many samples, computed how."""
     found = []
     for measure, rows in records.groupby("measure"):
-        n = ", ".join(f"{v:,}" for v in sorted(set(rows["n"].dropna().astype(int))))
-        ran = sorted(set(rows["backend"].dropna()) | set(rows["device"].dropna()))
+        n = ", ".join(f"{v:,}" for v in sorted({int(n) for n in rows["n"].dropna().unique()}))
+        ran = sorted({*rows["backend"].dropna().unique(), *rows["device"].dropna().unique()})
         how = ", ".join(str(v) for v in ran if v)
         found.append((str(measure), f"{len(rows):,} values; n = {n}; {how}"))
     return found

@@ -36,6 +36,8 @@ RC = {
     "axes.linewidth": 0.7,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
+    # Titles stand where they are; no ticks are above any axes.
+    "axes.titley": 1.0,
     "axes.labelcolor": BLACK,
     "xtick.color": "#4b5563",
     "ytick.color": "#4b5563",

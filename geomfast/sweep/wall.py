@@ -80,7 +80,8 @@ def wall_time(out: Path, records: pd.DataFrame | None = None) -> pd.DataFrame:
         FileNotFoundError, RecordsError: as :func:`geomfast.records.load_records`.
     """
     records = load_records(out) if records is None else records
-    parts = records.assign(part=records["measure"].map(measure_of))
+    names = {name: measure_of(name) for name in records["measure"].unique()}
+    parts = records.assign(part=records["measure"].map(names))
     groups = parts.groupby(["run", "part"], sort=False)
     rows = groups.agg(seconds=("seconds", "sum"), checkpoints=("step", "nunique")).reset_index()
     noted = [

@@ -9,7 +9,7 @@ from typing import Any
 from geomfast.analysis.population import SUCCESS
 from geomfast.analysis.population.geometry import GEOMETRY
 from geomfast.analysis.population.summary import BOOTSTRAP, bootstrap_of
-from geomfast.report.drawing import Drawn, OnPage, keep
+from geomfast.report.drawing import Drawn, OnPage, finished, keep
 from geomfast.report.figures import Picture
 from geomfast.report.place import MARK, place_of_folder, place_of_table
 from geomfast.report.population import page, tables
@@ -137,7 +137,7 @@ def _draw(drawn: Drawn, out: Path, found: Populations, population: Population) -
         if figure is None:
             continue
         caption = "; ".join([f"{found.name}, {population.name}", *_how(found, population, picture)])
-        shown.append(keep(drawn, [folder], picture, figure, caption))
+        shown.append(keep(drawn, [folder], finished(picture, figure, caption)))
     return shown
 
 

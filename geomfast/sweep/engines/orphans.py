@@ -39,10 +39,15 @@ def watched(body: bytes, connection: Connection, grace: float = GRACE) -> None:
         connection: the function's last argument.
         grace: seconds between the parent's end, which :func:`orphaned` tells, and this one's.
     """
-    threading.Thread(target=_watch, args=(grace,), name="parent", daemon=True).start()
+    end_with_parent(grace)
     function, args = pickle.loads(body)
     _begun.set()
     function(*args, connection)
+
+
+def end_with_parent(grace: float = 0.0) -> None:
+    """End this process so many seconds after the one that has started it, whatever it does then."""
+    threading.Thread(target=_watch, args=(grace,), name="parent", daemon=True).start()
 
 
 def orphaned() -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +26,9 @@ from geomfast.sweep.engines.ray_driver import LOG, drive
 from geomfast.sweep.engines.ray_runs import Wanted
 from geomfast.sweep.plan import PlanError
 
+_PREFIX = "geomfast-ray-"
+#: Seconds from which on a folder that nobody holds is one of a killed command.
+_LEFT_SECONDS = 60.0
 #: Seconds for a connection to be accepted, and for the first byte of an answer.
 _ANSWER_SECONDS = 4.0
 #: How a client of gRPC begins (RFC 9113, 3.4): the preface and an empty SETTINGS frame. A server
@@ -68,15 +74,12 @@ def on_ray(
         return
     if wanted.address not in (None, "auto"):
         refuse_dead(wanted.address)
-    # Not in $TMPDIR, whose path may be too long for Ray's sockets.
     with (
-        tempfile.TemporaryDirectory(
-            prefix="geomfast-ray-", dir="/tmp", ignore_cleanup_errors=True
-        ) as folder,
-        _driver(jobs, wanted, Path(folder)) as (process, connection),
+        _folder() as folder,
+        _driver(jobs, wanted, folder) as (process, connection),
     ):
-        if _ready(process, connection, wanted, Path(folder), stop):
-            yield _events(process, connection, Path(folder), jobs, stop)
+        if _ready(process, connection, wanted, folder, stop):
+            yield _events(process, connection, folder, jobs, stop)
         else:
             _kill(process)  # no run has begun: there is nothing to save
             yield iter(())
@@ -108,6 +111,39 @@ def refuse_dead(address: str) -> None:
     except OSError as error:
         why = error.strerror or str(error)
         raise PlanError(f"--address {address}: no answer: {why}") from error
+
+
+@contextlib.contextmanager
+def _folder(under: Path = Path("/tmp")) -> Iterator[Path]:
+    """A folder for Ray's own files, removed afterwards, as those of killed commands are before.
+
+    Not in $TMPDIR, whose path may be too long for Ray's sockets.
+    """
+    for left in under.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            of_whom = left.lstat()
+            old = time.time() - of_whom.st_mtime > _LEFT_SECONDS
+            if old and of_whom.st_uid == os.getuid() and stat.S_ISDIR(of_whom.st_mode):
+                with _held(left):
+                    shutil.rmtree(left, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory(
+            prefix=_PREFIX, dir=under, ignore_cleanup_errors=True
+        ) as folder,
+        _held(Path(folder)),
+    ):
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """A folder that no other command takes for one that was left; BlockingIOError if one has it."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(number)
 
 
 @contextlib.contextmanager
