@@ -71,7 +71,7 @@ def read_part(path: Path) -> pa.Table:
             table = file.read(columns=SCHEMA.names, use_threads=False).select(SCHEMA.names)
             table.validate(full=True)
             _check_texts(path, table)
-            table = _without_nulls(table.cast(SCHEMA))
+            table = _plain(table)
     except KeyError as error:  # of a column that is to be read in a way of its own
         lacking = error.args[0].decode()
         raise RecordsError(
@@ -120,7 +120,7 @@ def content_hash(table: pa.Table) -> bytes:
 def _check_footer(path: Path, footer: pyarrow.parquet.FileMetaData) -> None:
     """Raises RecordsError where the footer says that this is no part, or too large for one."""
     there = footer.schema.to_arrow_schema()
-    for name in SCHEMA.names:
+    for name in [] if there.names == SCHEMA.names else SCHEMA.names:
         if there.names.count(name) != 1:
             what = "missing" if name not in there.names else "there twice"
             raise RecordsError(
@@ -141,12 +141,16 @@ def _check_footer(path: Path, footer: pyarrow.parquet.FileMetaData) -> None:
         raise RecordsError(f"{path} expands to {expanded:,} bytes; a part has {LARGEST:,} at most")
 
 
-def _without_nulls(table: pa.Table) -> pa.Table:
-    """With NaN for what is missing among the numbers that may be NaN, as pandas saves them."""
-    for index, field in enumerate(SCHEMA):
-        if field.type == pa.float64() and table.column(index).null_count:
-            table = table.set_column(index, field, table.column(index).fill_null(float("nan")))
-    return table
+def _plain(table: pa.Table) -> pa.Table:
+    """With texts in place of dictionaries, and NaN, as pandas has, for missing numbers."""
+    columns = []
+    for field, column in zip(SCHEMA, table.columns, strict=True):
+        if column.type != field.type:
+            column = column.cast(field.type)
+        elif field.type == pa.float64() and column.null_count:
+            column = column.fill_null(float("nan"))
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def _check_texts(path: Path, table: pa.Table) -> None:
@@ -168,7 +172,9 @@ def _wrong_values(table: pa.Table) -> Iterator[str]:
             yield f"column {name!r} has missing values"
             return
     for name in ("step", "tokens", "level", "n"):
-        if (found := table.column(name).fill_null(0).to_numpy().min()) < 0:
+        column = table.column(name)
+        values = column.fill_null(0) if column.null_count else column
+        if (found := values.to_numpy().min()) < 0:
             yield f"{name} {found} is negative"
     yield from out_of_range(table)
 

@@ -1,6 +1,8 @@
 """The whole report on synthetic records: what is written, and that it stands alone."""
 
+import os
 import re
+import signal
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -132,6 +134,28 @@ def test_the_same_records_give_the_same_files(tmp_path, only):
     assert len(files) == 1 + 1 + 3 + 2 + 6
     for name in files:
         assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+
+
+def test_drawn_by_several_processes_the_files_are_the_same(tmp_path):
+    frames = [sweep(scale=scale, tasks=["MOD"], levels=[1]) for scale in ("nano", "micro", "mini")]
+    outs = [write(tmp_path / name / "out", join(*frames)) for name in "ab"]
+    for out, processes in zip(outs, (1, 2), strict=True):
+        build(out, processes=processes)
+    files = [path.relative_to(outs[0]) for path in outs[0].rglob("*.*") if path.is_file()]
+    assert len({name.parent for name in files if name.suffix == ".svg"}) == 1 + 3
+    for name in files:
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+
+
+def test_a_process_that_is_killed_while_it_draws_is_said(tmp_path, monkeypatch):
+    out = write(tmp_path, join(*(sweep(scale=s, tasks=["MOD"]) for s in ("nano", "micro", "mini"))))
+    monkeypatch.setattr(drawing, "_of_run", kill_oneself)
+    with pytest.raises(OSError, match="killed, perhaps for want of memory"):
+        build(out, processes=2)
+
+
+def kill_oneself(job):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_large_figure_is_a_picture_of_pixels_on_the_page(tmp_path, only, monkeypatch):

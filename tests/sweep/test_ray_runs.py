@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import socket
 import time
 from collections import deque
@@ -292,3 +293,22 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         on_ray(jobs(tmp_path), Wanted(None, 1), lambda: False),
     ):
         pass
+
+
+def test_folders_of_killed_commands_are_removed_and_those_in_use_are_not(tmp_path: Path) -> None:
+    folders = {name: tmp_path / f"geomfast-ray-{name}" for name in ("left", "held", "young")}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "log").write_text("of a cluster")
+    old = time.time() - 3600
+    for name in ("left", "held"):
+        os.utime(folders[name], (old, old))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (tmp_path / "geomfast-ray-link").symlink_to(mine)
+    with ray_cluster._held(folders["held"]), ray_cluster._folder(tmp_path) as ours:
+        there = {path.name.removeprefix("geomfast-ray-") for path in tmp_path.glob("geomfast-*")}
+        assert there == {"held", "young", "link", ours.name.removeprefix("geomfast-ray-")}
+        with ray_cluster._folder(tmp_path) as other:
+            assert ours.is_dir() and other != ours
+    assert not ours.exists() and mine.is_dir()
