@@ -19,7 +19,7 @@ from bench.interleave import finished, interleave
 from bench.peers import gradient_peers
 from bench.stored_gradients import by_loop, by_vmap, gram, next_token, singular_values
 from bench.untied import UntiedGPT
-from geomfast.measures.gradients import backend, gradient_gram
+from geomfast.estimators.gradients import backend, gradient_gram
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 

@@ -15,11 +15,15 @@ import torch
 
 from bench.hessian_peers import STAND_IN, Found, Peer, hessian_peers
 from bench.interleave import finished, interleave
+from geomfast.estimators.curvature.fused import FusedProducts
+from geomfast.estimators.curvature.lanczos import eigenpairs, near, random_vector
+from geomfast.estimators.curvature.products import (
+    DataProducts,
+    HessianProducts,
+    twice_differentiable,
+)
+from geomfast.estimators.hessian import hessian_top_eigenvalues
 from geomfast.losses import next_token
-from geomfast.measures.curvature.fused import FusedProducts
-from geomfast.measures.curvature.lanczos import eigenpairs, near, random_vector
-from geomfast.measures.curvature.products import DataProducts, HessianProducts, twice_differentiable
-from geomfast.measures.hessian import hessian_top_eigenvalues
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 

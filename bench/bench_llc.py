@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from bench.interleave import finished, interleave, scaled
 from bench.llc_peers import Estimate, Setting, estimate_peers
+from geomfast.estimators.llc import LLC, llc
+from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.kernels.sgld import Dynamics
 from geomfast.losses import next_token
-from geomfast.measures.llc import LLC, llc
-from geomfast.measures.sampling.streams import Shuffled
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES, Scale
 

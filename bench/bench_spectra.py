@@ -12,8 +12,8 @@ import torch
 
 from bench.interleave import interleave, scaled
 from bench.peers import spectra_peers
+from geomfast.estimators.spectra import effective_rank
 from geomfast.kernels.spectra import backend_for, singular_values
-from geomfast.measures.spectra import effective_rank
 
 # A checkpoint's worth of matrices by scale, then few and many of the paper's shapes, then sides
 # beyond shared memory and the widest scale.

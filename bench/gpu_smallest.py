@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from bench.gpu_lines import emit
+from geomfast.estimators.curvature.fused import FusedProducts
 from geomfast.kernels import adamw, sgld
 from geomfast.kernels.gradient_gram import Factors, plain, triton
 from geomfast.kernels.spectra import op
 from geomfast.losses import next_token
-from geomfast.measures.curvature.fused import FusedProducts
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import Scale
 

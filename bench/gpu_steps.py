@@ -15,7 +15,7 @@ GPU_TESTS = (
     "tests/test_gpu.py",
     "tests/test_replay.py",
     "tests/kernels/test_spectra.py",
-    "tests/measures/curvature/test_gpt.py",
+    "tests/estimators/curvature/test_gpt.py",
     "tests/sweep/test_sharing.py",
     "tests/sweep/test_stacked_cells.py",
     "tests/sweep/test_states.py",

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from bench.stored_gradients import by_vmap, gram, next_token
-from geomfast.measures.gradients import gradient_gram
+from geomfast.estimators.gradients import gradient_gram
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 

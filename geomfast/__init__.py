@@ -12,38 +12,38 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from geomfast.integrations.tracker import Tracker
-    from geomfast.kernels import backend_report
-    from geomfast.measures.gradients import (
+    from geomfast.estimators.gradients import (
         fisher_effective_rank,
         gradient_covariance_rank,
         gradient_gram,
     )
-    from geomfast.measures.hessian import (
+    from geomfast.estimators.hessian import (
         hessian_density,
         hessian_top_eigenvalues,
         hessian_trace,
     )
-    from geomfast.measures.llc import llc
-    from geomfast.measures.probes import probe_accuracy
-    from geomfast.measures.spectra import effective_rank, rankme, singular_values
+    from geomfast.estimators.llc import llc
+    from geomfast.estimators.probes import probe_accuracy
+    from geomfast.estimators.spectra import effective_rank, rankme, singular_values
+    from geomfast.integrations.tracker import Tracker
+    from geomfast.kernels import backend_report
     from geomfast.records import load_records
 
 _HOME = {
     "Tracker": "geomfast.integrations.tracker",
     "backend_report": "geomfast.kernels",
-    "effective_rank": "geomfast.measures.spectra",
-    "fisher_effective_rank": "geomfast.measures.gradients",
-    "gradient_covariance_rank": "geomfast.measures.gradients",
-    "gradient_gram": "geomfast.measures.gradients",
-    "hessian_density": "geomfast.measures.hessian",
-    "hessian_top_eigenvalues": "geomfast.measures.hessian",
-    "hessian_trace": "geomfast.measures.hessian",
-    "llc": "geomfast.measures.llc",
+    "effective_rank": "geomfast.estimators.spectra",
+    "fisher_effective_rank": "geomfast.estimators.gradients",
+    "gradient_covariance_rank": "geomfast.estimators.gradients",
+    "gradient_gram": "geomfast.estimators.gradients",
+    "hessian_density": "geomfast.estimators.hessian",
+    "hessian_top_eigenvalues": "geomfast.estimators.hessian",
+    "hessian_trace": "geomfast.estimators.hessian",
+    "llc": "geomfast.estimators.llc",
     "load_records": "geomfast.records",
-    "probe_accuracy": "geomfast.measures.probes",
-    "rankme": "geomfast.measures.spectra",
-    "singular_values": "geomfast.measures.spectra",
+    "probe_accuracy": "geomfast.estimators.probes",
+    "rankme": "geomfast.estimators.spectra",
+    "singular_values": "geomfast.estimators.spectra",
 }
 
 __all__ = [

@@ -76,7 +76,7 @@ CALLS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::geomfast.measures.hessian.NotConverged")
+@pytest.mark.filterwarnings("ignore::geomfast.estimators.hessian.NotConverged")
 @pytest.mark.parametrize("name", CALLS)
 def test_a_measure_does_not_depend_on_it(name):
     expected = CALLS[name]()

@@ -15,7 +15,7 @@ ORDER = [
     {"kernels", "tasks"},
     {"models"},
     {"training"},
-    {"losses", "measures"},
+    {"losses", "estimators"},
     {"records"},
     {"sweep"},
     {"analysis"},
@@ -79,8 +79,8 @@ def test_only_measures_stacked_training_and_doctor_call_kernels() -> None:
         for path in FILES
         if room(path) != "kernels" and any(n.startswith("geomfast.kernels") for n in imports(path))
     }
-    assert {"measures/spectra.py", "measures/gradients.py"} <= callers
-    others = {c for c in callers if not c.startswith("measures/")}
+    assert {"estimators/spectra.py", "estimators/gradients.py"} <= callers
+    others = {c for c in callers if not c.startswith("estimators/")}
     assert others == {"cli/doctor.py", "models/stacked_gradients.py", "training/stacked.py"}
 
 

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from geomfast import cuda_capture
+from geomfast.estimators.curvature.fused import FusedProducts
+from geomfast.estimators.curvature.gauss_newton import GaussNewtonProducts
+from geomfast.estimators.curvature.lanczos import random_vector
+from geomfast.estimators.curvature.products import HessianProducts
+from geomfast.estimators.llc import llc
 from geomfast.kernels.sgld import normals
 from geomfast.losses import next_token
-from geomfast.measures.curvature.fused import FusedProducts
-from geomfast.measures.curvature.gauss_newton import GaussNewtonProducts
-from geomfast.measures.curvature.lanczos import random_vector
-from geomfast.measures.curvature.products import HessianProducts
-from geomfast.measures.llc import llc
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.replay import BREAK_EVEN, WARM_UP, Replay

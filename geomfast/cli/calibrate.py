@@ -123,7 +123,7 @@ def _probe(kept: Any, task: tuple[str, int], device: str) -> Any:
 
 def _calibrated(kept: Any, probe: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The calibration as plain values, with the traces of every trial."""
-    from geomfast.measures.sampling.calibrate import calibrate
+    from geomfast.estimators.sampling.calibrate import calibrate
 
     model = kept.model.to(options["device"])
     samples = probe.named["n"]
@@ -169,7 +169,7 @@ def _calibrated(kept: Any, probe: Any, options: dict[str, Any]) -> dict[str, Any
 
 def _curvature(model: Any, probe: Any) -> float:
     """Top eigenvalue of the Hessian over some of the samples, roughly."""
-    from geomfast.measures.hessian import NotConverged, hessian_top_eigenvalues
+    from geomfast.estimators.hessian import NotConverged, hessian_top_eigenvalues
 
     every = max(1, probe.named["n"] // _CURVATURE_SAMPLES)
     some = probe.batch

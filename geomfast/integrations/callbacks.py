@@ -7,9 +7,9 @@ import math
 import sys
 from typing import Any
 
+from geomfast.estimators.checks import LossFunction
 from geomfast.integrations.tracker import Tracker
 from geomfast.losses import next_token
-from geomfast.measures.checks import LossFunction
 
 #: Where Lightning's own Callback is: the two packages are alike, and have one each.
 _LIGHTNING = ("lightning.pytorch", "pytorch_lightning")

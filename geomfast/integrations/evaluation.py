@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomfast.measures.guard import State
+from geomfast.estimators.guard import State
 
 #: Where a `train` and an `eval` are from that leave parameters alone.
 _NO_WRITER = "transformers.modeling_utils"

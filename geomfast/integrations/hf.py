@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from geomfast.estimators.behaviour import mean_and_stderr
+from geomfast.estimators.stopping import check_stop
 from geomfast.integrations.causal_lm import DTYPES, CausalLM, load
 from geomfast.integrations.encoding import (
     EncodedProbes,
@@ -22,8 +24,6 @@ from geomfast.integrations.measuring import MEASURES as ANY_MODEL
 from geomfast.integrations.measuring import Found, Options, check_measures, measure_model
 from geomfast.integrations.memory import Notice, halving, logger
 from geomfast.integrations.states import activations
-from geomfast.measures.behaviour import mean_and_stderr
-from geomfast.measures.stopping import check_stop
 from geomfast.sweep.plan import BEHAVIOUR
 
 __all__ = [

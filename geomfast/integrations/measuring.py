@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geomfast.estimators import gradients, spectra
+from geomfast.estimators.batches import Batches, batches_of, count, one_batch, parts, taken
+from geomfast.estimators.checks import LossFunction, chosen
+from geomfast.estimators.guard import left_alone, uncompiled
+from geomfast.estimators.llc import LLC
+from geomfast.estimators.sampling import calibrate
+from geomfast.estimators.values import Value, gradient_values, hessian_values, llc_values
 from geomfast.integrations.evaluation import evaluating, unfolded
 from geomfast.integrations.memory import Notice, halving, logger, out_of_memory
 from geomfast.integrations.options import GRADIENTS, Options
-from geomfast.measures import gradients, spectra
-from geomfast.measures.batches import Batches, batches_of, count, one_batch, parts, taken
-from geomfast.measures.checks import LossFunction, chosen
-from geomfast.measures.guard import left_alone, uncompiled
-from geomfast.measures.llc import LLC
-from geomfast.measures.sampling import calibrate
-from geomfast.measures.values import Value, gradient_values, hessian_values, llc_values
 
 #: Names as a sweep's, in the order they are taken.
 MEASURES = (

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from geomfast.estimators.batches import batches_of, count
+from geomfast.estimators.stopping import check_stop
 from geomfast.integrations.evaluation import evaluating
 from geomfast.integrations.memory import Notice, halving, logger
-from geomfast.measures.batches import batches_of, count
-from geomfast.measures.stopping import check_stop
 from geomfast.records import FINAL, block
 
 #: Where a sample's vector is read: at its last real token; the mean over all real tokens, or all

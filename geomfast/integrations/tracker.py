@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from geomfast.estimators.batches import Batches, count
+from geomfast.estimators.checks import LossFunction
 from geomfast.files import fingerprint
 from geomfast.integrations.measuring import Found, Options, check_measures
 from geomfast.integrations.tracking import arguments, words
@@ -24,8 +26,6 @@ from geomfast.integrations.tracking.earlier import Earlier
 from geomfast.integrations.tracking.folder import RunFolder
 from geomfast.integrations.tracking.samples import data_hash, samples_of
 from geomfast.integrations.tracking.values import LOSS, StatesOf, Taking, row, values_of_run
-from geomfast.measures.batches import Batches, count
-from geomfast.measures.checks import LossFunction
 from geomfast.records import MIXTURE
 from geomfast.sweep.failures import clear_failure, mark_failed
 

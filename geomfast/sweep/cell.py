@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from geomfast.measures.stopping import Stopped
+from geomfast.estimators.stopping import Stopped
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import part_name, write_part
@@ -147,7 +147,7 @@ def run(
             tokens, real_fraction (of the processed tokens), and wall seconds since the run
             began: train_seconds, measure_seconds, write_seconds.
         stop: asked after every step; when true the state is saved and the run left, also where
-            :func:`geomfast.measures.stopping.stopped_by` ends a measure.
+            :func:`geomfast.estimators.stopping.stopped_by` ends a measure.
 
     Returns:
         Whether the cell is finished.

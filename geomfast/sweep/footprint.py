@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from geomfast.measures.curvature.lanczos import BASIS_BYTES, HELD_BYTES
+from geomfast.estimators.curvature.lanczos import BASIS_BYTES, HELD_BYTES
 from geomfast.models.scales import SCALES
 from geomfast.sweep.cell import KEPT_STATES, Job
 from geomfast.sweep.hessian import LARGEST_FILE
@@ -16,7 +16,7 @@ from geomfast.training.stacking import member_bytes
 
 # Numbers kept for each token and block until the backward pass, in widths.
 _KEPT = 18
-# The same for products with a Hessian, beside attention's (geomfast/measures/curvature/fused.py).
+# The same for products with a Hessian, beside attention's (geomfast/estimators/curvature/fused.py).
 _KEPT_TWICE = 32
 # Of a process that has done nothing yet.
 _PROCESS = 400 << 20

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from geomfast.estimators.values import hessian_values
 from geomfast.files import fingerprint, write_atomically
-from geomfast.measures.values import hessian_values
 from geomfast.sweep.plan import HESSIAN, Settings, hessian_options, measure_settings
 from geomfast.sweep.rows import Probe, Row, row
 from geomfast.training.checkpoints import CheckpointError, tensors_hash

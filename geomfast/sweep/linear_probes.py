@@ -6,10 +6,10 @@ import math
 import time
 from collections.abc import Iterator
 
+from geomfast.estimators.activations import Observation
+from geomfast.estimators.behaviour import mean_and_stderr
+from geomfast.estimators.probes import probe_accuracy
 from geomfast.files import fingerprint
-from geomfast.measures.activations import Observation
-from geomfast.measures.behaviour import mean_and_stderr
-from geomfast.measures.probes import probe_accuracy
 from geomfast.sweep.plan import PROBE, Settings, measure_settings
 from geomfast.sweep.rows import Probe, Row, layers, row
 

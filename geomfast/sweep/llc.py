@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import torch
 
+from geomfast.estimators.sampling.calibrate import attempt, backend
+from geomfast.estimators.values import llc_values
 from geomfast.files import fingerprint
-from geomfast.measures.sampling.calibrate import attempt, backend
-from geomfast.measures.values import llc_values
 from geomfast.sweep.plan import Settings, llc_options, measure_settings
 from geomfast.sweep.rows import Probe, Row, mixture, row
 

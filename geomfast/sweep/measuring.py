@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 import torch
 
+from geomfast.estimators.activations import Observation, observe
+from geomfast.estimators.behaviour import mean_and_stderr
+from geomfast.estimators.curvature.lanczos import one_start
+from geomfast.estimators.gradients import backend as gradient_backend
+from geomfast.estimators.gradients import gradient_ranks
+from geomfast.estimators.spectra import backend, rankme
+from geomfast.estimators.stopping import check_stop
+from geomfast.estimators.values import gradient_values
 from geomfast.files import fingerprint
-from geomfast.measures.activations import Observation, observe
-from geomfast.measures.behaviour import mean_and_stderr
-from geomfast.measures.curvature.lanczos import one_start
-from geomfast.measures.gradients import backend as gradient_backend
-from geomfast.measures.gradients import gradient_ranks
-from geomfast.measures.spectra import backend, rankme
-from geomfast.measures.stopping import check_stop
-from geomfast.measures.values import gradient_values
 from geomfast.sweep.hessian import HESSIAN_MEASURES, Eigenvectors, hessian_rows
 from geomfast.sweep.linear_probes import probe_rows
 from geomfast.sweep.llc import llc_rows

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from geomfast.measures.probes import probe_accuracy
-from geomfast.measures.spectra import rankme
+from geomfast.estimators.probes import probe_accuracy
+from geomfast.estimators.spectra import rankme
 from geomfast.models.gpt import Block, Shapes
 from geomfast.models.scales import Scale
 from geomfast.sweep.plan import PROBE, Settings

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from geomfast.estimators.sampling.rules import STABLE, steepest, usual_nbeta
 from geomfast.files import fingerprint
-from geomfast.measures.sampling.rules import STABLE, steepest, usual_nbeta
 from geomfast.models.scales import SCALES
 from geomfast.records import MIXTURE
 from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geomfast.measures.behaviour import answer_loss, padded_answer_loss
+from geomfast.estimators.behaviour import answer_loss, padded_answer_loss
 from geomfast.records import FINAL, MIXTURE, block
 from geomfast.sweep.plan import Cell, Settings, diagnostic_settings, mixture_settings
 from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel
@@ -110,7 +110,7 @@ def mixture(samples: list[Probe]) -> MixtureProbe:
 
 
 def layers(count: int) -> list[str]:
-    """Labels of activations as :func:`~geomfast.measures.activations.observe` orders them."""
+    """Labels of activations as :func:`~geomfast.estimators.activations.observe` orders them."""
     return [*(block(i) for i in range(1, count)), FINAL]
 
 

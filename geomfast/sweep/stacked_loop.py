@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from geomfast.measures.stopping import Stopped
+from geomfast.estimators.stopping import Stopped
 from geomfast.sweep.cell import KEPT_STATES, PROGRESS_SECONDS, CellError, Progress
 from geomfast.sweep.states import STATE_EVERY, States
 from geomfast.sweep.wall import write_wall

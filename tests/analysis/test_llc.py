@@ -13,7 +13,7 @@ from geomfast.analysis.llc import (
     LARGEST_STEP_BIAS,
     LEAST_ESS,
 )
-from geomfast.measures.sampling import verdict
+from geomfast.estimators.sampling import verdict
 from tests.analysis.synthetic import join, rows
 
 STEPS = [0, 10, 20]

@@ -77,7 +77,7 @@ def test_json_holds_every_trial_and_the_picture_is_written(out: Path, tmp_path: 
 @pytest.fixture
 def believing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every setting that was run has converged to the same."""
-    from geomfast.measures.sampling import calibrate as module
+    from geomfast.estimators.sampling import calibrate as module
 
     original = module.judged
 

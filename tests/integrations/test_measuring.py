@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 import geomfast as gf
+from geomfast.estimators.gradients import gradient_ranks
+from geomfast.estimators.sampling.calibrate import attempt
 from geomfast.integrations import measuring
 from geomfast.integrations.measuring import MEASURES, Found, Options, measure_model
 from geomfast.integrations.memory import halving, out_of_memory
-from geomfast.measures.gradients import gradient_ranks
-from geomfast.measures.sampling.calibrate import attempt
 from tests import cases
 
 FAST = Options(

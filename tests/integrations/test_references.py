@@ -16,11 +16,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 pytest.importorskip("transformers")
 
+from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.integrations import hf
 from geomfast.integrations.causal_lm import CausalLM
 from geomfast.integrations.measuring import Options
 from geomfast.kernels.sgld import normals
-from geomfast.measures.sampling.streams import Shuffled
 from tests.integrations.language_models import FAMILIES, PROBES, WORDS, network, tokenizer
 
 # Probes that the dense Hessian is of, which takes the longest.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from geomfast.measures.gradients import gradient_gram
-from geomfast.measures.hessian import _products, hessian_trace
+from geomfast.estimators.gradients import gradient_gram
+from geomfast.estimators.hessian import _products, hessian_trace
 from tests.property.draws import Draw, drawn
 from tests.property.references import Reference, mode_and_state, same_state
 from tests.property.unfit import Coupled, Random

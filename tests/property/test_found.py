@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from geomfast.measures.gradients import gradient_gram
-from geomfast.measures.hessian import hessian_trace
+from geomfast.estimators.gradients import gradient_gram
+from geomfast.estimators.hessian import hessian_trace
 
 
 def squares(model, batch):

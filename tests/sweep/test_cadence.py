@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from geomfast.estimators import values
 from geomfast.files import read_sealed
-from geomfast.measures import values
 from geomfast.records import load_records
 from geomfast.sweep.cadence import grown, taken_at
 from geomfast.sweep.cell import Job, missing, run, schedule

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from geomfast.measures.gradients import fisher_effective_rank, gradient_covariance_rank
-from geomfast.measures.hessian import hessian_top_eigenvalues
+from geomfast.estimators.gradients import fisher_effective_rank, gradient_covariance_rank
+from geomfast.estimators.hessian import hessian_top_eigenvalues
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import load_records

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import geomfast as gf
+from geomfast.estimators.activations import observe
 from geomfast.files import fingerprint
-from geomfast.measures.activations import observe
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import load_records

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
+from geomfast.estimators.stopping import Stopped
 from geomfast.files import write_atomically
 from geomfast.integrations.hub import LoadError
 from geomfast.integrations.measure.folder import remember
 from geomfast.integrations.probe_sets import ProbesError
 from geomfast.integrations.series.checkpoint import Checkpoint, Opened, Series, SourceUnreachable
 from geomfast.integrations.series.prefetch import prefetched
-from geomfast.measures.stopping import Stopped
 from geomfast.records import part_name, write_part
 from geomfast.sweep.cell import CellError, Progress, refuse_gone
 from geomfast.sweep.engines.events import EXPLAINED

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geomfast.estimators.guard import State
 from geomfast.integrations.evaluation import bring, enter
-from geomfast.measures.guard import State
 from geomfast.training.checkpoints import weights_hash
 
 logger = logging.getLogger("geomfast")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from geomfast.measures.batches import Batches, batches_of, count, generators_restored, taken
+from geomfast.estimators.batches import Batches, batches_of, count, generators_restored, taken
 
 
 def samples_of(data: Any, most: int | None, device: torch.device) -> Batches:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geomfast.estimators.batches import Batches, count, taken
+from geomfast.estimators.behaviour import mean_and_stderr
+from geomfast.estimators.checks import LossFunction, checked_losses, chosen
 from geomfast.files import fingerprint
 from geomfast.integrations.measuring import Found, Options, measure_model
 from geomfast.integrations.memory import Notice
 from geomfast.integrations.states import NoStates, UnknownModule, activations
 from geomfast.integrations.tracking.arguments import check_states
-from geomfast.measures.batches import Batches, count, taken
-from geomfast.measures.behaviour import mean_and_stderr
-from geomfast.measures.checks import LossFunction, checked_losses, chosen
 
 #: Mean loss of the samples; what the loop says of its own; time added so far, as a share.
 LOSS, TRAIN_LOSS, OVERHEAD = "loss", "train_loss", "tracker_overhead"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from geomfast.estimators.stopping import Stopped, stopped_by
 from geomfast.files import FileError
-from geomfast.measures.stopping import Stopped, stopped_by
 from geomfast.sweep.cell import CellError, Progress
 from geomfast.sweep.locks import FolderInUse
 from geomfast.sweep.plan import PlanError

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from geomfast.estimators.behaviour import judge
+from geomfast.estimators.spectra import backend, rankme
 from geomfast.files import fingerprint
-from geomfast.measures.behaviour import judge
-from geomfast.measures.spectra import backend, rankme
 from geomfast.models.stacked import StackedGPT
 from geomfast.sweep.population.plan import (
     BEHAVIOUR,

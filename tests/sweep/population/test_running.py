@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from geomfast.measures.activations import observe as observe_one
-from geomfast.measures.spectra import rankme
+from geomfast.estimators.activations import observe as observe_one
+from geomfast.estimators.spectra import rankme
 from geomfast.models.stacked import StackedGPT
 from geomfast.records import load_records
 from geomfast.sweep.cell import CellError

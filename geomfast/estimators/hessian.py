@@ -1,0 +1,356 @@
+"""Hessian of the mean loss: eigenvalues at its ends, trace, and density of all eigenvalues.
+
+None forms the matrix. Every product is exact, of any model that can be differentiated twice: what
+autograd would get wrong is computed otherwise or refused. Each result says how sure it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from geomfast.estimators.arguments import (
+    check_flag,
+    check_loss,
+    check_model,
+    check_number,
+    check_seed,
+    check_whole,
+)
+from geomfast.estimators.batches import batches_of
+from geomfast.estimators.calls import measurable, require_sound
+from geomfast.estimators.checks import LossFunction
+from geomfast.estimators.curvature import lanczos
+from geomfast.estimators.curvature.basis import rounding_allowed
+from geomfast.estimators.curvature.density import Density, spectral_density
+from geomfast.estimators.curvature.fused import hessian_products
+from geomfast.estimators.curvature.gauss_newton import GaussNewtonProducts
+from geomfast.estimators.curvature.lanczos import (
+    Asymmetric,
+    Eigenpairs,
+    eigenpairs,
+    near,
+    random_start,
+    random_vector,
+)
+from geomfast.estimators.curvature.products import DataProducts, HessianProducts
+from geomfast.estimators.curvature.trace import Trace, hutch_plus_plus
+from geomfast.estimators.curvature.verify import wrong_second_derivatives
+
+Matrix = Literal["hessian", "gauss-newton"]
+_PRODUCTS = {"hessian": hessian_products, "gauss-newton": GaussNewtonProducts}
+_BY_LAYER = {"hessian": HessianProducts, "gauss-newton": GaussNewtonProducts}
+_Found = TypeVar("_Found")
+
+
+class NotConverged(UserWarning):
+    """A result is not as good as was asked for."""
+
+
+def hessian_top_eigenvalues(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    *,
+    k: int = 1,
+    tol: float = 1e-3,
+    max_iterations: int = 100,
+    seed: int = 0,
+    ends: str = "largest",
+    matrix: Matrix = "hessian",
+    params: Iterable[str] | None = None,
+    per_layer: bool = False,
+    start: Tensor | None = None,
+) -> Any:
+    r"""Eigenvalues at the ends of the spectrum of the Hessian of the mean loss.
+
+    Lanczos with thick restart (Wu and Simon 2000) and full reorthogonalisation. Attention is
+    computed by its plain formula inside, which alone can be differentiated twice.
+
+    Args:
+        model: any module. Its mode, gradients and parameters stay as they are.
+        loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample.
+        data: one batch (a tensor, or a tuple, list or mapping of tensors), or an iterable of
+            batches, which count by their samples.
+        k: how many; of each end for "both". Equal eigenvalues are found as often as they come:
+            of more than one it is confirmed that none is missing, for about half as many products
+            again (see `curvature.lanczos.eigenpairs`).
+        tol: an eigenvalue has converged when its residual |H v - value v| is at most `tol` times
+            its absolute value.
+        max_iterations: products at most, k or more.
+        seed: of the noise in the first vector, which is otherwise the gradient: it lies mostly in
+            the span of the largest eigenvectors (Gur-Ari et al. 2018, arXiv:1812.04754).
+        ends: "largest", "smallest", "both" or "magnitude" (largest absolute values).
+        matrix: "hessian", or "gauss-newton" for its part without the curvature of the model.
+        params: names of parameters, with shell wildcards; those that begin with "!" are left out.
+            None for all that require gradients.
+        per_layer: of the diagonal block of every layer instead, as a dictionary of module name
+            -> result. A layer's parameters are those that its module itself holds.
+        start: (P,) or (m, P), vectors near the wanted ones, from an earlier checkpoint say, in
+            place of the gradient.
+
+    Returns:
+        `values` (k,) float64, descending; `residuals` (k,), bounds for that of the outermost pair;
+        `vectors` (k, P), in the order of `model.named_parameters()`; `iterations`, products
+        computed; `converged`; `complete`, whether it was confirmed that none is missing among
+        several; `asymmetry`, the largest difference of u.Hv and v.Hu that was seen.
+
+    Warns:
+        NotConverged: a residual is too large after `max_iterations`, or it was not confirmed that
+            no eigenvalue is missing.
+
+    Raises:
+        TypeError: an argument of another kind, named; loss_fn does not return a floating-point
+            tensor; params are no names.
+        ValueError: bad arguments; no data; a reduced loss; a loss or product with NaN or infinity
+            (the batch is named); parameters that no loss uses, or that are complex; losses that are
+            random or depend on other samples (the module, or a sample, is named); a model without
+            second derivative, or with a wrong one (the module is named).
+    """
+    if ends not in lanczos.ENDS:
+        raise ValueError(f"ends must be one of {', '.join(lanczos.ENDS)}, not {ends!r}")
+    check_number(tol=tol)
+    check_flag(per_layer=per_layer)
+    if not tol > 0:
+        raise ValueError(f"tol must be positive, not {tol}")
+    check_whole(1, k=k, max_iterations=max_iterations)
+    check_seed(seed)
+    if start is not None and not isinstance(start, Tensor):
+        raise TypeError(f"start must be a tensor (P,) or (m, P), not {type(start).__name__}")
+    if not per_layer:
+        with _products(model, loss_fn, data, params, matrix) as products:
+            size = products.dimension
+            if start is None and ends != "smallest":
+                start = _unless_zero(products.gradient())
+            return _top(products, products, size, k, tol, max_iterations, seed, ends, start)
+    with _products(model, loss_fn, data, params, matrix, _BY_LAYER) as products:
+        assert isinstance(products, HessianProducts)
+        return _by_layer(products, k, tol, max_iterations, seed, ends)
+
+
+def _by_layer(
+    products: HessianProducts, k: int, tol: float, max_iterations: int, seed: int, ends: str
+) -> dict[str, Eigenpairs]:
+    """Of every layer's diagonal block; one graph is used for all of them."""
+    layers: dict[str, list[str]] = {}
+    for name in products.parameters:
+        layers.setdefault(name.rpartition(".")[0], []).append(name)
+    gradient = dict(
+        zip(products.sizes, products.gradient().split(list(products.sizes.values())), strict=True)
+    )
+    found = {}
+    for layer, names in layers.items():
+        size = sum(products.sizes[name] for name in names)
+        block: Callable[[Tensor], Tensor] = lambda v, names=names: products.block(names, v)  # noqa: E731
+        near = None
+        if ends != "smallest":
+            near = _unless_zero(torch.cat([gradient[name] for name in names]))
+        found[layer] = _top(
+            products, block, size, min(k, size), tol, max_iterations, seed, ends, near, layer
+        )
+    return found
+
+
+def hessian_trace(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    *,
+    probes: int = 30,
+    seed: int = 0,
+    matrix: Matrix = "hessian",
+    params: Iterable[str] | None = None,
+) -> Trace:
+    """Trace of the Hessian of the mean loss, by Hutch++ (Meyer et al. 2021, arXiv:2010.09649).
+
+    Args:
+        model, loss_fn, data, matrix, params: as in `hessian_top_eigenvalues`.
+        probes: products to spend, 6 or more.
+        seed: of the random signs.
+
+    Returns:
+        `mean`, `stderr` (its standard error, for few probes widened until mean +- 2 stderr holds
+        the trace 95 times in 100) and `products`. Exact, with rounding for `stderr`,
+        where the parameters have at most `probes` entries.
+
+    Raises:
+        As `hessian_top_eigenvalues`.
+    """
+    check_whole(1, probes=probes)
+    check_seed(seed)
+    if probes < 6:
+        raise ValueError(f"probes must be 6 or more, not {probes}")
+    with _products(model, loss_fn, data, params, matrix) as products:
+        products.replay.expected = min(probes, products.dimension)
+        return _finite(
+            products,
+            lambda: hutch_plus_plus(products, products.like, products.dimension, probes, seed),
+        )
+
+
+def hessian_density(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    *,
+    probes: int = 10,
+    iterations: int = 50,
+    seed: int = 0,
+    width: float | None = None,
+    matrix: Matrix = "hessian",
+    params: Iterable[str] | None = None,
+) -> Density:
+    """Density of the Hessian's eigenvalues, by stochastic Lanczos quadrature.
+
+    Ubaru, Chen and Saad (2017); Ghorbani et al. (2019, arXiv:1901.10159) for networks.
+
+    Args:
+        model, loss_fn, data, matrix, params: as in `hessian_top_eigenvalues`.
+        probes: random starts.
+        iterations: products of each.
+        seed: of the starts.
+        width: standard deviation of the Gaussian that smooths, in units of eigenvalues; None for
+            a hundredth of their span.
+
+    Returns:
+        `grid` and `density` (1024,) float64, which integrates to 1; `stderr` over probes; `nodes`
+        and `weights` (probes, iterations) of the quadrature before smoothing.
+
+    Raises:
+        As `hessian_top_eigenvalues`.
+    """
+    check_whole(1, probes=probes, iterations=iterations)
+    check_seed(seed)
+    if width is not None:
+        check_number(width=width)
+    if width is not None and not width > 0:
+        raise ValueError(f"width must be positive, not {width}")
+    if width == math.inf:
+        raise ValueError("width must be finite, not inf")
+    with _products(model, loss_fn, data, params, matrix) as products:
+        products.replay.expected = probes * min(iterations, products.dimension)
+        return _finite(
+            products,
+            lambda: spectral_density(
+                products,
+                products.like,
+                products.dimension,
+                probes=probes,
+                iterations=iterations,
+                seed=seed,
+                width=width,
+            ),
+        )
+
+
+@contextlib.contextmanager
+def _products(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    params: Iterable[str] | None,
+    matrix: str,
+    kinds: Mapping[str, Callable[..., DataProducts]] = _PRODUCTS,
+) -> Iterator[DataProducts]:
+    """Products that have been checked, of a model that is left as it was."""
+    check_model(model)
+    check_loss(loss_fn)
+    if not isinstance(matrix, str) or matrix not in _PRODUCTS:
+        raise ValueError(f"matrix must be one of {', '.join(_PRODUCTS)}, not {matrix!r}")
+    with measurable(model, loss_fn, batches_of(data), widen=True) as (model, losses, batches):
+        products = kinds[matrix](model, losses, batches, params)
+        assert products.first_losses is not None  # of the first batch, which has been computed
+        require_sound(losses, model, batches[0], products.first_losses)
+        if products.custom:
+            names = ", ".join(sorted(products.custom))
+            _require_right(products, losses, f"custom functions {names}")
+        yield products
+
+
+def _require_right(products: DataProducts, losses: LossFunction, suspected: str) -> None:
+    """Raises where products are not those of the Hessian, as far as differences can tell."""
+    wrong = wrong_second_derivatives(
+        products.model, losses, products.batches[0], list(products.parameters)
+    )
+    if wrong:
+        raise ValueError(
+            f"the second derivative of {', '.join(wrong)} is wrong: a product with the Hessian is "
+            f"not what differences of the gradient say ({suspected}); write it in plain torch "
+            "operations, or leave its parameters out of params"
+        )
+
+
+def _top(
+    products: DataProducts,
+    product: Callable[[Tensor], Tensor],
+    dimension: int,
+    k: int,
+    tol: float,
+    max_iterations: int,
+    seed: int,
+    ends: str,
+    start: Tensor | None,
+    layer: str = "",
+) -> Eigenpairs:
+    if k > dimension:
+        raise ValueError(f"k = {k} eigenvalues of a matrix of side {dimension}")
+    if max_iterations < k:
+        raise ValueError(f"max_iterations = {max_iterations} is less than k = {k}")
+    first = random_start(products.like, dimension, seed)
+    if start is not None:
+        first = near(start, first)
+    found = _finite(
+        products,
+        lambda: eigenpairs(
+            product, first, k=k, ends=ends, tol=tol, max_iterations=max_iterations, seed=seed
+        ),
+    )
+    if not found.converged:
+        where = f" of {layer}" if layer else ""
+        worst = (found.residuals / found.values.abs().clamp_min(1e-300)).max().item()
+        missing = "" if found.complete else ", and it was not confirmed that none is missing"
+        warnings.warn(
+            f"eigenvalues{where} have not converged after {found.iterations} products: the "
+            f"largest relative residual is {worst:.2g}, tol is {tol:.2g}{missing}; raise "
+            "max_iterations",
+            NotConverged,
+            stacklevel=3,
+        )
+    return found
+
+
+def _unless_zero(gradient: Tensor) -> Tensor | None:
+    return gradient if gradient.any() and torch.isfinite(gradient).all() else None
+
+
+def _finite(products: DataProducts, compute: Callable[[], _Found]) -> _Found:
+    try:
+        return compute()
+    except FloatingPointError as error:
+        raise _not_finite(products) from error
+    except Asymmetric as error:
+        names = list(products.parameters)
+        wrong = wrong_second_derivatives(
+            products.model, products.loss_fn, products.batches[0], names
+        )
+        if wrong:
+            raise ValueError(
+                f"{error}: the second derivative of {', '.join(wrong)} is wrong; write it in plain "
+                "torch operations, or leave its parameters out of params"
+            ) from error
+    # Blocks without curvature, of the biases of keys say, are rounding and nothing else.
+    with rounding_allowed():
+        return compute()
+
+
+def _not_finite(products: DataProducts) -> ValueError:
+    probe = random_vector(products.like, products.dimension, 0)
+    return ValueError(
+        f"a product with the Hessian is not finite: {products.where_not_finite(probe)}"
+    )

@@ -1,0 +1,310 @@
+"""Local learning coefficient: how degenerate a loss is around a model's weights."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geomfast.estimators.arguments import (
+    check_flag,
+    check_loss,
+    check_model,
+    check_number,
+    check_whole,
+    kind,
+)
+from geomfast.estimators.batches import batches_of, count, parts
+from geomfast.estimators.calls import measurable, require_sound
+from geomfast.estimators.checks import (
+    FEW,
+    NO_PARAMETER,
+    LossFunction,
+    checked_losses,
+    chosen,
+    refuse_coupled,
+    refuse_projected,
+    unused_error,
+)
+from geomfast.estimators.graph import uses_in_graph
+from geomfast.estimators.sampling.chains import Sampling, Traces, group_size, run_chains
+from geomfast.estimators.sampling.estimate import LLC, estimate, require_own_losses
+from geomfast.estimators.sampling.rules import STABLE, steepest, usual_nbeta
+from geomfast.estimators.stopping import check_stop
+from geomfast.kernels.sgld import Dynamics, RmsProp
+
+logger = logging.getLogger("geomfast")
+
+
+class AllChainsDiverged(ValueError):
+    """No chain is left to estimate anything from."""
+
+
+def llc(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    *,
+    lr: float,
+    nbeta: float | None = None,
+    localization: float = 100.0,
+    chains: int = 4,
+    draws: int = 200,
+    burn_in: int = 50,
+    batch_size: int | None = None,
+    preconditioner: RmsProp | str | None = None,
+    seed: int = 0,
+    params: Iterable[str] | None = None,
+    common_batches: bool = False,
+    stacked: bool | None = None,
+    at_once: int | None = None,
+    curvature: float | None = None,
+    progress: Callable[[int], None] = lambda steps: None,
+) -> LLC:
+    r"""Local learning coefficient by stochastic gradient Langevin dynamics.
+
+    Lau et al. (2023), arXiv:2308.12108: chains that start at the model's weights w0 move by
+    dw = -(lr/2) [nbeta grad L_m(w) + localization (w - w0)] + sqrt(lr) noise, and the estimate is
+    nbeta times the mean of L_m(w) - L_m(w0) over their draws after burn_in. Taking the loss at w0
+    of the same minibatch changes nothing in the mean, as minibatches are independent of each other,
+    and takes most of the minibatch out of the variance.
+
+    Args:
+        model: any module. Its mode, gradients and parameters stay as they are; one of fewer bits
+            is sampled in float32, with data of fewer bits taken to float32 too.
+        loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample.
+        data: one batch (a tensor, or a tuple, list or mapping of tensors), or an iterable of
+            batches; of n samples in all. Other data than the model was trained on gives the
+            data-refined coefficient.
+        lr: step size. Lower it where the verdict says so; `geomfast calibrate-llc` looks for one.
+        nbeta: inverse temperature times number of samples; None for n / log n.
+        localization: strength of the pull back to w0. It lowers the estimate where it, and not the
+            loss, keeps chains near; the verdict then says so.
+        chains: C, independent of each other.
+        draws: kept of each chain, one a step.
+        burn_in: steps of each chain before the first draw that counts.
+        batch_size: of a minibatch, drawn anew at every step; None for all of the data.
+        preconditioner: "rmsprop", or an `RmsProp` with its own constants; None for none.
+        seed: of noise and minibatches.
+        params: names of parameters, with shell wildcards, that are sampled while the others stay:
+            the weight-refined coefficient. None for all that require gradients.
+        common_batches: give all chains the same minibatches.
+        stacked: run chains as one program (True) or one after the other (False); None for what is
+            faster. The noise and the minibatches are the same.
+        at_once: samples of a chain that go through the model together; fewer take less memory and
+            give the same but for rounding, as the gradients of a minibatch add up. None for a
+            minibatch, or batch, as it is.
+        curvature: largest eigenvalue of the Hessian of the mean loss, where it is known: a step
+            size for which the chains cannot be stable is refused.
+        progress: called with the chain steps done since it was last called.
+
+    Returns:
+        `mean`, `stderr`, `per_chain`, `loss_trace`, `diverged`, `rhat`, `ess`, `step_bias`,
+        `verdict` and more: see `LLC`.
+
+    Raises:
+        TypeError: an argument of another kind, named; loss_fn does not return a floating-point
+            tensor.
+        ValueError: bad arguments; no data, or less than a minibatch; a reduced loss; a loss or
+            gradient with NaN or infinity at w0; parameters that no loss uses, or that are complex;
+            losses that are random or depend on other samples (the module, or a sample, is named); a
+            table with a max_norm; all chains have diverged.
+    """
+    check_model(model)
+    check_loss(loss_fn)
+    check_flag(common_batches=common_batches)
+    if stacked is not None:
+        check_flag(stacked=stacked)
+    if not callable(progress):
+        raise TypeError(f"progress must be a function of a step, not {kind(progress)}")
+    check_number(localization=localization)
+    if curvature is not None:
+        check_number(curvature=curvature)
+    _require_positive(lr=lr)
+    check_whole(1, draws=draws, chains=chains)
+    check_whole(0, burn_in=burn_in)
+    check_whole(0, most=(1 << 64) - 1, seed=seed)
+    if at_once is not None:
+        check_whole(1, at_once=at_once)
+    if not (localization >= 0 and math.isfinite(localization)):
+        raise ValueError(f"localization must be 0 or more, not {localization}")
+    if nbeta is not None:
+        _require_positive(nbeta=nbeta)
+    elif isinstance(data, Iterator):
+        raise ValueError("nbeta must be given: data is an iterator, whose n samples are not known")
+    refuse_coupled(model)
+    refuse_projected(model)
+    with measurable(model, loss_fn, batches_of(data), widen=True) as (model, losses, batches):
+        parameters, _ = chosen(model, params)
+        samples = sum(count(batch, least=1) for batch in batches)
+        if batch_size is not None:
+            check_whole(1, batch_size=batch_size)
+            if batch_size > samples:
+                raise ValueError(
+                    f"batch_size = {batch_size} is more than the {samples} samples of data"
+                )
+        if nbeta is None:
+            if samples < 2:
+                raise ValueError(
+                    "nbeta must be given: n / log n of a single sample is not a number"
+                )
+            nbeta = usual_nbeta(samples)
+        if preconditioner is None:
+            _require_stable(lr, nbeta, localization, curvature)
+        sampling = Sampling(
+            model,
+            losses,
+            parameters,
+            batches,
+            _initial_losses(model, losses, batches, at_once or batch_size),
+            Dynamics(lr, nbeta, localization, _preconditioner(preconditioner)),
+            batch_size,
+            burn_in + draws,
+            seed,
+            common_batches,
+            at_once,
+        )
+        _require_used(sampling)
+        with torch.no_grad():
+            _, _, first = next(_parts(batches, at_once or batch_size))
+            require_sound(losses, model, first, losses(model, first))
+        traces, group = _run(sampling, chains, stacked, progress)
+        return _estimate(sampling, traces, burn_in, group)
+
+
+def _run(
+    sampling: Sampling, chains: int, stacked: bool | None, progress: Callable[[int], None]
+) -> tuple[Traces, int]:
+    """The traces of all chains, and how many of them ran as one program."""
+    group = group_size(sampling, chains, stacked)
+    try:
+        return _traces(sampling, chains, group, progress), group
+    except (RuntimeError, NotImplementedError) as error:
+        if group == 1:
+            raise
+        if stacked:
+            raise ValueError(
+                f"the model cannot run {group} chains as one program, leave stacked None: {error}"
+            ) from error
+        # Not every operation has a rule for vmap.
+        logger.warning("chains run one after the other: %s", error)
+        return _traces(sampling, chains, 1, progress), 1
+
+
+def _traces(sampling: Sampling, chains: int, group: int, progress: Callable[[int], None]) -> Traces:
+    """Of all chains, `group` of them at a time."""
+    return Traces.joined(
+        [
+            run_chains(sampling, first, min(group, chains - first), progress)
+            for first in range(0, chains, group)
+        ]
+    )
+
+
+def _estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int) -> LLC:
+    require_own_losses(sampling, traces)
+    if traces.diverged.all() or not torch.isfinite(traces.statistics[:, 0]).all():
+        _require_finite_gradients(sampling)
+    if traces.diverged.all():
+        last, dynamics = int(torch.isfinite(traces.losses).sum(1).max()), sampling.dynamics
+        raise AllChainsDiverged(
+            f"all {len(traces.diverged)} chains have diverged, the last after {last} steps: lower "
+            f"lr = {dynamics.lr:g}, or raise localization = {dynamics.localization:g}"
+        )
+    return estimate(sampling, traces, burn_in, stacked)
+
+
+def _initial_losses(
+    model: nn.Module, loss_fn: LossFunction, batches: list[Any], at_once: int | None
+) -> Tensor:
+    """(n,) float64: the loss of every sample at the model's own weights, so many at once."""
+    found = []
+    with torch.no_grad():
+        for number, first, part in _parts(batches, at_once):
+            losses = checked_losses(loss_fn(model, part), count(part, least=1), False)
+            bad = ~torch.isfinite(losses)
+            if bad.any():
+                raise ValueError(
+                    f"the loss of sample {first + int(bad.nonzero()[0])} of batch {number} is not "
+                    "finite at the model's own weights"
+                )
+            found.append(losses.double())
+    return torch.cat(found)
+
+
+def _require_used(sampling: Sampling) -> None:
+    """Raises where a parameter reaches no loss; some samples may do without it."""
+    unused = set(sampling.parameters)
+    at_once = min(FEW, sampling.at_once or sampling.batch_size or FEW)
+    for _, _, part in _parts(sampling.batches, at_once):
+        with torch.enable_grad():
+            total = sampling.loss_fn(sampling.model, part)
+        if not total.requires_grad:
+            continue
+        uses = uses_in_graph(total, dict(sampling.parameters))
+        unused -= {name for name, number in uses.items() if number}
+        if not unused:
+            return
+    if len(unused) == len(sampling.parameters):
+        raise ValueError(NO_PARAMETER)
+    raise unused_error(name for name in sampling.parameters if name in unused)
+
+
+def _require_finite_gradients(sampling: Sampling) -> None:
+    """Raises where chains had nowhere to go from the model's own weights."""
+    leaves = list(sampling.parameters.values())
+    at_once = sampling.at_once or sampling.batch_size
+    for number, first, part in _parts(sampling.batches, at_once):
+        with torch.enable_grad():
+            total = sampling.loss_fn(sampling.model, part).sum()
+        for name, gradient in zip(
+            sampling.parameters,
+            torch.autograd.grad(total, leaves, allow_unused=True),
+            strict=True,
+        ):
+            if gradient is not None and not torch.isfinite(gradient).all():
+                last = first + count(part, least=1) - 1
+                raise ValueError(
+                    f"the gradient of samples {first} to {last} of batch {number} is not finite "
+                    f"in parameter {name} at the model's own weights"
+                )
+
+
+def _parts(batches: list[Any], at_once: int | None) -> Iterator[tuple[int, int, Any]]:
+    """All of the data, so many at once: number of their batch, of the first sample, themselves."""
+    for number, batch in enumerate(batches):
+        for first, part in parts(batch, at_once):
+            check_stop()
+            yield number, first, part
+
+
+def _preconditioner(name: RmsProp | str | None) -> RmsProp | None:
+    if name is None or isinstance(name, RmsProp):
+        return name
+    if name != "rmsprop":
+        raise ValueError(f"preconditioner must be 'rmsprop' or None, not {name!r}")
+    return RmsProp()
+
+
+def _require_stable(lr: float, nbeta: float, localization: float, curvature: float | None) -> None:
+    """A chain on a quadratic of curvature h is stable where lr (nbeta h + localization) < 4."""
+    if curvature is not None and not math.isfinite(curvature):
+        raise ValueError(f"curvature must be finite, not {curvature}")
+    most = steepest(localization, nbeta, curvature)
+    if lr * most >= STABLE:
+        of = f"nbeta * curvature + localization = {most:.4g}"
+        raise ValueError(
+            f"lr = {lr:g} is too large: chains are stable only below 4 / ({of}) = "
+            f"{STABLE / most:.3g}"
+        )
+
+
+def _require_positive(**values: float) -> None:
+    check_number(**values)
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive, not {value}")

@@ -1,0 +1,111 @@
+"""What to make of chains, in words, and what to change."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from geomfast.estimators.sampling.diagnostics import Mixing
+from geomfast.kernels.sgld import Dynamics
+
+#: Above which chains disagree, and below which there are too few draws (Vehtari et al. 2021
+#: recommend 1.01 and 400; a coefficient to two digits needs less).
+LARGEST_RHAT = 1.1
+LEAST_ESS = 20.0
+#: Above which part of the estimate comes from the size of the steps, or from the localization.
+LARGEST_STEP_BIAS = 0.1
+LARGEST_LOCALIZATION_EFFECT = 0.1
+#: From which the latter is told even so: it may hold degenerate directions more than all of them.
+TOLD_LOCALIZATION_EFFECT = 0.05
+
+
+@dataclass(frozen=True)
+class Biases:
+    """What is known to make the mean another than that of the loss alone; NaN what is not known.
+
+    Attributes:
+        step_bias: what finite steps add to the mean, were the loss quadratic.
+        degree, degree_error: with which power of the distance the loss grows.
+        localization, localization_error: -d log mean / d log localization.
+    """
+
+    step_bias: float = math.nan
+    degree: float = math.nan
+    degree_error: float = math.nan
+    localization: float = math.nan
+    localization_error: float = math.nan
+
+    def added(self) -> tuple[float, float]:
+        """The least and the most that finite steps add to the mean.
+
+        They differ where the loss is known to be no quadratic: to one of degree k steps add 2/k of
+        `step_bias`, and to one with parts of several degrees something between.
+        """
+        known = self.degree_error < 0.25 * self.degree
+        if not (known and abs(self.degree - 2.0) > 2.0 * self.degree_error):
+            return self.step_bias, self.step_bias
+        low, high = sorted((self.step_bias, self.step_bias * 2.0 / self.degree))
+        return low, high
+
+
+def verdict_of(mixed: Mixing, diverged: Tensor, biases: Biases, dynamics: Dynamics) -> str:
+    """The first that holds: diverged, still training, step too large, too few draws, localization
+    too strong, converged.
+
+    Args:
+        mixed: of the kept draws.
+        diverged: (C,) bool.
+        biases: of their mean.
+        dynamics: of the steps.
+    """
+    lower = f"lower lr = {dynamics.lr:g}"
+    lost = int(diverged.sum())
+    if lost:
+        return f"diverged: {lost} of {len(diverged)} chains, which do not count; {lower}"
+    if mixed.mean < -2.0 * mixed.stderr:
+        return (
+            "still training: the chains found a lower loss than the model's; "
+            f"{lower}, or raise localization = {dynamics.localization:g}"
+        )
+    effect, error = biases.localization, biases.localization_error
+    pull, strong = f"localization = {dynamics.localization:g}", ""
+    if localized(effect, error):
+        strong = (
+            f"localization too strong: it {'lowers' if effect > 0 else 'raises'} the mean of "
+            f"{mixed.mean:.3g} by {_share(effect, error)}; lower {pull}"
+        )
+    # A NaN bias, with a preconditioner, says nothing; a NaN error, of too few draws, excuses none.
+    low, bias = biases.added()
+    if bias > LARGEST_STEP_BIAS * abs(mixed.mean) and not bias <= mixed.stderr:
+        added = f"about {bias:.2g}" if low == bias else f"{low:.2g} to {bias:.2g}"
+        return (
+            f"step too large: finite steps and minibatches add {added} to the mean of "
+            f"{mixed.mean:.3g}; {lower}{'; ' + strong if strong else ''}"
+        )
+    if math.isnan(mixed.rhat):
+        return "too few draws: fewer than four of each chain"
+    if mixed.rhat > LARGEST_RHAT or mixed.ess < LEAST_ESS:
+        return (
+            f"too few draws: R-hat {mixed.rhat:.2f}, {mixed.ess:.0f} effective draws; "
+            "more draws, or a longer burn_in"
+        )
+    enough = f"R-hat {mixed.rhat:.2f}, {mixed.ess:.0f} effective draws"
+    if strong:
+        return strong
+    if error > LARGEST_LOCALIZATION_EFFECT:
+        enough += f"; what {pull} takes of it is not known: {effect:.0%} ± {error:.0%}"
+    elif localized(effect, error, TOLD_LOCALIZATION_EFFECT):
+        enough += f"; {pull} takes about {effect:.0%} ± {error:.0%} of it"
+    return f"converged: {enough}"
+
+
+def localized(effect: float, error: float, least: float = LARGEST_LOCALIZATION_EFFECT) -> bool:
+    """Whether the localization makes an estimate another one, beyond doubt; not where it is NaN."""
+    return abs(effect) > max(least, 2.0 * error)
+
+
+def _share(effect: float, error: float) -> str:
+    """What localization takes: the effect itself for a quadratic, less of it where it is large."""
+    return f"about {abs(effect):.0%} ± {error:.0%}" if abs(effect) <= 0.5 else "about half or more"
