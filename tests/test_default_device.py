@@ -10,16 +10,17 @@ import geomfast as gf
 from geomfast.integrations.measuring import MEASURES
 from geomfast.kernels.self_test import self_test
 from geomfast.losses import next_token
+from geomfast.measures import measures
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import load_records
-from geomfast.sweep import plan
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.plan import Settings, cells
 from geomfast.tasks import TaskLevel
 from geomfast.training.loop import Trainer
 from geomfast.training.settings import TrainSettings
 from tests.integrations.tracked import batch, loss_fn, net
+from tests.sweep.defaults import change
 from tests.training.test_stacked import trainer as stacked_trainer
 
 TOKENS = torch.randint(0, 24, (16, 12), generator=torch.Generator().manual_seed(0))
@@ -116,11 +117,11 @@ def test_a_sweep_does_not_depend_on_it(tmp_path, monkeypatch):
     )  # fmt: skip
     (one,) = cells(settings, ("nano",), (0,))
     for name, few in (("hessian_trace", {"probes": 6}), ("hessian_density", {"iterations": 5})):
-        monkeypatch.setitem(plan.HESSIAN, name, plan.HESSIAN[name] | few)
-    monkeypatch.setitem(plan.LLC, "burn_in", 2)
+        change(monkeypatch, name, **few)
+    change(monkeypatch, "llc", burn_in=2)
     for name, inside in (("without", contextlib.nullcontext()), ("with", foreign())):
         with inside:
-            assert run(Job(one, settings, tuple(plan.MEASURES), tmp_path / name, "cpu", threads=1))
+            assert run(Job(one, settings, measures(), tmp_path / name, "cpu", threads=1))
     expected, found = (load_records(tmp_path / name) for name in ("without", "with"))
     assert expected.drop(columns="seconds").equals(found.drop(columns="seconds"))
 

@@ -16,6 +16,7 @@ ORDER = [
     {"models"},
     {"training"},
     {"losses", "estimators"},
+    {"measures"},
     {"records"},
     {"sweep"},
     {"analysis"},

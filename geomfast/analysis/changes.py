@@ -16,12 +16,11 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.trajectories import CELL, in_order, log_steps, select, stretches
+from geomfast.measures import catalog
 
 #: Measures whose logarithm is fitted: ranks are exponentials of an entropy, and a curvature
 #: changes by orders of magnitude.  Values that are not positive have none and do not count.
-LOGARITHMIC = frozenset(
-    {"rankme", "fisher_rank", "gradient_covariance_rank", "hessian_top", "hessian_trace"}
-)
+LOGARITHMIC = frozenset(name for name, spec in catalog().specs.items() if spec.logarithmic)
 #: A change by less than this factor is none, however steady; of the other measures one by less
 #: than this many standard errors of a value.
 LEAST_FACTOR, LEAST_ERRORS = 1.1, 2.0

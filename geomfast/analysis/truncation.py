@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.trajectories import CELL, in_order, select
+from geomfast.measures import Need, measures, needing
+from geomfast.measures.kinds.gradient_ranks import FIRST
 
 #: Measures that are recorded exactly and, with `FIRST` appended, over the first entries only.
-MEASURES = ("fisher_rank", "gradient_covariance_rank")
-FIRST = "_first_50k"
+MEASURES = tuple(needing(measures(), Need.GRADIENTS))
 
 
 def truncation(records: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from geomfast.cli.choices import MOST_THREADS, Finite, Ladder, OneTaskLevel, Pla
 from geomfast.cli.engine import check_device
 from geomfast.files import write_atomically
 from geomfast.records import MIXTURE
-from geomfast.sweep.plan import PlanError, llc_options
+from geomfast.sweep.plan import PlanError, taken
 
 #: Samples of which the curvature is taken: enough to tell what is far from stable.
 _CURVATURE_SAMPLES = 256
@@ -127,7 +128,7 @@ def _calibrated(kept: Any, probe: Any, options: dict[str, Any]) -> dict[str, Any
 
     model = kept.model.to(options["device"])
     samples = probe.named["n"]
-    sweeps = llc_options(kept.settings)
+    sweeps = asdict(taken(kept.settings, "llc"))
     names = ("nbeta", "chains", "draws", "burn_in", "batch_size")
     settings = {key: sweeps[key] if options[key] is None else options[key] for key in names}
     settings |= {"batch_size": min(settings["batch_size"], samples), "seed": options["seed"]}

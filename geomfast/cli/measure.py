@@ -16,10 +16,11 @@ from geomfast.cli.interrupts import asked_to_stop
 from geomfast.cli.locks import lock_option
 from geomfast.cli.measured import Shown, outcome_of, planned, show_outcome, show_plan
 from geomfast.cli.sweep import described_call
+from geomfast.measures import measures
 from geomfast.sweep.failures import mark_failed
 from geomfast.sweep.folder import check_folder
 from geomfast.sweep.locks import locked
-from geomfast.sweep.plan import MEASURES, PlanError
+from geomfast.sweep.plan import PlanError
 from geomfast.sweep.settings_file import check_still_there, write_settings
 
 if TYPE_CHECKING:  # which bring torch with them
@@ -42,10 +43,10 @@ _DTYPES = ("float32", "bfloat16", "float16")
 )
 @click.option(
     "--measures",
-    type=ListOf("measure", MEASURES),
+    type=ListOf("measure", measures()),
     default="rankme",
     show_default=True,
-    help=f"{', '.join(MEASURES)}; behaviour is always measured.",
+    help=f"{', '.join(measures())}; behaviour is always measured.",
 )
 @click.option(
     "--probes",
@@ -168,7 +169,7 @@ def _measure(
 
 def _measures(series: Series, asked: tuple[str, ...]) -> tuple[str, ...]:
     """Those asked for, which the series has to have; of all of them, those it has."""
-    if asked == tuple(MEASURES):
+    if asked == measures():
         return series.measures
     for name in asked:
         if name not in series.measures:

@@ -21,6 +21,7 @@ from geomfast.cli.interrupts import asked_to_stop
 from geomfast.cli.locks import lock_option
 from geomfast.cli.outcome import outcome_of, show_outcome
 from geomfast.cli.states import state_option
+from geomfast.measures import measures, spec_of
 from geomfast.models.scales import SCALES
 from geomfast.sweep.assumed import ASSUMED
 from geomfast.sweep.failures import clear_failure, mark_failed
@@ -28,10 +29,8 @@ from geomfast.sweep.folder import check_folder, settled
 from geomfast.sweep.groups import groups_of_cells
 from geomfast.sweep.locks import locked
 from geomfast.sweep.plan import (
-    HESSIAN,
     KEEP,
     MEASURE_SETTINGS,
-    MEASURES,
     MIXTURES,
     Cell,
     PlanError,
@@ -64,12 +63,12 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 @click.option("--checkpoints", type=click.IntRange(2), help="About how many to measure, in all.")
 @click.option(
     "--measures",
-    type=ListOf("measure", MEASURES),
-    help=f"{', '.join(MEASURES)}; behaviour is always measured.",
+    type=ListOf("measure", measures()),
+    help=f"{', '.join(measures())}; behaviour is always measured.",
 )
 @click.option(
     "--cadence",
-    type=CadenceOf(MEASURES),
+    type=CadenceOf(measures()),
     help="At how many checkpoints to take a measure, over the preset's: llc=8,fisher_rank=all.",
 )
 @click.option(
@@ -108,17 +107,17 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 @click.option(
     "--trace-probes",
     type=click.IntRange(6),
-    help=f"Products of a hessian_trace.  [default: {HESSIAN['hessian_trace']['probes']}]",
+    help=f"Products of a hessian_trace.  [default: {spec_of('hessian_trace').settings().probes}]",
 )
 @click.option(
     "--density-probes",
     type=click.IntRange(1),
-    help=f"Starts of a hessian_density.  [default: {HESSIAN['hessian_density']['probes']}]",
+    help=f"Starts of a hessian_density.  [default: {spec_of('hessian_density').settings().probes}]",
 )
 @click.option(
     "--density-iterations",
     type=click.IntRange(2),
-    help=f"Products of each.  [default: {HESSIAN['hessian_density']['iterations']}]",
+    help=f"Products of each.  [default: {spec_of('hessian_density').settings().iterations}]",
 )
 @click.option(
     "--stack",

@@ -182,7 +182,7 @@ def require_same_alone(
         return
     for one in _worth_a_look(batch, samples, briefly):
         with torch.no_grad():
-            pair = torch.tensor([one, one])
+            pair = torch.tensor([one, one], device="cpu")
             alone = checked_losses(loss_fn(model, taken(batch, pair)), 2, False)
         require_equal_losses({one: alone[0]}, losses.detach())
 

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from geomfast.integrations.hub import CorruptCheckpoint, LoadError, NotInstalled, checkpoint_folder
-from geomfast.integrations.memory import out_of_memory
 from geomfast.integrations.own_code import read_object, refuse_adapter_code
+from geomfast.measures.memory import out_of_memory
 
 #: What peft saves beside an adapter's weights.
 CONFIG = "adapter_config.json"

@@ -21,7 +21,7 @@ from geomfast.integrations.hub import (
     OwnCode,
     checkpoint_folder,
 )
-from geomfast.integrations.memory import out_of_memory
+from geomfast.measures.memory import out_of_memory
 
 #: Types that weights can be loaded in.
 DTYPES = {

@@ -22,8 +22,8 @@ from geomfast.integrations.evaluation import evaluating
 from geomfast.integrations.hub import LoadError
 from geomfast.integrations.measuring import MEASURES as ANY_MODEL
 from geomfast.integrations.measuring import Found, Options, check_measures, measure_model
-from geomfast.integrations.memory import Notice, halving, logger
 from geomfast.integrations.states import activations
+from geomfast.measures.memory import Notice, halving, logger
 from geomfast.sweep.plan import BEHAVIOUR
 
 __all__ = [

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,28 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomfast.estimators import gradients, spectra
-from geomfast.estimators.batches import Batches, batches_of, count, one_batch, parts, taken
+from geomfast.estimators.batches import Batches, batches_of, count, parts, taken
 from geomfast.estimators.checks import LossFunction, chosen
 from geomfast.estimators.guard import left_alone, uncompiled
-from geomfast.estimators.llc import LLC
-from geomfast.estimators.sampling import calibrate
-from geomfast.estimators.values import Value, gradient_values, hessian_values, llc_values
 from geomfast.integrations.evaluation import evaluating, unfolded
-from geomfast.integrations.memory import Notice, halving, logger, out_of_memory
-from geomfast.integrations.options import GRADIENTS, Options
+from geomfast.integrations.options import Options
+from geomfast.measures.catalog import measures as known_measures
+from geomfast.measures.catalog import needing, spec_of
+from geomfast.measures.engine import Policy, Samples, Seen, Subject, measure
+from geomfast.measures.memory import Notice, halving, logger
+from geomfast.measures.spec import Need
 
-#: Names as a sweep's, in the order they are taken.
-MEASURES = (
-    "rankme",
-    "fisher_rank",
-    "gradient_covariance_rank",
-    "hessian_top",
-    "hessian_trace",
-    "llc",
-)
-#: How :func:`geomfast.llc` begins to say that a model's chains are no one program.
-_OF_CHAINS = "chains run one after the other"
+#: Measures that need no answers of the samples, in the order they are taken.
+MEASURES = tuple(name for name in known_measures() if spec_of(name).need is not Need.ANSWERS)
 #: Samples at once when a model is looked at before it is measured.
 _FEW = 4
 #: Gives every layer's activations, label -> (N, d), at the model's present weights.
@@ -79,10 +67,11 @@ def check_measures(measures: Iterable[str]) -> list[str]:
     if wrong := [name for name in measures if not isinstance(name, str)]:
         raise TypeError(f"measures must be names of measures, not {wrong[0]!r:.60}")
     wanted = set(measures)
-    if unknown := sorted(wanted - set(MEASURES)):
-        raise ValueError(
-            f"measures: unknown measure {unknown[0]!r}; there are: {', '.join(MEASURES)}"
-        )
+    for name in sorted(wanted - set(MEASURES)):
+        why = f"unknown measure {name!r:.60}"
+        if name in known_measures():
+            why = f"{name} needs an answer of every sample, which any model's samples have not"
+        raise ValueError(f"measures: {why}; there are: {', '.join(MEASURES)}")
     return [name for name in MEASURES if name in wanted]
 
 
@@ -127,174 +116,73 @@ def measure_model(
     """
     options, model = options or Options(), uncompiled(model)
     wanted = check_measures(measures)
+    shown = needing(wanted, Need.ACTIVATIONS)
+    rest = [name for name in wanted if name not in shown]
     found: list[Found] = []
+    policy = Policy(options.batch_size, options.check, notice)
     with evaluating(model):
-        if "rankme" in wanted:
-            if states is None:
-                raise ValueError("rankme needs states: a function that gives activations by layer")
-            found += _rankme(states, options)
-        rest = [name for name in wanted if name != "rankme"]
+        if shown:
+            subject = Model(model, None, None, states)
+            found += _found(subject, shown, options, policy)
         if rest:
             if loss_fn is None or data is None:
                 raise ValueError(f"{rest[0]} needs a loss_fn and data")
             batches = _first(batches_of(data), options.samples)
             _, few = next(parts(batches[0], 2))
-            taking = _Taking(model, loss_fn, batches, notice)
+            subject = Model(model, loss_fn, batches, None)
             with (
                 unfolded(model, lambda: loss_fn(model, few)),
                 only(model, options.params, loss_fn, batches, notice),
             ):
-                found += taking.all(rest, options)
+                found += _found(subject, rest, options, policy)
     return found
 
 
-def _rankme(states: States, options: Options) -> Iterator[Found]:
-    begin = time.perf_counter()
-    layers = states()
-    if not layers:
-        raise ValueError("states gave no layer")
-    # Layers of one shape go through the kernel together.
-    groups: dict[Any, list[str]] = {}
-    for label, x in layers.items():
-        groups.setdefault((x.shape, x.dtype, x.device), []).append(label)
-    values: dict[str, tuple[float, str]] = {}
-    for labels in groups.values():
-        stacked = torch.stack([layers[label] for label in labels])
-        ranks = spectra.rankme(stacked, center=options.center, eps=options.eps).tolist()
-        ran_on = spectra.backend(stacked)
-        values |= {label: (rank, ran_on) for label, rank in zip(labels, ranks, strict=True)}
-    seconds = (time.perf_counter() - begin) / len(layers)
-    for label, x in layers.items():
-        value, ran_on = values[label]
-        if math.isnan(value):  # from a backend that does not wait for the GPU to raise
-            raise ValueError(f"activations at {label} are not finite")
-        settings = options.of("rankme")
-        yield Found("rankme", label, value, math.nan, len(x), seconds, ran_on, settings)
+def _found(
+    subject: Subject, names: Sequence[str], options: Options, policy: Policy
+) -> Iterator[Found]:
+    settings = {name: options.of(name) for name in names}
+    for row in measure(subject, {name: options.taken(name) for name in names}, policy):
+        named = {name: row[name] for name in ("measure", "layer", "value", "stderr", "n")}
+        how = {name: row[name] for name in ("seconds", "backend")}
+        yield Found(**named, **how, settings=settings[row["of"]])
 
 
-class _Taking:
-    """The measures of a model's loss.
+class Model(Subject):
+    """Any model, its loss on some data, and activations of samples of its own choice.
 
     Args:
-        model, loss_fn: in evaluation mode.
-        batches: of the data.
-        notice: as in :func:`measure_model`.
+        model: in evaluation mode.
+        loss_fn, batches: of the samples; None for activations alone.
+        states: activations by layer; None where no measure needs them.
     """
 
-    def __init__(self, model: nn.Module, loss_fn: LossFunction, batches: Batches, notice: Notice):
-        self.model, self.loss_fn, self.batches, self.notice = model, loss_fn, batches, notice
-        sizes = [count(batch, least=1) for batch in batches]
-        self.samples, self.largest = sum(sizes), max(sizes)
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction | None,
+        batches: Batches | None,
+        states: States | None,
+    ):
+        self.model, self._states = model, states
+        n = sum(count(batch, least=1) for batch in batches) if batches else 0
+        self.sets = [Samples({"n": n}, loss_fn, batches)]
 
-    def all(self, names: list[str], options: Options) -> list[Found]:
-        """The values of some measures, in their order."""
-        found: list[Found] = []
-        if ranks := [name for name in names if name in GRADIENTS]:
-            found += self.gradient_ranks(ranks, options)
-        for name in names:
-            if name.startswith("hessian"):
-                found += self.hessian(name, options)
-        if "llc" in names:
-            found += self.llc(options)
-        return found
-
-    def gradient_ranks(self, names: list[str], options: Options) -> Iterator[Found]:
-        """One backward pass serves both ranks, exact and over the first entries."""
-        begin = time.perf_counter()
-        batch = one_batch(self.batches)
-        exact, first = halving(
-            lambda at_once: gradients.gradient_ranks(
-                self.model,
-                self.loss_fn,
-                batch,
-                first=options.first_entries,
-                check=options.check,
-                at_once=at_once,
-            ),
-            self.samples,
-            "the Gram matrix of gradients",
-            least=2,
-            notice=self.notice,
-        )
-        ran_on = gradients.backend(next(self.model.parameters()))
-        seconds = (time.perf_counter() - begin) / (2 * len(names))
-        for name in names:
-            values = gradient_values(name, exact, first)
-            yield from self._found(values, seconds, ran_on, options.of(name))
-
-    def hessian(self, name: str, options: Options) -> Iterator[Found]:
-        """One measure of the Hessian, which the size of batches does not change."""
-        begin = time.perf_counter()
-        settings = options.of(name)
-        call = {key: settings[key] for key in settings.keys() - {"measure", "samples", "params"}}
-        values, _ = halving(
-            lambda size: hessian_values(
-                self.model, self.loss_fn, _cut(self.batches, size), name, **call
-            ),
-            min(options.batch_size or self.largest, self.largest),
-            f"{name} of the Hessian",
-            notice=self.notice,
-        )
-        seconds = (time.perf_counter() - begin) / len(values)
-        yield from self._found(values, seconds, "torch", settings)
-
-    def llc(self, options: Options) -> Iterator[Found]:
-        """The local learning coefficient.
-
-        For want of memory chains run one after the other, and then the gradients of a minibatch
-        add up over parts of it. Neither changes what is estimated.
-        """
-        begin = time.perf_counter()
-        settings = options.of("llc")
-        call = {key: settings[key] for key in settings.keys() - {"measure", "samples", "params"}}
-        call["nbeta"] = options.llc_nbeta
-        if options.llc_batch_size is None:
-            together = self.largest
-        else:
-            together = call["batch_size"] = min(options.llc_batch_size, self.samples)
-
-        def sampled(at_once: int) -> LLC | None:
-            call["at_once"] = at_once
-            try:
-                with _told(self.notice):
-                    return calibrate.attempt(self.model, self.loss_fn, self.batches, **call)
-            except (MemoryError, RuntimeError) as error:
-                if not out_of_memory(error) or options.llc_chains == 1 or "stacked" in call:
-                    raise
-            self.notice("out of memory: chains of the llc go on one after the other")
-            call["stacked"] = False
-            return calibrate.attempt(self.model, self.loss_fn, self.batches, **call)
-
-        found = halving(sampled, together, "sampling the llc", notice=self.notice)
-        values = list(llc_values(found, options.llc_chains))
-        seconds = (time.perf_counter() - begin) / len(values)
-        yield from self._found(values, seconds, calibrate.backend(self.model), settings)
-
-    def _found(
-        self, values: Iterable[Value], seconds: float, ran_on: str, settings: dict[str, Any]
-    ) -> Iterator[Found]:
-        for name, value, stderr in values:
-            yield Found(name, "", value, stderr, self.samples, seconds, ran_on, settings)
-
-
-@contextmanager
-def _told(notice: Notice) -> Iterator[None]:
-    """What is logged inside of how chains run is told as a notice, which a tracker gives once."""
-    said: list[str] = []
-
-    def kept(record: logging.LogRecord) -> bool:
-        if not record.getMessage().startswith(_OF_CHAINS):
-            return True
-        said.append(record.getMessage())
-        return False
-
-    logger.addFilter(kept)
-    try:
-        yield
-    finally:
-        logger.removeFilter(kept)
-        for line in said:
-            notice(line)
+    def observe(self) -> list[Seen]:
+        """Layers of one shape go through a kernel together."""
+        if self._states is None:
+            raise ValueError("rankme needs states: a function that gives activations by layer")
+        layers = self._states()
+        if not layers:
+            raise ValueError("states gave no layer")
+        alike: dict[Any, list[str]] = {}
+        for label, x in layers.items():
+            alike.setdefault((x.shape, x.dtype, x.device), []).append(label)
+        groups = [
+            (labels, torch.stack([layers[label] for label in labels])[None])
+            for labels in alike.values()
+        ]
+        return [Seen(groups)]
 
 
 def _first(batches: Batches, samples: int | None) -> Batches:
@@ -309,11 +197,6 @@ def _first(batches: Batches, samples: int | None) -> Batches:
         if samples <= 0:
             break
     return kept
-
-
-def _cut(batches: Batches, size: int) -> Batches:
-    """The batches in parts of at most so many samples."""
-    return Batches(part for batch in batches for _, part in parts(batch, size))
 
 
 @contextmanager

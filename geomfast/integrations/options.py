@@ -9,9 +9,38 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from geomfast.integrations.states import POSITIONS
+from geomfast.measures.catalog import spec_of
+from geomfast.measures.spec import Need
 
-#: Measures of the gradients of single samples.
-GRADIENTS = ("fisher_rank", "gradient_covariance_rank")
+#: What a measure's settings are called here.
+_NAMES: dict[str, dict[str, str]] = {
+    "rankme": {"center": "center", "eps": "eps"},
+    "fisher_rank": {"first_entries": "first_entries"},
+    "gradient_covariance_rank": {"first_entries": "first_entries"},
+    "hessian_top": {
+        "k": "hessian_k",
+        "tol": "hessian_tol",
+        "max_iterations": "hessian_iterations",
+        "seed": "seed",
+    },
+    "hessian_trace": {"probes": "hessian_probes", "seed": "seed"},
+    "hessian_density": {
+        "probes": "density_probes",
+        "iterations": "density_iterations",
+        "seed": "seed",
+    },
+    "llc": {
+        "seed": "seed",
+        **{
+            name: f"llc_{name}"
+            for name in ("lr", "localization", "chains", "draws", "burn_in", "batch_size", "nbeta")
+        },
+    },
+}
+_RANKME, _RANKS, _TOP, _TRACE, _DENSITY, _LLC = (
+    spec_of(name).settings()
+    for name in ("rankme", "fisher_rank", "hessian_top", "hessian_trace", "hessian_density", "llc")
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +62,7 @@ class Options:
         hessian_k, hessian_tol, hessian_iterations: of :func:`geomfast.hessian_top_eigenvalues`;
             the largest eigenvalue is recorded.
         hessian_probes: of :func:`geomfast.hessian_trace`.
+        density_probes, density_iterations: of :func:`geomfast.hessian_density`.
         llc_lr, llc_localization, llc_chains, llc_draws, llc_burn_in, llc_batch_size, llc_nbeta: of
             :func:`geomfast.llc`. A minibatch has at most as many samples as there are; an nbeta of
             None is n / log n.
@@ -46,23 +76,25 @@ class Options:
     samples: int | None = None
     batch_size: int | None = None
     position: str = "last"
-    center: bool = False
-    eps: float = 0.0
+    center: bool = _RANKME.center
+    eps: float = _RANKME.eps
     params: str | Iterable[str] | None = None
-    first_entries: int = 50_000
+    first_entries: int = _RANKS.first_entries
     check: bool = True
-    hessian_k: int = 1
-    hessian_tol: float = 1e-3
-    hessian_iterations: int = 100
-    hessian_probes: int = 30
-    llc_lr: float = 2e-5
-    llc_localization: float = 3000.0
-    llc_chains: int = 2
-    llc_draws: int = 200
-    llc_burn_in: int = 50
-    llc_batch_size: int | None = 32
-    llc_nbeta: float | None = None
-    seed: int = 0
+    hessian_k: int = _TOP.k
+    hessian_tol: float = _TOP.tol
+    hessian_iterations: int = _TOP.max_iterations
+    hessian_probes: int = _TRACE.probes
+    density_probes: int = _DENSITY.probes
+    density_iterations: int = _DENSITY.iterations
+    llc_lr: float = _LLC.lr
+    llc_localization: float = _LLC.localization
+    llc_chains: int = _LLC.chains
+    llc_draws: int = _LLC.draws
+    llc_burn_in: int = _LLC.burn_in
+    llc_batch_size: int | None = _LLC.batch_size
+    llc_nbeta: float | None = _LLC.nbeta
+    seed: int = _LLC.seed
 
     def __post_init__(self) -> None:
         for name, rule in _RULES.items():
@@ -73,24 +105,30 @@ class Options:
                 f"{self.hessian_iterations}"
             )
 
+    def taken(self, measure: str) -> Any:
+        """The settings that a measure is taken with, as its catalogue entry has them.
+
+        Raises:
+            UnknownMeasure: there is no such measure.
+        """
+        names = _NAMES.get(measure, {})
+        return spec_of(measure).asked(**{own: getattr(self, name) for own, name in names.items()})
+
     def of(self, measure: str) -> dict[str, Any]:
-        """The settings that shape a measure's value, as records keep them."""
-        own: dict[str, Any]
-        if measure == "rankme":
-            own = {"position": self.position, "center": self.center, "eps": self.eps}
-        elif measure in GRADIENTS:
-            own = {"labels": "data", "first entries": self.first_entries}
-        elif measure == "hessian_top":
-            tol, most = self.hessian_tol, self.hessian_iterations
-            own = {"k": self.hessian_k, "tol": tol, "max_iterations": most, "seed": self.seed}
-        elif measure == "hessian_trace":
-            own = {"probes": self.hessian_probes, "seed": self.seed}
-        else:
-            fields = [name for name in asdict(self) if name.startswith("llc_")]
-            own = {name.removeprefix("llc_"): getattr(self, name) for name in fields}
+        """The settings that shape a measure's value, as records keep them.
+
+        Raises:
+            UnknownMeasure: there is no such measure.
+        """
+        need, own = spec_of(measure).need, asdict(self.taken(measure))
+        if need is Need.ACTIVATIONS:
+            own["position"] = self.position
+        elif need is Need.GRADIENTS:
+            own = {"labels": "data", "first entries": own.pop("first_entries"), **own}
+        elif need is Need.CHAINS and own.get("nbeta", "") is None:
             # By its rule, as sets of different sizes are measured in one and the same way.
-            own |= {"nbeta": self.llc_nbeta or "n / log n", "seed": self.seed}
-        if self.params is not None and measure != "rankme":
+            own["nbeta"] = "n / log n"
+        if self.params is not None and need is not Need.ACTIVATIONS:
             own["params"] = list(self.params)
         return {"measure": measure, "samples": self.samples, **own}
 
@@ -205,6 +243,8 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
     "hessian_tol": _positive,
     "hessian_iterations": _from(1),
     "hessian_probes": _from(6),
+    "density_probes": _from(1),
+    "density_iterations": _from(2),
     "llc_lr": _positive,
     "llc_localization": _not_negative,
     "llc_chains": _from(1),

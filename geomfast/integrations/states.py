@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from geomfast.estimators.batches import batches_of, count
 from geomfast.estimators.stopping import check_stop
 from geomfast.integrations.evaluation import evaluating
-from geomfast.integrations.memory import Notice, halving, logger
+from geomfast.measures.memory import Notice, halving, logger
 from geomfast.records import FINAL, block
 
 #: Where a sample's vector is read: at its last real token; the mean over all real tokens, or all

@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from geomfast.files import write_atomically
+from geomfast.measures.spec import owns
 from geomfast.records.ranges import out_of_range
-from geomfast.records.schema import SCHEMA, RecordsError, belongs_to, parse_part_name
+from geomfast.records.schema import SCHEMA, RecordsError, parse_part_name
 
 #: What a part may be once it is unpacked: that of all records of a large sweep is a tenth.
 LARGEST = 2 << 30
@@ -186,5 +187,5 @@ def _other_than_named(table: pa.Table, step: int, measures: set[str]) -> Iterato
             yield f"holds step {found}, which its name does not say"
     records = table.column("measure").unique().to_pylist()
     for measure in sorted(measures - {_BEHAVIOUR}):
-        if not any(belongs_to(record, measure) for record in records):
+        if not any(owns(measure, record) for record in records):
             yield f"holds no value of {measure}"

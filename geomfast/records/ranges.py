@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
 
+from geomfast.measures.catalog import catalog
+
 #: Of rounding, and of ``eps`` in a spectrum's entropy.
 _SLACK = 1e-3
-_RANK = (1.0, math.inf)
 _SHARE = (0.0, 1.0)
-_COUNT = (0.0, math.inf)
-#: Least and largest value by the name of a record; a NaN stands for a value that there is none of.
-RANGES: dict[str, tuple[float, float]] = {
-    "rankme": _RANK,
-    "fisher_rank": _RANK,
-    "fisher_rank_first_50k": _RANK,
-    "gradient_covariance_rank": _RANK,
-    "gradient_covariance_rank_first_50k": _RANK,
+#: Least and largest value of what a model does with samples, by the name of a record.
+_BEHAVIOUR = {
     "accuracy": _SHARE,
     "token_accuracy": _SHARE,
     "choice_accuracy": _SHARE,
-    "probe_accuracy": _SHARE,
-    "probe_accuracy_majority": _SHARE,
-    "probe_accuracy_model": _SHARE,
     "answer_logprob": (-math.inf, 0.0),
-    "hessian_top_iterations": _COUNT,
-    "llc_acceptance": _SHARE,
-    "llc_diverged": _COUNT,
-    "llc_ess": _COUNT,
-    "llc_rhat": _COUNT,
 }
+
+
+@cache
+def ranges() -> dict[str, tuple[float, float]]:
+    """Least and largest value by the name of a record; NaN stands for a value there is none of."""
+    columns = [column for spec in catalog().specs.values() for column in spec.columns]
+    return _BEHAVIOUR | {column.name: (column.low, column.high) for column in columns}
 
 
 def out_of_range(table: pa.Table) -> Iterator[str]:
@@ -45,12 +40,12 @@ def out_of_range(table: pa.Table) -> Iterator[str]:
     measures = table.column("measure").combine_chunks().dictionary_encode()
     codes = measures.indices.to_numpy(zero_copy_only=False)
     for code, measure in enumerate(measures.dictionary.to_pylist()):
-        if (limits := RANGES.get(measure)) is None:
+        if (limits := ranges().get(measure)) is None:
             continue
         low, high = limits
         own = values[codes == code]
         wrong = (own < low - _SLACK) | (own > high + _SLACK)
-        if low == _RANK[0]:  # a matrix of zeros has no dimension
+        if low == 1.0:  # a rank, and a matrix of zeros has no dimension
             wrong &= own != 0
         if wrong.any():
             yield f"{measure} {own[wrong][0]:.6g} is outside of [{low:g}, {high:g}]"

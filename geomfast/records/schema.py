@@ -64,8 +64,3 @@ def parse_part_name(name: str) -> tuple[int, set[str]] | None:
     """Step and measures in a part's file name; None for any other name."""
     found = re.fullmatch(r"step-([0-9]{8,19})\.([A-Za-z0-9_+]+)\.parquet", name)
     return (int(found[1]), set(found[2].split("+"))) if found else None
-
-
-def belongs_to(record: str, measure: str) -> bool:
-    """Whether a record's name is one of those that a measure writes: llc_rhat of llc."""
-    return record == measure or record.startswith(f"{measure}_")

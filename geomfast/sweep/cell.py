@@ -16,7 +16,7 @@ from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import part_name, write_part
 from geomfast.sweep.cadence import Cadence, taken_at
-from geomfast.sweep.hessian import Eigenvectors
+from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.locks import locked
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.parts import of_other_weights, recorded
@@ -54,7 +54,7 @@ class Job:
     Attributes:
         cell: which run.
         settings: the sweep's.
-        measures: names from :data:`geomfast.sweep.plan.MEASURES`.
+        measures: names from the catalogue.
         out: the sweep's folder.
         device: where to train and measure.
         threads: CPU threads; results are bit-identical for the same number.

@@ -19,6 +19,7 @@ from geomfast.sweep.footprint import (
     eigenvector_bytes,
     group_bytes,
     memory_bytes,
+    searches,
     state_bytes,
 )
 from geomfast.sweep.modelled import Modelled, Part, parts_of
@@ -135,10 +136,10 @@ def estimate(job: Job, todo: Left, pace: Pace | Assumed) -> Estimate:
             for name, value in work.checkpoint(names).items():
                 seconds[name] = seconds.get(name, 0.0) + value
     states = states_written(todo.saves, sum(seconds.values()), job.state_every)
-    searches = sum("hessian_top" in names for names in todo.measures.values())
+    searched = sum(bool(searches(names)) for names in todo.measures.values())
     weights = todo.saves - states if job.keep == "all" else 0
     files = 4 * states + 3 * weights + 2 * len(todo.measures)
-    written = state_bytes(job) * (states + weights / 3) + searches * eigenvector_bytes(job)
+    written = state_bytes(job) * (states + weights / 3) + searched * eigenvector_bytes(job)
     hashed = len(todo.measures) * state_bytes(job) / 3
     waits = files * SYNC
     if isinstance(pace, Assumed):

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from geomfast.files import fingerprint, refuse_links
+from geomfast.measures import measures
 from geomfast.models.scales import SCALES
 from geomfast.sweep.cadence import grown
 from geomfast.sweep.plan import (
     BEHAVIOUR,
     MEASURE_SETTINGS,
-    MEASURES,
     MIXTURES,
     Cell,
     PlanError,
@@ -111,7 +111,7 @@ def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, An
     levels = task_levels(settings.tasks, settings.levels)
     hashes = {
         fingerprint(value): value
-        for value in (measure_settings(settings, m) for m in (BEHAVIOUR, *MEASURES))
+        for value in (measure_settings(settings, m) for m in (BEHAVIOUR, *measures()))
     }
     hashes |= dict(diagnostic_settings(settings, level) for level in levels)
     for cell in cells(settings, ("",), (0,)):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from geomfast.estimators.curvature.lanczos import BASIS_BYTES, HELD_BYTES
+from geomfast.measures import Need, measures, needing, spec_of
 from geomfast.models.scales import SCALES
 from geomfast.sweep.cell import KEPT_STATES, Job
-from geomfast.sweep.hessian import LARGEST_FILE
-from geomfast.sweep.measuring import GRADIENT_MEASURES
-from geomfast.sweep.plan import HESSIAN, LLC
+from geomfast.sweep.eigenvectors import LARGEST_FILE
+from geomfast.sweep.plan import taken
 from geomfast.sweep.stacked_cells import StackedJob
 from geomfast.sweep.workload import batch_tokens, lengths, products
 from geomfast.training.stacking import member_bytes
@@ -35,6 +36,20 @@ def eigenvector_bytes(job: Job) -> int:
     return size if size <= LARGEST_FILE else 0
 
 
+def searches(names: Iterable[str]) -> list[str]:
+    """Those of these measures whose eigenvectors are kept for the next checkpoint."""
+    return [name for name in needing(names, Need.CURVATURE) if spec_of(name).products is None]
+
+
+def _drawn(job: Job, name: str) -> int:
+    """Random vectors of a measure of the Hessian that are held, as many as weights in float32."""
+    spec, own = spec_of(name), taken(job.settings, name)
+    if spec.products is None:
+        return 1
+    # Starts, or signs of one byte for all but the third of a trace's probes that is a basis.
+    return own.probes if hasattr(own, "iterations") else math.ceil(own.probes * 2 / 3 / 4)
+
+
 def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
     """Of the device, at the peak of training and of what is measured.
 
@@ -50,26 +65,24 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
         return 4 * _KEPT * scale.d_model * scale.layers * tokens
 
     peaks = [weights + kept(batch_tokens(job))]
-    if names & {"rankme", "probe_accuracy"}:
+    if needing(names, Need.ACTIVATIONS, Need.ANSWERS):
         vectors = (scale.layers + 1) * len(job.cell.task_levels) * n
         peaks.append(vectors * scale.d_model * 12)  # as they are and in float64
-    if names & GRADIENT_MEASURES:
+    if needing(names, Need.GRADIENTS):
         peaks.append(kept(n * longest) + weights)
-    if searched := names & set(HESSIAN):
+    if searched := needing(names, Need.CURVATURE):
         twice = _KEPT_TWICE * scale.d_model + 3 * scale.heads * longest
         most = max(products(job.settings, name) for name in searched)
         basis = min(BASIS_BYTES, weights * (most + 2))
         # Vectors to start from, those found and random ones wait on the CPU.
         waiting = 0
         if not job.device.startswith("cuda"):
-            drawn = {"hessian_top": 1, "hessian_trace": 5, "hessian_density": 4}
-            held = weights * sum(drawn[name] for name in searched)
+            held = weights * sum(_drawn(job, name) for name in searched)
             waiting = 2 * eigenvector_bytes(job) + min(HELD_BYTES, held)
         peaks.append(4 * scale.layers * n * longest * twice + basis + waiting)
-    if "llc" in names:
-        tokens = min(LLC["batch_size"], n) * longest
-        chains = job.settings.llc_chains
-        peaks.append(weights * (1 + 3 * chains) + chains * kept(tokens))
+    for name in needing(names, Need.CHAINS):
+        own = taken(job.settings, name)
+        peaks.append(weights * (1 + 3 * own.chains) + own.chains * kept(own.batch_size * longest))
     # Weights and moments stay; so do the libraries.
     return round(_PROCESS + state_bytes(job) + max(peaks))
 
@@ -99,9 +112,10 @@ def disk_bytes(job: Job, measured: Iterable[set[str]], states: int) -> int:
     parts = list(measured)
     levels = len(job.cell.task_levels)
     layers = (SCALES[job.cell.scale].layers + 1) * levels
-    values = {"rankme": layers, "probe_accuracy": layers + 2 * levels}
+    by_layer = [name for name in measures() if spec_of(name).per_layer]
+    values = {name: layers + (len(spec_of(name).columns) - 1) * levels for name in by_layer}
     rows = sum(values.get(name, 6 * levels) for names in parts for name in names)
-    searched = any("hessian_top" in names for names in parts)
+    searched = any(searches(names) for names in parts)
     weights = state_bytes(job) // 3 * len(parts) if job.keep == "all" else 0
     # One more of each than are kept stands there while it is written.
     states_kept = min(KEPT_STATES + 1, states) * state_bytes(job)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from geomfast.measures import Need, needing, spec_of
 from geomfast.models.scales import SCALES, Scale
 from geomfast.replay import BREAK_EVEN, WARM_UP
 from geomfast.sweep.assumed import Assumed
 from geomfast.sweep.cell import Job
-from geomfast.sweep.measuring import GRADIENT_MEASURES
 from geomfast.sweep.pace import BLOCK
-from geomfast.sweep.plan import BEHAVIOUR, HESSIAN, LLC, PROBE, hessian_options
+from geomfast.sweep.plan import BEHAVIOUR, taken
 from geomfast.sweep.wall import STARTING, TRAINING
 from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths, products
 
@@ -30,8 +30,6 @@ _GRAMS, _PENALTY, _PROBE = 30, 70, 60
 _MOVED = 240
 # The same for each parameter by clipping and AdamW.
 _OPTIMISER = 40
-# Pairs of folds that a penalty is chosen by, and the folds themselves.
-_SETS = math.comb(PROBE["folds"], 2) + PROBE["folds"]
 _DMMA_SHARE = 0.5  # of the tensor cores' float64, in tiles that are half useful
 
 
@@ -107,16 +105,12 @@ class Modelled:
     def checkpoint(self, names: set[str]) -> dict[str, Part]:
         """Taking these measures once, by measure."""
         found = {BEHAVIOUR: self._forward()} if BEHAVIOUR in names else {}
-        if "rankme" in names:
-            found["rankme"] = self._rankme()
-        if "probe_accuracy" in names:
-            found["probe_accuracy"] = self._probes()
-        ranks = sorted(names & GRADIENT_MEASURES)
+        found |= {name: self._spectra() for name in needing(names, Need.ACTIVATIONS)}
+        found |= {name: self._probes(name) for name in needing(names, Need.ANSWERS)}
+        ranks = needing(names, Need.GRADIENTS)
         found |= {name: self._gradient_ranks().times(1 / len(ranks)) for name in ranks}
-        found |= {name: self._hessian(name) for name in sorted(names & set(HESSIAN))}
-        if "llc" in names:
-            found["llc"] = self._llc()
-        return found
+        found |= {name: self._hessian(name) for name in needing(names, Need.CURVATURE)}
+        return found | {name: self._chains(name) for name in needing(names, Need.CHAINS)}
 
     def _operations(self, tokens: float) -> float:
         """Of a forward and backward pass."""
@@ -155,7 +149,7 @@ class Modelled:
             total += self._work(*work, self._kernels(_FORWARD))
         return total
 
-    def _rankme(self) -> Part:
+    def _spectra(self) -> Part:
         """Gram matrices in float64, then a multiprocessor for each."""
         matrices = (self.scale.layers + 1) * len(self.lengths)
         rows, width = self.samples, self.scale.d_model
@@ -166,10 +160,13 @@ class Modelled:
         seconds = waves * self.on.spectrum.value * (side / 200) ** 2
         return gram + Part(device=seconds, seconds=seconds)
 
-    def _probes(self) -> Part:
-        """Five penalties, each with an inverse for a layer and a solve for every set left out."""
-        layers, penalties = self.scale.layers + 1, len(PROBE["penalties"])
-        solves = penalties * layers * (2 + _SETS) * self.on.solve.value
+    def _probes(self, name: str) -> Part:
+        """Of every penalty an inverse for a layer and a solve for every set left out."""
+        own = taken(self.job.settings, name)
+        layers, penalties = self.scale.layers + 1, len(own.penalties)
+        # Pairs of folds that a penalty is chosen by, and the folds themselves.
+        left_out = math.comb(own.folds, 2) + own.folds
+        solves = penalties * layers * (2 + left_out) * self.on.solve.value
         kernels = _PROBE + penalties * _PENALTY
         each = self._work(0.0, 1.0, 0.0, kernels) + Part(device=solves, seconds=solves)
         return each.times(len(self.lengths))
@@ -188,8 +185,9 @@ class Modelled:
     def _hessian(self, name: str) -> Part:
         """A gradient, products with vectors made orthogonal to those before, and random numbers."""
         parameters, rate = self.scale.parameters, self.on.products("fp32")
-        calls, options = products(self.job.settings, name), hessian_options(self.job.settings, name)
-        in_a_row = options.get("iterations", calls)
+        calls = products(self.job.settings, name)
+        iterations = getattr(taken(self.job.settings, name), "iterations", None)
+        in_a_row = iterations or calls
         # Every vector of the basis is read four times: two passes, two products each.
         orthogonal = 4 * 4 * parameters * in_a_row / 2
         total = Part()
@@ -206,16 +204,16 @@ class Modelled:
             total += self._repeated(calls, self._work(*work), self._work(*work, graph=True))
         # Vectors of them: of signs one for all but the third that is a basis, of starts one each.
         numbers, each, size = calls / in_a_row, self.on.normal, 4
-        if name == "hessian_trace":
+        if iterations is None and spec_of(name).products is not None:
             numbers, each, size = calls - calls // 3, self.on.sign, 1
         drawn = numbers * parameters * each.value
         sent = numbers * parameters * size * len(self.lengths) / self.on.transfer.value
         return total + self._waiting(drawn + sent)
 
-    def _llc(self) -> Part:
-        settings, parameters = self.job.settings, self.scale.parameters
-        chains, batch = settings.llc_chains, min(LLC["batch_size"], self.samples)
-        steps, total = settings.llc_draws + LLC["burn_in"], Part()
+    def _chains(self, name: str) -> Part:
+        own, parameters = taken(self.job.settings, name), self.scale.parameters
+        chains, batch = own.chains, own.batch_size
+        steps, total = own.draws + own.burn_in, Part()
         for t in [*self.lengths, max(self.lengths)]:  # and the mixture, padded to the longest
             tokens = chains * batch * t
             moved = self._moved(tokens) + self.on.langevin.value * chains * parameters

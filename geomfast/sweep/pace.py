@@ -11,9 +11,10 @@ import torch
 
 from geomfast.estimators.probes import probe_accuracy
 from geomfast.estimators.spectra import rankme
+from geomfast.measures import spec_of
 from geomfast.models.gpt import Block, Shapes
 from geomfast.models.scales import Scale
-from geomfast.sweep.plan import PROBE, Settings
+from geomfast.sweep.plan import Settings
 from geomfast.tasks import TaskLevel
 from geomfast.training.mixture import Mixture
 from geomfast.training.precision import tf32
@@ -103,7 +104,8 @@ def measure_pace(scale: Scale, settings: Settings, levels: list[TaskLevel], devi
         draw=draw,
         element=_seconds(lambda: long.mul_(1.0), on) / _ELEMENTS,
         spectrum=_seconds(lambda: rankme(x), on) / len(x),
-        probe=_seconds(lambda: probe_accuracy(x, labels, **PROBE), on) / len(x),
+        probe=_seconds(lambda: probe_accuracy(x, labels, **spec_of("probe_accuracy").defaults), on)
+        / len(x),
         eigenvalues=_seconds(lambda: torch.linalg.eigvalsh(gram), on),
     )
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from geomfast.estimators.sampling.rules import STABLE, steepest, usual_nbeta
 from geomfast.files import fingerprint
+from geomfast.measures.catalog import measure_of as catalog_measure_of
+from geomfast.measures.catalog import spec_of
+from geomfast.measures.spec import Need
 from geomfast.models.scales import SCALES
 from geomfast.records import MIXTURE
 from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
@@ -17,35 +20,15 @@ from geomfast.training.settings import TrainSettings, peak_rate
 MIXTURES = ("joint", "per-task")
 KEEP = ("last", "all")
 
-#: Measures a sweep can take besides behaviour, which every checkpoint has.
-MEASURES = {
-    "rankme": "effective dimension of every layer's activations (RankMe)",
-    "probe_accuracy": "held-out accuracy of reading the answer off every layer (linear probes)",
-    "fisher_rank": "effective rank of the empirical Fisher matrix, over all parameters",
-    "gradient_covariance_rank": "the same of the gradient covariance",
-    "hessian_top": "largest eigenvalue of the Hessian, with its residual and products",
-    "hessian_trace": "trace of the Hessian, with its standard error",
-    "hessian_density": "quantiles of the Hessian's eigenvalues",
-    "llc": "local learning coefficient of every task-level and of the mixture",
+#: How a measure's settings are called in :class:`Settings`, where they can be asked for.
+ASKED = {
+    "llc": {name: f"llc_{name}" for name in ("lr", "localization", "chains", "draws")},
+    "hessian_trace": {"probes": "trace_probes"},
+    "hessian_density": {"probes": "density_probes", "iterations": "density_iterations"},
 }
-#: Measures of the Hessian, and how each is computed where :class:`Settings` does not say otherwise.
-HESSIAN: dict[str, dict[str, Any]] = {
-    "hessian_top": {"k": 1, "tol": 1e-3, "max_iterations": 100},
-    "hessian_trace": {"probes": 30},
-    "hessian_density": {"probes": 4, "iterations": 40},
-}
-#: How linear probes are fitted; see :func:`geomfast.probe_accuracy`.
-PROBE = {"folds": 5, "penalties": (1.0, 1e-1, 1e-2, 1e-3, 1e-4), "seed": 0}
-#: How the local learning coefficient is sampled, beside what :class:`Settings` says of it.
-LLC = {"burn_in": 50, "batch_size": 32}
 #: Settings that shape one measure only, and may differ where it was not taken.
-MEASURE_SETTINGS = {
-    "llc": ("llc_lr", "llc_localization", "llc_chains", "llc_draws"),
-    "hessian_trace": ("trace_probes",),
-    "hessian_density": ("density_probes", "density_iterations"),
-}
-#: The paper computed gradient ranks from this many parameters; recorded beside the exact values.
-FIRST_ENTRIES = 50_000
+MEASURE_SETTINGS = {measure: tuple(names.values()) for measure, names in ASKED.items()}
+_LLC = spec_of("llc").settings()
 BEHAVIOUR = "behaviour"
 
 
@@ -71,10 +54,10 @@ class Settings:
     position: str = "first_answer"
     center: bool = False
     eps: float = 0.0
-    llc_lr: float = 2e-5
-    llc_localization: float = 3000.0
-    llc_chains: int = 2
-    llc_draws: int = 200
+    llc_lr: float = _LLC.lr
+    llc_localization: float = _LLC.localization
+    llc_chains: int = _LLC.chains
+    llc_draws: int = _LLC.draws
     trace_probes: int | None = None
     density_probes: int | None = None
     density_iterations: int | None = None
@@ -111,64 +94,57 @@ def cells(settings: Settings, scales: tuple[str, ...], seeds: tuple[int, ...]) -
 
 def measure_of(name: str) -> str:
     """The measure a record belongs to by its name: llc for llc_rhat, behaviour for accuracy."""
-    for measure in MEASURES:
-        if name == measure or name.startswith(f"{measure}_"):
-            return measure
-    return BEHAVIOUR
+    return catalog_measure_of(name) or BEHAVIOUR
+
+
+def taken(settings: Settings, measure: str) -> Any:
+    """The settings that a measure is taken with, as its catalogue entry has them.
+
+    nbeta of the LLC is n / log n of a task-level's n samples for the mixture too: at one
+    temperature the coefficients are comparable, and one lr fits all.
+
+    Raises:
+        UnknownMeasure: there is no such measure.
+        PlanError: no chain could be stable.
+    """
+    spec = spec_of(measure)
+    asked = {name: getattr(settings, field) for name, field in ASKED.get(measure, {}).items()}
+    if measure == "rankme":
+        asked = {"center": settings.center, "eps": settings.eps}
+    own = spec.asked(**{name: value for name, value in asked.items() if value is not None})
+    if spec.need is not Need.CHAINS:
+        return own
+    most = steepest(own.localization)
+    if own.lr * most >= STABLE:
+        raise PlanError(
+            f"llc_lr = {own.lr:g} is too large: with llc_localization = {most:g} "
+            f"chains are stable only below {STABLE / most:g}"
+        )
+    size = settings.samples if own.batch_size is None else min(own.batch_size, settings.samples)
+    return replace(own, batch_size=size, nbeta=usual_nbeta(settings.samples))
 
 
 def measure_settings(settings: Settings, measure: str) -> dict[str, Any]:
-    """The settings stored, hashed, with every value of a measure."""
-    if measure == "rankme":
-        keys = ("samples", "position", "center", "eps")
-        return {"measure": measure, **{key: getattr(settings, key) for key in keys}}
-    if measure == "probe_accuracy":
-        of = {"samples": settings.samples, "position": "first_answer"}
-        what = {"label": "first answer token", "held out": "by input", **PROBE}
-        return plain({"measure": measure, **of, **what})
-    if measure not in MEASURES:
-        decoding = "teacher-forced argmax"
-        return {"measure": measure, "samples": settings.samples, "decoding": decoding}
-    if measure in HESSIAN:
-        options = hessian_options(settings, measure)
-    elif measure == "llc":
-        options = llc_options(settings)
-    else:
-        options = {"labels": "data", "first entries": FIRST_ENTRIES}
-    loss = "nats per answer token, mean"
-    return {"measure": measure, "samples": settings.samples, "loss": loss, **options}
-
-
-def hessian_options(settings: Settings, measure: str) -> dict[str, Any]:
-    """How a measure of the Hessian is called, the same at every checkpoint."""
-    asked = {
-        name.partition("_")[2]: getattr(settings, name)
-        for name in MEASURE_SETTINGS.get(measure, ())
-    }
-    return HESSIAN[measure] | {key: value for key, value in asked.items() if value is not None}
-
-
-def llc_options(settings: Settings) -> dict[str, Any]:
-    """How :func:`geomfast.llc` is called, the same at every checkpoint.
-
-    nbeta is n / log n of a task-level's n samples for the mixture too: at one temperature the
-    coefficients are comparable, and one lr fits all.
+    """The settings stored, hashed, with every value of a measure.
 
     Raises:
-        PlanError: no chain could be stable.
+        UnknownMeasure: there is no such measure.
+        PlanError: as :func:`taken`.
     """
-    most = steepest(settings.llc_localization)
-    if settings.llc_lr * most >= STABLE:
-        raise PlanError(
-            f"llc_lr = {settings.llc_lr:g} is too large: with llc_localization = {most:g} "
-            f"chains are stable only below {STABLE / most:g}"
-        )
-    return {
-        **LLC,
-        "batch_size": min(LLC["batch_size"], settings.samples),
-        "nbeta": usual_nbeta(settings.samples),
-        **{key.removeprefix("llc_"): getattr(settings, key) for key in MEASURE_SETTINGS["llc"]},
-    }
+    told: dict[str, Any] = {"measure": measure, "samples": settings.samples}
+    if measure == BEHAVIOUR:
+        return told | {"decoding": "teacher-forced argmax"}
+    need, own = spec_of(measure).need, asdict(taken(settings, measure))
+    if need is Need.ACTIVATIONS:
+        return plain(told | {"position": settings.position, **own})
+    if need is Need.ANSWERS:
+        what = {"label": "first answer token", "held out": "by input"}
+        return plain(told | {"position": "first_answer"} | what | own)
+    # Every checkpoint is measured with the same random numbers; format 1 does not tell which.
+    own.pop("seed", None)
+    if need is Need.GRADIENTS:
+        own = {"labels": "data", "first entries": own.pop("first_entries"), **own}
+    return plain(told | {"loss": "nats per answer token, mean"} | own)
 
 
 def diagnostic_settings(settings: Settings, level: TaskLevel) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from geomfast.sweep.plan import MEASURES
+from geomfast.measures import measures
 from geomfast.tasks import LEVELS, TASK_NAMES
 
 #: The paper's five geometric measures, and the linear probes of its fourth version.
@@ -83,7 +83,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "glance": {
         **_COMMON,
         "scales": ("nano", "micro", "small", "medium", "large", "xlarge"),
-        "measures": tuple(MEASURES),
+        "measures": measures(),
         "steps": 300,
         "checkpoints": 26,
         "dense_every": 4,

@@ -112,26 +112,3 @@ def mixture(samples: list[Probe]) -> MixtureProbe:
 def layers(count: int) -> list[str]:
     """Labels of activations as :func:`~geomfast.estimators.activations.observe` orders them."""
     return [*(block(i) for i in range(1, count)), FINAL]
-
-
-def row(
-    probe: Probe | MixtureProbe,
-    layer: str,
-    name: str,
-    value: float,
-    stderr: float,
-    settings: str,
-    backend: str,
-    seconds: float,
-) -> Row:
-    """One value; the caller adds what names the checkpoint and the device."""
-    return {
-        **probe.named,
-        "layer": layer,
-        "measure": name,
-        "value": value,
-        "stderr": stderr,
-        "settings": settings,
-        "backend": backend,
-        "seconds": seconds,
-    }

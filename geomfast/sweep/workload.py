@@ -7,11 +7,11 @@ touched.  What cannot be counted beforehand: how many products an eigenvalue tak
 
 from __future__ import annotations
 
+from geomfast.measures import Need, needing, spec_of
 from geomfast.models.scales import SCALES, Scale
 from geomfast.sweep.cell import Job
-from geomfast.sweep.measuring import GRADIENT_MEASURES
 from geomfast.sweep.pace import BLOCK, Pace
-from geomfast.sweep.plan import BEHAVIOUR, HESSIAN, LLC, Settings, hessian_options
+from geomfast.sweep.plan import BEHAVIOUR, Settings, taken
 from geomfast.tasks import DIAGNOSTIC_STREAM
 
 #: Products until a top eigenvalue has converged; 4 to 9 were seen.
@@ -52,18 +52,14 @@ class Workload:
         states = (self.scale.layers + 1) * len(self.lengths)
         passes = sum(self.gradient(self.samples * t) for t in self.lengths)
         found = {BEHAVIOUR: passes / 3} if BEHAVIOUR in names else {}
-        if "rankme" in names:
-            found["rankme"] = states * self.pace.spectrum
-        if "probe_accuracy" in names:
-            found["probe_accuracy"] = states * self.pace.probe
+        found |= {n: states * self.pace.spectrum for n in needing(names, Need.ACTIVATIONS)}
+        found |= {name: states * self.pace.probe for name in needing(names, Need.ANSWERS)}
         # One pass serves both ranks.
-        ranks = sorted(names & GRADIENT_MEASURES)
+        ranks = needing(names, Need.GRADIENTS)
         found |= {name: self._gradient_ranks() / len(ranks) for name in ranks}
-        for name in sorted(names & set(HESSIAN)):
+        for name in needing(names, Need.CURVATURE):
             found[name] = PRODUCT * products(self.job.settings, name) * passes
-        if "llc" in names:
-            found["llc"] = self._llc()
-        return found
+        return found | {name: self._chains(name) for name in needing(names, Need.CHAINS)}
 
     def _gradient_ranks(self) -> float:
         """Passes, Gram matrices by their cost rule, and eigenvalues of four matrices each.
@@ -78,10 +74,9 @@ class Workload:
             total += self.gradient(n * t) + grams + 4 * self.pace.eigenvalues
         return total
 
-    def _llc(self) -> float:
-        settings = self.job.settings
-        batch = min(LLC["batch_size"], self.samples)
-        steps = settings.llc_chains * (settings.llc_draws + LLC["burn_in"])
+    def _chains(self, name: str) -> float:
+        own = taken(self.job.settings, name)
+        batch, steps = own.batch_size, own.chains * (own.draws + own.burn_in)
         move = _LANGEVIN * self.scale.parameters * self.pace.element
         each = [*self.lengths, max(self.lengths)]  # and the mixture, padded to the longest
         return sum(steps * (self.gradient(batch * t) + move) for t in each)
@@ -117,7 +112,5 @@ def batch_tokens(job: Job) -> float:
 
 def products(settings: Settings, measure: str) -> int:
     """Products with a Hessian that a measure of it takes."""
-    if measure == "hessian_top":
-        return PRODUCTS
-    options = hessian_options(settings, measure)
-    return options["probes"] * options.get("iterations", 1)
+    known = spec_of(measure).products
+    return PRODUCTS if known is None else known(taken(settings, measure)) or PRODUCTS

@@ -23,9 +23,9 @@ from geomfast.files import FileError
 from geomfast.integrations.measure.folder import KIND as SERIES
 from geomfast.integrations.tracking.folder import KIND as TRACKER
 from geomfast.records import load_records
+from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.failures import failed_before
 from geomfast.sweep.folder import read_folder
-from geomfast.sweep.hessian import Eigenvectors
 from geomfast.sweep.parts import recorded
 from geomfast.sweep.plan import PlanError
 from geomfast.sweep.settings_file import read_settings

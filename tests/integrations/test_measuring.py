@@ -11,10 +11,10 @@ from torch import nn
 
 import geomfast as gf
 from geomfast.estimators.gradients import gradient_ranks
+from geomfast.estimators.sampling import calibrate
 from geomfast.estimators.sampling.calibrate import attempt
-from geomfast.integrations import measuring
 from geomfast.integrations.measuring import MEASURES, Found, Options, measure_model
-from geomfast.integrations.memory import halving, out_of_memory
+from geomfast.measures.memory import halving, out_of_memory
 from tests import cases
 
 FAST = Options(
@@ -280,7 +280,7 @@ def test_chains_go_on_with_less_memory(batch_size, monkeypatch):
             raise torch.OutOfMemoryError(FULL)
         return attempt(*arguments, stacked=stacked, at_once=at_once, **more)
 
-    monkeypatch.setattr(measuring.calibrate, "attempt", limited)
+    monkeypatch.setattr(calibrate, "attempt", limited)
     less = measured(model, ["llc"], options, data, notice=said.append)
     sizes = [4, 2] if batch_size else [6, 3, 1]
     assert calls == [(None, sizes[0]), *((False, size) for size in sizes)]

@@ -13,7 +13,9 @@ from tests.integrations.tracked import batch, loss_fn, net
 
 WHOLE = {
     "samples": 2, "batch_size": 1, "first_entries": 1, "hessian_k": 1, "hessian_iterations": 1,
-    "hessian_probes": 6, "llc_chains": 1, "llc_draws": 1, "llc_burn_in": 0, "llc_batch_size": 1,
+    "hessian_probes": 6,
+    "density_probes": 1,
+    "density_iterations": 2, "llc_chains": 1, "llc_draws": 1, "llc_burn_in": 0, "llc_batch_size": 1,
     "seed": 0,
 }  # fmt: skip
 POSITIVE = ("hessian_tol", "llc_lr", "llc_nbeta")

@@ -8,17 +8,19 @@ import pandas as pd
 import pytest
 import torch
 
+from geomfast.estimators import spectra
 from geomfast.estimators.gradients import fisher_effective_rank, gradient_covariance_rank
 from geomfast.estimators.hessian import hessian_top_eigenvalues
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import load_records
 from geomfast.sweep import cell as cell_module
-from geomfast.sweep import measuring, plan, rows
+from geomfast.sweep import rows
 from geomfast.sweep.cell import CellError, Job, missing, run, schedule
 from geomfast.sweep.plan import PlanError, Settings, cells, train_settings
 from geomfast.training import checkpoints
 from geomfast.training.loop import TrainingDiverged
+from tests.sweep.defaults import change
 
 SETTINGS = Settings(
     mixture="joint",
@@ -211,11 +213,11 @@ def test_divergence_ends_the_run_and_keeps_what_was_measured(tmp_path: Path) -> 
 def test_nan_of_a_backend_that_cannot_raise_is_not_recorded(tmp_path: Path, monkeypatch) -> None:
     def one_nan(x: torch.Tensor, **options: object) -> torch.Tensor:
         ranks = torch.ones(x.shape[:-2])
-        ranks[1, 2] = torch.nan
+        ranks[1, 0, 2] = torch.nan  # second task-level, the one model, last layer
         return ranks
 
-    monkeypatch.setattr(measuring, "rankme", one_nan)
-    with pytest.raises(ValueError, match="MOD-1 at final are not finite"):
+    monkeypatch.setattr(spectra, "rankme", one_nan)
+    with pytest.raises(ValueError, match=r"activations at final are not finite \(MOD, level 1\)"):
         run(job(tmp_path))
 
 
@@ -243,8 +245,8 @@ def test_gradient_ranks_are_recorded_exact_and_truncated(tmp_path: Path) -> None
 
 
 def test_hessians_start_from_the_last_ones_also_after_a_kill(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setitem(plan.HESSIAN, "hessian_trace", {"probes": 6})
-    monkeypatch.setitem(plan.HESSIAN, "hessian_density", {"probes": 1, "iterations": 5})
+    change(monkeypatch, "hessian_trace", probes=6)
+    change(monkeypatch, "hessian_density", probes=1, iterations=5)
     measures = ("hessian_top", "hessian_trace", "hessian_density")
     whole = dataclasses.replace(job(tmp_path / "whole", steps=4), measures=measures)
     assert run(whole)

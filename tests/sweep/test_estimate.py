@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from geomfast.measures import spec_of
 from geomfast.models.scales import SCALES
-from geomfast.sweep import plan
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.estimate import DISK, SYNC, Estimate, estimate, left
 from geomfast.sweep.footprint import disk_bytes, eigenvector_bytes, memory_bytes, state_bytes
@@ -19,6 +19,7 @@ from geomfast.sweep.plan import Settings, cells, train_settings
 from geomfast.sweep.wall import wall_time
 from geomfast.sweep.workload import PRODUCT, PRODUCTS, Workload, lengths
 from geomfast.training.loop import Trainer
+from tests.sweep.defaults import change
 
 SETTINGS = Settings("joint", ("COPY", "MOD"), (1,), 12, 8, None, "fp32", 6, 2, 14, 16)
 STEPS = [0, 2, 4, 6, 7, 8, 9, 10, 11, 12]
@@ -77,7 +78,7 @@ def test_passes_are_counted_in_blocks_and_tokens(tmp_path: Path) -> None:
     assert found["behaviour"] == pytest.approx(10 * layers * n * sum(tokens) / 3)
     assert found["hessian_top"] == pytest.approx(2 * PRODUCT * PRODUCTS * layers * n * sum(tokens))
     # Chains take batches of the 16 samples; the mixture's are as long as its longest example.
-    draws = 2 * (4 + plan.LLC["burn_in"])
+    draws = 2 * (4 + spec_of("llc").settings().burn_in)
     assert found["llc"] == pytest.approx(2 * draws * layers * n * (sum(tokens) + max(tokens)))
     assert found["training"] == found["rankme"] == found["probe_accuracy"] == 0.0
     states = 2 * 2 * (layers + 1)  # checkpoints, task-levels, layers
@@ -200,7 +201,7 @@ def test_a_real_run_takes_about_what_was_estimated(
 ) -> None:
     """By the processor's clock, which stands still while others use it, or the disk is slow."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
-    monkeypatch.setitem(plan.LLC, "burn_in", 2)
+    change(monkeypatch, "llc", burn_in=2)
     cadence = {"fisher_rank": 3, "hessian_top": 2, "llc": 2}
     shape = {"steps": 16, "batch_size": 48, "samples": 24, "llc_draws": 4}
     one = job(tmp_path, measures=MEASURES, cadence=cadence, **shape)

@@ -12,18 +12,19 @@ import torch
 import geomfast as gf
 from geomfast.estimators.activations import observe
 from geomfast.files import fingerprint
+from geomfast.measures import spec_of
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import load_records
 from geomfast.sweep.cell import Job, run
-from geomfast.sweep.hessian import Eigenvectors
-from geomfast.sweep.linear_probes import probe_rows
+from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.measuring import measure
-from geomfast.sweep.plan import PROBE, Settings, cells, measure_settings
+from geomfast.sweep.plan import Settings, cells, measure_settings
 from geomfast.sweep.rows import Probe, probes
 
 SETTINGS = Settings("joint", ("COPY", "MOD", "CMP"), (1,), 1, 8, None, "fp32", 2, 2, 2, 60)
 (CELL,) = cells(SETTINGS, ("nano",), (0,))
+NOWHERE = Eigenvectors(Path("nowhere"), 0)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,9 @@ def test_what_is_recorded_is_what_a_call_finds(
             logits = model(probe.tokens, collect=collected)
         answers = probe.tokens[:, probe.answer_start]
         x = torch.stack([layer[:, probe.answer_start - 1] for layer in collected])
-        found = gf.probe_accuracy(x, answers, groups=probe.inputs, **PROBE)
+        found = gf.probe_accuracy(
+            x, answers, groups=probe.inputs, **spec_of("probe_accuracy").defaults
+        )
         per_layer = rows[rows["measure"] == "probe_accuracy"]
         # A sample on the edge between two answers may fall on either side of it.
         assert per_layer["value"].tolist() == pytest.approx(found.mean.tolist(), abs=2 / 60)
@@ -85,7 +88,7 @@ def test_what_is_recorded_is_what_a_call_finds(
 def test_activations_that_hold_the_answer_are_refused(samples: list[Probe]) -> None:
     settings = dataclasses.replace(SETTINGS, position="answer_mean")
     with pytest.raises(ValueError, match="position = 'answer_mean'"):
-        list(probe_rows(samples, [], settings))
+        measure(GPT(SCALES["nano"], 0), samples, {"probe_accuracy"}, settings, NOWHERE)
 
 
 @pytest.mark.parametrize(

@@ -9,23 +9,23 @@ import pytest
 import torch
 
 import geomfast as gf
+from geomfast.estimators.sampling import calibrate as module
 from geomfast.files import fingerprint
 from geomfast.models.gpt import GPT
 from geomfast.models.scales import SCALES
 from geomfast.records import load_records
-from geomfast.sweep import llc as module
-from geomfast.sweep import plan
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.plan import (
     Cell,
     Settings,
     cells,
-    llc_options,
     measure_settings,
     mixture_settings,
+    taken,
 )
 from geomfast.sweep.rows import mixture, probes
 from geomfast.tasks import TASK_NAMES
+from tests.sweep.defaults import change
 
 SETTINGS = Settings(
     mixture="joint",
@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(plan.LLC, "burn_in", 2)
+    change(monkeypatch, "llc", burn_in=2)
 
 
 def job(out: Path) -> Job:
@@ -73,7 +73,11 @@ def test_chains_of_the_mixture_may_run_as_one_program() -> None:
     """Which they do on a GPU: nothing in its loss depends on values."""
     (one,) = cells(SETTINGS, ("nano",), (0,))
     whole = mixture(probes(one, SETTINGS, CPU))
-    options = llc_options(SETTINGS) | {"draws": 2, "burn_in": 0, "batch_size": 3}
+    options = dataclasses.asdict(taken(SETTINGS, "llc")) | {
+        "draws": 2,
+        "burn_in": 0,
+        "batch_size": 3,
+    }
     model = GPT(SCALES["nano"], 0)
     found = [gf.llc(model, whole.loss, whole.batch, stacked=s, **options) for s in (True, False)]
     torch.testing.assert_close(found[0].loss_trace, found[1].loss_trace, rtol=1e-4, atol=1e-5)
@@ -83,7 +87,7 @@ def test_chains_of_the_mixture_may_run_as_one_program() -> None:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     out = tmp_path_factory.mktemp("llc")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(plan.LLC, "burn_in", 2)
+        change(patch, "llc", burn_in=2)
         assert run(job(out))
     frame = load_records(out)
     return frame[frame["measure"].str.startswith("llc")]
@@ -113,7 +117,7 @@ def test_what_is_recorded_is_what_a_call_finds(measured: pd.DataFrame) -> None:
     samples = probes(one, SETTINGS, CPU)
     model = GPT(SCALES["nano"], 0)
     for probe in (*samples, mixture(samples)):
-        found = gf.llc(model, probe.loss, probe.batch, **llc_options(SETTINGS))
+        found = gf.llc(model, probe.loss, probe.batch, **dataclasses.asdict(taken(SETTINGS, "llc")))
         rows = measured[(measured["step"] == 0) & (measured["data"] == probe.data)]
         rows = rows.set_index("measure")
         assert rows["value"]["llc"] == pytest.approx(found.mean, rel=1e-6)

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from geomfast.measures import measures
 from geomfast.models.scales import SCALES
 from geomfast.replay import BREAK_EVEN
 from geomfast.sweep.assumed import ASSUMED, Figure
 from geomfast.sweep.cell import Job
 from geomfast.sweep.estimate import estimate, left
 from geomfast.sweep.modelled import Modelled, Part, parts_of
-from geomfast.sweep.plan import MEASURES, Settings, cells
+from geomfast.sweep.plan import Settings, cells
 from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths
 from geomfast.tasks import LEVELS, TASK_NAMES
 
@@ -26,7 +27,7 @@ def job(scale: str = "nano", **changes: Any) -> Job:
     return Job(
         cell,
         dataclasses.replace(SETTINGS, **changes),
-        tuple(MEASURES),
+        measures(),
         Path("nowhere"),
         "cuda",
         threads=1,
@@ -106,7 +107,7 @@ def test_random_numbers_are_drawn_once_for_all_task_levels() -> None:
     assert waiting == pytest.approx(drawn + sent + captured, rel=0.2)
 
 
-@pytest.mark.parametrize("name", ["behaviour", *MEASURES])
+@pytest.mark.parametrize("name", ["behaviour", *measures()])
 def test_larger_scales_and_more_samples_take_more(name: str) -> None:
     each = [taken(name, scale) for scale in SCALES]
     # Linear probes go by layers, of which large and xlarge have as many.
@@ -122,11 +123,11 @@ def test_parts_add_up_to_the_estimate() -> None:
     one = job("small")
     todo = left(one)
     found = estimate(one, todo, H200)
-    assert set(found.seconds) == {"starting", "training", "writing", "behaviour", *MEASURES}
+    assert set(found.seconds) == {"starting", "training", "writing", "behaviour", *measures()}
     assert found.seconds == {name: part.seconds for name, part in found.parts.items()}
     work = Modelled(one, H200)
     again = parts_of(work, list(todo.measures.values()), todo.steps)
     assert again["training"] == work.step().times(400)
-    each = work.checkpoint(set(MEASURES))["llc"]
+    each = work.checkpoint(set(measures()))["llc"]
     assert again["llc"].seconds == pytest.approx(len(todo.measures) * each.seconds)
     assert found.parts["writing"].device == 0.0

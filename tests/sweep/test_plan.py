@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from geomfast.files import fingerprint, read_sealed
+from geomfast.measures import measures as known
 from geomfast.models.scales import SCALES
 from geomfast.sweep.folder import check_folder, prepare_folder, read_folder
 from geomfast.sweep.locks import FolderInUse, locked
 from geomfast.sweep.plan import (
-    MEASURES,
     PlanError,
     Settings,
     cells,
@@ -65,7 +65,7 @@ def test_settings_file_resolves_every_hash(tmp_path: Path) -> None:
     data, description = diagnostic_settings(settings(), TaskLevel("MOD", 2))
     assert content["hashes"][data] == description
     measures = {v["measure"] for v in content["hashes"].values() if "measure" in v}
-    assert measures == {"behaviour", *MEASURES}
+    assert measures == {"behaviour", *known()}
     names = (("COPY", 1), ("COPY", 2), ("MOD", 1), ("MOD", 2))
     each = [diagnostic_settings(settings(), TaskLevel(*name))[0] for name in names]
     assert content["hashes"][mixture_settings(each)[0]]["data"] == each

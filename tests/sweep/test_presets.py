@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from geomfast.measures import measures
 from geomfast.models.scales import SCALES
 from geomfast.sweep.cadence import taken_at
-from geomfast.sweep.plan import MEASURE_SETTINGS, MEASURES, Settings, cells, llc_options
+from geomfast.sweep.plan import MEASURE_SETTINGS, Settings, cells, taken
 from geomfast.sweep.presets import PRESETS
 from geomfast.training.schedule import checkpoint_steps
 
@@ -44,8 +45,8 @@ def test_presets_name_every_setting(name: str) -> None:
     named, existing = set(PRESETS[name]) - grid, set(Settings.__dataclass_fields__)
     assert existing - by_default <= named <= existing
     assert set(PRESETS[name]["scales"]) <= set(SCALES)
-    assert set(PRESETS[name]["measures"]) <= set(MEASURES)
-    llc_options(settings(PRESETS[name]))  # chains that can be stable
+    assert set(PRESETS[name]["measures"]) <= set(measures())
+    taken(settings(PRESETS[name]), "llc")  # chains that can be stable
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -88,7 +89,7 @@ def test_lite_has_every_scale_and_every_measure() -> None:
 def test_glance_has_every_scale_and_all_that_a_sweep_can_measure() -> None:
     glance = PRESETS["glance"]
     assert set(glance["scales"]) == set(SCALES)
-    assert set(glance["measures"]) == set(MEASURES)
+    assert set(glance["measures"]) == set(measures())
     # Enough to see collapse, closely while it happens.
     steps = schedule(glance)
     assert 100 <= steps[-1] <= 400 and sum(step <= 60 for step in steps) > 12

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from geomfast.measures import measures
 from geomfast.records import SCHEMA, load_records, part_name, write_part
 from geomfast.sweep.cell import Job, run
-from geomfast.sweep.plan import MEASURES, Settings, cells, measure_of
+from geomfast.sweep.plan import Settings, cells, measure_of
 from geomfast.sweep.wall import wall_time, write_wall
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 6, 8, None, "fp32", 2, 2, 4, 16)
@@ -28,7 +29,7 @@ def record(folder: Path, step: int, seconds: dict[str, float]) -> None:
     write_part(folder / part_name(step, {measure_of(name) for name in seconds}), rows)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", measures())
 def test_values_belong_to_their_measure(measure: str) -> None:
     assert measure_of(measure) == measure_of(f"{measure}_something") == measure
 

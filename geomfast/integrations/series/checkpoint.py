@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from geomfast.files import UnsafeName, plain_name
+from geomfast.measures import Need, needing
 from geomfast.sweep.cell import CellError
-from geomfast.sweep.plan import PlanError
+from geomfast.sweep.plan import BEHAVIOUR, PlanError
 
 # step1000, global_step1000, checkpoint-500, stage1-step1000-tokens5B, step-00000012
 _STEP = re.compile(
@@ -191,8 +192,9 @@ def in_order(names: Iterable[str], where: str) -> tuple[Checkpoint, ...]:
     return tuple(Checkpoint(step, by_step[step]) for step in sorted(by_step))
 
 
-def apart(measures: set[str], together: Sequence[set[str]]) -> list[set[str]]:
-    """Measures as groups: those of ``together`` that are among them, then each of the others."""
-    groups = [measures & group for group in together]
-    rest = measures - set[str]().union(*together)
-    return [group for group in groups if group] + [{name} for name in sorted(rest)]
+def apart(measures: set[str]) -> list[set[str]]:
+    """Measures as groups: those that share a pass over the samples, then each of the others."""
+    seen = {BEHAVIOUR, *needing(measures, Need.ACTIVATIONS, Need.ANSWERS)} & measures
+    ranks = set(needing(measures, Need.GRADIENTS))
+    rest = measures - seen - ranks
+    return [group for group in (seen, ranks) if group] + [{name} for name in sorted(rest)]

@@ -17,13 +17,11 @@ from geomfast.integrations.measuring import MEASURES, Options
 from geomfast.integrations.own_code import read_object
 from geomfast.integrations.probe_sets import ProbeItem, ProbesError, ProbeSet, read_probes
 from geomfast.integrations.series.checkpoint import Checkpoint, apart
-from geomfast.sweep.plan import BEHAVIOUR, PlanError
+from geomfast.sweep.plan import PlanError
 from geomfast.training.checkpoints import weights_hash
 
 #: Level that the records of a probe set have, which knows no difficulty.
 LEVEL = 1
-#: Those that share a pass over the samples.
-_TOGETHER = ({BEHAVIOUR, "rankme"}, {"fisher_rank", "gradient_covariance_rank"})
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ class LanguageModelSeries:
         return self.probing.options.of(measure)
 
     def groups(self, measures: set[str]) -> list[set[str]]:
-        return apart(measures, _TOGETHER)
+        return apart(measures)
 
     def open(self, checkpoint: Checkpoint, folder: Path, device: str) -> OpenedModel:
         return OpenedModel(self.probing, folder, device, self.tokenizer(folder))

@@ -10,13 +10,13 @@ import torch
 
 from geomfast.files import fingerprint, inside
 from geomfast.integrations.series.checkpoint import Checkpoint, apart
+from geomfast.measures import measures
+from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.folder import read_folder
-from geomfast.sweep.hessian import Eigenvectors
 from geomfast.sweep.kept import load_kept
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import (
     BEHAVIOUR,
-    MEASURES,
     Cell,
     PlanError,
     Settings,
@@ -26,9 +26,6 @@ from geomfast.sweep.plan import (
 )
 from geomfast.sweep.rows import probes
 from geomfast.training.checkpoints import folder_name, read_meta, steps_kept, weights_hash
-
-#: Those that share a pass over the samples.
-_TOGETHER = ({BEHAVIOUR, "rankme", "probe_accuracy"}, {"fisher_rank", "gradient_covariance_rank"})
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class SweepSeries:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        return tuple(MEASURES)
+        return measures()
 
     @property
     def chance(self) -> dict[str, float]:
@@ -75,7 +72,7 @@ class SweepSeries:
         return measure_settings(self.settings, measure)
 
     def groups(self, measures: set[str]) -> list[set[str]]:
-        return apart(measures, _TOGETHER)
+        return apart(measures)
 
     def bytes_of(self, checkpoint: Checkpoint) -> int | None:
         return 0
@@ -108,7 +105,7 @@ class OpenedRun:
         levels = series.cell.task_levels
         each = dict(diagnostic_settings(series.settings, level) for level in levels)
         self.described = each | dict([mixture_settings(list(each))])
-        of = (series.of(measure) for measure in (BEHAVIOUR, *MEASURES))
+        of = (series.of(measure) for measure in (BEHAVIOUR, *measures()))
         self.described |= {fingerprint(told): told for told in of}
 
     def take(self, measures: set[str]) -> list[dict[str, Any]]:

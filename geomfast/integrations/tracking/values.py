@@ -17,16 +17,15 @@ from geomfast.estimators.behaviour import mean_and_stderr
 from geomfast.estimators.checks import LossFunction, checked_losses, chosen
 from geomfast.files import fingerprint
 from geomfast.integrations.measuring import Found, Options, measure_model
-from geomfast.integrations.memory import Notice
 from geomfast.integrations.states import NoStates, UnknownModule, activations
 from geomfast.integrations.tracking.arguments import check_states
+from geomfast.measures.catalog import needing
+from geomfast.measures.engine import FAILED
+from geomfast.measures.memory import Notice
+from geomfast.measures.spec import Need
 
 #: Mean loss of the samples; what the loop says of its own; time added so far, as a share.
 LOSS, TRAIN_LOSS, OVERHEAD = "loss", "train_loss", "tracker_overhead"
-#: What a value that could not be taken says where others have their backend.
-FAILED = "failed"
-#: Measures that share their work; each of the others is taken by itself.
-_TOGETHER = ("fisher_rank", "gradient_covariance_rank")
 #: Activations by layer label, of a model.
 StatesOf = Callable[[nn.Module], Mapping[str, Tensor]]
 
@@ -86,8 +85,8 @@ class Taking:
         """
         if self.loss_fn is not None:
             yield from self._guarded([LOSS], self._mean_loss, failed)
-        together = [name for name in self.measures if name in _TOGETHER]
-        alone = [[name] for name in self.measures if name not in _TOGETHER]
+        together = needing(self.measures, Need.GRADIENTS)
+        alone = [[name] for name in self.measures if name not in together]
         for group in filter(None, [*alone, together]):
             yield from self._guarded(group, lambda group=group: self._measured(group), failed)
 

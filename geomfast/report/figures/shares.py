@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geomfast.measures import catalog
 from geomfast.report.curves import runs_text
 from geomfast.report.found import Found
 from geomfast.report.style import (
     BLACK,
-    BLUE,
-    GREEN,
     GREY,
     LINE,
-    ORANGE,
-    PURPLE,
-    SKY,
     SOFT,
     VERMILLION,
     canvas,
@@ -33,14 +29,7 @@ PARTS: dict[str, tuple[str, str, str]] = {
     TRAINING: ("training", LINE, ""),
     WRITING: ("writing", GREY, ""),
     "behaviour": ("behaviour and the forward pass", VERMILLION, ""),
-    "rankme": ("RankMe", BLUE, ""),
-    "probe_accuracy": ("linear probes", SKY, ""),
-    "fisher_rank": ("Fisher rank", ORANGE, ""),
-    "gradient_covariance_rank": ("gradient covariance rank", ORANGE, "////"),
-    "hessian_top": ("Hessian, top eigenvalue", GREEN, ""),
-    "hessian_trace": ("Hessian, trace", GREEN, "////"),
-    "hessian_density": ("Hessian, density", GREEN, "...."),
-    "llc": ("LLC", PURPLE, ""),
+    **{name: (spec.label, spec.colour, spec.hatch) for name, spec in catalog().specs.items()},
 }
 #: What a tracker's time is called that is counted under the same names.
 _TRACKED = {"behaviour": "loss of the samples", WRITING: "copying weights and writing"}

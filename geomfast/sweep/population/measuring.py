@@ -1,19 +1,18 @@
-"""All measures of a group at one checkpoint: one forward pass a length, one batch of spectra."""
+"""All measures of a group at one checkpoint: one forward pass a length, through the engine."""
 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from geomfast.estimators.behaviour import judge
-from geomfast.estimators.spectra import backend, rankme
 from geomfast.files import fingerprint
+from geomfast.measures import engine, spec_of
+from geomfast.measures.engine import Samples, Seen, Subject, Value
 from geomfast.models.stacked import StackedGPT
 from geomfast.sweep.population.plan import (
     BEHAVIOUR,
@@ -99,6 +98,36 @@ def _observe(model: StackedGPT, probe: LengthProbe, which: slice) -> tuple[Tenso
     return torch.stack([*blocks, final], 1), exact, -logprob
 
 
+class Group(Subject):
+    """Members of a program, and the samples of every length.
+
+    Args:
+        model: the members.
+        kept: numbers of those that are measured.
+        probes: of every length.
+    """
+
+    def __init__(self, model: StackedGPT, kept: Sequence[int], probes: Sequence[LengthProbe]):
+        self.model, self.members = model, len(kept)
+        self._kept, self._probes = list(kept), probes
+        self.sets = [
+            Samples({"level": probe.length, "n": len(probe.tokens), "data": probe.data})
+            for probe in probes
+        ]
+
+    def observe(self) -> list[Seen]:
+        """Activations, exact match and nats per answer token."""
+        return [self._observe(probe) for probe in self._probes]
+
+    def _observe(self, probe: LengthProbe) -> Seen:
+        states, exact, nats = (x[self._kept] for x in observe(self.model, probe))
+        behaviour = [
+            Value(name, x.mean(1).tolist(), (x.std(1) / x.shape[1] ** 0.5).tolist())
+            for name, x in (("accuracy", exact), ("answer_nats", nats))
+        ]
+        return Seen([(layers(states.shape[1]), states)], behaviour)
+
+
 def measure(
     model: StackedGPT,
     seeds: Sequence[int],
@@ -118,61 +147,27 @@ def measure(
     Returns:
         Rows of the records, but for step and tokens, of every member that has not failed.
     """
-    begin = time.perf_counter()
-    seen = [observe(model, probe) for probe in probes]
     kept = [i for i, seed in enumerate(seeds) if seed not in left_out]
-    judged = time.perf_counter() - begin
-    states = torch.stack([activations[kept] for activations, _, _ in seen])  # (lengths, C, ...)
-    ranks = rankme(states).tolist() if kept else []
-    spectra = time.perf_counter() - begin - judged
+    if not kept:
+        return []
     hashes = [_weights_hash(row) for row in model.weights.detach().cpu()]
-    behaviour, shape = (fingerprint(measure_settings(settings, m)) for m in (BEHAVIOUR, RANKME))
-    names = layers(model.scale.layers + 1)
-    count = max(1, len(kept) * len(probes))
+    named = {of: fingerprint(measure_settings(settings, of)) for of in (BEHAVIOUR, RANKME)}
+    shared = {
+        "scale": model.scale.name,
+        "task": settings.length_task.name,
+        "device": str(probes[0].tokens.device),
+    }
+    wanted = {RANKME: spec_of(RANKME).settings()}
     rows: list[Row] = []
-    for at, (probe, (_, exact, nats)) in enumerate(zip(probes, seen, strict=True)):
-        values = {
-            name: (x.mean(1).tolist(), (x.std(1) / x.shape[1] ** 0.5).tolist())
-            for name, x in (("accuracy", exact), ("answer_nats", nats))
+    for made in engine.measure(Group(model, kept, probes), wanted, behaviour=True):
+        member = kept[made.pop("member")]
+        of_member = {
+            "run": run_name(settings, model.scale.name, seeds[member]),
+            "seed": seeds[member],
+            "weights": hashes[member],
+            "settings": named[made.pop("of")],
         }
-        for j, i in enumerate(kept):
-            shared: dict[str, Any] = {
-                "run": run_name(settings, model.scale.name, seeds[i]),
-                "scale": model.scale.name,
-                "seed": seeds[i],
-                "task": settings.length_task.name,
-                "level": probe.length,
-                "n": len(probe.tokens),
-                "weights": hashes[i],
-                "data": probe.data,
-                "device": str(probe.tokens.device),
-            }
-            for name, (means, errors) in values.items():
-                rows.append(
-                    {
-                        **shared,
-                        "layer": "",
-                        "measure": name,
-                        "value": means[i],
-                        "stderr": errors[i],
-                        "settings": behaviour,
-                        "backend": "torch",
-                        "seconds": judged / (2 * count),
-                    }
-                )
-            for layer, value in zip(names, ranks[at][j], strict=True):
-                rows.append(
-                    {
-                        **shared,
-                        "layer": layer,
-                        "measure": RANKME,
-                        "value": value,
-                        "stderr": float("nan"),
-                        "settings": shape,
-                        "backend": backend(states),
-                        "seconds": spectra / (len(names) * count),
-                    }
-                )
+        rows.append(shared | made | of_member)
     return rows
 
 

@@ -1,25 +1,17 @@
-"""Hessians of a checkpoint, each started from where the one before it ended."""
+"""Eigenvectors of a checkpoint's Hessians, from which the search at the next one starts."""
 
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from geomfast.estimators.values import hessian_values
-from geomfast.files import fingerprint, write_atomically
-from geomfast.sweep.plan import HESSIAN, Settings, hessian_options, measure_settings
-from geomfast.sweep.rows import Probe, Row, row
+from geomfast.files import write_atomically
 from geomfast.training.checkpoints import CheckpointError, tensors_hash
-
-HESSIAN_MEASURES = set(HESSIAN)
 
 #: More bytes than this are not written with every checkpoint; the search then starts at random.
 LARGEST_FILE = 1 << 30
@@ -92,31 +84,3 @@ def _read(path: Path) -> dict[str, Tensor]:
     if told and (told != {_HASH} or sealed != tensors_hash(found)):
         raise CheckpointError(f"{path} has changed since it was written; {_WAY_ON}")
     return found
-
-
-def hessian_rows(
-    model: torch.nn.Module,
-    samples: list[Probe],
-    wanted: list[str],
-    settings: Settings,
-    eigenvectors: Eigenvectors,
-) -> Iterator[Row]:
-    """Rows of the wanted measures of every task-level's Hessian."""
-    for probe in samples:
-        for name in wanted:
-            begin = time.perf_counter()
-            at = probe.level.name
-            values, vectors = hessian_values(
-                model,
-                probe.loss,
-                probe.tokens,
-                name,
-                start=eigenvectors.before.get(at) if name == "hessian_top" else None,
-                **hessian_options(settings, name),
-            )
-            if vectors is not None:
-                eigenvectors.keep(at, vectors)
-            seconds = (time.perf_counter() - begin) / len(values)
-            named = fingerprint(measure_settings(settings, name))
-            for label, value, stderr in values:
-                yield row(probe, "", label, value, stderr, named, "torch", seconds)

@@ -1,0 +1,461 @@
+"""All measures of a subject, whatever it is: one forward pass, one pass of attribution, many rows.
+
+Sweeps, populations, series of checkpoints and trackers measure through here.  A subject says what
+its samples are and what a forward pass over them shows; the catalogue says what each measure wants
+of that; a policy says what happens where one fails or memory does not suffice.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from geomfast.estimators.batches import Batches, batches_of, count, one_batch, parts
+from geomfast.estimators.checks import LossFunction
+from geomfast.estimators.curvature.lanczos import one_start
+from geomfast.estimators.gradients import GradientRanks, gradient_ranks
+from geomfast.estimators.stopping import check_stop
+from geomfast.measures.catalog import spec_of
+from geomfast.measures.memory import Notice, halving, logger, out_of_memory
+from geomfast.measures.spec import MeasureSpec, Need
+
+BEHAVIOUR = "behaviour"
+#: What a value that could not be taken says where others have their backend.
+FAILED = "failed"
+#: What one forward pass over the samples serves.
+_OBSERVED = (Need.ACTIVATIONS, Need.ANSWERS)
+#: How :func:`geomfast.llc` begins to say that a model's chains are no one program.
+_OF_CHAINS = "chains run one after the other"
+#: How chains are not one program for want of memory.
+_ONE_BY_ONE = "out of memory: chains of the llc go on one after the other"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One set of samples that a subject is measured on.
+
+    Attributes:
+        named: what names it in a row: task, level, data, n.
+        loss_fn: of every sample; None where only activations are measured.
+        data: one batch, or batches, that it takes; None likewise.
+        answers: (N,) class that linear probes read off; None where there is none.
+        groups: (N,) number of every sample's input.
+    """
+
+    named: Mapping[str, Any]
+    loss_fn: LossFunction | None = None
+    data: Any = None
+    answers: Tensor | None = None
+    groups: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Value:
+    """One value of one set of samples.
+
+    Attributes:
+        name: of its record.
+        value, stderr: one for every member; NaN for an error that is not defined.
+        layer: its label; empty where there is none.
+    """
+
+    name: str
+    value: Sequence[float]
+    stderr: Sequence[float]
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a forward pass over one set of samples shows.
+
+    Attributes:
+        states: labels of layers, and their activations (members, layers, N, d); layers of several
+            shapes are several such pairs. Where a subject is one model it is one member.
+        behaviour: what the model does with the samples.
+        right: (N,) 1 where the model's own first answer is right.
+    """
+
+    states: Sequence[tuple[Sequence[str], Tensor]]
+    behaviour: Sequence[Value] = ()
+    right: Tensor | None = None
+
+
+class Subject(ABC):
+    """What is measured: one model, or several that go through a pass together.
+
+    Attributes:
+        model: that losses are of, as it is to be measured; whatever observes itself where no
+            measure of a loss is taken.
+        sets: of samples.
+        members: how many models it is.
+    """
+
+    model: Any
+    sets: Sequence[Samples]
+    members: int = 1
+
+    @property
+    def sampled(self) -> Sequence[Samples]:
+        """The sets that chains are run on."""
+        return self.sets
+
+    @abstractmethod
+    def observe(self) -> Sequence[Seen]:
+        """One forward pass over every set."""
+
+
+class State(Protocol):
+    """What a checkpoint leaves for the next one, by the number of a set of samples."""
+
+    def start(self, number: int) -> Tensor | None:
+        """Vectors near the top eigenvectors of the set's Hessian, of an earlier checkpoint."""
+
+    def keep(self, number: int, vectors: Tensor) -> None:
+        """Notes those found."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How measures are taken, none of which changes a value but for its rounding.
+
+    Attributes:
+        batch_size: samples at once for products with the Hessian; None for a batch as it comes.
+            Halved where memory does not suffice, as are those of the other measures.
+        check: see that no sample's gradient depends on the other samples.
+        notice: told in a sentence what had to be changed for want of memory.
+        failed: told of a measure that could not be taken, which then is NaN; None to raise.
+    """
+
+    batch_size: int | None = None
+    check: bool = True
+    notice: Notice = logger.warning
+    failed: Callable[[str, Exception], None] | None = None
+
+
+def measure(
+    subject: Subject,
+    wanted: Mapping[str, Any],
+    policy: Policy | None = None,
+    state: State | None = None,
+    *,
+    behaviour: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """Takes measures of a subject.
+
+    Args:
+        subject: what is measured.
+        wanted: settings by the name of a measure; taken in the catalogue's order.
+        policy: None for the defaults.
+        state: of earlier checkpoints.
+        behaviour: also what the model does with the samples.
+
+    Yields:
+        Rows with what names the set of samples, and member, of (the measure), measure (the name of
+        the value), layer, value, stderr, backend and seconds. The forward pass that several
+        measures share counts as behaviour's, so that another measure's seconds are what it adds;
+        without behaviour they share it in equal parts.
+
+    Raises:
+        UnknownMeasure: a name that the catalogue does not have.
+        ValueError: the subject has not what a measure needs, and whatever the measures refuse.
+    """
+    return _Taking(subject, policy or Policy(), state).all(wanted, behaviour)
+
+
+@dataclass
+class _Taking:
+    subject: Subject
+    policy: Policy
+    state: State | None
+    #: The forward pass: seconds, and what it showed.
+    _seen: tuple[float, Sequence[Seen]] | None = field(default=None, init=False)
+
+    def all(self, wanted: Mapping[str, Any], behaviour: bool) -> Iterator[dict[str, Any]]:
+        specs = sorted((spec_of(name) for name in wanted), key=lambda spec: spec.order)
+        by_need = {need: [spec for spec in specs if spec.need is need] for need in Need}
+        first: list[dict[str, Any]] = []
+        if behaviour:
+            first += self._guarded([BEHAVIOUR], self._behaviour)
+        shared = [spec for need in _OBSERVED for spec in by_need[need]]
+        for spec in shared:
+            take = self._spectra if spec.need is Need.ACTIVATIONS else self._answers
+            made = self._guarded([spec.name], lambda s=spec, t=take: t(s, wanted[s.name]))
+            first += made
+        self._share(first, behaviour)
+        yield from first
+        if ranks := by_need[Need.GRADIENTS]:
+            names = [spec.name for spec in ranks]
+            yield from self._guarded(names, lambda: self._gradients(ranks, wanted))
+        with one_start():
+            for spec in by_need[Need.CURVATURE]:
+                take = lambda s=spec: self._curvature(s, wanted[s.name])  # noqa: E731
+                yield from self._guarded([spec.name], take)
+        for spec in by_need[Need.CHAINS]:
+            take = lambda s=spec: self._chains(s, wanted[s.name])  # noqa: E731
+            yield from self._guarded([spec.name], take)
+
+    def _guarded(
+        self, names: Sequence[str], take: Callable[[], Iterable[dict[str, Any]]]
+    ) -> Iterator[dict[str, Any]]:
+        if self.policy.failed is None:
+            yield from take()
+            return
+        try:
+            rows = list(take())
+        except Exception as error:
+            rows = []
+            for name in names:
+                self.policy.failed(name, error)
+                value = Value(name, [math.nan] * self.subject.members, [math.nan])
+                for samples in self.subject.sets:
+                    rows += self._rows(samples, name, [value], 0.0, FAILED, n=0)
+        yield from rows
+
+    def _observed(self) -> Sequence[Seen]:
+        if self._seen is None:
+            begin = time.perf_counter()
+            seen = self.subject.observe()
+            self._seen = (time.perf_counter() - begin, seen)
+        return self._seen[1]
+
+    def _share(self, rows: list[dict[str, Any]], behaviour: bool) -> None:
+        """Counts the forward pass among the rows that it was made for."""
+        sharing = [row for row in rows if row["of"] == BEHAVIOUR] if behaviour else rows
+        if self._seen is not None and sharing:
+            for row in sharing:
+                row["seconds"] += self._seen[0] / len(sharing)
+
+    def _behaviour(self) -> Iterator[dict[str, Any]]:
+        for samples, seen in zip(self.subject.sets, self._observed(), strict=True):
+            yield from self._rows(samples, BEHAVIOUR, seen.behaviour, 0.0, "torch")
+
+    def _spectra(self, spec: MeasureSpec, settings: Any) -> Iterator[dict[str, Any]]:
+        """Activations of one shape, of every set and layer, are one call."""
+        seen = self._observed()
+        begin = time.perf_counter()
+        at = [(i, labels, x) for i, one in enumerate(seen) for labels, x in one.states]
+        alike: dict[Any, list[int]] = {}
+        for number, (_, _, x) in enumerate(at):
+            alike.setdefault((x.shape, x.dtype, x.device), []).append(number)
+        found: dict[int, tuple[Tensor, str]] = {}
+        for numbers in alike.values():
+            together = [at[number][2] for number in numbers]
+            x = torch.stack(together) if len(together) > 1 else together[0][None]
+            values, ran_on = spec.compute(x, settings), spec.ran_on(x)
+            if values.shape != x.shape[:-2]:
+                raise ValueError(
+                    f"{spec.name} gave values of shape {tuple(values.shape)} for activations of "
+                    f"shape {tuple(x.shape)}: one for every matrix is needed"
+                )
+            for number, value in zip(numbers, values.cpu(), strict=True):
+                found[number] = (value, ran_on)
+        seconds = (time.perf_counter() - begin) / sum(len(labels) for _, labels, _ in at)
+        for number, (i, labels, _) in enumerate(at):
+            values, ran_on = found[number]
+            samples = self.subject.sets[i]
+            for layer, label in enumerate(labels):
+                value = values[:, layer].tolist()
+                if any(map(math.isnan, value)):  # from a backend that does not wait for the GPU
+                    raise ValueError(f"activations at {label} are not finite{_of(samples)}")
+                one = Value(spec.name, value, [math.nan], label)
+                # A subject may show others than the samples that its loss is of.
+                n = at[number][2].shape[-2]
+                yield from self._rows(samples, spec.name, [one], seconds, ran_on, n=n)
+
+    def _answers(self, spec: MeasureSpec, settings: Any) -> Iterator[dict[str, Any]]:
+        for samples, seen in zip(self.subject.sets, self._observed(), strict=True):
+            if samples.answers is None or seen.right is None:
+                raise ValueError(
+                    f"{spec.name} needs an answer of every sample, and activations at the place "
+                    "that predicts it"
+                )
+            begin = time.perf_counter()
+            (states,) = seen.states
+            labels, x = list(states[0]), states[1]
+            made = spec.compute(x[0], samples.answers, samples.groups, seen.right, settings)
+            values = [
+                Value(name, [value], [stderr], "" if layer is None else labels[layer])
+                for layer, name, value, stderr in made
+            ]
+            seconds = (time.perf_counter() - begin) / len(values)
+            yield from self._rows(samples, spec.name, values, seconds, spec.ran_on(x))
+
+    def _gradients(
+        self, specs: Sequence[MeasureSpec], wanted: Mapping[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """One backward pass serves all ranks that count the same first entries."""
+        for samples in self.subject.sets:
+            check_stop()
+            begin = time.perf_counter()
+            pair = cache(partial(self._ranks, *_loss(samples, specs[0].name)))
+            made = {
+                spec.name: _values(spec.compute(*pair(settings.first_entries), settings))
+                for spec in specs
+                for settings in [wanted[spec.name]]
+            }
+            took = (time.perf_counter() - begin) / sum(map(len, made.values()))
+            like = next(self.subject.model.parameters())
+            for spec in specs:
+                yield from self._rows(samples, spec.name, made[spec.name], took, spec.ran_on(like))
+
+    def _ranks(
+        self, loss_fn: LossFunction, data: Any, first: int
+    ) -> tuple[GradientRanks, GradientRanks]:
+        batch = one_batch(data)
+        return halving(
+            lambda at_once: gradient_ranks(
+                self.subject.model,
+                loss_fn,
+                batch,
+                first=first,
+                check=self.policy.check,
+                at_once=at_once,
+            ),
+            count(batch),
+            "the Gram matrix of gradients",
+            least=2,
+            notice=self.policy.notice,
+        )
+
+    def _curvature(self, spec: MeasureSpec, settings: Any) -> Iterator[dict[str, Any]]:
+        for number, samples in enumerate(self.subject.sets):
+            check_stop()
+            begin = time.perf_counter()
+            # Only a search for eigenvectors is quicker for those of an earlier checkpoint.
+            start = self.state.start(number) if self.state and spec.products is None else None
+            values, vectors = self._products(spec, settings, samples, start)
+            if vectors is not None and self.state:
+                self.state.keep(number, vectors)
+            seconds = (time.perf_counter() - begin) / len(values)
+            ran_on = spec.ran_on(next(self.subject.model.parameters()))
+            yield from self._rows(samples, spec.name, values, seconds, ran_on)
+
+    def _products(
+        self, spec: MeasureSpec, settings: Any, samples: Samples, start: Tensor | None
+    ) -> tuple[list[Value], Tensor | None]:
+        loss_fn, data = _loss(samples, spec.name)
+        batches = batches_of(data)
+        largest = max(count(batch, least=1) for batch in batches)
+        found, vectors = halving(
+            lambda size: spec.compute(
+                self.subject.model, loss_fn, _cut(batches, size), settings, start
+            ),
+            min(self.policy.batch_size or largest, largest),
+            f"{spec.name} of the Hessian",
+            notice=self.policy.notice,
+        )
+        return _values(found), vectors
+
+    def _chains(self, spec: MeasureSpec, settings: Any) -> Iterator[dict[str, Any]]:
+        """For want of memory chains run one after the other, and then over parts of a minibatch."""
+        for samples in self.subject.sampled:
+            check_stop()
+            begin = time.perf_counter()
+            loss_fn, data = _loss(samples, spec.name)
+            batches = batches_of(data)
+            sizes = [count(batch, least=1) for batch in batches]
+            own, together = settings, max(sizes)
+            if settings.batch_size is not None:
+                together = min(settings.batch_size, sum(sizes))
+                own = replace(settings, batch_size=together)
+            values = self._sampled(spec, own, loss_fn, batches, together)
+            seconds = (time.perf_counter() - begin) / len(values)
+            ran_on = spec.ran_on(self.subject.model)
+            yield from self._rows(samples, spec.name, values, seconds, ran_on)
+
+    def _sampled(
+        self, spec: MeasureSpec, settings: Any, loss_fn: LossFunction, batches: Batches, size: int
+    ) -> list[Value]:
+        how: dict[str, Any] = {}
+
+        def attempt(at_once: int) -> list[Value]:
+            how["at_once"] = at_once
+            arguments = (self.subject.model, loss_fn, batches, settings)
+            try:
+                with _told(self.policy.notice):
+                    return _values(spec.compute(*arguments, **how))
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or settings.chains == 1 or "stacked" in how:
+                    raise
+            self.policy.notice(_ONE_BY_ONE)
+            how["stacked"] = False
+            return _values(spec.compute(*arguments, **how))
+
+        return halving(attempt, size, f"sampling the {spec.name}", notice=self.policy.notice)
+
+    def _rows(
+        self,
+        samples: Samples,
+        of: str,
+        values: Iterable[Value],
+        seconds: float,
+        backend: str,
+        **more: Any,
+    ) -> Iterator[dict[str, Any]]:
+        members = self.subject.members
+        for one in values:
+            errors = one.stderr if len(one.stderr) == members else [*one.stderr] * members
+            for member, (value, stderr) in enumerate(zip(one.value, errors, strict=True)):
+                yield {
+                    **samples.named,
+                    **more,
+                    "member": member,
+                    "of": of,
+                    "measure": one.name,
+                    "layer": one.layer,
+                    "value": value,
+                    "stderr": stderr,
+                    "backend": backend,
+                    "seconds": seconds / members,
+                }
+
+
+@contextmanager
+def _told(notice: Notice) -> Iterator[None]:
+    """What is logged inside of how chains run is told as a notice, which a tracker gives once."""
+    said: list[str] = []
+
+    def kept(record: logging.LogRecord) -> bool:
+        if not record.getMessage().startswith(_OF_CHAINS):
+            return True
+        said.append(record.getMessage())
+        return False
+
+    logger.addFilter(kept)
+    try:
+        yield
+    finally:
+        logger.removeFilter(kept)
+        for line in said:
+            notice(line)
+
+
+def _values(found: Iterable[tuple[str, float, float]]) -> list[Value]:
+    return [Value(name, [value], [stderr]) for name, value, stderr in found]
+
+
+def _loss(samples: Samples, name: str) -> tuple[LossFunction, Any]:
+    if samples.loss_fn is None or samples.data is None:
+        raise ValueError(f"{name} needs a loss_fn and data")
+    return samples.loss_fn, samples.data
+
+
+def _of(samples: Samples) -> str:
+    task = samples.named.get("task")
+    return f" ({task}, level {samples.named.get('level')})" if task else ""
+
+
+def _cut(batches: Batches, size: int) -> Batches:
+    """The batches in parts of at most so many samples."""
+    return Batches(part for batch in batches for _, part in parts(batch, size))

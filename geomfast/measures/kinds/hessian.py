@@ -1,0 +1,137 @@
+"""The Hessian of the mean loss: its largest eigenvalue, its trace, quantiles of all eigenvalues."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from geomfast.measures.spec import GREEN, Column, MeasureSpec, Need
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Shares of the eigenvalues below which those recorded of a density lie.
+QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
+#: Name, value, standard error (NaN where none is defined) of every value; and eigenvectors (k, P).
+Found = tuple[list[tuple[str, float, float]], "Tensor | None"]
+
+
+@dataclass(frozen=True)
+class HessianTop:
+    """Settings of :func:`geomfast.hessian_top_eigenvalues`; the largest eigenvalue is recorded."""
+
+    k: int = 1
+    tol: float = 1e-3
+    max_iterations: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class HessianTrace:
+    """Settings of :func:`geomfast.hessian_trace`."""
+
+    probes: int = 30
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class HessianDensity:
+    """Settings of :func:`geomfast.hessian_density`."""
+
+    probes: int = 4
+    iterations: int = 40
+    seed: int = 0
+
+
+def top(
+    model: nn.Module, loss_fn: Any, data: Any, settings: HessianTop, start: Tensor | None = None
+) -> Found:
+    """The largest eigenvalue; its standard error is its residual: an eigenvalue lies within it.
+
+    One that has not converged is recorded with the residual that it has.
+    """
+    from geomfast.estimators.hessian import NotConverged, hessian_top_eigenvalues
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotConverged)  # its residual is recorded
+        found = hessian_top_eigenvalues(model, loss_fn, data, start=start, **asdict(settings))
+    value, residual = found.values[0].item(), found.residuals[0].item()
+    iterations = ("hessian_top_iterations", float(found.iterations), math.nan)
+    return [("hessian_top", value, residual), iterations], found.vectors
+
+
+def trace(
+    model: nn.Module, loss_fn: Any, data: Any, settings: HessianTrace, start: Tensor | None = None
+) -> Found:
+    """The trace, by Hutchinson's estimator."""
+    from geomfast.estimators.hessian import hessian_trace
+
+    found = hessian_trace(model, loss_fn, data, **asdict(settings))
+    return [("hessian_trace", found.mean, found.stderr)], None
+
+
+def density(
+    model: nn.Module, loss_fn: Any, data: Any, settings: HessianDensity, start: Tensor | None = None
+) -> Found:
+    """Eigenvalues below which shares of all of them lie."""
+    import torch
+
+    from geomfast.estimators.hessian import hessian_density
+
+    found = hessian_density(model, loss_fn, data, **asdict(settings))
+    below = torch.cumulative_trapezoid(found.density, found.grid)
+    values = []
+    for share in QUANTILES:
+        at = int(torch.searchsorted(below, share).clamp_max(len(below) - 1))
+        values.append((_quantile(share), found.grid[at + 1].item(), math.nan))
+    return values, None
+
+
+def _quantile(share: float) -> str:
+    return f"hessian_density_q{round(100 * share):02d}"
+
+
+_SHARED: dict[str, Any] = {"unit": "loss", "need": Need.CURVATURE, "expensive": True}
+MEASURES = (
+    MeasureSpec(
+        name="hessian_top",
+        summary="largest eigenvalue of the Hessian, with its residual and products",
+        settings=HessianTop,
+        columns=(Column("hessian_top"), Column("hessian_top_iterations", 0.0)),
+        compute=top,
+        label="Hessian, top eigenvalue",
+        colour=GREEN,
+        logarithmic=True,
+        order=50,
+        **_SHARED,
+    ),
+    MeasureSpec(
+        name="hessian_trace",
+        summary="trace of the Hessian, with its standard error",
+        settings=HessianTrace,
+        columns=(Column("hessian_trace"),),
+        compute=trace,
+        label="Hessian, trace",
+        colour=GREEN,
+        hatch="////",
+        logarithmic=True,
+        products=lambda settings: settings.probes,
+        order=60,
+        **_SHARED,
+    ),
+    MeasureSpec(
+        name="hessian_density",
+        summary="quantiles of the Hessian's eigenvalues",
+        settings=HessianDensity,
+        columns=tuple(Column(_quantile(share)) for share in QUANTILES),
+        compute=density,
+        label="Hessian, density",
+        colour=GREEN,
+        hatch="....",
+        products=lambda settings: settings.probes * settings.iterations,
+        order=70,
+        **_SHARED,
+    ),
+)

@@ -1,0 +1,101 @@
+"""The local learning coefficient: how degenerate the loss is around the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from geomfast.measures.spec import PURPLE, Column, MeasureSpec, Need
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from geomfast.estimators.llc import LLC as Estimate
+
+
+@dataclass(frozen=True)
+class LLC:
+    """Settings of :func:`geomfast.llc`.
+
+    Attributes:
+        lr: step size; ``geomfast calibrate-llc`` finds one for a model.
+        localization: pull to the weights.
+        chains, draws, burn_in: how many, of each, before the first draw.
+        batch_size: of a minibatch, at most as many as there are samples; None for all.
+        nbeta: None for n / log n.
+        seed: of the noise.
+    """
+
+    lr: float = 2e-5
+    localization: float = 3000.0
+    chains: int = 2
+    draws: int = 200
+    burn_in: int = 50
+    batch_size: int | None = 32
+    nbeta: float | None = None
+    seed: int = 0
+
+
+def compute(
+    model: nn.Module, loss_fn: Any, data: Any, settings: LLC, **how: Any
+) -> Iterator[tuple[str, float, float]]:
+    """The coefficient, and what says how far to believe it; NaN where all chains have diverged.
+
+    Args:
+        how: more arguments of :func:`geomfast.llc`, which do not change what is estimated.
+    """
+    from geomfast.estimators.sampling.calibrate import attempt
+
+    options = asdict(settings) | how
+    yield from values(attempt(model, loss_fn, data, **options), settings.chains)
+
+
+def ran_on(model: nn.Module) -> str:
+    """The backend that takes the chains' steps."""
+    from geomfast.estimators.sampling.calibrate import backend
+
+    return backend(model)
+
+
+def values(found: Estimate | None, chains: int) -> Iterator[tuple[str, float, float]]:
+    """An estimate as what is recorded: name, value, standard error (NaN where none is defined).
+
+    Args:
+        found: None where all chains have diverged.
+        chains: that were run.
+    """
+    nan = math.nan
+    yield "llc", *((found.mean, found.stderr) if found else (nan, nan))
+    yield "llc_diverged", float(found.diverged.sum() if found else chains), nan
+    for name in ("rhat", "ess", "step_bias", "acceptance"):
+        yield f"llc_{name}", getattr(found, name) if found else nan, nan
+    effect = (found.localization_effect, found.localization_effect_stderr) if found else (nan, nan)
+    yield "llc_localization_effect", *effect
+
+
+MEASURES = (
+    MeasureSpec(
+        name="llc",
+        summary="local learning coefficient of every task-level and of the mixture",
+        unit="coefficient",
+        settings=LLC,
+        need=Need.CHAINS,
+        columns=(
+            Column("llc"),
+            Column("llc_diverged", 0.0),
+            Column("llc_rhat", 0.0),
+            Column("llc_ess", 0.0),
+            Column("llc_step_bias"),
+            Column("llc_acceptance", 0.0, 1.0),
+            Column("llc_localization_effect"),
+        ),
+        compute=compute,
+        ran_on=ran_on,
+        label="LLC",
+        colour=PURPLE,
+        expensive=True,
+        order=80,
+    ),
+)

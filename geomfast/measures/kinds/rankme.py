@@ -1,0 +1,53 @@
+"""RankMe: how many dimensions a layer's activations use."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from geomfast.measures.spec import BLUE, Column, MeasureSpec, Need
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RankMe:
+    """Settings of :func:`geomfast.rankme`."""
+
+    center: bool = False
+    eps: float = 0.0
+
+
+def compute(x: Tensor, settings: RankMe) -> Tensor:
+    """exp of the entropy of the normalised singular values, of every matrix of x (..., N, d)."""
+    from geomfast.estimators.spectra import rankme
+
+    return rankme(x, center=settings.center, eps=settings.eps)
+
+
+def ran_on(x: Tensor) -> str:
+    """The backend of the spectra of these activations."""
+    from geomfast.estimators.spectra import backend
+
+    return backend(x)
+
+
+MEASURES = (
+    MeasureSpec(
+        name="rankme",
+        summary="effective dimension of every layer's activations (RankMe)",
+        unit="dimensions",
+        settings=RankMe,
+        need=Need.ACTIVATIONS,
+        columns=(Column("rankme", 1.0, math.inf),),
+        compute=compute,
+        ran_on=ran_on,
+        label="RankMe",
+        colour=BLUE,
+        logarithmic=True,
+        per_layer=True,
+        order=10,
+    ),
+)

@@ -1,0 +1,130 @@
+"""What is said of a measure, once, for everything that takes, records or shows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from enum import StrEnum
+from typing import Any
+
+#: Okabe and Ito's palette, which readers with any colour vision can tell apart.
+BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
+
+
+class Need(StrEnum):
+    """What a measure is computed from, and with it the work it shares and how it is called.
+
+    ``compute`` of a measure of
+
+    - activations: ``(x, settings) -> values``, x (..., N, d) and one value for each of (...), a
+      float64 tensor; called once for all layers and sets of samples of one shape;
+    - answers: ``(activations, answers, groups, right, settings)``, (layers, N, d) at the place that
+      predicts the answer, (N,) each: class of the answer, number of the input, 1 where the model
+      itself is right; to (layer index or None, column, value, stderr) for every value;
+    - gradients: ``(exact, first, settings)``, two
+      :class:`geomfast.estimators.gradients.GradientRanks` of one pass, to (column, value, stderr);
+    - curvature: ``(model, loss_fn, data, settings, start)`` to a list of (column, value, stderr),
+      and vectors for the next checkpoint to start from, or None;
+    - chains: ``(model, loss_fn, data, settings, **how)`` to (column, value, stderr).
+    """
+
+    ACTIVATIONS = "activations"
+    ANSWERS = "activations and answers"
+    GRADIENTS = "per-sample gradients"
+    CURVATURE = "products with the Hessian"
+    CHAINS = "Langevin chains"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A name that records have values of a measure under.
+
+    Attributes:
+        name: in the column ``measure``.
+        low, high: that a value can have; NaN stands for none.
+    """
+
+    name: str
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class MeasureSpec:
+    """A measure.
+
+    Attributes:
+        name: of its records and on the command line; letters, digits and underscores.
+        summary: half a sentence for help texts.
+        unit: of its value.
+        settings: a dataclass whose fields are its settings, with the only defaults there are.
+        need: what it is computed from.
+        columns: that it writes, its own name first where it has a value of that name.
+        compute: see :class:`Need`.
+        label: in figures and tables.
+        colour: in figures, as #rrggbb; hatch: of its bars.
+        logarithmic: whether it changes by factors, so that its logarithm is analysed and drawn.
+        per_layer: whether there is a value for every layer.
+        expensive: whether it takes many passes over the samples.
+        ran_on: of activations, a parameter or a model: the backend that computes the values.
+        products: of the Hessian that it takes with its settings, where that is known beforehand.
+        order: in which measures are listed and taken.
+        plugin: the distribution that it is from; empty for geomfast's own.
+    """
+
+    name: str
+    summary: str
+    unit: str
+    settings: type
+    need: Need
+    columns: tuple[Column, ...]
+    compute: Callable[..., Any]
+    label: str
+    colour: str = BLUE
+    hatch: str = ""
+    logarithmic: bool = False
+    per_layer: bool = False
+    expensive: bool = False
+    ran_on: Callable[[Any], str] = lambda x: "torch"
+    products: Callable[[Any], int | None] | None = None
+    order: int = 1000
+    plugin: str = ""
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name.isidentifier() and self.name.isascii()):
+            raise ValueError(f"name of a measure: letters, digits and _, not {self.name!r:.60}")
+        if not (isinstance(self.settings, type) and is_dataclass(self.settings)):
+            raise TypeError(f"{self.name}: settings must be a dataclass, not {self.settings!r:.60}")
+        if not callable(self.compute):
+            raise TypeError(f"{self.name}: compute must be a function, not {self.compute!r:.60}")
+        names = [column.name for column in self.columns]
+        strange = [n for n in names if n != self.name and not n.startswith(f"{self.name}_")]
+        if not names or strange:
+            raise ValueError(
+                f"{self.name}: its columns must be called {self.name} or {self.name}_..., not "
+                f"{(strange or names)!r:.80}"
+            )
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Its settings where nothing else is asked for."""
+        return asdict(self.settings())
+
+    def asked(self, **changes: Any) -> Any:
+        """Its settings, with these instead of the defaults.
+
+        Raises:
+            TypeError: a setting that it has not; the message lists those it has.
+            TypeError, ValueError: what the settings themselves refuse.
+        """
+        known = [field.name for field in fields(self.settings)]
+        if unknown := [name for name in changes if name not in known]:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise TypeError(f"{self.name} has no setting {unknown[0]!r:.60}; {has}")
+        return self.settings(**changes)
+
+
+def owns(measure: str, record: str) -> bool:
+    """Whether a record's name is one of those that a measure writes: llc_rhat of llc."""
+    return record == measure or record.startswith(f"{measure}_")
