@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from geomfast.estimators.llc import llc
     from geomfast.estimators.probes import probe_accuracy
     from geomfast.estimators.spectra import effective_rank, rankme, singular_values
+    from geomfast.integrations.call import measure
     from geomfast.integrations.tracker import Tracker
     from geomfast.kernels import backend_report
     from geomfast.records import load_records
@@ -41,6 +42,7 @@ _HOME = {
     "hessian_trace": "geomfast.estimators.hessian",
     "llc": "geomfast.estimators.llc",
     "load_records": "geomfast.records",
+    "measure": "geomfast.integrations.call",
     "probe_accuracy": "geomfast.estimators.probes",
     "rankme": "geomfast.estimators.spectra",
     "singular_values": "geomfast.estimators.spectra",
@@ -59,6 +61,7 @@ __all__ = [
     "hessian_trace",
     "llc",
     "load_records",
+    "measure",
     "probe_accuracy",
     "rankme",
     "singular_values",

@@ -16,6 +16,7 @@ from geomfast.cli.calibrate import calibrate_llc
 from geomfast.cli.choices import Refused
 from geomfast.cli.doctor import doctor
 from geomfast.cli.measure import measure
+from geomfast.cli.measures import measures
 from geomfast.cli.population import population
 from geomfast.cli.report import report
 from geomfast.cli.sweep import sweep
@@ -61,6 +62,7 @@ def main() -> None:
 main.add_command(sweep)
 main.add_command(population)
 main.add_command(measure)
+main.add_command(measures)
 main.add_command(report)
 main.add_command(calibrate_llc)
 main.add_command(doctor)

@@ -23,7 +23,9 @@ from geomfast.integrations.hub import LoadError
 from geomfast.integrations.measuring import MEASURES as ANY_MODEL
 from geomfast.integrations.measuring import Found, Options, check_measures, measure_model
 from geomfast.integrations.states import activations
+from geomfast.measures.catalog import needing
 from geomfast.measures.memory import Notice, halving, logger
+from geomfast.measures.spec import Need
 from geomfast.sweep.plan import BEHAVIOUR
 
 __all__ = [
@@ -190,12 +192,13 @@ def measure_lm(
     options = options or Options()
     wanted = set(measures)
     rest = check_measures(wanted - {BEHAVIOUR})
+    lossy = set(rest) - set(needing(rest, Need.ACTIVATIONS))
     for encoded in probes:
         if BEHAVIOUR in wanted:
             for found in _behaviour(lm, encoded, options, notice):
                 yield encoded.name, found
         take = lambda encoded=encoded: states(lm, encoded, options, notice=notice)  # noqa: E731
-        batch = encoded.batch if set(rest) - {"rankme"} else None
+        batch = encoded.batch if lossy else None
         for found in measure_model(
             lm.model, loss_fn, batch, rest, options, states=take, notice=notice
         ):

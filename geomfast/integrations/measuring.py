@@ -42,6 +42,7 @@ class Found:
         backend: kernel backend that computed it.
         settings: that it was asked for by. What is done for want of memory is not among them, as
             it changes no more than the rounding.
+        verdict: how far to believe it; empty where nothing is said.
     """
 
     measure: str
@@ -52,6 +53,7 @@ class Found:
     seconds: float
     backend: str
     settings: dict[str, Any]
+    verdict: str = ""
 
 
 def check_measures(measures: Iterable[str]) -> list[str]:
@@ -84,6 +86,8 @@ def measure_model(
     *,
     states: States | None = None,
     notice: Notice = logger.warning,
+    settings: Mapping[str, Any] | None = None,
+    failed: Callable[[str, Exception], None] | None = None,
 ) -> list[Found]:
     """Takes the named measures of a model as it is.
 
@@ -104,6 +108,8 @@ def measure_model(
             called once, in evaluation mode.
         notice: told in a sentence what had to be changed for want of memory, and of parameters
             that no loss depends on.
+        settings: of measures, as their catalogue entries have them, in place of those of options.
+        failed: told of a measure that could not be taken, whose value then is NaN; None to raise.
 
     Returns:
         One value after the other, in the order of :data:`MEASURES`, rankme by layer.
@@ -119,11 +125,16 @@ def measure_model(
     shown = needing(wanted, Need.ACTIVATIONS)
     rest = [name for name in wanted if name not in shown]
     found: list[Found] = []
-    policy = Policy(options.batch_size, options.check, notice)
+    policy = Policy(options.batch_size, options.check, notice, failed)
+    own = {name: options.taken(name) for name in wanted} | dict(settings or {})
     with evaluating(model):
         if shown:
+            if states is None:
+                raise ValueError(
+                    f"{shown[0]} needs states: a function that gives activations by layer"
+                )
             subject = Model(model, None, None, states)
-            found += _found(subject, shown, options, policy)
+            found += _found(subject, shown, own, options, policy)
         if rest:
             if loss_fn is None or data is None:
                 raise ValueError(f"{rest[0]} needs a loss_fn and data")
@@ -134,18 +145,22 @@ def measure_model(
                 unfolded(model, lambda: loss_fn(model, few)),
                 only(model, options.params, loss_fn, batches, notice),
             ):
-                found += _found(subject, rest, options, policy)
+                found += _found(subject, rest, own, options, policy)
     return found
 
 
 def _found(
-    subject: Subject, names: Sequence[str], options: Options, policy: Policy
+    subject: Subject,
+    names: Sequence[str],
+    own: Mapping[str, Any],
+    options: Options,
+    policy: Policy,
 ) -> Iterator[Found]:
-    settings = {name: options.of(name) for name in names}
-    for row in measure(subject, {name: options.taken(name) for name in names}, policy):
+    settings = {name: options.of(name, own[name]) for name in names}
+    for row in measure(subject, {name: own[name] for name in names}, policy):
         named = {name: row[name] for name in ("measure", "layer", "value", "stderr", "n")}
         how = {name: row[name] for name in ("seconds", "backend")}
-        yield Found(**named, **how, settings=settings[row["of"]])
+        yield Found(**named, **how, settings=settings[row["of"]], verdict=row["verdict"])
 
 
 class Model(Subject):
@@ -170,9 +185,7 @@ class Model(Subject):
 
     def observe(self) -> list[Seen]:
         """Layers of one shape go through a kernel together."""
-        if self._states is None:
-            raise ValueError("rankme needs states: a function that gives activations by layer")
-        layers = self._states()
+        layers = self._states() if self._states is not None else {}
         if not layers:
             raise ValueError("states gave no layer")
         alike: dict[Any, list[str]] = {}

@@ -114,13 +114,18 @@ class Options:
         names = _NAMES.get(measure, {})
         return spec_of(measure).asked(**{own: getattr(self, name) for own, name in names.items()})
 
-    def of(self, measure: str) -> dict[str, Any]:
+    def of(self, measure: str, taken: Any = None) -> dict[str, Any]:
         """The settings that shape a measure's value, as records keep them.
+
+        Args:
+            measure: its name.
+            taken: its settings, as its catalogue entry has them; None for those of :meth:`taken`.
 
         Raises:
             UnknownMeasure: there is no such measure.
         """
-        need, own = spec_of(measure).need, asdict(self.taken(measure))
+        need = spec_of(measure).need
+        own = asdict(self.taken(measure) if taken is None else taken)
         if need is Need.ACTIVATIONS:
             own["position"] = self.position
         elif need is Need.GRADIENTS:

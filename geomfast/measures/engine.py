@@ -67,12 +67,14 @@ class Value:
         name: of its record.
         value, stderr: one for every member; NaN for an error that is not defined.
         layer: its label; empty where there is none.
+        verdict: how far to believe it; empty where nothing is said.
     """
 
     name: str
     value: Sequence[float]
     stderr: Sequence[float]
     layer: str = ""
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,9 @@ def measure(
 
     Yields:
         Rows with what names the set of samples, and member, of (the measure), measure (the name of
-        the value), layer, value, stderr, backend and seconds. The forward pass that several
-        measures share counts as behaviour's, so that another measure's seconds are what it adds;
-        without behaviour they share it in equal parts.
+        the value), layer, value, stderr, backend, seconds and verdict. The forward pass that
+        several measures share counts as behaviour's, so that another measure's seconds are what it
+        adds; without behaviour they share it in equal parts.
 
     Raises:
         UnknownMeasure: a name that the catalogue does not have.
@@ -217,7 +219,8 @@ class _Taking:
             rows = []
             for name in names:
                 self.policy.failed(name, error)
-                value = Value(name, [math.nan] * self.subject.members, [math.nan])
+                said = f"failed: {type(error).__name__}: {error}"
+                value = Value(name, [math.nan] * self.subject.members, [math.nan], "", said)
                 for samples in self.subject.sets:
                     rows += self._rows(samples, name, [value], 0.0, FAILED, n=0)
         yield from rows
@@ -418,6 +421,7 @@ class _Taking:
                     "stderr": stderr,
                     "backend": backend,
                     "seconds": seconds / members,
+                    "verdict": one.verdict,
                 }
 
 
@@ -441,8 +445,11 @@ def _told(notice: Notice) -> Iterator[None]:
             notice(line)
 
 
-def _values(found: Iterable[tuple[str, float, float]]) -> list[Value]:
-    return [Value(name, [value], [stderr]) for name, value, stderr in found]
+def _values(found: Iterable[tuple[Any, ...]]) -> list[Value]:
+    return [
+        Value(name, [value], [stderr], verdict=verdict[0] if verdict else "")
+        for name, value, stderr, *verdict in found
+    ]
 
 
 def _loss(samples: Samples, name: str) -> tuple[LossFunction, Any]:

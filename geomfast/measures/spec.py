@@ -27,6 +27,8 @@ class Need(StrEnum):
     - curvature: ``(model, loss_fn, data, settings, start)`` to a list of (column, value, stderr),
       and vectors for the next checkpoint to start from, or None;
     - chains: ``(model, loss_fn, data, settings, **how)`` to (column, value, stderr).
+
+    A fourth item after stderr is a verdict: in a few words how far to believe the value.
     """
 
     ACTIVATIONS = "activations"
@@ -67,6 +69,8 @@ class MeasureSpec:
         logarithmic: whether it changes by factors, so that its logarithm is analysed and drawn.
         per_layer: whether there is a value for every layer.
         expensive: whether it takes many passes over the samples.
+        meaning: of a value in a sentence, with {value}, {stderr} and {n} to be filled in.
+        judged: (value, stderr, n) to a verdict, where the values themselves have none.
         ran_on: of activations, a parameter or a model: the backend that computes the values.
         products: of the Hessian that it takes with its settings, where that is known beforehand.
         order: in which measures are listed and taken.
@@ -86,6 +90,8 @@ class MeasureSpec:
     logarithmic: bool = False
     per_layer: bool = False
     expensive: bool = False
+    meaning: str = ""
+    judged: Callable[[float, float, int], str] | None = None
     ran_on: Callable[[Any], str] = lambda x: "torch"
     products: Callable[[Any], int | None] | None = None
     order: int = 1000
@@ -123,6 +129,13 @@ class MeasureSpec:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise TypeError(f"{self.name} has no setting {unknown[0]!r:.60}; {has}")
         return self.settings(**changes)
+
+
+def enough_samples(value: float, stderr: float, n: int) -> str:
+    """Verdict on an effective rank, which is at most the number of samples."""
+    if not value > 0.5 * n:
+        return "ok"
+    return f"bounded by the {n} samples: more of them would raise it"
 
 
 def owns(measure: str, record: str) -> bool:

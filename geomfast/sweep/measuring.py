@@ -112,6 +112,10 @@ def measure(
     return [_row(made, named, device) for made in rows]
 
 
+#: What the engine says beside the columns of records.
+_UNRECORDED = ("member", "of", "verdict")
+
+
 def _row(made: Row, named: dict[str, str], device: str) -> Row:
-    rest = {name: value for name, value in made.items() if name not in ("member", "of")}
+    rest = {name: value for name, value in made.items() if name not in _UNRECORDED}
     return rest | {"settings": named[made["of"]], "device": device}

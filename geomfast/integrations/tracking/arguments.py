@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geomfast.integrations.options import Options, whole
+from geomfast.measures import Need, spec_of
 from geomfast.records import FINAL, block
 
 #: Of torch's own losses, which take a model's outputs and not the model.
@@ -86,7 +87,7 @@ def check_needs(names: Sequence[str], loss_fn: Any, data: Any, states: Any) -> N
     """Raises ValueError where a measure lacks its loss or its samples."""
     if not names:
         raise ValueError("measures names none")
-    without = [name for name in names if name != "rankme"]
+    without = [name for name in names if spec_of(name).need is not Need.ACTIVATIONS]
     if without and loss_fn is None:
         raise ValueError(
             f"{without[0]} needs loss_fn: {_LOSS}; geomfast.losses.next_token serves language "

@@ -61,7 +61,8 @@ class Taking:
             TypeError, ValueError: as the measures would; ValueError for what the model or the loss
                 raises, and for parameters asked for that the model does not have.
         """
-        if self.states is not None and "rankme" in self.measures:
+        shown = bool(needing(self.measures, Need.ACTIVATIONS))
+        if self.states is not None and shown:
             self._activations()
         if not self.batches:
             return
@@ -71,7 +72,7 @@ class Taking:
             with torch.no_grad(), _named("loss_fn(model, batch)"):
                 losses = self.loss_fn(self.module, two)
             checked_losses(losses, count(two, least=1), differentiable=False)
-        if "rankme" in self.measures and self.states is None:
+        if shown and self.states is None:
             with _named("the model"):
                 self._states_of(Batches([two]))
         if self.options.params is not None:

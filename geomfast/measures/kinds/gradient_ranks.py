@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from geomfast.measures.spec import ORANGE, Column, MeasureSpec, Need
+from geomfast.measures.spec import ORANGE, Column, MeasureSpec, Need, enough_samples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,9 @@ def ran_on(like: Tensor) -> str:
     return backend(like)
 
 
-def _spec(name: str, field: str, summary: str, label: str, hatch: str, order: int) -> MeasureSpec:
+def _spec(
+    name: str, field: str, summary: str, label: str, hatch: str, order: int, meaning: str
+) -> MeasureSpec:
     return MeasureSpec(
         name=name,
         summary=summary,
@@ -60,6 +62,8 @@ def _spec(name: str, field: str, summary: str, label: str, hatch: str, order: in
         columns=(Column(name, 1.0, math.inf), Column(name + FIRST, 1.0, math.inf)),
         compute=_of(field, name),
         ran_on=ran_on,
+        meaning=meaning,
+        judged=enough_samples,
         label=label,
         colour=ORANGE,
         hatch=hatch,
@@ -76,6 +80,7 @@ MEASURES = (
         "Fisher rank",
         "",
         30,
+        "the samples pull the parameters in about {value:.3g} directions",
     ),
     _spec(
         "gradient_covariance_rank",
@@ -84,5 +89,6 @@ MEASURES = (
         "gradient covariance rank",
         "////",
         40,
+        "around their mean the gradients vary in about {value:.3g} directions",
     ),
 )

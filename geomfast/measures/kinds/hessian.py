@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: Shares of the eigenvalues below which those recorded of a density lie.
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 #: Name, value, standard error (NaN where none is defined) of every value; and eigenvectors (k, P).
-Found = tuple[list[tuple[str, float, float]], "Tensor | None"]
+Found = tuple[list[tuple[Any, ...]], "Tensor | None"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ def top(
         warnings.simplefilter("ignore", NotConverged)  # its residual is recorded
         found = hessian_top_eigenvalues(model, loss_fn, data, start=start, **asdict(settings))
     value, residual = found.values[0].item(), found.residuals[0].item()
+    verdict = "converged" if found.converged else f"not converged in {found.iterations} iterations"
     iterations = ("hessian_top_iterations", float(found.iterations), math.nan)
-    return [("hessian_top", value, residual), iterations], found.vectors
+    return [("hessian_top", value, residual, verdict), iterations], found.vectors
 
 
 def trace(
@@ -70,6 +71,12 @@ def trace(
 
     found = hessian_trace(model, loss_fn, data, **asdict(settings))
     return [("hessian_trace", found.mean, found.stderr)], None
+
+
+def _within(value: float, stderr: float, n: int) -> str:
+    if stderr <= 0.1 * abs(value):
+        return "ok"
+    return f"± {stderr / abs(value):.0%}: more probes" if value else "more probes"
 
 
 def density(
@@ -101,6 +108,7 @@ MEASURES = (
         settings=HessianTop,
         columns=(Column("hessian_top"), Column("hessian_top_iterations", 0.0)),
         compute=top,
+        meaning="the steepest direction of the loss has curvature {value:.3g}",
         label="Hessian, top eigenvalue",
         colour=GREEN,
         logarithmic=True,
@@ -113,6 +121,8 @@ MEASURES = (
         settings=HessianTrace,
         columns=(Column("hessian_trace"),),
         compute=trace,
+        meaning="the curvatures of all directions add up to {value:.3g}",
+        judged=_within,
         label="Hessian, trace",
         colour=GREEN,
         hatch="////",
@@ -127,6 +137,7 @@ MEASURES = (
         settings=HessianDensity,
         columns=tuple(Column(_quantile(share)) for share in QUANTILES),
         compute=density,
+        meaning="this share of the curvatures lies below {value:.3g}",
         label="Hessian, density",
         colour=GREEN,
         hatch="....",

@@ -40,7 +40,7 @@ class LLC:
 
 def compute(
     model: nn.Module, loss_fn: Any, data: Any, settings: LLC, **how: Any
-) -> Iterator[tuple[str, float, float]]:
+) -> Iterator[tuple[Any, ...]]:
     """The coefficient, and what says how far to believe it; NaN where all chains have diverged.
 
     Args:
@@ -59,15 +59,20 @@ def ran_on(model: nn.Module) -> str:
     return backend(model)
 
 
-def values(found: Estimate | None, chains: int) -> Iterator[tuple[str, float, float]]:
+def values(found: Estimate | None, chains: int) -> Iterator[tuple[Any, ...]]:
     """An estimate as what is recorded: name, value, standard error (NaN where none is defined).
+
+    The first has the verdict of the estimate as well.
 
     Args:
         found: None where all chains have diverged.
         chains: that were run.
     """
     nan = math.nan
-    yield "llc", *((found.mean, found.stderr) if found else (nan, nan))
+    if found is None:
+        yield "llc", nan, nan, f"diverged: all {chains} chains; lower lr"
+    else:
+        yield "llc", found.mean, found.stderr, found.verdict
     yield "llc_diverged", float(found.diverged.sum() if found else chains), nan
     for name in ("rhat", "ess", "step_bias", "acceptance"):
         yield f"llc_{name}", getattr(found, name) if found else nan, nan
@@ -93,6 +98,7 @@ MEASURES = (
         ),
         compute=compute,
         ran_on=ran_on,
+        meaning="near the weights about twice {value:.3g} parameters decide the loss",
         label="LLC",
         colour=PURPLE,
         expensive=True,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from geomfast.measures.spec import BLUE, Column, MeasureSpec, Need
+from geomfast.measures.spec import BLUE, Column, MeasureSpec, Need, enough_samples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,8 @@ MEASURES = (
         columns=(Column("rankme", 1.0, math.inf),),
         compute=compute,
         ran_on=ran_on,
+        meaning="the activations spread over about {value:.3g} of their directions",
+        judged=enough_samples,
         label="RankMe",
         colour=BLUE,
         logarithmic=True,

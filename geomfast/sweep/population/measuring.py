@@ -161,6 +161,7 @@ def measure(
     rows: list[Row] = []
     for made in engine.measure(Group(model, kept, probes), wanted, behaviour=True):
         member = kept[made.pop("member")]
+        del made["verdict"]
         of_member = {
             "run": run_name(settings, model.scale.name, seeds[member]),
             "seed": seeds[member],

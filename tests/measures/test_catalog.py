@@ -1,0 +1,175 @@
+"""The catalogue: what every measure says of itself, and what becomes of others' measures."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from geomfast.measures import Column, MeasureSpec, Need, UnknownMeasure, catalog, measures, spec_of
+from geomfast.measures.catalog import measure_of
+from tests.measures.plugin import PARTICIPATION, install
+
+NAMES = [
+    *("rankme", "probe_accuracy", "fisher_rank", "gradient_covariance_rank"),
+    *("hessian_top", "hessian_trace", "hessian_density", "llc"),
+]
+
+
+def test_the_measures_there_are():
+    assert [name for name in measures() if not spec_of(name).plugin] == NAMES
+    for name, spec in catalog().specs.items():
+        assert spec.name == name and spec.summary and spec.unit and spec.label
+        assert spec.meaning or spec.need is Need.ANSWERS
+        assert re.fullmatch("#[0-9A-F]{6}", spec.colour)
+        assert spec.defaults == {**spec.defaults} and spec.asked() == spec.settings()
+
+
+@pytest.mark.parametrize("name", ["rank_me", "", None, 3, "rankme ", ["rankme"]])
+def test_an_unknown_name_raises_and_says_what_there_is(name):
+    with pytest.raises(UnknownMeasure, match=r"unknown measure .*there are: rankme, probe_"):
+        spec_of(name)
+
+
+def test_records_belong_to_the_measure_that_writes_them():
+    assert {name: measure_of(name) for name in ("llc", "llc_rhat", "hessian_density_q01")} == {
+        "llc": "llc",
+        "llc_rhat": "llc",
+        "hessian_density_q01": "hessian_density",
+    }
+    assert measure_of("accuracy") is None and measure_of("llcx") is None
+
+
+def test_a_setting_that_a_measure_has_not():
+    with pytest.raises(TypeError, match="llc has no setting 'learning_rate'; it has lr, local"):
+        spec_of("llc").asked(learning_rate=1.0)
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    pass
+
+
+def made(**changes) -> MeasureSpec:
+    told = {
+        "name": "new", "summary": "s", "unit": "u", "settings": NoSettings,
+        "need": Need.ACTIVATIONS, "columns": (Column("new"),), "compute": print, "label": "l",
+    }  # fmt: skip
+    return MeasureSpec(**(told | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"name": "new measure"}, ValueError, "letters, digits and _, not 'new measure'"),
+        ({"name": "../new"}, ValueError, "letters, digits"),
+        ({"name": "naïve"}, ValueError, "letters, digits"),
+        ({"settings": dict}, TypeError, "settings must be a dataclass"),
+        ({"compute": None}, TypeError, "compute must be a function"),
+        ({"columns": ()}, ValueError, "its columns must be called new or new_..."),
+        ({"columns": (Column("old"),)}, ValueError, "its columns must be called new or new_..."),
+    ],
+)
+def test_what_no_measure_can_be(changes, error, said):
+    with pytest.raises(error, match=re.escape(said)):
+        made(**changes)
+    assert made().asked() == NoSettings()
+
+
+def ran(site: Path, *command: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    return subprocess.run(
+        [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True
+    )
+
+
+def listed(site: Path) -> dict:
+    found = ran(site, "-m", "geomfast.cli.main", "measures", "--json")
+    assert found.returncode == 0, found.stderr
+    return json.loads(found.stdout)
+
+
+_EVERYWHERE = """
+import sys, torch, pandas as pd, geomfast as gf
+from torch import nn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
+x, y = torch.randn(20, 4), torch.arange(20) % 3
+cross = nn.CrossEntropyLoss(reduction="none")
+found = gf.measure(model, None, x, "participation", layers=["1", "3"], participation={"power": 3.0})
+s = torch.linalg.svdvals(model[:4](x).double())
+assert abs(found["participation", "final"].value - (s.sum() ** 3 / (s**3).sum()).item()) < 1e-5
+assert "directions take part" in str(found)
+with gf.Tracker(model, None, x, measures=("rankme", "participation"), layers=["1", "3"],
+                out=sys.argv[1], max_overhead=None) as tracker:
+    tracker.step(0)
+there = set(gf.load_records(sys.argv[1])["measure"])
+assert there - {"tracker_overhead"} == {"rankme", "participation"}, there
+"""
+
+
+def test_a_measure_of_another_package_is_taken_everywhere(tmp_path):
+    site = install(tmp_path)
+    (own,) = [one for one in listed(site)["measures"] if one["name"] == "participation"]
+    assert own["package"] == "little" and own["settings"] == {"power": 2.0} and own["per_layer"]
+    done = ran(site, "-c", _EVERYWHERE, tmp_path / "tracked")
+    assert done.returncode == 0, done.stderr
+    geomfast = ("-m", "geomfast.cli.main")
+    sweep = (
+        "--tasks COPY --levels 1 --steps 2 --checkpoints 2 --samples 8 --batch-size 4 --keep all"
+    )
+    sweep += " --measures rankme,participation --threads 1 --workers 1"
+    steps = (
+        ("sweep", tmp_path / "out", *sweep.split()),
+        ("sweep", tmp_path / "dry", *sweep.split(), "--dry-run"),
+        ("measure", tmp_path / "out", "--measures", "participation", "--threads", "1"),
+        ("report", tmp_path / "out"),
+    )
+    for step in steps:
+        done = ran(site, *geomfast, *step)
+        assert done.returncode == 0, done.stdout + done.stderr
+    count = "import sys, geomfast as gf; d = gf.load_records(sys.argv[1]); "
+    count += "print((d['measure'] == 'participation').sum())"
+    for out in ("out", "out-measured"):
+        assert ran(site, "-c", count, tmp_path / out).stdout.strip() == "6", out  # 2 x 3 layers
+
+
+def test_two_packages_with_one_name_are_both_named_and_neither_is_loaded(tmp_path):
+    for package in ("first", "second"):
+        site = install(tmp_path, package=package)
+    found = listed(site)
+    assert "participation" not in {one["name"] for one in found["measures"]}
+    assert set(found["failures"]) == {"first of first", "second of second"}
+    assert "is also a measure" in found["failures"]["first of first"]
+    assert "second of second" in found["failures"]["first of first"]
+
+
+@pytest.mark.parametrize("name", ["rankme", "llc_rhat", "llc_of_mine"])
+def test_a_package_cannot_replace_a_measure_of_ours(tmp_path, name):
+    source = PARTICIPATION.replace('"participation"', f'"{name}"')
+    found = listed(install(tmp_path, source=source))
+    assert [one["name"] for one in found["measures"]] == NAMES
+    assert "it is not loaded" in found["failures"]["little of little"]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise RuntimeError('no licence')", "no licence"),
+        ("import does_not_exist_anywhere", "does_not_exist_anywhere"),
+        ("MEASURE = 3", "not iterable"),
+        ("MEASURE = [3]", "holds no MeasureSpec"),
+        ("nothing = 1", "no attribute 'MEASURE'"),
+    ],
+)
+def test_a_package_that_fails_is_said_with_its_traceback_and_others_go_on(tmp_path, source, said):
+    site = install(tmp_path, source=source)
+    found = listed(site)
+    assert [one["name"] for one in found["measures"]] == NAMES
+    assert said in found["failures"]["little of little"]
+    shown = ran(site, "-m", "geomfast.cli.main", "measures")
+    assert shown.returncode == 0 and "could not be loaded" in shown.stdout and said in shown.stdout
