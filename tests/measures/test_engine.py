@@ -1,0 +1,154 @@
+"""The engine: what it asks of subjects and measures, and what becomes of those that fail."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from geomfast.measures import UnknownMeasure, engine, spec_of
+from geomfast.measures.engine import Policy, Samples, Seen, Subject, Value
+from tests import cases
+
+LABELS = ["block 1", "final"]
+
+
+def squares(model, x):
+    return model(x).square().sum(-1)
+
+
+class Two(Subject):
+    """Two models that go through a pass together, on two sets of samples."""
+
+    members = 2
+
+    def __init__(self, states=None):
+        self.passes = 0
+        self.states = cases.normal(2, 2, 2, 12, 5) if states is None else states
+        self.sets = [Samples({"task": name, "level": 1, "n": 12}) for name in "AB"]
+
+    def observe(self):
+        self.passes += 1
+        shares = Value("accuracy", [0.5, 0.25], [0.1, 0.2])
+        return [Seen([(LABELS, x)], [shares]) for x in self.states]
+
+
+class One(Subject):
+    def __init__(self, loss=squares):
+        torch.manual_seed(0)
+        self.model = nn.Linear(4, 3)
+        self.sets = [Samples({"task": "A"}, loss, cases.normal(12, 4))]
+
+    def observe(self):
+        raise AssertionError("no measure of activations is wanted")
+
+
+def defaults(*names):
+    return {name: spec_of(name).settings() for name in names}
+
+
+def test_members_share_one_pass_and_have_rows_of_their_own():
+    subject = Two()
+    rows = list(engine.measure(subject, defaults("rankme"), behaviour=True))
+    assert subject.passes == 1 and len(rows) == 2 * 2 + 2 * 2 * 2
+    ranks = spec_of("rankme").compute(subject.states, spec_of("rankme").settings())
+    for row in rows:
+        if row["measure"] == "rankme":
+            at = ("AB".index(row["task"]), row["member"], LABELS.index(row["layer"]))
+            assert row["value"] == pytest.approx(ranks[at].item(), rel=1e-12)
+        else:
+            assert row["of"] == "behaviour" and row["value"] in (0.5, 0.25)
+
+
+def test_layers_of_several_shapes():
+    class Ragged(Two):
+        members = 1
+
+        def observe(self):
+            x = cases.normal(1, 1, 12, 5)
+            return [Seen([(["block 1"], x), (["final"], x[..., :3])]) for _ in self.sets]
+
+    rows = list(engine.measure(Ragged(), defaults("rankme")))
+    assert [row["layer"] for row in rows] == LABELS * 2
+
+
+@pytest.mark.parametrize("wanted", [{"rank": None}, {"": None}])
+def test_an_unknown_measure_raises_at_once(wanted):
+    with pytest.raises(UnknownMeasure, match="there are: rankme"):
+        list(engine.measure(Two(), wanted))
+
+
+def test_what_a_subject_lacks_is_said():
+    with pytest.raises(ValueError, match="fisher_rank needs a loss_fn and data"):
+        list(engine.measure(Two(), defaults("fisher_rank")))
+    with pytest.raises(ValueError, match="probe_accuracy needs an answer of every sample"):
+        list(engine.measure(Two(), defaults("probe_accuracy")))
+
+
+def test_activations_that_are_not_finite_are_no_value(monkeypatch):
+    monkeypatch.setattr(
+        "geomfast.estimators.spectra.rankme", lambda x, **_: torch.full(x.shape[:-2], torch.nan)
+    )
+    with pytest.raises(ValueError, match=r"activations at block 1 are not finite \(A, level 1\)"):
+        list(engine.measure(Two(), defaults("rankme")))
+
+
+def test_values_of_another_shape_are_refused(monkeypatch):
+    monkeypatch.setattr("geomfast.estimators.spectra.rankme", lambda x, **_: torch.ones(3))
+    with pytest.raises(ValueError, match=r"rankme gave values of shape \(3,\) for activations of"):
+        list(engine.measure(Two(), defaults("rankme")))
+
+
+def test_a_measure_that_fails_is_a_row_where_the_policy_says_so():
+    told = []
+    policy = Policy(failed=lambda name, error: told.append((name, str(error))))
+    wanted = defaults("fisher_rank", "hessian_top")
+    subject = One()
+    subject.sets = [Samples({"task": "A", "n": 12}, lambda m, x: squares(m, x).mean(), X)]
+    rows = list(engine.measure(subject, wanted, policy))
+    assert [name for name, _ in told] == ["fisher_rank", "hessian_top"]
+    assert all(math.isnan(row["value"]) and row["backend"] == "failed" for row in rows)
+    assert all(row["verdict"].startswith("failed: ValueError: loss_fn must") for row in rows)
+    with pytest.raises(ValueError, match="loss_fn must return shape"):
+        list(engine.measure(subject, wanted))
+
+
+X = cases.normal(12, 4)
+
+
+def test_less_memory_is_a_notice_and_the_same_value():
+    class Small(nn.Module):
+        """Has memory for four samples."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            if len(x) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.inner(x)
+
+    whole = One()
+    (expected,) = engine.measure(whole, defaults("hessian_trace"))
+    small, said = One(), []
+    small.model = Small(small.model)
+    (found,) = engine.measure(small, defaults("hessian_trace"), Policy(notice=said.append))
+    assert found["value"] == pytest.approx(expected["value"], rel=1e-5)
+    assert said[-1].startswith("out of memory: hessian_trace of the Hessian goes on with")
+
+
+def test_ranks_that_count_the_same_entries_share_one_pass(monkeypatch):
+    passes = []
+    ranks = engine.gradient_ranks
+
+    def counted(*arguments, **options):
+        passes.append(options["first"])
+        return ranks(*arguments, **options)
+
+    monkeypatch.setattr(engine, "gradient_ranks", counted)
+    wanted = defaults("fisher_rank", "gradient_covariance_rank")
+    assert len(list(engine.measure(One(), wanted))) == 4 and len(passes) == 1
+    wanted["fisher_rank"] = spec_of("fisher_rank").asked(first_entries=3)
+    list(engine.measure(One(), wanted))
+    assert passes[1:] == [3, 50_000]
