@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 
 ## test: the whole test suite; one thread a process, or the processes get in each other's way
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n logical --maxprocesses 8 --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder \
 	  -p no:benchmark
 
 ## lint: ruff and pyright

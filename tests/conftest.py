@@ -2,7 +2,33 @@
 
 import os
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+#: Files of minutes, which begin first, so that no process is left alone with one at the end.
+_LONG = (
+    "kernels/test_compiled.py",
+    "sweep/test_orphans.py",
+    "cli/test_sweep.py",
+    "sweep/test_ray.py",
+    "cli/test_measure.py",
+    "unchanged/test_unchanged.py",
+    "property/test_property.py",
+    "bench/test_gpu_script.py",
+    "test_default_device.py",
+    "report/test_names.py",
+    "report/test_assemble.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of minutes first, the others as they come."""
+
+    def place(item: pytest.Item) -> int:
+        found = (i for i, name in enumerate(_LONG) if item.path.as_posix().endswith(f"/{name}"))
+        return next(found, len(_LONG))
+
+    items.sort(key=place)

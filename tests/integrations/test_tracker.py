@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import geomfast as gf
 from geomfast.integrations.measuring import MEASURES, Options
 from geomfast.integrations.tracking import values
+from geomfast.measures.catalog import measure_of
 from geomfast.report.found import read
 from geomfast.sweep.locks import FolderInUse
 from geomfast.sweep.plan import PlanError
@@ -46,7 +47,7 @@ def test_training_comes_out_the_same_to_the_bit(tmp_path):
     assert equal(alone, left)
     records = gf.load_records(tmp_path)
     assert sorted(set(records["step"])) == [*LOG, 20]  # the last one when it is closed
-    assert set(MEASURES) <= set(records["measure"])
+    assert set(MEASURES) <= {measure_of(name) for name in records["measure"]}
     # Which has no value where the coefficient is within its error of zero.
     values = records.loc[records["measure"] != "llc_localization_effect", "value"]
     assert values.notna().all() and not (tmp_path / "failures").exists()

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from geomfast.estimators import values
+from geomfast.estimators import hessian
 from geomfast.files import read_sealed
 from geomfast.records import load_records
 from geomfast.sweep.cadence import grown, taken_at
@@ -120,7 +120,7 @@ def test_stopping_and_resuming_keeps_to_the_cadence(
     """Searches too: each starts from where the last one ended, however many checkpoints ago."""
     starts: list[torch.Tensor | None] = []
     ends: list[torch.Tensor] = []
-    search = values.hessian_top_eigenvalues
+    search = hessian.hessian_top_eigenvalues
 
     def spy(*arguments: Any, start: torch.Tensor | None, **options: Any) -> Any:
         found = search(*arguments, start=start, **options)
@@ -128,7 +128,7 @@ def test_stopping_and_resuming_keeps_to_the_cadence(
         ends.append(found.vectors)
         return found
 
-    monkeypatch.setattr(values, "hessian_top_eigenvalues", spy)
+    monkeypatch.setattr(hessian, "hessian_top_eigenvalues", spy)
     asked = itertools.count(1)
     calls = 0
     while not run(job(tmp_path), stop=lambda: next(asked) % 3 == 0):

@@ -52,4 +52,8 @@ def test_names_that_do_not_make_a_series(names: list[str], said: str) -> None:
 
 
 def test_measures_that_share_work_stay_together() -> None:
-    assert apart({"a", "c", "d"}, [{"b"}, {"a", "d"}]) == [{"a", "d"}, {"c"}]
+    names = {"rankme", "llc", "probe_accuracy", "fisher_rank", "hessian_top"}
+    alone = [{"hessian_top"}, {"llc"}]
+    assert apart(names) == [{"rankme", "probe_accuracy"}, {"fisher_rank"}, *alone]
+    both = {"fisher_rank", "gradient_covariance_rank"}
+    assert apart(both | {"behaviour"}) == [{"behaviour"}, both]
