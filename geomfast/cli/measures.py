@@ -33,8 +33,8 @@ def measures(as_json: bool) -> None:
     A package adds measures by the entry point geomfast.measures. One that cannot be loaded is said
     with its traceback, and leaves the others as they are.
 
-    Sweeps take all of these, populations rankme; series of language models and trackers all but
-    those that need answers of the samples.
+    Sweeps take all of these, populations those of activations; series of language models and
+    trackers all but those that need answers of the samples.
     """
     found = catalog()
     if as_json:

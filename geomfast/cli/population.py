@@ -11,12 +11,13 @@ import click
 from rich.console import Console
 
 from geomfast import machine
-from geomfast.cli.choices import MOST_THREADS, Finite, Lengths, Place, ScaleNames, Seeds
+from geomfast.cli.choices import MOST_THREADS, Finite, Lengths, ListOf, Place, ScaleNames, Seeds
 from geomfast.cli.engine import check_device
 from geomfast.cli.interrupts import asked_to_stop
 from geomfast.cli.locks import lock_option
 from geomfast.cli.states import state_option
 from geomfast.cli.sweep import described_call
+from geomfast.measures import Need, measures, needing
 from geomfast.sweep.failures import clear_failure, failed_before, mark_failed
 from geomfast.sweep.folder import check_folder
 from geomfast.sweep.locks import locked
@@ -24,6 +25,7 @@ from geomfast.sweep.plan import PlanError
 from geomfast.sweep.population.folder import groups_of, settled
 from geomfast.sweep.population.plan import (
     LADDER,
+    MEASURES,
     TEST_LENGTHS,
     TRAIN_LENGTHS,
     PopulationSettings,
@@ -94,6 +96,13 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
     help="Diagnostic samples per length.",
 )
 @click.option(
+    "--measures",
+    type=ListOf("measure", needing(measures(), Need.ACTIVATIONS)),
+    default=",".join(MEASURES),
+    show_default=True,
+    help="Of the members' activations; behaviour is always measured.",
+)
+@click.option(
     "--checkpoints",
     type=click.IntRange(2),
     default=16,
@@ -135,6 +144,7 @@ def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **opt
         learning_rate=options["learning_rate"],
         samples=options["samples"],
         checkpoints=options["checkpoints"],
+        measures=options["measures"],
     )
     console = Console(stderr=options["as_json"])
     try:

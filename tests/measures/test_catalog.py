@@ -123,7 +123,11 @@ def test_a_measure_of_another_package_is_taken_everywhere(tmp_path):
         "--tasks COPY --levels 1 --steps 2 --checkpoints 2 --samples 8 --batch-size 4 --keep all"
     )
     sweep += " --measures rankme,participation --threads 1 --workers 1"
+    members = "--scales 1x8 --seeds 0,1 --steps 4 --train-length 3 --test-lengths 4 --batch-size 9"
+    members += " --samples 8 --checkpoints 2 --threads 1 --measures rankme,participation"
     steps = (
+        ("population", tmp_path / "members", *members.split()),
+        ("report", tmp_path / "members"),
         ("sweep", tmp_path / "out", *sweep.split()),
         ("sweep", tmp_path / "dry", *sweep.split(), "--dry-run"),
         ("measure", tmp_path / "out", "--measures", "participation", "--threads", "1"),
@@ -134,8 +138,9 @@ def test_a_measure_of_another_package_is_taken_everywhere(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
     count = "import sys, geomfast as gf; d = gf.load_records(sys.argv[1]); "
     count += "print((d['measure'] == 'participation').sum())"
-    for out in ("out", "out-measured"):
-        assert ran(site, "-c", count, tmp_path / out).stdout.strip() == "6", out  # 2 x 3 layers
+    # Steps and layers; members and lengths, too.
+    for out, values in (("out", 2 * 3), ("out-measured", 2 * 3), ("members", 2 * 2 * 2 * 2)):
+        assert ran(site, "-c", count, tmp_path / out).stdout.strip() == str(values), out
 
 
 def test_two_packages_with_one_name_are_both_named_and_neither_is_loaded(tmp_path):

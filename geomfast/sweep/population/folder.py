@@ -60,7 +60,9 @@ def settled(
         before = read_settings(path, KIND)
         both = {name: told for name, told in before["recipes"].items() if name in recipes}
         now = plain(asdict(settings)) | {name: recipes[name] for name in both}
-        refuse_other(out, before["settings"] | both, now, KIND)
+        # Folders from before there was a choice.
+        there = {"measures": list(MEASURES)} | before["settings"]
+        refuse_other(out, there | both, now, KIND)
         recipes = before["recipes"] | recipes
         grid = {key: list(dict.fromkeys((*before["grid"][key], *grid[key]))) for key in grid}
         groups, calls = before["groups"], before["calls"]
@@ -71,7 +73,9 @@ def settled(
             together = at_once(len(part), scale_of(settings, name), tokens, device, stack)
             group = f"{settings.task}-{name}-seeds{part[0]}-{part[-1]}"
             groups.append({"name": group, "scale": name, "seeds": list(part), "at_once": together})
-    hashes = {fingerprint(told): told for told in (measure_settings(settings, m) for m in MEASURES)}
+    hashes = {
+        fingerprint(told): told for told in (measure_settings(settings, m) for m in settings.taken)
+    }
     hashes |= dict(diagnostic_settings(settings, length) for length in settings.lengths)
     return {
         "format": f"geomfast {KIND} 1",

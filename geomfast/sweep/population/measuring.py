@@ -15,8 +15,6 @@ from geomfast.measures import engine, spec_of
 from geomfast.measures.engine import Samples, Seen, Subject, Value
 from geomfast.models.stacked import StackedGPT
 from geomfast.sweep.population.plan import (
-    BEHAVIOUR,
-    RANKME,
     PopulationSettings,
     diagnostic_settings,
     measure_settings,
@@ -151,13 +149,13 @@ def measure(
     if not kept:
         return []
     hashes = [_weights_hash(row) for row in model.weights.detach().cpu()]
-    named = {of: fingerprint(measure_settings(settings, of)) for of in (BEHAVIOUR, RANKME)}
+    named = {of: fingerprint(measure_settings(settings, of)) for of in settings.taken}
     shared = {
         "scale": model.scale.name,
         "task": settings.length_task.name,
         "device": str(probes[0].tokens.device),
     }
-    wanted = {RANKME: spec_of(RANKME).settings()}
+    wanted = {name: spec_of(name).settings() for name in settings.measures}
     rows: list[Row] = []
     for made in engine.measure(Group(model, kept, probes), wanted, behaviour=True):
         member = kept[made.pop("member")]

@@ -7,8 +7,9 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from geomfast.measures import Need, measures, needing, spec_of
 from geomfast.models.scales import Scale
-from geomfast.sweep.plan import PlanError, plain
+from geomfast.sweep.plan import BEHAVIOUR, PlanError, plain
 from geomfast.tasks import LENGTH_TASKS
 from geomfast.tasks.lengths import LengthTask, check_lengths, diagnostic_examples, training_lengths
 from geomfast.training.schedule import checkpoint_steps
@@ -24,8 +25,8 @@ _HEAD = 16
 #: Peak learning rate of a width of 32; a wider model takes smaller steps.
 _RATE = 3e-3
 
-BEHAVIOUR, RANKME = "behaviour", "rankme"
-MEASURES = (BEHAVIOUR, RANKME)
+#: What members are measured by beside their behaviour, where nothing else is asked for.
+MEASURES = ("rankme",)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,12 @@ class PopulationSettings:
     learning_rate: float | None
     samples: int
     checkpoints: int
+    measures: tuple[str, ...] = MEASURES
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """All that every checkpoint is measured by."""
+        return (BEHAVIOUR, *self.measures)
 
     @property
     def length_task(self) -> LengthTask:
@@ -63,6 +70,13 @@ def check(settings: PopulationSettings) -> None:
     Raises:
         PlanError: says which, and what is possible.
     """
+    shown = needing(settings.measures, Need.ACTIVATIONS)
+    if others := [name for name in settings.measures if name not in shown]:
+        there = ", ".join(needing(measures(), Need.ACTIVATIONS))
+        raise PlanError(
+            f"--measures {others[0]}: members go through a pass together, in which only "
+            f"activations are measured; there are: {there}"
+        )
     try:
         check_lengths(settings.length_task, settings.train_length, settings.test_lengths)
         training_lengths(settings.batch_size, settings.train_length)
@@ -117,9 +131,9 @@ def run_name(settings: PopulationSettings, scale: str, seed: int) -> str:
 def measure_settings(settings: PopulationSettings, measure: str) -> dict[str, Any]:
     """The settings stored, hashed, with every value of a measure."""
     found = {"measure": measure, "samples": settings.samples}
-    if measure == RANKME:
-        return found | {"position": "first_answer", "center": False, "eps": 0.0}
-    return found | {"decoding": "teacher-forced argmax", "loss": "nats per answer token"}
+    if measure == BEHAVIOUR:
+        return found | {"decoding": "teacher-forced argmax", "loss": "nats per answer token"}
+    return plain(found | {"position": "first_answer"} | spec_of(measure).defaults)
 
 
 def diagnostic_settings(settings: PopulationSettings, length: int) -> tuple[str, dict[str, Any]]:

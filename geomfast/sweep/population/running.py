@@ -18,7 +18,6 @@ from geomfast.sweep.locks import locked
 from geomfast.sweep.parts import recorded
 from geomfast.sweep.population.measuring import LengthProbe, length_probes, measure
 from geomfast.sweep.population.plan import (
-    MEASURES,
     PopulationSettings,
     recipe,
     run_name,
@@ -175,7 +174,7 @@ def _measure(
     begin = time.perf_counter()
     shared = {"step": trainer.step, "tokens": trainer.tokens}
     if rows:
-        part = job.records / part_name(trainer.step, MEASURES)
+        part = job.records / part_name(trainer.step, job.settings.taken)
         write_part(part, [{**shared, **row} for row in rows])
     rate = scale_of(job.settings, job.group.scale).learning_rate
     for seed, step in failed.items():

@@ -54,6 +54,7 @@ def test_checkpoints_are_log_spaced_from_the_first_step_to_the_last() -> None:
     [
         ({"batch_size": 2}, "batch_size = 2 is less than train_length = 3"),
         ({"task": "reverse-add", "test_lengths": (30,)}, "length 30: reverse-add"),
+        ({"measures": ("rankme", "llc")}, "llc: members go through a pass together.*: rankme"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -93,3 +94,14 @@ def test_other_settings_are_refused_with_what_differs(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text(json.dumps(content))
     with pytest.raises(PlanError, match="not a geomfast population's"):
         asked(tmp_path, ["1x16"], range(5))
+
+
+def test_other_measures_are_refused_also_in_folders_from_before_there_was_a_choice(
+    tmp_path: Path,
+) -> None:
+    content = asked(tmp_path, ["1x16"], range(5))
+    del content["settings"]["measures"]
+    write_settings(tmp_path, content, {"command": "a"})
+    assert asked(tmp_path, ["1x16"], range(5))["settings"]["measures"] == ["rankme"]
+    with pytest.raises(PlanError, match=r"measures: \['rankme'\] there, \[\] asked for"):
+        asked(tmp_path, ["1x16"], range(5), measures=())
