@@ -20,6 +20,8 @@ def hugging_face(data: Any, loss_fn: LossFunction | None = next_token, **options
 
     ``Trainer(model, args, callbacks=[hugging_face(batch, out="out/mine")], ...)`` measures from the
     untrained network to the last step; a training that goes on from a checkpoint is gone on with.
+    The loss that the Trainer logged last, of the ``logging_steps`` before, is recorded as
+    ``train_loss``.
 
     Args:
         data: the samples to measure on: a batch such as the model takes, or an iterable of them.
@@ -42,6 +44,7 @@ def hugging_face(data: Any, loss_fn: LossFunction | None = next_token, **options
 
     class HuggingFaceTracker(TrainerCallback):
         tracker: Tracker | None = None
+        loss: float | None = None
 
         def on_train_begin(
             self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -54,7 +57,10 @@ def hugging_face(data: Any, loss_fn: LossFunction | None = next_token, **options
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if self.tracker is not None:
-                self.tracker.step(state.global_step)
+                self.tracker.step(state.global_step, loss=self.loss)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            self.loss = (logs or {}).get("loss", self.loss)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if self.tracker is not None:

@@ -154,6 +154,7 @@ class Tracker:
         self._last = -1
         self._loss: Any = None
         self._tokens: int | None = None
+        self._scalars: dict[str, Any] = {}
         self._seconds = 0.0
         if (said := words.wide(max_overhead)) is not None:
             self._notice(said)
@@ -205,7 +206,9 @@ class Tracker:
         """What the tracker has added to the run's time so far, as a share of it."""
         return self.budget.overhead
 
-    def step(self, step: int, *, loss: Any = None, tokens: int | None = None) -> bool:
+    def step(
+        self, step: int, *, loss: Any = None, tokens: int | None = None, **scalars: Any
+    ) -> bool:
         """Say that a step is done; measures where that is due and the budget allows it.
 
         Args:
@@ -213,6 +216,9 @@ class Tracker:
                 and so is what is no step, with a notice.
             loss: of training, a number or a tensor of one element; recorded as ``train_loss``.
             tokens: training tokens seen so far, for the records.
+            scalars: numbers of the loop's own, such as ``test_accuracy``, each a number or a tensor
+                of one element; recorded by these names where the step is measured. Names of
+                measures and of other records are left out, with a notice.
 
         Returns:
             Whether the weights were measured.
@@ -230,7 +236,7 @@ class Tracker:
             return False
         if step == self._last:
             return False
-        self._last, self._loss, self._tokens = step, loss, tokens
+        self._last, self._loss, self._tokens, self._scalars = step, loss, tokens, scalars
         self.budget.passed(step)
         if self._earlier.passed(step):
             self._compare()
@@ -332,7 +338,7 @@ class Tracker:
         of_run = {"task": task, "level": level, "data": ""}
         # Before the first one nothing of the run has passed of which this could be a share.
         overhead = self.overhead if self._cadence.measured else None
-        of_the_run = values_of_run(self._loss, overhead, self._fail)
+        of_the_run = values_of_run(self._loss, overhead, self._scalars, self._fail)
         rows = [row(one, of_samples) for one in found] + [row(one, of_run) for one in of_the_run]
         shared = {
             **self._named,

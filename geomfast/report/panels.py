@@ -13,7 +13,9 @@ import pandas as pd
 
 from geomfast.analysis.trajectories import select
 from geomfast.analysis.truncation import FIRST
+from geomfast.measures.catalog import catalog, measure_of
 from geomfast.records import FINAL, layer_depth
+from geomfast.records.ranges import ranges
 from geomfast.report.style import BLUE, GREY, ORANGE, PURPLE, block_colour
 
 #: Above this ratio of largest to smallest a panel is logarithmic.
@@ -41,6 +43,10 @@ _PANELS: tuple[tuple[str, str, dict[str, tuple[str, str]]], ...] = (
     ("Trace of the Hessian", "loss", {"hessian_trace": ("trace", ORANGE)}),
     ("Local learning coefficient", "coefficient", {"llc": ("LLC", PURPLE)}),
 )
+
+
+#: Of the tracker itself.
+_BESIDE = ("tracker_overhead",)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,21 @@ def panels(run: pd.DataFrame) -> list[Panel]:
         lines = _without_repetition(lines)
         if lines:
             found.append(Panel(title, unit, lines))
-    return found
+    return [*found, *_others(run)]
+
+
+def _others(run: pd.DataFrame) -> list[Panel]:
+    """A panel for each number of the loop's own, and each measure of another package."""
+    shown = {name for _, _, measures in _PANELS for name in measures}
+    panels = []
+    for name in sorted(set(run["measure"]) - shown):
+        spec = catalog().specs.get(name)
+        if spec is None and (measure_of(name) or name in _BESIDE or name in ranges()):
+            continue  # what only says how another value was found, or how the run went
+        label = spec.label if spec else name
+        if lines := _lines(run, name, "" if spec and spec.per_layer else label, BLUE):
+            panels.append(Panel(label, spec.unit if spec else "", lines))
+    return panels
 
 
 def _lines(run: pd.DataFrame, measure: str, name: str, colour: str) -> list[Line]:

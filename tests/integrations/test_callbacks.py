@@ -37,10 +37,9 @@ def gpt2(folder, steps=12, callback=None, **arguments):
             per_device_train_batch_size=8,
             gradient_accumulation_steps=2,
             report_to=[],
-            logging_strategy="no",
             disable_tqdm=True,
             use_cpu=True,
-            **{"save_strategy": "no", **arguments},
+            **{"save_strategy": "no", "logging_strategy": "no", **arguments},
         ),
         train_dataset=[{"input_ids": ids, "labels": ids} for ids in tokens()],
         callbacks=[callback] if callback else [],
@@ -62,6 +61,22 @@ def test_hugging_face(tmp_path):
     assert sorted(set(records["step"])) == STEPS
     assert set(records["layer"]) == {"", "block 1", "block 2", "final"}
     assert callback.tracker.budget.total == 12 and not callback.tracker.active
+
+
+def test_the_loss_that_the_trainer_logs_is_recorded(tmp_path):
+    samples = {"input_ids": tokens()[:12], "attention_mask": torch.ones(12, 12)}
+    callback = callbacks.hugging_face(
+        samples, measures="rankme", out=tmp_path / "out", every=1, max_overhead=None
+    )
+    trainer = gpt2(
+        tmp_path / "hf", steps=6, callback=callback, logging_strategy="steps", logging_steps=2
+    )
+    logged = {one["step"]: one["loss"] for one in trainer.state.log_history if "loss" in one}
+    assert set(logged) == {2, 4, 6}
+    records = gf.load_records(tmp_path / "out")
+    losses = records[records["measure"] == "train_loss"].set_index("step")["value"].to_dict()
+    # What is logged comes after the step that it is of.
+    assert losses == {3: logged[2], 4: logged[2], 5: logged[4], 6: logged[4]}
 
 
 def lightning_module(package):

@@ -18,6 +18,7 @@ import geomfast as gf
 from geomfast.integrations.measuring import MEASURES, Options
 from geomfast.integrations.tracking import values
 from geomfast.measures.catalog import measure_of
+from geomfast.report import build
 from geomfast.report.found import read
 from geomfast.sweep.locks import FolderInUse
 from geomfast.sweep.plan import PlanError
@@ -413,3 +414,24 @@ def test_bad_input_is_known_before_training(changed, error, said, tmp_path):
 def test_out_is_needed():
     with pytest.raises(TypeError, match="out"):
         gf.Tracker(net(), loss_fn, batch())
+
+
+def test_numbers_of_the_loops_own_are_recorded_and_shown(tmp_path, caplog):
+    with tracked(tmp_path, measures=["fisher_rank"], every=1) as tracker:
+        for step in range(3):
+            shares = {"test_accuracy": torch.tensor(step / 2), "margin": 1.5}
+            tracker.step(step, loss=1.0, **shares, fisher_rank=3.0, accuracy=95.0, odd="x")
+    records = gf.load_records(tmp_path)
+    own = records[records["measure"].isin(["test_accuracy", "margin"])]
+    assert own.set_index(["measure", "step"])["value"].to_dict() == {
+        **{("test_accuracy", step): step / 2 for step in range(3)},
+        **{("margin", step): 1.5 for step in range(3)},
+    }
+    assert (own["level"] == 0).all() and not {"accuracy", "odd"} & set(records["measure"])
+    assert (records[records["measure"] == "fisher_rank"]["level"] == 1).all()
+    for name in ("fisher_rank", "accuracy"):
+        assert f"'{name}' cannot name a number of the loop's own" in caplog.text
+    assert "odd failed at step 0" in caplog.text
+    result = build(tmp_path)
+    page = Path(result["paths"]["html"]).read_text()
+    assert "test_accuracy" in page and "margin" in page

@@ -19,13 +19,16 @@ from geomfast.files import fingerprint
 from geomfast.integrations.measuring import Found, Options, measure_model
 from geomfast.integrations.states import NoStates, UnknownModule, activations
 from geomfast.integrations.tracking.arguments import check_states
-from geomfast.measures.catalog import needing
+from geomfast.measures.catalog import measure_of, needing
 from geomfast.measures.engine import FAILED
 from geomfast.measures.memory import Notice
 from geomfast.measures.spec import Need
+from geomfast.records.ranges import ranges
 
 #: Mean loss of the samples; what the loop says of its own; time added so far, as a share.
 LOSS, TRAIN_LOSS, OVERHEAD = "loss", "train_loss", "tracker_overhead"
+#: Letters of a scalar's name.
+_LONGEST = 100
 #: Activations by layer label, of a model.
 StatesOf = Callable[[nn.Module], Mapping[str, Tensor]]
 
@@ -162,25 +165,42 @@ class Taking:
 
 
 def values_of_run(
-    loss: Any, overhead: float | None, failed: Callable[[str, Exception], None]
+    loss: Any,
+    overhead: float | None,
+    scalars: Mapping[str, Any],
+    failed: Callable[[str, Exception], None],
 ) -> list[Found]:
     """What is known of the run itself at this moment.
 
     Args:
         loss: of training, a number or a tensor of one element; None where it was not said.
         overhead: of the tracker; None before there is one.
-        failed: told of a loss that is no number.
+        scalars: of the loop's own, by name.
+        failed: told of a loss or scalar that is no number, or of a name that is taken.
     """
     known = {} if overhead is None else {OVERHEAD: overhead}
-    if loss is not None:
+    said = {} if loss is None else {TRAIN_LOSS: loss}
+    for name, value in (*said.items(), *scalars.items()):
         try:
-            known[TRAIN_LOSS] = float(loss.detach() if isinstance(loss, Tensor) else loss)
+            if name in scalars:
+                _check_free(name)
+            known[name] = float(value.detach() if isinstance(value, Tensor) else value)
         except (TypeError, ValueError, RuntimeError) as error:
-            failed(TRAIN_LOSS, error)
+            failed(name, error)
     return [
         Found(name, "", value, math.nan, 1, 0.0, "", {"measure": name})
         for name, value in known.items()
     ]
+
+
+def _check_free(name: str) -> None:
+    """Raises ValueError for a name that records of something else have."""
+    taken = name in ranges() or name in (LOSS, TRAIN_LOSS, OVERHEAD) or measure_of(name)
+    if taken or not name.isidentifier() or len(name) > _LONGEST:
+        raise ValueError(
+            f"{name!r:.80} cannot name a number of the loop's own: it is that of other records, or "
+            "no name; call it something else"
+        )
 
 
 def row(one: Found, named: dict[str, Any]) -> dict[str, Any]:
