@@ -174,10 +174,13 @@ def taken(batch: Any, indices: Tensor) -> Any:
 def some_of(batch: Any, at_most: int) -> tuple[Tensor, Any]:
     """A few samples, spread over the batch by a fixed seed: their numbers, ascending, and them."""
     samples = count(batch, least=1)
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(samples, generator=generator, device="cpu")
-    which = order[: min(at_most, samples)].sort().values
+    which = shuffled(samples)[: min(at_most, samples)].sort().values
     return which, taken(batch, which)
+
+
+def shuffled(samples: int) -> Tensor:
+    """Numbers of so many samples in an order that a fixed seed draws, on the CPU."""
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
 
 
 def parts(batch: Any, size: int | None) -> Iterator[tuple[int, Any]]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geomfast.estimators.batches import taken, tensors_of
+from geomfast.estimators.batches import shuffled, taken, tensors_of
 
 #: Samples that checks look at without the others, or a few more.
 FEW = 16
@@ -159,7 +159,7 @@ def require_independent(
     """
     if len(losses) < 2:
         return
-    for which in _order(len(losses))[: 2 * FEW].chunk(2):
+    for which in shuffled(len(losses))[: 2 * FEW].chunk(2):
         with torch.no_grad():
             alone = checked_losses(loss_fn(model, taken(batch, which)), len(which), False)
         require_equal_losses(dict(zip(which.tolist(), alone, strict=True)), losses.detach())
@@ -187,10 +187,6 @@ def require_same_alone(
         require_equal_losses({one: alone[0]}, losses.detach())
 
 
-def _order(samples: int) -> Tensor:
-    return torch.randperm(samples, generator=torch.Generator().manual_seed(0), device="cpu")
-
-
 def _worth_a_look(batch: Any, samples: int, briefly: bool) -> list[int]:
     """Numbers of samples: the shortest, the least and the greatest, and two that are drawn.
 
@@ -208,7 +204,7 @@ def _worth_a_look(batch: Any, samples: int, briefly: bool) -> list[int]:
     if not briefly:
         sizes = [(x if x.is_complex() else x.float()).abs().reshape(samples, -1) for x in tensors]
         found += [int(at) for x in sizes for at in (x.sum(1).argmin(), x.sum(1).argmax())]
-        found += _order(samples)[:2].tolist()
+        found += shuffled(samples)[:2].tolist()
     return list(dict.fromkeys(found))[: 1 if briefly else _SINGLE]
 
 

@@ -17,9 +17,10 @@ from geomfast.integrations.evaluation import evaluating, unfolded
 from geomfast.integrations.options import Options
 from geomfast.measures.catalog import measures as known_measures
 from geomfast.measures.catalog import needing, spec_of
-from geomfast.measures.engine import Policy, Samples, Seen, Subject, measure
+from geomfast.measures.engine import measure
 from geomfast.measures.memory import Notice, halving, logger
 from geomfast.measures.spec import Need
+from geomfast.measures.subject import Policy, Samples, Seen, Subject
 
 #: Measures that need no answers of the samples, in the order they are taken.
 MEASURES = tuple(name for name in known_measures() if spec_of(name).need is not Need.ANSWERS)

@@ -340,12 +340,8 @@ class Tracker:
         overhead = self.overhead if self._cadence.measured else None
         of_the_run = values_of_run(self._loss, overhead, self._scalars, self._fail)
         rows = [row(one, of_samples) for one in found] + [row(one, of_run) for one in of_the_run]
-        shared = {
-            **self._named,
-            "tokens": self._tokens,
-            "weights": weights,
-            "device": str(self._copy.device),
-        }
+        device = str(self._copy.device)
+        shared = {**self._named, "tokens": self._tokens, "weights": weights, "device": device}
         names = {LOSS, *self._taking.measures} if self._taking.loss_fn else self._taking.measures
         hashes = {fingerprint(one.settings): one.settings for one in (*found, *of_the_run)}
         self._folder.write(self._last, names, [{**one, **shared} for one in rows], hashes)

@@ -10,12 +10,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,122 +26,17 @@ from geomfast.estimators.gradients import GradientRanks, gradient_ranks
 from geomfast.estimators.stopping import check_stop
 from geomfast.measures.catalog import spec_of
 from geomfast.measures.memory import Notice, halving, logger, out_of_memory
-from geomfast.measures.spec import MeasureSpec, Need
+from geomfast.measures.spec import BEHAVIOUR, MeasureSpec, Need
+from geomfast.measures.subject import Policy, Samples, Seen, State, Subject, Value
 
-BEHAVIOUR = "behaviour"
 #: What a value that could not be taken says where others have their backend.
 FAILED = "failed"
-#: What one forward pass over the samples serves.
+#: Measures that share one forward pass over the samples.
 _OBSERVED = (Need.ACTIVATIONS, Need.ANSWERS)
 #: How :func:`geomfast.llc` begins to say that a model's chains are no one program.
 _OF_CHAINS = "chains run one after the other"
 #: How chains are not one program for want of memory.
 _ONE_BY_ONE = "out of memory: chains of the llc go on one after the other"
-
-
-@dataclass(frozen=True)
-class Samples:
-    """One set of samples that a subject is measured on.
-
-    Attributes:
-        named: what names it in a row: task, level, data, n.
-        loss_fn: of every sample; None where only activations are measured.
-        data: one batch, or batches, that it takes; None likewise.
-        answers: (N,) class that linear probes read off; None where there is none.
-        groups: (N,) number of every sample's input.
-    """
-
-    named: Mapping[str, Any]
-    loss_fn: LossFunction | None = None
-    data: Any = None
-    answers: Tensor | None = None
-    groups: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Value:
-    """One value of one set of samples.
-
-    Attributes:
-        name: of its record.
-        value, stderr: one for every member; NaN for an error that is not defined.
-        layer: its label; empty where there is none.
-        verdict: how far to believe it; empty where nothing is said.
-    """
-
-    name: str
-    value: Sequence[float]
-    stderr: Sequence[float]
-    layer: str = ""
-    verdict: str = ""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What a forward pass over one set of samples shows.
-
-    Attributes:
-        states: labels of layers, and their activations (members, layers, N, d); layers of several
-            shapes are several such pairs. Where a subject is one model it is one member.
-        behaviour: what the model does with the samples.
-        right: (N,) 1 where the model's own first answer is right.
-    """
-
-    states: Sequence[tuple[Sequence[str], Tensor]]
-    behaviour: Sequence[Value] = ()
-    right: Tensor | None = None
-
-
-class Subject(ABC):
-    """What is measured: one model, or several that go through a pass together.
-
-    Attributes:
-        model: that losses are of, as it is to be measured; whatever observes itself where no
-            measure of a loss is taken.
-        sets: of samples.
-        members: how many models it is.
-    """
-
-    model: Any
-    sets: Sequence[Samples]
-    members: int = 1
-
-    @property
-    def sampled(self) -> Sequence[Samples]:
-        """The sets that chains are run on."""
-        return self.sets
-
-    @abstractmethod
-    def observe(self) -> Sequence[Seen]:
-        """One forward pass over every set."""
-
-
-class State(Protocol):
-    """What a checkpoint leaves for the next one, by the number of a set of samples."""
-
-    def start(self, number: int) -> Tensor | None:
-        """Vectors near the top eigenvectors of the set's Hessian, of an earlier checkpoint."""
-
-    def keep(self, number: int, vectors: Tensor) -> None:
-        """Notes those found."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How measures are taken, none of which changes a value but for its rounding.
-
-    Attributes:
-        batch_size: samples at once for products with the Hessian; None for a batch as it comes.
-            Halved where memory does not suffice, as are those of the other measures.
-        check: see that no sample's gradient depends on the other samples.
-        notice: told in a sentence what had to be changed for want of memory.
-        failed: told of a measure that could not be taken, which then is NaN; None to raise.
-    """
-
-    batch_size: int | None = None
-    check: bool = True
-    notice: Notice = logger.warning
-    failed: Callable[[str, Exception], None] | None = None
 
 
 def measure(
@@ -297,7 +191,7 @@ class _Taking:
     def _gradients(
         self, specs: Sequence[MeasureSpec], wanted: Mapping[str, Any]
     ) -> Iterator[dict[str, Any]]:
-        """One backward pass serves all ranks that count the same first entries."""
+        """Ranks that count the same first entries share one backward pass."""
         for samples in self.subject.sets:
             check_stop()
             begin = time.perf_counter()

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
+#: What a model does with its samples: taken with the measures, and recorded by names of its own.
+BEHAVIOUR = "behaviour"
 #: Okabe and Ito's palette, which readers with any colour vision can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
 

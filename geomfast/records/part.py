@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from geomfast.files import write_atomically
-from geomfast.measures.spec import owns
+from geomfast.measures.spec import BEHAVIOUR, owns
 from geomfast.records.ranges import out_of_range
 from geomfast.records.schema import SCHEMA, RecordsError, parse_part_name
 
@@ -28,7 +28,6 @@ _TEXTS = [name for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True) if
 _HASH = b"geomfast.sha256"
 #: All that the metadata of a part says: names with a flipped bit are none of these.
 _METADATA = {b"ARROW:schema", b"pandas", _HASH}
-_BEHAVIOUR = "behaviour"
 #: What a tracker that is told of no tokens has, as the hash sees it; no count is negative.
 _NONE = -1
 
@@ -186,6 +185,6 @@ def _other_than_named(table: pa.Table, step: int, measures: set[str]) -> Iterato
         if found != step:
             yield f"holds step {found}, which its name does not say"
     records = table.column("measure").unique().to_pylist()
-    for measure in sorted(measures - {_BEHAVIOUR}):
+    for measure in sorted(measures - {BEHAVIOUR}):
         if not any(owns(measure, record) for record in records):
             yield f"holds no value of {measure}"

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from geomfast.measures.spec import BLUE, GREEN, ORANGE, PURPLE, SKY
 from geomfast.models.scales import SCALES
 
-#: Okabe and Ito's palette, which readers with any colour vision can tell apart.
-BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, BLACK, GREY = "#CC79A7", "#56B4E9", "#222222", "#8A8F98"
+#: The rest of the palette that measures have their colours of.
+VERMILLION, BLACK, GREY = "#D55E00", "#222222", "#8A8F98"
 #: Text and axes, and thin lines that only help the eye.
 INK, SOFT, LINE = "#1f2328", "#4b5563", "#d1d5db"
 

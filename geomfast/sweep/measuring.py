@@ -12,8 +12,8 @@ from geomfast.estimators.behaviour import mean_and_stderr
 from geomfast.files import fingerprint
 from geomfast.measures import engine
 from geomfast.measures.catalog import spec_of
-from geomfast.measures.engine import BEHAVIOUR, Policy, Samples, Seen, Subject, Value
-from geomfast.measures.spec import Need
+from geomfast.measures.spec import BEHAVIOUR, Need
+from geomfast.measures.subject import Policy, Samples, Seen, Subject, Value
 from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.plan import Settings, measure_settings, taken
 from geomfast.sweep.rows import MixtureProbe, Probe, Row, layers, mixture

@@ -11,7 +11,7 @@ from geomfast.estimators.sampling.rules import STABLE, steepest, usual_nbeta
 from geomfast.files import fingerprint
 from geomfast.measures.catalog import measure_of as catalog_measure_of
 from geomfast.measures.catalog import spec_of
-from geomfast.measures.spec import Need
+from geomfast.measures.spec import BEHAVIOUR, Need
 from geomfast.models.scales import SCALES
 from geomfast.records import MIXTURE
 from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
@@ -29,7 +29,6 @@ ASKED = {
 #: Settings that shape one measure only, and may differ where it was not taken.
 MEASURE_SETTINGS = {measure: tuple(names.values()) for measure, names in ASKED.items()}
 _LLC = spec_of("llc").settings()
-BEHAVIOUR = "behaviour"
 
 
 class PlanError(Exception):

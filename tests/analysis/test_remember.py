@@ -22,7 +22,7 @@ def test_the_same_question_is_answered_once_and_another_one_anew():
     with remembering():
         remember(table)
         first = counted(table, "x", chance={"MOD-1": 0.1, "COPY-1": 0.2})
-        first["added"] = 1  # by whoever asked first, to a table of its own
+        first["new"] = 1  # the caller may change its copy
         again = counted(table, "x", chance={"COPY-1": 0.2, "MOD-1": 0.1})
         assert list(again) == ["rows"] and len(calls) == 1
         counted(table, "y"), counted(table, "x"), counted(table, "x", chance={"MOD-1": 0.3})

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from geomfast.measures import UnknownMeasure, engine, spec_of
-from geomfast.measures.engine import Policy, Samples, Seen, Subject, Value
+from geomfast.measures.subject import Policy, Samples, Seen, Subject, Value
 from tests import cases
 
 LABELS = ["block 1", "final"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from geomfast.estimators.behaviour import judge
 from geomfast.files import fingerprint
 from geomfast.measures import engine, spec_of
-from geomfast.measures.engine import Samples, Seen, Subject, Value
+from geomfast.measures.subject import Samples, Seen, Subject, Value
 from geomfast.models.stacked import StackedGPT
 from geomfast.sweep.population.plan import (
     PopulationSettings,
