@@ -288,6 +288,7 @@ class Tracker:
 
     def _let_go(self) -> None:
         self.active, self._closed = False, True
+        self.budget.end()
         if not self._failures:
             clear_failure(self.out, self._folder.run)
         for last in (

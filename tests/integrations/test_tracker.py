@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -273,7 +274,8 @@ def test_a_budget_that_thins_says_so_once_and_at_the_end(tmp_path, caplog):
     assert set(gf.load_records(tmp_path)["step"]) == {0}
     told = json.loads((tmp_path / "settings.json").read_text())["tracking"]["run"]
     assert (told["due"], told["measured"], told["thinned_from"]) == (15, 1, 1)
-    assert told["overhead"] == pytest.approx(tracker.overhead, rel=0.5)
+    time.sleep(0.05)  # what passes after close() is not the training's
+    assert told["overhead"] == tracker.overhead
 
 
 def test_the_last_step_is_due(tmp_path, caplog):

@@ -89,6 +89,7 @@ class Budget:
         self._since: float | None = None
         self._clock = clock
         self._began = clock()
+        self._ended: float | None = None
         self._costs: deque[float] = deque(maxlen=REMEMBERED)
         self._measuring, self._measurements = 0.0, 0
         self._credit = 0.0
@@ -103,7 +104,13 @@ class Budget:
     @property
     def rest(self) -> float:
         """Seconds so far that were not the tracker's."""
-        return self._clock() - self._began - self.spent
+        now = self._clock() if self._ended is None else self._ended
+        return now - self._began - self.spent
+
+    def end(self) -> None:
+        """The run is over: what passes from here on is neither the tracker's nor the training's."""
+        if self._ended is None:
+            self._ended = self._clock()
 
     @property
     def overhead(self) -> float:
