@@ -20,8 +20,8 @@ from bench.peers import gradient_peers
 from bench.stored_gradients import by_loop, by_vmap, gram, next_token, singular_values
 from bench.untied import UntiedGPT
 from geomfast.estimators.gradients import backend, gradient_gram
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
 
 FULL = [("nano", length) for length in (4, 16, 32, 48, 128)] + [
     (scale, length) for scale in ("micro", "small") for length in (4, 32)

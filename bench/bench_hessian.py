@@ -24,8 +24,8 @@ from geomfast.estimators.curvature.products import (
 )
 from geomfast.estimators.hessian import hessian_top_eigenvalues
 from geomfast.losses import next_token
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
 
 FULL = [("nano", 16), ("micro", 8)]
 FULL_CUDA = FULL

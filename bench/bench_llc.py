@@ -30,8 +30,8 @@ from geomfast.estimators.llc import LLC, llc
 from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.kernels.sgld import Dynamics
 from geomfast.losses import next_token
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES, Scale
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES, Scale
 
 SMALL = {f"d={d}": Scale(f"d={d}", 2, d, 4, 8e-4) for d in (64, 32)}
 ONE_BY_ONE = "geomfast, a chain at a time"

@@ -28,8 +28,8 @@ from geomfast.kernels.sgld import (
     sgld_step,
     step_on,
 )
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
 
 SCALE_NAMES = ["", "nano", "micro", "small"]
 MATRICES = {"": 256, "100M": 10_000}  # the side of a single matrix instead of a model

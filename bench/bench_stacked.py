@@ -25,14 +25,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.interleave import finished, interleave
 from geomfast.kernels import member_norm, row_attention
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import Scale
-from geomfast.models.stacked_layout import Buffers
-from geomfast.tasks import LENGTH_TASKS
-from geomfast.training.length_batches import LengthBatches
-from geomfast.training.settings import TrainSettings
-from geomfast.training.stacked import Program
-from geomfast.training.stacking import at_once, step_operations
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import Scale
+from geomfast.testbed.models.stacked_layout import Buffers
+from geomfast.testbed.tasks import LENGTH_TASKS
+from geomfast.testbed.training.length_batches import LengthBatches
+from geomfast.testbed.training.settings import TrainSettings
+from geomfast.testbed.training.stacked import Program
+from geomfast.testbed.training.stacking import at_once, step_operations
 
 #: Layers, width, members, train length, examples of a step. Those of length 12 are what
 #: `geomfast population` trains by default, up to the largest; at the last ones it stops paying.

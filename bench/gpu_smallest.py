@@ -24,8 +24,8 @@ from geomfast.kernels import adamw, sgld
 from geomfast.kernels.gradient_gram import Factors, plain, triton
 from geomfast.kernels.spectra import op
 from geomfast.losses import next_token
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import Scale
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import Scale
 
 
 def spectra() -> None:

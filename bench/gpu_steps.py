@@ -18,7 +18,7 @@ GPU_TESTS = (
     "tests/estimators/curvature/test_gpt.py",
     "tests/sweep/test_sharing.py",
     "tests/sweep/test_stacked_cells.py",
-    "tests/sweep/test_states.py",
+    "tests/runs/test_states.py",
 )
 SANITIZER_SECONDS = 60.0
 TELLING_WITHIN = 420.0  # seconds, to the end of the last telling case

@@ -19,8 +19,8 @@ import torch
 
 from bench.stored_gradients import by_vmap, gram, next_token
 from geomfast.estimators.gradients import gradient_gram
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
 
 STATUS = Path("/proc/self/status")
 

@@ -3,14 +3,14 @@
 Opacus hooks modules: a parameter used outside one (the position table, the tied head) would have
 its gradients missed, and a table looked up without a batch axis gives wrong ones. Hence a head of
 its own, positions looked up once per sample, and (N, T, d) throughout. All else is as in
-`geomfast.models.gpt`.
+`geomfast.testbed.models.gpt`.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geomfast.models.scales import Scale
+from geomfast.testbed.models.scales import Scale
 
 
 class UntiedBlock(nn.Module):

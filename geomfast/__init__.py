@@ -9,7 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from geomfast.moved import install
+
 __version__ = "0.1.0"
+install()
 
 if TYPE_CHECKING:
     from geomfast.estimators.gradients import (
@@ -25,13 +28,13 @@ if TYPE_CHECKING:
     from geomfast.estimators.llc import llc
     from geomfast.estimators.probes import probe_accuracy
     from geomfast.estimators.spectra import effective_rank, rankme, singular_values
-    from geomfast.integrations.call import measure
-    from geomfast.integrations.tracker import Tracker
     from geomfast.kernels import backend_report
+    from geomfast.measures.model.call import measure
     from geomfast.records import load_records
+    from geomfast.tracker.tracker import Tracker
 
 _HOME = {
-    "Tracker": "geomfast.integrations.tracker",
+    "Tracker": "geomfast.tracker.tracker",
     "backend_report": "geomfast.kernels",
     "effective_rank": "geomfast.estimators.spectra",
     "fisher_effective_rank": "geomfast.estimators.gradients",
@@ -42,7 +45,7 @@ _HOME = {
     "hessian_trace": "geomfast.estimators.hessian",
     "llc": "geomfast.estimators.llc",
     "load_records": "geomfast.records",
-    "measure": "geomfast.integrations.call",
+    "measure": "geomfast.measures.model.call",
     "probe_accuracy": "geomfast.estimators.probes",
     "rankme": "geomfast.estimators.spectra",
     "singular_values": "geomfast.estimators.spectra",

@@ -11,9 +11,9 @@ if not torch.cuda.is_available():
 #: Files of minutes, which begin first, so that no process is left alone with one at the end.
 _LONG = (
     "kernels/test_compiled.py",
-    "sweep/test_orphans.py",
+    "runs/test_orphans.py",
     "cli/test_sweep.py",
-    "sweep/test_ray.py",
+    "runs/test_ray.py",
     "cli/test_measure.py",
     "unchanged/test_unchanged.py",
     "property/test_property.py",

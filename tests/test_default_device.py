@@ -7,21 +7,21 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import geomfast as gf
-from geomfast.integrations.measuring import MEASURES
 from geomfast.kernels.self_test import self_test
 from geomfast.losses import next_token
 from geomfast.measures import measures
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
+from geomfast.measures.model.measuring import MEASURES
 from geomfast.records import load_records
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.plan import Settings, cells
-from geomfast.tasks import TaskLevel
-from geomfast.training.loop import Trainer
-from geomfast.training.settings import TrainSettings
-from tests.integrations.tracked import batch, loss_fn, net
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.tasks import TaskLevel
+from geomfast.testbed.training.loop import Trainer
+from geomfast.testbed.training.settings import TrainSettings
 from tests.sweep.defaults import change
-from tests.training.test_stacked import trainer as stacked_trainer
+from tests.testbed.training.test_stacked import trainer as stacked_trainer
+from tests.tracker.tracked import batch, loss_fn, net
 
 TOKENS = torch.randint(0, 24, (16, 12), generator=torch.Generator().manual_seed(0))
 X = torch.randn(40, 24, generator=torch.Generator().manual_seed(1))

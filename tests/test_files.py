@@ -20,8 +20,8 @@ from geomfast.files import (
     write_atomically,
     write_sealed,
 )
-from geomfast.sweep.locks import NO_LOCK, FolderInUse, alone, locked
-from geomfast.sweep.plan import PlanError
+from geomfast.runs.errors import PlanError
+from geomfast.runs.locks import NO_LOCK, FolderInUse, alone, locked
 
 UNSAFE = ["", ".", "..", "../x", "a/b", "/etc", "a\\b", ".hidden", "a\0b", "a\nb", "\x1b[31m"]
 UNSAFE += ["\u202egnp", "\ud800", "x" * 201, "é" * 101, None, 3, ["a"], {"a": 1}]

@@ -14,14 +14,14 @@ from geomfast.records import load_records
 from geomfast.replay import WARM_UP
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.plan import Settings, cells
-from geomfast.tasks import LENGTH_TASKS, TaskLevel
-from geomfast.training.length_batches import LengthBatches
-from geomfast.training.loop import Trainer
-from geomfast.training.settings import TrainSettings
+from geomfast.testbed.tasks import LENGTH_TASKS, TaskLevel
+from geomfast.testbed.training.length_batches import LengthBatches
+from geomfast.testbed.training.loop import Trainer
+from geomfast.testbed.training.settings import TrainSettings
 from tests import cases
 from tests.kernels.test_sgld import CPU, PLAIN, SCALED, moved, state
-from tests.training.test_stacked import LONGEST, TRAIN, trainer, weights
-from tests.training.test_stacked import after as trained
+from tests.testbed.training.test_stacked import LONGEST, TRAIN, trainer, weights
+from tests.testbed.training.test_stacked import after as trained
 
 pytestmark = [
     pytest.mark.gpu,

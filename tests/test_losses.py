@@ -7,8 +7,8 @@ from torch import nn
 
 import geomfast as gf
 from geomfast.losses import next_token, sample_labels
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import Scale
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import Scale
 
 N, T, V = 5, 7, 11
 

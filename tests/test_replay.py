@@ -18,9 +18,9 @@ from geomfast.estimators.curvature.products import HessianProducts
 from geomfast.estimators.llc import llc
 from geomfast.kernels.sgld import normals
 from geomfast.losses import next_token
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
 from geomfast.replay import BREAK_EVEN, WARM_UP, Replay
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
 from tests.capture_stand_in import Cuda
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

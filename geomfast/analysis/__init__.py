@@ -17,8 +17,9 @@ from geomfast.analysis.paper import REFERENCES, reference
 from geomfast.analysis.probes import probe_emergence, probe_leads
 from geomfast.analysis.summary import cells, mod_floor, summarise
 from geomfast.analysis.topdown import top_down, top_down_summary
-from geomfast.analysis.trajectories import select, task_level, trajectories
+from geomfast.analysis.trajectories import select, trajectories
 from geomfast.analysis.truncation import truncation, truncation_summary
+from geomfast.testbed.tasks.names import task_level
 
 __all__ = [
     "CLAIMS",

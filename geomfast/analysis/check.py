@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from geomfast.analysis.trajectories import KEY, task_level
+from geomfast.analysis.trajectories import KEY
 from geomfast.records import RecordsError
+from geomfast.testbed.tasks.names import task_level
 
 #: How many of what is wrong a message lists.
 LISTED = 10

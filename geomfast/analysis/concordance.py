@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import in_order, task_level
+from geomfast.analysis.trajectories import in_order
+from geomfast.testbed.tasks.names import task_level
 
 PAIR_COLUMNS = ["run", "scale", "seed", "first", "second", "level", "emerged", "geometry", "agrees"]
 CLASS_COLUMNS = ["run", "scale", "seed", "level", "concordant", "discordant", "undecided"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,13 +9,10 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.remember import once
-from geomfast.models.scales import SCALES
-from geomfast.records import MIXTURE
-from geomfast.tasks import LENGTH_TASKS, TASK_NAMES, TaskLevel
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.tasks import TASK_NAMES
+from geomfast.testbed.tasks.names import task_level
 
-_OURS = {*TASK_NAMES, *(task.name for task in LENGTH_TASKS.values())}
-#: How a name ends that says its level.
-_WITH_LEVEL = re.compile(r" \(level -?\d+\)$")
 #: The columns that name one cell: one task-level of one run.
 CELL = ["run", "scale", "seed", "task", "level"]
 #: The columns that name one value.
@@ -24,22 +20,6 @@ KEY = [*CELL, "layer", "step", "measure"]
 #: Steps up to which :func:`log_steps` is nearly linear: a logarithm alone would give the first
 #: few steps, in which next to nothing happens, as much room as the collapse.
 NEARLY_LINEAR = 8.0
-
-
-def task_level(task: str, level: int) -> str:
-    """Name of a task-level, for instance ``MOD-1``; ``mixture`` for all of a run's together.
-
-    What is not ours, as a probe set, knows no levels and is recorded as level 1: its name alone,
-    unless another task-level may have that name.  All names differ.
-    """
-    if (task, level) == MIXTURE:
-        return "mixture"
-    if task in _OURS:
-        return TaskLevel(task, level).name
-    # "mixture", "MOD-1" and "A (level 2)" are names of others too.
-    ours = task.rpartition("-")[0] in _OURS
-    alone = level == 1 and not ours and task != "mixture" and not _WITH_LEVEL.search(task)
-    return task if alone else f"{task} (level {level})"
 
 
 @once

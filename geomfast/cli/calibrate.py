@@ -22,7 +22,8 @@ from geomfast.cli.choices import MOST_THREADS, Finite, Ladder, OneTaskLevel, Pla
 from geomfast.cli.engine import check_device
 from geomfast.files import write_atomically
 from geomfast.records import MIXTURE
-from geomfast.sweep.plan import PlanError, taken
+from geomfast.runs.errors import PlanError
+from geomfast.sweep.plan import taken
 
 #: Samples of which the curvature is taken: enough to tell what is far from stable.
 _CURVATURE_SAMPLES = 256
@@ -82,7 +83,7 @@ def calibrate_llc(source: Path, figure: Path | None, as_json: bool, **options: A
     import torch
 
     from geomfast.sweep.kept import load_kept
-    from geomfast.training.checkpoints import CheckpointError
+    from geomfast.testbed.training.checkpoints import CheckpointError
 
     try:
         kept = load_kept(source, options["run"], options["step"])

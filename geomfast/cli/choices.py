@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from geomfast.records import MIXTURE
-from geomfast.tasks import LEVELS, TASK_NAMES
+from geomfast.testbed.tasks import LEVELS, TASK_NAMES
 
 #: No machine has as many cores, and a process that asks for more may not start.
 MOST_THREADS = 1024

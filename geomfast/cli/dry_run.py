@@ -15,9 +15,9 @@ from rich.table import Table
 
 from geomfast.cli.engine import Engine, check_device
 from geomfast.cli.modelled import show_modelled
-from geomfast.models.scales import SCALES
-from geomfast.sweep.failures import failed_before
-from geomfast.sweep.wall import STARTING, TRAINING, WRITING
+from geomfast.runs.failures import failed_before
+from geomfast.runs.wall import STARTING, TRAINING, WRITING
+from geomfast.testbed.models.scales import SCALES
 
 _NO_MEASURE = (STARTING, TRAINING, WRITING)
 

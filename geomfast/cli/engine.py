@@ -14,9 +14,9 @@ from geomfast import machine
 from geomfast.cli.choices import MOST_THREADS, Finite
 
 if TYPE_CHECKING:  # these bring torch with them
+    from geomfast.runs.executors.events import Event, Work
     from geomfast.sweep.assumed import Assumed
     from geomfast.sweep.cell import Job
-    from geomfast.sweep.engines.events import Event, Work
     from geomfast.sweep.stacked_cells import StackedJob
 
 ENGINES = ("local", "ray")
@@ -99,7 +99,7 @@ class Engine:
         """
         if not self.shared:
             return self
-        from geomfast.sweep.engines.sharing import free_bytes, runs_at_once
+        from geomfast.sweep.sharing import free_bytes, runs_at_once
 
         free, cores = free_bytes, machine.usable_cores()
         if assumed:
@@ -114,9 +114,9 @@ class Engine:
         Raises:
             PlanError: on entering, when a Ray cluster cannot run them.
         """
-        from geomfast.sweep.engines.processes import local
-        from geomfast.sweep.engines.ray_cluster import on_ray
-        from geomfast.sweep.engines.ray_runs import Wanted
+        from geomfast.runs.executors.processes import local
+        from geomfast.runs.executors.ray_cluster import on_ray
+        from geomfast.runs.executors.ray_runs import Wanted
 
         if self.name == "local":
             return closing(local(jobs, self.workers or 1, stop, self.devices))
@@ -156,7 +156,7 @@ def chosen_engine(options: dict[str, Any]) -> Engine:
     if address:
         # What this machine has says nothing about the cluster's nodes.
         return Engine(name, device, (device,), workers, threads or 1, address, share)
-    from geomfast.sweep.engines.placing import devices
+    from geomfast.runs.executors.placing import devices
 
     if options.get("assume"):
         here = (device,)

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from geomfast.sweep.locks import NO_LOCK
+from geomfast.runs.locks import NO_LOCK
 
 
 def _without(ctx: click.Context, param: click.Parameter, value: bool) -> None:

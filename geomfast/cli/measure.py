@@ -17,16 +17,16 @@ from geomfast.cli.locks import lock_option
 from geomfast.cli.measured import Shown, outcome_of, planned, show_outcome, show_plan
 from geomfast.cli.sweep import described_call
 from geomfast.measures import measures
-from geomfast.sweep.failures import mark_failed
-from geomfast.sweep.folder import check_folder
-from geomfast.sweep.locks import locked
-from geomfast.sweep.plan import PlanError
-from geomfast.sweep.settings_file import check_still_there, write_settings
+from geomfast.runs.errors import PlanError
+from geomfast.runs.failures import mark_failed
+from geomfast.runs.folder import check_folder
+from geomfast.runs.locks import locked
+from geomfast.runs.settings_file import check_still_there, write_settings
 
 if TYPE_CHECKING:  # which bring torch with them
-    from geomfast.integrations.measure.running import MeasureJob
-    from geomfast.integrations.series.checkpoint import Series
-    from geomfast.sweep.engines.events import Event
+    from geomfast.runs.executors.events import Event
+    from geomfast.series.checkpoint import Series
+    from geomfast.series.running import MeasureJob
 
 _CHANGES = ("samples", "llc_lr", "llc_localization", "llc_chains", "llc_draws", "llc_burn_in")
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -125,9 +125,9 @@ def _measure(
     source: str, out: Path | None, options: dict[str, Any], console: Console
 ) -> dict[str, Any] | None:
     # These bring torch with them, so they come after everything that can be refused early.
-    from geomfast.integrations.measure.folder import settled
-    from geomfast.integrations.measure.plan import default_out, jobs_of, series_of, sweep_up
-    from geomfast.integrations.series.checkpoint import SourceUnreachable
+    from geomfast.runs.model_folder import settled
+    from geomfast.series.checkpoint import SourceUnreachable
+    from geomfast.series.plan import default_out, jobs_of, series_of, sweep_up
 
     out = default_out(source) if out is None else out
     check_folder(out, make=not options["dry_run"])
@@ -181,7 +181,7 @@ def _measures(series: Series, asked: tuple[str, ...]) -> tuple[str, ...]:
 def _run(
     out: Path, series: list[Series], jobs: list[MeasureJob], engine: Engine, console: Console
 ) -> dict[str, Any]:
-    from geomfast.sweep.engines.events import LAST, attempt
+    from geomfast.runs.executors.events import LAST, attempt
 
     ended: dict[str, Event] = {}
     with asked_to_stop() as stopping, Shown(console, out, jobs) as shown:

@@ -18,9 +18,9 @@ from rich.progress import (
 )
 
 if TYPE_CHECKING:  # which bring torch with them
-    from geomfast.integrations.measure.running import MeasureJob
-    from geomfast.integrations.series.checkpoint import Checkpoint, Series
-    from geomfast.sweep.engines.events import Event
+    from geomfast.runs.executors.events import Event
+    from geomfast.series.checkpoint import Checkpoint, Series
+    from geomfast.series.running import MeasureJob
 
 
 class Shown:
@@ -157,7 +157,7 @@ def planned(
 
 
 def _bytes_of(series: Series, checkpoint: Checkpoint) -> int | None:
-    from geomfast.integrations.series.checkpoint import SourceUnreachable
+    from geomfast.series.checkpoint import SourceUnreachable
 
     try:
         return series.bytes_of(checkpoint)
@@ -167,14 +167,15 @@ def _bytes_of(series: Series, checkpoint: Checkpoint) -> int | None:
 
 def seconds_each(out: Path, run: str, measures: tuple[str, ...]) -> float | None:
     """Seconds that the measures of a checkpoint take, by those measured; None where none is."""
+    from geomfast.measures.catalog import part_of
+    from geomfast.measures.spec import BEHAVIOUR
     from geomfast.records import load_records
-    from geomfast.sweep.plan import BEHAVIOUR, measure_of
 
     try:
         records = load_records(out / "records" / run)
     except FileNotFoundError:
         return None
-    of = records["measure"].map(measure_of)
+    of = records["measure"].map(part_of)
     seconds = 0.0
     for name in (BEHAVIOUR, *measures):
         rows = records[of == name]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from geomfast.sweep.wall import TRAINING, WRITING, wall_time
+from geomfast.runs.wall import TRAINING, WRITING, wall_time
 
 if TYPE_CHECKING:  # which bring torch with them
+    from geomfast.runs.executors.events import Event
     from geomfast.sweep.cell import Job
-    from geomfast.sweep.engines.events import Event
 
 
 def outcome_of(

@@ -18,12 +18,8 @@ from geomfast.cli.locks import lock_option
 from geomfast.cli.states import state_option
 from geomfast.cli.sweep import described_call
 from geomfast.measures import Need, measures, needing
-from geomfast.sweep.failures import clear_failure, failed_before, mark_failed
-from geomfast.sweep.folder import check_folder
-from geomfast.sweep.locks import locked
-from geomfast.sweep.plan import PlanError
-from geomfast.sweep.population.folder import groups_of, settled
-from geomfast.sweep.population.plan import (
+from geomfast.population.folder import groups_of, settled
+from geomfast.population.plan import (
     LADDER,
     MEASURES,
     TEST_LENGTHS,
@@ -32,12 +28,16 @@ from geomfast.sweep.population.plan import (
     check,
     run_name,
 )
-from geomfast.sweep.settings_file import check_still_there, write_settings
-from geomfast.tasks import LENGTH_TASKS
-from geomfast.training.stacking import STACK
+from geomfast.runs.errors import PlanError
+from geomfast.runs.failures import clear_failure, failed_before, mark_failed
+from geomfast.runs.folder import check_folder
+from geomfast.runs.locks import locked
+from geomfast.runs.settings_file import check_still_there, write_settings
+from geomfast.testbed.tasks import LENGTH_TASKS
+from geomfast.testbed.training.stacking import STACK
 
 if TYPE_CHECKING:  # which brings torch with it
-    from geomfast.sweep.population.running import GroupJob
+    from geomfast.population.running import GroupJob
 
 _TASKS = "; ".join(f"{name}: {task.summary}" for name, task in LENGTH_TASKS.items())
 _TRAIN = ", ".join(f"{task} {length}" for task, length in TRAIN_LENGTHS.items())
@@ -176,7 +176,7 @@ def _jobs(
     options: dict[str, Any],
 ) -> list[GroupJob]:
     # These bring torch with them, so they come after everything that can be refused early.
-    from geomfast.sweep.population.running import GroupJob, batches_of
+    from geomfast.population.running import GroupJob, batches_of
 
     threads = options["threads"] or machine.usable_cores()
     content = settled(
@@ -198,8 +198,8 @@ def _run(
     out: Path, jobs: list[GroupJob], settings: PopulationSettings, console: Console
 ) -> dict[str, Any]:
     from geomfast.cli.progress import display
-    from geomfast.sweep.engines.events import Event, attempt
-    from geomfast.sweep.population.running import missing
+    from geomfast.population.running import missing
+    from geomfast.runs.executors.events import Event, attempt
 
     todo = [job for job in jobs if missing(job)]
     ended: dict[str, Event] = {}

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from geomfast.sweep.engines.events import LAST, Event
+from geomfast.runs.executors.events import LAST, Event
 
 #: Seconds between two plain lines of a run.
 _LINE_EVERY = 15.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from geomfast.cli.choices import Finite
-from geomfast.sweep.states import STATE_EVERY
+from geomfast.runs.states import STATE_EVERY
 
 #: Of every command that trains; no number depends on it, so that a folder may be gone on with by
 #: another one.

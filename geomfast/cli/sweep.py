@@ -22,26 +22,20 @@ from geomfast.cli.locks import lock_option
 from geomfast.cli.outcome import outcome_of, show_outcome
 from geomfast.cli.states import state_option
 from geomfast.measures import measures, spec_of
-from geomfast.models.scales import SCALES
+from geomfast.runs.errors import PlanError
+from geomfast.runs.failures import clear_failure, mark_failed
+from geomfast.runs.folder import check_folder
+from geomfast.runs.locks import locked
+from geomfast.runs.settings_file import check_still_there, write_settings
 from geomfast.sweep.assumed import ASSUMED
-from geomfast.sweep.failures import clear_failure, mark_failed
-from geomfast.sweep.folder import check_folder, settled
+from geomfast.sweep.folder import settled
 from geomfast.sweep.groups import groups_of_cells
-from geomfast.sweep.locks import locked
-from geomfast.sweep.plan import (
-    KEEP,
-    MEASURE_SETTINGS,
-    MIXTURES,
-    Cell,
-    PlanError,
-    Settings,
-    cells,
-)
+from geomfast.sweep.plan import KEEP, MEASURE_SETTINGS, MIXTURES, Cell, Settings, cells
 from geomfast.sweep.presets import PRESETS
-from geomfast.sweep.settings_file import check_still_there, write_settings
-from geomfast.tasks import LEVELS, TASK_NAMES
-from geomfast.training.settings import PRECISIONS, check_precision
-from geomfast.training.stacking import STACK
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.tasks import LEVELS, TASK_NAMES
+from geomfast.testbed.training.settings import PRECISIONS, check_precision
+from geomfast.testbed.training.stacking import STACK
 
 if TYPE_CHECKING:  # which brings torch with it
     from geomfast.sweep.cell import Job
@@ -226,8 +220,8 @@ def _run(
 ) -> dict[str, Any]:
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.cli.progress import display
+    from geomfast.runs.executors.events import LAST, Event
     from geomfast.sweep.cell import missing
-    from geomfast.sweep.engines.events import LAST, Event
     from geomfast.sweep.stacked_cells import members_of, news_of_members
 
     ended: dict[str, Event] = {}

@@ -37,7 +37,7 @@ def observe(
 
     Args:
         model: called as ``model(tokens, collect=list)``; returns (N, T, V) logits and appends
-            (N, T, d) activations, as :class:`geomfast.models.gpt.GPT` does.
+            (N, T, d) activations, as :class:`geomfast.testbed.models.gpt.GPT` does.
         tokens: (N, T) ids of whole examples on the model's device.
         answer_start: index of the first answer token.
         position: ``first_answer``, the position that predicts the first answer token, or

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geomfast.training.mixture import IGNORE
+from geomfast.testbed.training.mixture import IGNORE
 
 
 def judge(logits: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,8 +51,9 @@ def padded_answer_loss(model: torch.nn.Module, inputs: Tensor, targets: Tensor) 
     Args:
         model: `model(inputs) -> (N, T, V)` logits.
         inputs: (N, T) ids.
-        targets: (N, T) ids of the next tokens, :data:`~geomfast.training.mixture.IGNORE` where
-            they are no part of an answer; every row has at least one.
+        targets: (N, T) ids of the next tokens,
+            :data:`~geomfast.testbed.training.mixture.IGNORE` where they are no part of an answer;
+            every row has at least one.
 
     Returns:
         (N,), as :func:`answer_loss` of each example alone.

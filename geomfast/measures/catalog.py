@@ -15,7 +15,7 @@ from functools import cache
 from importlib import metadata
 from types import MappingProxyType
 
-from geomfast.measures.spec import MeasureSpec, Need, owns
+from geomfast.measures.spec import BEHAVIOUR, MeasureSpec, Need, owns
 
 GROUP = "geomfast.measures"
 
@@ -67,6 +67,11 @@ def spec_of(name: str) -> MeasureSpec:
 def measure_of(record: str) -> str | None:
     """The measure that values of this name are of: llc for llc_rhat; None for none."""
     return next((name for name in measures() if owns(name, record)), None)
+
+
+def part_of(record: str) -> str:
+    """Whose computation values of this name come from: a measure's, or the behaviour's."""
+    return measure_of(record) or BEHAVIOUR
 
 
 def needing(names: Iterable[str], *needs: Need) -> list[str]:

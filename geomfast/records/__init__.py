@@ -9,16 +9,13 @@ carries a hash of its content, so that none is read that has changed since.
 This package needs no torch: analyses and reports run where there is none.
 """
 
+from geomfast.labels import FINAL, MIXTURE, block, layer_depth
 from geomfast.records.load import load_records, part_files
 from geomfast.records.part import is_part, read_part, write_part
 from geomfast.records.schema import (
     COLUMNS,
-    FINAL,
-    MIXTURE,
     SCHEMA,
     RecordsError,
-    block,
-    layer_depth,
     parse_part_name,
     part_name,
 )

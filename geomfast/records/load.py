@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
+from geomfast.labels import layer_depth
 from geomfast.records.part import read_part
-from geomfast.records.schema import RecordsError, layer_depth
+from geomfast.records.schema import RecordsError
 
 
 def part_files(path: str | os.PathLike[str]) -> list[Path]:

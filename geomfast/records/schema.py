@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
 
@@ -32,27 +31,10 @@ COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("seconds", pa.float64(), "wall time of this value; the one column a rerun does not repeat"),
 )
 SCHEMA = pa.schema([pa.field(name, kind) for name, kind, _ in COLUMNS])
-FINAL = "final"
-#: Task and level of a value over all task-levels of a run.
-MIXTURE = ("", 0)
 
 
 class RecordsError(FileError):
     """A records folder that cannot be read or written as one."""
-
-
-def block(index: int) -> str:
-    """Label of the output of transformer block ``index`` (counted from 1)."""
-    return f"block {index}"
-
-
-def layer_depth(label: str) -> float:
-    """Position of a layer label in the network: 0 for none, 1..L for blocks, infinity for final."""
-    if label == "":
-        return 0.0
-    if label == FINAL:
-        return math.inf
-    return float(label.removeprefix("block "))
 
 
 def part_name(step: int, measures: Iterable[str]) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from geomfast.analysis.trajectories import task_level
 from geomfast.report.style import (
     BLACK,
     BLUE,
@@ -21,6 +20,7 @@ from geomfast.report.style import (
     need,
     styled,
 )
+from geomfast.testbed.tasks.names import task_level
 
 _LINES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, BLACK)
 #: Steps of a trace are averaged to about as many points.

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import task_level
 from geomfast.records import FINAL
 from geomfast.report.curves import curves
 from geomfast.report.style import COLOUR, block_colour
 from geomfast.report.tables import plain
+from geomfast.testbed.tasks.names import task_level
 
 
 def chart_data(

@@ -27,7 +27,7 @@ from geomfast.report.names import one_line, slugs
 from geomfast.report.settings import taken_how, tracked_how
 from geomfast.report.style import RC, need
 from geomfast.report.tables import Write
-from geomfast.sweep.engines.orphans import end_with_parent
+from geomfast.runs.executors.orphans import end_with_parent
 
 #: Larger ones, of thousands of line segments, are on the page as PNG; the file stays SVG.
 LARGEST_SVG = 300_000

@@ -25,7 +25,7 @@ from geomfast.analysis.trajectories import CELL, in_order
 from geomfast.records import RecordsError, load_records
 from geomfast.report.names import one_line, one_line_columns
 from geomfast.report.settings import read_settings
-from geomfast.sweep.wall import wall_time
+from geomfast.runs.wall import wall_time
 
 #: Format that ``settings.json`` has of what a tracker recorded.
 TRACKER = "geomfast tracker 1"
@@ -42,7 +42,7 @@ class Found:
         chance: exact-match chance by task-level name, of the settings or else of the tasks.
         cells: rows of :func:`geomfast.analysis.cells`.
         claims: of :func:`geomfast.analysis.claims`, in the order of the paper's story.
-        wall: of :func:`geomfast.sweep.wall.wall_time`.
+        wall: of :func:`geomfast.runs.wall.wall_time`.
     """
 
     name: str

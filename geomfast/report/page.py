@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import task_level
 from geomfast.files import printable
 from geomfast.report import claims, tables
 from geomfast.report.chart import chart_data, script_json
@@ -18,6 +17,7 @@ from geomfast.report.found import Found
 from geomfast.report.place import MARK
 from geomfast.report.settings import calls, differences, shown_settings
 from geomfast.report.style import need
+from geomfast.testbed.tasks.names import task_level
 
 #: How large figures are shown; the widest then just fill the page.
 _PIXELS_PER_INCH = 86

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from geomfast.measures.spec import BLUE, GREEN, ORANGE, PURPLE, SKY
-from geomfast.models.scales import SCALES
+from geomfast.testbed.models.scales import SCALES
 
 #: The rest of the palette that measures have their colours of.
 VERMILLION, BLACK, GREY = "#D55E00", "#222222", "#8A8F98"

@@ -16,9 +16,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from geomfast.analysis.trajectories import task_level
 from geomfast.files import write_atomically
 from geomfast.report.names import in_spreadsheet, in_terminal
+from geomfast.testbed.tasks.names import task_level
 
 #: Heading in the terminal, heading on the page, and column of :func:`geomfast.analysis.cells`.
 COLLAPSE = (

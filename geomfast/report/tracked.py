@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.claim import NOT_ENOUGH
-from geomfast.analysis.trajectories import task_level
 from geomfast.report import claims, page, tables
 from geomfast.report.chart import script_json
 from geomfast.report.curves import samples_of
@@ -18,6 +17,7 @@ from geomfast.report.found import Found
 from geomfast.report.panels import Line, Panel, panels
 from geomfast.report.settings import cadence, shown_settings
 from geomfast.report.style import need
+from geomfast.testbed.tasks.names import task_level
 
 #: Names of curves that are all of their panel, whose title says it.
 _IN_TITLE = ("eigenvalue", "trace", "LLC")

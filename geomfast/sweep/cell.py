@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,39 +12,24 @@ from typing import Any
 import torch
 
 from geomfast.estimators.stopping import Stopped
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
+from geomfast.measures.spec import BEHAVIOUR
 from geomfast.records import part_name, write_part
-from geomfast.sweep.cadence import Cadence, taken_at
+from geomfast.runs.cadence import Cadence, taken_at
+from geomfast.runs.errors import CellError
+from geomfast.runs.executors.events import PROGRESS_SECONDS, Progress
+from geomfast.runs.locks import locked
+from geomfast.runs.parts import of_other_weights, recorded, refuse_gone
+from geomfast.runs.states import KEPT_STATES, STATE_EVERY, States
+from geomfast.runs.wall import write_wall
 from geomfast.sweep.eigenvectors import Eigenvectors
-from geomfast.sweep.locks import locked
 from geomfast.sweep.measuring import measure
-from geomfast.sweep.parts import of_other_weights, recorded
-from geomfast.sweep.plan import (
-    BEHAVIOUR,
-    KEEP,
-    Cell,
-    Settings,
-    run_identity,
-    train_settings,
-)
+from geomfast.sweep.plan import KEEP, Cell, Settings, run_identity, train_settings
 from geomfast.sweep.rows import Probe, probes
-from geomfast.sweep.states import STATE_EVERY, States
-from geomfast.sweep.wall import write_wall
-from geomfast.training import checkpoints
-from geomfast.training.loop import Trainer
-from geomfast.training.schedule import checkpoint_steps
-
-#: Latest states of a run that it can be resumed from.
-KEPT_STATES = 2
-#: Called with the step reached and the state of the run there.
-Progress = Callable[[int, dict[str, float]], None]
-#: Least time between two calls of it; each reads the loss, which makes a GPU wait.
-PROGRESS_SECONDS = 0.25
-
-
-class CellError(Exception):
-    """A run that cannot go on; the message says why."""
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.training import checkpoints
+from geomfast.testbed.training.loop import Trainer
+from geomfast.testbed.training.schedule import checkpoint_steps
 
 
 @dataclass(frozen=True)
@@ -214,23 +199,6 @@ def _run(job: Job, progress: Progress, stop: Callable[[], bool]) -> bool:
         return False
     refuse_gone(job.records, missing(job))
     return True
-
-
-def refuse_gone(records: Path, lacking: Collection[int]) -> None:
-    """Refuse to call a run finished whose records are not all there at its end.
-
-    Args:
-        records: folder of them.
-        lacking: steps that have been measured and have no records, or not all.
-
-    Raises:
-        CellError: there are some.
-    """
-    if lacking:
-        raise CellError(
-            f"{records}: records of {len(lacking)} checkpoints, the first of step {min(lacking)}, "
-            "have been removed or moved while the run went on; run the same command again"
-        )
 
 
 @contextmanager

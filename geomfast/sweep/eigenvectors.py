@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from geomfast.files import write_atomically
-from geomfast.training.checkpoints import CheckpointError, tensors_hash
+from geomfast.testbed.training.checkpoints import CheckpointError, tensors_hash
 
 #: More bytes than this are not written with every checkpoint; the search then starts at random.
 LARGEST_FILE = 1 << 30

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from geomfast.runs.states import states_written
+from geomfast.runs.wall import TRAINING, WRITING
 from geomfast.sweep.assumed import Assumed
 from geomfast.sweep.cell import Job, missing, schedule, wanted
 from geomfast.sweep.footprint import (
@@ -25,10 +27,8 @@ from geomfast.sweep.footprint import (
 from geomfast.sweep.modelled import Modelled, Part, parts_of
 from geomfast.sweep.pace import Pace
 from geomfast.sweep.stacked_cells import StackedJob
-from geomfast.sweep.states import states_written
-from geomfast.sweep.wall import TRAINING, WRITING
 from geomfast.sweep.workload import Workload
-from geomfast.training.checkpoints import steps_kept, steps_saved
+from geomfast.testbed.training.checkpoints import steps_kept, steps_saved
 
 #: In words, for whoever reads an estimate.
 UNCERTAINTY = "time within a factor of 2 or 3, memory and disk within 2"

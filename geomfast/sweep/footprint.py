@@ -7,13 +7,14 @@ from collections.abc import Iterable
 
 from geomfast.estimators.curvature.lanczos import BASIS_BYTES, HELD_BYTES
 from geomfast.measures import Need, measures, needing, spec_of
-from geomfast.models.scales import SCALES
-from geomfast.sweep.cell import KEPT_STATES, Job
+from geomfast.runs.states import KEPT_STATES
+from geomfast.sweep.cell import Job
 from geomfast.sweep.eigenvectors import LARGEST_FILE
 from geomfast.sweep.plan import taken
 from geomfast.sweep.stacked_cells import StackedJob
 from geomfast.sweep.workload import batch_tokens, lengths, products
-from geomfast.training.stacking import member_bytes
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.training.stacking import member_bytes
 
 # Numbers kept for each token and block until the backward pass, in widths.
 _KEPT = 18

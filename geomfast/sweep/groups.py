@@ -1,47 +1,14 @@
-"""Members of one scale that are trained, saved and resumed together. No torch here.
-
-A group stays as it was begun, so that what it has done can be gone on with; seeds asked for later
-form groups of their own.
-"""
+"""Which runs of a sweep are trained as one group. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from geomfast.records import part_files
+from geomfast.runs.groups import GROUP_SIZE, parts
 from geomfast.sweep.plan import Cell
-
-#: Members that are saved together, at most: what a kill loses is since their last checkpoint.
-GROUP_SIZE = 64
-MemberT = TypeVar("MemberT")
-
-
-@dataclass(frozen=True)
-class Group:
-    """A group of a population.
-
-    Attributes:
-        name: of its folders.
-        scale: name of the scale.
-        seeds: of its members.
-        at_once: how many of them are one program.
-    """
-
-    name: str
-    scale: str
-    seeds: tuple[int, ...]
-    at_once: int
-
-
-def parts(members: Sequence[MemberT], most: int = GROUP_SIZE) -> list[Sequence[MemberT]]:
-    """Groups of like size, none of more than ``most``."""
-    count = -(-len(members) // most)
-    cuts = [len(members) * i // count for i in range(count + 1)] if count else [0]
-    return [members[a:b] for a, b in pairwise(cuts)]
 
 
 def groups_of_cells(

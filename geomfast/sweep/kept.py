@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
+from geomfast.runs.errors import PlanError
 from geomfast.sweep.folder import read_folder
-from geomfast.sweep.plan import Cell, PlanError, Settings
-from geomfast.training.checkpoints import CheckpointError, folder_name, read_weights, steps_kept
+from geomfast.sweep.plan import Cell, Settings
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.training.checkpoints import (
+    CheckpointError,
+    folder_name,
+    read_weights,
+    steps_kept,
+)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from torch import Tensor
 from geomfast.estimators.activations import observe
 from geomfast.estimators.behaviour import mean_and_stderr
 from geomfast.files import fingerprint
+from geomfast.labels import layers
 from geomfast.measures import engine
 from geomfast.measures.catalog import spec_of
 from geomfast.measures.spec import BEHAVIOUR, Need
 from geomfast.measures.subject import Policy, Samples, Seen, Subject, Value
 from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.plan import Settings, measure_settings, taken
-from geomfast.sweep.rows import MixtureProbe, Probe, Row, layers, mixture
+from geomfast.sweep.rows import MixtureProbe, Probe, Row, mixture
 
 
 class Run(Subject):

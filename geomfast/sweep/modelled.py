@@ -11,14 +11,15 @@ import math
 from dataclasses import dataclass
 
 from geomfast.measures import Need, needing, spec_of
-from geomfast.models.scales import SCALES, Scale
+from geomfast.measures.spec import BEHAVIOUR
 from geomfast.replay import BREAK_EVEN, WARM_UP
+from geomfast.runs.wall import STARTING, TRAINING
 from geomfast.sweep.assumed import Assumed
 from geomfast.sweep.cell import Job
 from geomfast.sweep.pace import BLOCK
-from geomfast.sweep.plan import BEHAVIOUR, taken
-from geomfast.sweep.wall import STARTING, TRAINING
+from geomfast.sweep.plan import taken
 from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths, products
+from geomfast.testbed.models.scales import SCALES, Scale
 
 # Kernels of a pass, beside those of its blocks and of each block; counted by hand but for those of
 # a training step, which are 167 at nano in a profile.

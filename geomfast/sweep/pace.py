@@ -12,12 +12,12 @@ import torch
 from geomfast.estimators.probes import probe_accuracy
 from geomfast.estimators.spectra import rankme
 from geomfast.measures import spec_of
-from geomfast.models.gpt import Block, Shapes
-from geomfast.models.scales import Scale
 from geomfast.sweep.plan import Settings
-from geomfast.tasks import TaskLevel
-from geomfast.training.mixture import Mixture
-from geomfast.training.precision import tf32
+from geomfast.testbed.models.gpt import Block, Shapes
+from geomfast.testbed.models.scales import Scale
+from geomfast.testbed.tasks import TaskLevel
+from geomfast.testbed.training.mixture import Mixture
+from geomfast.testbed.training.precision import tf32
 
 # Work of one timed pass on the CPU, where it is the same rate for fewer tokens.
 _CPU_FLOPS = 1.5e9

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from geomfast.estimators.sampling.rules import STABLE, steepest, usual_nbeta
 from geomfast.files import fingerprint
-from geomfast.measures.catalog import measure_of as catalog_measure_of
 from geomfast.measures.catalog import spec_of
 from geomfast.measures.spec import BEHAVIOUR, Need
-from geomfast.models.scales import SCALES
 from geomfast.records import MIXTURE
-from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
-from geomfast.training.settings import TrainSettings, peak_rate
+from geomfast.runs.errors import PlanError
+from geomfast.runs.settings_file import plain
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
+from geomfast.testbed.training.settings import TrainSettings, peak_rate
 
 MIXTURES = ("joint", "per-task")
 KEEP = ("last", "all")
@@ -29,10 +29,6 @@ ASKED = {
 #: Settings that shape one measure only, and may differ where it was not taken.
 MEASURE_SETTINGS = {measure: tuple(names.values()) for measure, names in ASKED.items()}
 _LLC = spec_of("llc").settings()
-
-
-class PlanError(Exception):
-    """A sweep that cannot start as asked; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +85,6 @@ def cells(settings: Settings, scales: tuple[str, ...], seeds: tuple[int, ...]) -
         for seed in seeds
         for name, tasks in mixtures
     ]
-
-
-def measure_of(name: str) -> str:
-    """The measure a record belongs to by its name: llc for llc_rhat, behaviour for accuracy."""
-    return catalog_measure_of(name) or BEHAVIOUR
 
 
 def taken(settings: Settings, measure: str) -> Any:
@@ -188,8 +179,3 @@ def run_identity(settings: Settings, cell: Cell) -> dict[str, Any]:
     cell_fields = plain(asdict(cell))
     del cell_fields["scale"]
     return cell_fields | recipe(settings, cell.scale)
-
-
-def plain(value: Any) -> Any:
-    """A value as it comes back from a JSON file."""
-    return json.loads(json.dumps(value))

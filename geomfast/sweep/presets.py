@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from geomfast.measures import measures
-from geomfast.tasks import LEVELS, TASK_NAMES
+from geomfast.testbed.tasks import LEVELS, TASK_NAMES
 
 #: The paper's five geometric measures, and the linear probes of its fourth version.
 _ALL = (

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geomfast.estimators.behaviour import answer_loss, padded_answer_loss
-from geomfast.records import FINAL, MIXTURE, block
+from geomfast.records import MIXTURE
 from geomfast.sweep.plan import Cell, Settings, diagnostic_settings, mixture_settings
-from geomfast.tasks import DIAGNOSTIC_STREAM, TaskLevel
-from geomfast.tasks.vocabulary import PAD
-from geomfast.training.mixture import IGNORE
+from geomfast.testbed.tasks import DIAGNOSTIC_STREAM, TaskLevel
+from geomfast.testbed.tasks.vocabulary import PAD
+from geomfast.testbed.training.mixture import IGNORE
 
 Row = dict[str, Any]
 
@@ -107,8 +107,3 @@ def mixture(samples: list[Probe]) -> MixtureProbe:
         targets.append(F.pad(right, pad, value=IGNORE))
     data, _ = mixture_settings([probe.data for probe in samples])
     return MixtureProbe({"inputs": torch.cat(inputs), "targets": torch.cat(targets)}, data)
-
-
-def layers(count: int) -> list[str]:
-    """Labels of activations as :func:`~geomfast.estimators.activations.observe` orders them."""
-    return [*(block(i) for i in range(1, count)), FINAL]

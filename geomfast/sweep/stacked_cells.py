@@ -12,22 +12,23 @@ from typing import Any
 
 import torch
 
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
-from geomfast.sweep.cadence import Cadence
-from geomfast.sweep.cell import Job, Progress, missing, record, refuse_gone, schedule
-from geomfast.sweep.engines.events import EXPLAINED, Event
-from geomfast.sweep.failures import clear_failure, failed_before, mark_failed
-from geomfast.sweep.locks import locked
+from geomfast.runs.cadence import Cadence
+from geomfast.runs.executors.events import EXPLAINED, Event, Progress
+from geomfast.runs.failures import clear_failure, failed_before, mark_failed
+from geomfast.runs.locks import locked
+from geomfast.runs.parts import refuse_gone
+from geomfast.runs.stacked_loop import go_on, resume
+from geomfast.runs.states import STATE_EVERY
+from geomfast.sweep.cell import Job, missing, record, schedule
 from geomfast.sweep.plan import KEEP, Cell, Settings, run_identity, train_settings
 from geomfast.sweep.rows import Probe, probes
-from geomfast.sweep.stacked_loop import go_on, resume
-from geomfast.sweep.states import STATE_EVERY
-from geomfast.training import checkpoints
-from geomfast.training.mixture_batches import MixtureBatches
-from geomfast.training.settings import peak_rate
-from geomfast.training.stacked import StackedTrainer
-from geomfast.training.stacking import at_once
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.training import checkpoints
+from geomfast.testbed.training.mixture_batches import MixtureBatches
+from geomfast.testbed.training.settings import peak_rate
+from geomfast.testbed.training.stacked import StackedTrainer
+from geomfast.testbed.training.stacking import at_once
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def together(job: Job, members: int, stack: str) -> int:
     Args:
         job: one of them.
         members: how many there are.
-        stack: see :func:`geomfast.training.stacking.at_once`.
+        stack: see :func:`geomfast.testbed.training.stacking.at_once`.
     """
     if job.settings.precision != "fp32":
         return 1
@@ -143,7 +144,7 @@ def run(job: StackedJob, progress: Progress, stop: Callable[[], bool]) -> bool:
 
     Args:
         job: the group.
-        progress, stop: see :func:`geomfast.sweep.stacked_loop.go_on`.
+        progress, stop: see :func:`geomfast.runs.stacked_loop.go_on`.
 
     Returns:
         Whether the group is finished.

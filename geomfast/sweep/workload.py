@@ -8,11 +8,12 @@ touched.  What cannot be counted beforehand: how many products an eigenvalue tak
 from __future__ import annotations
 
 from geomfast.measures import Need, needing, spec_of
-from geomfast.models.scales import SCALES, Scale
+from geomfast.measures.spec import BEHAVIOUR
 from geomfast.sweep.cell import Job
 from geomfast.sweep.pace import BLOCK, Pace
-from geomfast.sweep.plan import BEHAVIOUR, Settings, taken
-from geomfast.tasks import DIAGNOSTIC_STREAM
+from geomfast.sweep.plan import Settings, taken
+from geomfast.testbed.models.scales import SCALES, Scale
+from geomfast.testbed.tasks import DIAGNOSTIC_STREAM
 
 #: Products until a top eigenvalue has converged; 4 to 9 were seen.
 PRODUCTS = 8

@@ -13,7 +13,7 @@ import pandas as pd
 
 from geomfast import records
 from geomfast.files import write_json
-from geomfast.tasks import TASK_NAMES
+from geomfast.testbed.tasks import TASK_NAMES
 
 CHANCE = {f"PAR-{level}": 0.5 for level in (1, 2, 3)} | {f"CMP-{v}": 1 / 3 for v in (1, 2, 3)}
 

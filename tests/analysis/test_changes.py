@@ -7,7 +7,7 @@ import pytest
 
 from geomfast.analysis.changes import change_point, change_points
 from geomfast.analysis.trajectories import log_steps
-from geomfast.training.schedule import checkpoint_steps
+from geomfast.testbed.training.schedule import checkpoint_steps
 from tests.analysis.planted import STEPS, shift
 from tests.analysis.synthetic import join, rows
 

@@ -12,11 +12,11 @@ from rich.console import Console
 from geomfast.cli.dry_run import _makespan, show_plan
 from geomfast.cli.main import main
 from geomfast.measures import measures
-from geomfast.models.scales import SCALES
+from geomfast.runs.failures import mark_failed
 from geomfast.sweep.cell import Job, run
-from geomfast.sweep.failures import mark_failed
 from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.plan import Settings, cells
+from geomfast.testbed.models.scales import SCALES
 
 SMALL = (
     "--tasks COPY --levels 1 --steps 6 --checkpoints 5 --samples 16 --batch-size 8 --threads 1 "

@@ -19,10 +19,10 @@ from geomfast.cli import engine as engine_module
 from geomfast.cli.engine import Engine, chosen_engine, engine_options
 from geomfast.cli.main import main
 from geomfast.cli.progress import Bars, Lines
+from geomfast.runs.executors.events import Event
 from geomfast.sweep.cell import Job
-from geomfast.sweep.engines.events import Event
-from geomfast.sweep.engines.sharing import fitting, footprint
 from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.sharing import fitting, footprint
 
 RAY = "--tasks COPY --levels 1 --steps 4 --samples 4 --batch-size 2 --engine ray"
 

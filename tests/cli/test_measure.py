@@ -17,13 +17,13 @@ import torch
 from click.testing import CliRunner, Result
 
 from geomfast.cli.main import main
-from geomfast.integrations.series.language_model import OpenedModel
-from geomfast.integrations.states import find_blocks
+from geomfast.measures.model.states import find_blocks
 from geomfast.records import load_records
 from geomfast.report import figures
 from geomfast.report.found import read
-from tests.integrations.hub_stand_in import MODEL, stand_in
-from tests.integrations.language_models import WORDS, save
+from geomfast.series.language_model import OpenedModel
+from tests.lm.hub_stand_in import MODEL, stand_in
+from tests.lm.language_models import WORDS, save
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 128, 256, 512)
 FIVE = "rankme,fisher_rank,gradient_covariance_rank,hessian_top,llc"
@@ -294,7 +294,7 @@ def test_probes_longer_than_the_context_are_skipped_with_a_notice(
 def test_out_of_memory_is_a_notice(
     series: Path, probes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from geomfast.integrations import hf
+    from geomfast.lm import hf
 
     padded = hf.padded
 
@@ -313,7 +313,7 @@ def test_memory_that_lacks_once_leaves_one_run(
     series: Path, probes: str, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint with fewer samples at once has the values, and the settings, of the others."""
-    from geomfast.integrations import hf
+    from geomfast.lm import hf
 
     whole = load_records(measured).query("step in (0, 16)")
     whole = whole[~whole["measure"].str.startswith("hessian")].reset_index(drop=True)
@@ -360,7 +360,7 @@ def nothing_to_find(model: Any) -> list[str]:
 def test_a_model_without_hidden_states(
     series: Path, probes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from geomfast.integrations import states
+    from geomfast.measures.model import states
 
     monkeypatch.setattr(states, "find_blocks", nothing_to_find)
     result = call(series / "step0", "--out", tmp_path / "out", "--probes", probes)

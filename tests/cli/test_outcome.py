@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 
 from geomfast.cli.outcome import outcome_of, show_outcome
+from geomfast.runs.executors.events import Event
 from geomfast.sweep.cell import Job, run
-from geomfast.sweep.engines.events import Event
 from geomfast.sweep.plan import Settings, cells
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 2, 8, None, "fp32", 2, 2, 3, 16)

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from geomfast.cli.main import main
+from geomfast.population import running
 from geomfast.records import load_records, write_part
-from geomfast.sweep.failures import mark_failed
-from geomfast.sweep.population import running
+from geomfast.runs.failures import mark_failed
 
 SMALL = ["--train-length", "3", "--test-lengths", "5", "--batch-size", "6", "--samples", "10"]
 SMALL += ["--steps", "40", "--checkpoints", "11", "--threads", "1", "--scales", "1x16"]

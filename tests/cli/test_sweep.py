@@ -16,10 +16,11 @@ from click.testing import CliRunner, Result
 
 from geomfast.cli.main import main
 from geomfast.measures import measures
+from geomfast.measures.catalog import part_of
+from geomfast.measures.spec import BEHAVIOUR
 from geomfast.records import load_records
 from geomfast.sweep.kept import load_kept
-from geomfast.sweep.plan import BEHAVIOUR, measure_of
-from geomfast.training.checkpoints import weights_hash
+from geomfast.testbed.training.checkpoints import weights_hash
 
 SMALL = [
     "--tasks",
@@ -310,7 +311,7 @@ def test_glance_takes_every_measure_of_a_sweep(tmp_path: Path) -> None:
     result = call(out, *small.split(), "--samples", 8, "--llc-draws", 4, "--threads", 1)
     assert result.exit_code == 0, result.output
     frame = load_records(out)
-    assert set(frame["measure"].map(measure_of)) == {BEHAVIOUR, *measures()}
+    assert set(frame["measure"].map(part_of)) == {BEHAVIOUR, *measures()}
     assert not frame[frame["measure"] != "llc_ess"]["value"].isna().any()
     settings = json.loads((out / "settings.json").read_text())["hashes"].values()
     density = next(told for told in settings if told.get("measure") == "hessian_density")

@@ -19,8 +19,8 @@ from geomfast.estimators.per_sample.attribution import Attribution
 from geomfast.kernels.gradient_gram import Factors, parameter_gram
 from geomfast.kernels.gradient_gram import plain as plain_module
 from geomfast.kernels.gradient_gram import reference as reference_module
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
 from tests.estimators.models import N, build, exact_gram, loss, loss64
 
 MODELS = build()

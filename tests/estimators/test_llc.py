@@ -14,8 +14,8 @@ from torch import nn
 import geomfast as gf
 from geomfast.estimators.batches import Batches
 from geomfast.kernels.sgld import RmsProp
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import Scale
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import Scale
 from tests import cases
 from tests.estimators import models
 from tests.estimators.curvature.cases import made, next_token

@@ -20,17 +20,17 @@ import torch
 
 from geomfast.analysis import check
 from geomfast.files import FileError
-from geomfast.integrations.measure.folder import KIND as SERIES
-from geomfast.integrations.tracking.folder import KIND as TRACKER
 from geomfast.records import load_records
+from geomfast.runs.errors import PlanError
+from geomfast.runs.failures import failed_before
+from geomfast.runs.model_folder import KIND as SERIES
+from geomfast.runs.parts import recorded
+from geomfast.runs.settings_file import read_settings
+from geomfast.runs.wall import wall_time
 from geomfast.sweep.eigenvectors import Eigenvectors
-from geomfast.sweep.failures import failed_before
 from geomfast.sweep.folder import read_folder
-from geomfast.sweep.parts import recorded
-from geomfast.sweep.plan import PlanError
-from geomfast.sweep.settings_file import read_settings
-from geomfast.sweep.wall import wall_time
-from geomfast.training import checkpoints
+from geomfast.testbed.training import checkpoints
+from geomfast.tracker.folder import KIND as TRACKER
 from tests.fuzz.folders import make
 
 KINDS = {"alone": "sweep", "stacked": "sweep", "population": "population"}

@@ -15,7 +15,7 @@ from torch import nn
 import geomfast as gf
 from geomfast.cli.engine import Engine
 from geomfast.cli.main import main
-from geomfast.sweep.engines.events import Event, attempt
+from geomfast.runs.executors.events import Event, attempt
 
 SWEEP = ["--tasks", "COPY", "--levels", "1", "--scales", "nano", "--steps", "8", "--samples", "10"]
 SWEEP += ["--checkpoints", "3", "--batch-size", "8", "--measures", "rankme,hessian_top"]

@@ -22,7 +22,7 @@ import pandas as pd
 
 from geomfast.records import load_records
 from tests.fuzz.folders import POPULATION, SWEEP
-from tests.sweep.killed import MARK, Command, marked
+from tests.runs.killed import MARK, Command, marked
 
 KILLS = 5
 _KEYS = ["run", "step", "task", "level", "layer", "measure"]

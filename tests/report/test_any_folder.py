@@ -9,15 +9,15 @@ from torch import nn
 
 import geomfast as gf
 from geomfast.files import read_sealed
-from geomfast.integrations.measuring import Options
-from geomfast.integrations.tracking import budget
+from geomfast.measures.model.measuring import Options
 from geomfast.records import RecordsError
 from geomfast.report import build
 from geomfast.report.found import read
 from geomfast.report.settings import cadence
-from tests.integrations.tracked import batch, loss_fn, net
+from geomfast.tracker import budget
 from tests.report.conftest import judge_few
 from tests.report.test_assemble import parsed
+from tests.tracker.tracked import batch, loss_fn, net
 
 QUICK = Options(hessian_probes=6, llc_draws=4, llc_burn_in=1, llc_chains=1, llc_batch_size=8)
 

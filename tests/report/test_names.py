@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from geomfast.analysis.trajectories import task_level
 from geomfast.cli.report import report
 from geomfast.report import build
 from geomfast.report.chart import script_json
@@ -18,6 +17,7 @@ from geomfast.report.names import in_spreadsheet, in_terminal, labels, one_line,
 from geomfast.report.population import assemble
 from geomfast.report.population import build as build_population
 from geomfast.report.tables import write_csv
+from geomfast.testbed.tasks.names import task_level
 from tests.analysis.synthetic import join, rows, sweep, write
 
 #: Names that some medium would obey, lose or mix up with another's.

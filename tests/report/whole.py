@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import task_level
 from geomfast.records import FINAL, block
-from geomfast.tasks import TASK_NAMES
+from geomfast.testbed.tasks import TASK_NAMES
+from geomfast.testbed.tasks.names import task_level
 from tests.analysis.synthetic import CHANCE, join, rows, schedule, sweep
 
 BLOCKS = {"nano": 2, "micro": 4, "small": 6, "medium": 8, "large": 12}

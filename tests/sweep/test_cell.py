@@ -11,15 +11,16 @@ import torch
 from geomfast.estimators import spectra
 from geomfast.estimators.gradients import fisher_effective_rank, gradient_covariance_rank
 from geomfast.estimators.hessian import hessian_top_eigenvalues
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
 from geomfast.records import load_records
+from geomfast.runs.errors import CellError, PlanError
 from geomfast.sweep import cell as cell_module
 from geomfast.sweep import rows
-from geomfast.sweep.cell import CellError, Job, missing, run, schedule
-from geomfast.sweep.plan import PlanError, Settings, cells, train_settings
-from geomfast.training import checkpoints
-from geomfast.training.loop import TrainingDiverged
+from geomfast.sweep.cell import Job, missing, run, schedule
+from geomfast.sweep.plan import Settings, cells, train_settings
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.training import checkpoints
+from geomfast.testbed.training.loop import TrainingDiverged
 from tests.sweep.defaults import change
 
 SETTINGS = Settings(

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from geomfast.measures import spec_of
-from geomfast.models.scales import SCALES
+from geomfast.runs.wall import wall_time
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.estimate import DISK, SYNC, Estimate, estimate, left
 from geomfast.sweep.footprint import disk_bytes, eigenvector_bytes, memory_bytes, state_bytes
 from geomfast.sweep.pace import Pace, as_in_a_run, measure_pace
 from geomfast.sweep.plan import Settings, cells, train_settings
-from geomfast.sweep.wall import wall_time
 from geomfast.sweep.workload import PRODUCT, PRODUCTS, Workload, lengths
-from geomfast.training.loop import Trainer
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.training.loop import Trainer
 from tests.sweep.defaults import change
 
 SETTINGS = Settings("joint", ("COPY", "MOD"), (1,), 12, 8, None, "fp32", 6, 2, 14, 16)

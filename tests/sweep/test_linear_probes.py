@@ -13,14 +13,14 @@ import geomfast as gf
 from geomfast.estimators.activations import observe
 from geomfast.files import fingerprint
 from geomfast.measures import spec_of
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
 from geomfast.records import load_records
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import Settings, cells, measure_settings
 from geomfast.sweep.rows import Probe, probes
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
 
 SETTINGS = Settings("joint", ("COPY", "MOD", "CMP"), (1,), 1, 8, None, "fp32", 2, 2, 2, 60)
 (CELL,) = cells(SETTINGS, ("nano",), (0,))

@@ -11,8 +11,6 @@ import torch
 import geomfast as gf
 from geomfast.estimators.sampling import calibrate as module
 from geomfast.files import fingerprint
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import SCALES
 from geomfast.records import load_records
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.plan import (
@@ -24,7 +22,9 @@ from geomfast.sweep.plan import (
     taken,
 )
 from geomfast.sweep.rows import mixture, probes
-from geomfast.tasks import TASK_NAMES
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.tasks import TASK_NAMES
 from tests.sweep.defaults import change
 
 SETTINGS = Settings(

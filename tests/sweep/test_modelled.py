@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from geomfast.measures import measures
-from geomfast.models.scales import SCALES
 from geomfast.replay import BREAK_EVEN
 from geomfast.sweep.assumed import ASSUMED, Figure
 from geomfast.sweep.cell import Job
@@ -16,7 +15,8 @@ from geomfast.sweep.estimate import estimate, left
 from geomfast.sweep.modelled import Modelled, Part, parts_of
 from geomfast.sweep.plan import Settings, cells
 from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths
-from geomfast.tasks import LEVELS, TASK_NAMES
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.tasks import LEVELS, TASK_NAMES
 
 H200 = ASSUMED["h200"]
 SETTINGS = Settings("joint", TASK_NAMES, LEVELS, 400, 168, None, "fp32", 60, 4, 26, 200)

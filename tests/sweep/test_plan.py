@@ -11,18 +11,19 @@ import pytest
 
 from geomfast.files import fingerprint, read_sealed
 from geomfast.measures import measures as known
-from geomfast.models.scales import SCALES
-from geomfast.sweep.folder import check_folder, prepare_folder, read_folder
-from geomfast.sweep.locks import FolderInUse, locked
+from geomfast.runs.errors import PlanError
+from geomfast.runs.folder import check_folder
+from geomfast.runs.locks import FolderInUse, locked
+from geomfast.sweep.folder import prepare_folder, read_folder
 from geomfast.sweep.plan import (
-    PlanError,
     Settings,
     cells,
     diagnostic_settings,
     measure_settings,
     mixture_settings,
 )
-from geomfast.tasks import TaskLevel
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.tasks import TaskLevel
 
 GRID: dict[str, list[Any]] = {"scales": ["nano"], "seeds": [0], "measures": ["rankme"]}
 CALL = {"command": "geomfast sweep out", "preset": "smoke", "machine": "m"}

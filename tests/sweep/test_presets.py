@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from geomfast.measures import measures
-from geomfast.models.scales import SCALES
-from geomfast.sweep.cadence import taken_at
+from geomfast.runs.cadence import taken_at
 from geomfast.sweep.plan import MEASURE_SETTINGS, Settings, cells, taken
 from geomfast.sweep.presets import PRESETS
-from geomfast.training.schedule import checkpoint_steps
+from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.training.schedule import checkpoint_steps
 
 #: The paper's five measures, and the probes of its fourth version.
 ALL = {

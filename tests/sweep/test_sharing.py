@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from geomfast.sweep.cell import Job, run
-from geomfast.sweep.engines.sharing import (
+from geomfast.sweep.footprint import memory_bytes
+from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.sharing import (
     CONTEXT,
     MARGIN,
     fitting,
@@ -15,8 +17,6 @@ from geomfast.sweep.engines.sharing import (
     free_bytes,
     runs_at_once,
 )
-from geomfast.sweep.footprint import memory_bytes
-from geomfast.sweep.plan import Settings, cells
 from geomfast.sweep.stacked_cells import StackedJob
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 4, 8, None, "fp32", 4, 2, 8, 16)

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from geomfast.records import load_records, write_part
+from geomfast.runs.executors.events import Event, attempt
+from geomfast.runs.failures import failed_before
+from geomfast.runs.groups import GROUP_SIZE
+from geomfast.runs.wall import wall_time
 from geomfast.sweep import cell as cell_module
 from geomfast.sweep import stacked_cells
 from geomfast.sweep.cell import Job, missing, schedule
 from geomfast.sweep.cell import run as run_alone
-from geomfast.sweep.engines.events import Event, attempt
-from geomfast.sweep.failures import failed_before
-from geomfast.sweep.groups import GROUP_SIZE, groups_of_cells
+from geomfast.sweep.groups import groups_of_cells
 from geomfast.sweep.plan import Settings, cells
 from geomfast.sweep.stacked_cells import (
     StackedJob,
@@ -25,10 +27,9 @@ from geomfast.sweep.stacked_cells import (
     together,
     work_of,
 )
-from geomfast.sweep.wall import wall_time
-from geomfast.tasks import TASK_NAMES
-from geomfast.training import checkpoints
-from geomfast.training.stacked import StackedTrainer
+from geomfast.testbed.tasks import TASK_NAMES
+from geomfast.testbed.training import checkpoints
+from geomfast.testbed.training.stacked import StackedTrainer
 
 SETTINGS = Settings(
     mixture="joint",

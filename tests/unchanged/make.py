@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 import geomfast as gf
-from geomfast.integrations.options import Options
 from geomfast.machine import describe
+from geomfast.measures.model.options import Options
 from geomfast.records import load_records
 from tests.fuzz.folders import POPULATION, invoke
-from tests.integrations.language_models import WORDS, save
+from tests.lm.language_models import WORDS, save
 
 KEPT = Path(__file__).with_name("records.parquet")
 #: Where they were made, for values to be compared to the last bit there.

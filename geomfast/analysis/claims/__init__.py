@@ -21,7 +21,7 @@ from geomfast.analysis.claims.hierarchy import geometry_leads, only_rankme_leads
 from geomfast.analysis.claims.layers import top_down
 from geomfast.analysis.claims.prediction import coarse_difficulty, swaps, within_class
 from geomfast.analysis.claims.probes import probe_first
-from geomfast.tasks import TASKS, TaskLevel
+from geomfast.testbed.tasks import TASKS, TaskLevel
 
 #: In the order of the paper's story: what emerges, the collapse before it, what leads and what
 #: does not, what can be predicted, and what probes find.

@@ -24,8 +24,9 @@ from geomfast.analysis.floors import (
 )
 from geomfast.analysis.intervals import Estimate, mean_over_seeds, share_over_seeds
 from geomfast.analysis.paper import MOD_FLOOR
-from geomfast.analysis.trajectories import CELL, task_level
+from geomfast.analysis.trajectories import CELL
 from geomfast.records import FINAL
+from geomfast.testbed.tasks.names import task_level
 
 #: A fall by this share of the initial value is a collapse: twice what the minimum of hundreds of
 #: checkpoints falls short of a level by fluctuation alone.

@@ -11,7 +11,7 @@ from geomfast.estimators.batches import batches_of
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.curvature.gpt import GptProducts, NotPlain
 from geomfast.estimators.curvature.products import KEPT_BYTES, DataProducts, HessianProducts
-from geomfast.models.gpt import GPT
+from geomfast.testbed.models.gpt import GPT
 
 
 class FusedProducts(DataProducts):

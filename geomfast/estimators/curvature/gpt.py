@@ -17,7 +17,7 @@ from geomfast.estimators.curvature.gpt_loss import LossPoint, NotPlain
 from geomfast.estimators.curvature.gpt_point import PARTS, Body, ChunkPoint
 from geomfast.estimators.curvature.gpt_tangent import Directions
 from geomfast.kernels.tangents import operations
-from geomfast.models.gpt import GPT, Block
+from geomfast.testbed.models.gpt import GPT, Block
 
 __all__ = ["GptProducts", "NotPlain"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.graph import nodes
-from geomfast.models.gpt import GPT
+from geomfast.testbed.models.gpt import GPT
 
 
 class NotPlain(ValueError):

@@ -22,7 +22,7 @@ from geomfast.estimators.curvature.gpt_linear import (
     apply,
 )
 from geomfast.kernels.tangents import Attention, Gelu, Norm, nbytes
-from geomfast.models.gpt import GPT
+from geomfast.testbed.models.gpt import GPT
 
 #: Linear layers of a block.
 PARTS = ("attention_in", "attention_out", "mlp_in", "mlp_out")

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import select, task_level
+from geomfast.analysis.trajectories import select
 from geomfast.report.curves import medians, samples_of
 from geomfast.report.style import ORANGE, PURPLE, VERMILLION, head, legend, multiples, need, styled
+from geomfast.testbed.tasks.names import task_level
 
 #: Recorded of language models alone, which choose among continuations.
 BY_SIZE = "accuracy_by_size"

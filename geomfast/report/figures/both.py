@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import in_order, select, task_level
+from geomfast.analysis.trajectories import in_order, select
 from geomfast.records import FINAL
 from geomfast.report.curves import runs_text, samples_of
 from geomfast.report.figures.dots import Group
@@ -23,6 +23,7 @@ from geomfast.report.style import (
     rank_axis,
     styled,
 )
+from geomfast.testbed.tasks.names import task_level
 
 _DASH = (0, (5, 2))
 _LINES: tuple[tuple[str, Any], ...] = ((BLUE, "-"), (ORANGE, _DASH))

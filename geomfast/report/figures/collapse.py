@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import task_level
 from geomfast.records import FINAL
 from geomfast.report.curves import Curves, caption, curves
 from geomfast.report.style import (
@@ -28,6 +27,7 @@ from geomfast.report.style import (
     step_axis,
     styled,
 )
+from geomfast.testbed.tasks.names import task_level
 
 DASHED = (0, (3, 2))
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import task_level
 from geomfast.report.style import (
     GREY,
     LINE,
@@ -20,6 +19,7 @@ from geomfast.report.style import (
     plain_numbers,
     step_axis,
 )
+from geomfast.testbed.tasks.names import task_level
 
 #: Inches of a row, and what part of it the groups are spread over.
 ROW, SPREAD = 0.27, 0.62

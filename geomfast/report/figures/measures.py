@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from geomfast.analysis.llc import llc_values
-from geomfast.analysis.trajectories import in_order, select, task_level
+from geomfast.analysis.trajectories import in_order, select
 from geomfast.analysis.truncation import FIRST
 from geomfast.records import MIXTURE
 from geomfast.report.curves import medians, samples_of
@@ -23,6 +23,7 @@ from geomfast.report.style import (
     plain_numbers,
     styled,
 )
+from geomfast.testbed.tasks.names import task_level
 
 #: Name and colour by measure, and the line of a rank by which of the parameters it counts.
 _RANKS = {

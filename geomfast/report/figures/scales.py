@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import in_order, select, task_level
+from geomfast.analysis.trajectories import in_order, select
 from geomfast.records import FINAL
 from geomfast.report.curves import runs_text, samples_of
 from geomfast.report.figures.dots import (
@@ -31,6 +31,7 @@ from geomfast.report.style import (
     scale_look,
     styled,
 )
+from geomfast.testbed.tasks.names import task_level
 
 #: Look of the mark of :func:`emergence_mark`.
 EMERGENCE: dict[str, Any] = {

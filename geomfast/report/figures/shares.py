@@ -22,9 +22,9 @@ from geomfast.report.style import (
     need,
     styled,
 )
-from geomfast.sweep.wall import TRAINING, WRITING
+from geomfast.runs.wall import TRAINING, WRITING
 
-#: Name, colour and hatch of every part of :func:`geomfast.sweep.wall.wall_time`.
+#: Name, colour and hatch of every part of :func:`geomfast.runs.wall.wall_time`.
 PARTS: dict[str, tuple[str, str, str]] = {
     TRAINING: ("training", LINE, ""),
     WRITING: ("writing", GREY, ""),

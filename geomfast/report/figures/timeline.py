@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import task_level
 from geomfast.report.curves import caption
 from geomfast.report.style import (
     BLACK,
@@ -21,6 +20,7 @@ from geomfast.report.style import (
     step_axis,
     styled,
 )
+from geomfast.testbed.tasks.names import task_level
 
 
 @styled

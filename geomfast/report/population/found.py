@@ -30,7 +30,7 @@ from geomfast.analysis.population import (
 from geomfast.records import RecordsError, is_part, load_records, part_files
 from geomfast.report.names import distinct, labels, one_line, one_line_columns, slug
 from geomfast.report.settings import read_settings
-from geomfast.tasks import LENGTH_TASKS
+from geomfast.testbed.tasks import LENGTH_TASKS
 
 _TASKS = {task.name for task in LENGTH_TASKS.values()}
 #: Scales that one figure shows, and letters of a name there.

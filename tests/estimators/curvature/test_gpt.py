@@ -13,8 +13,8 @@ from geomfast.estimators.behaviour import answer_loss
 from geomfast.estimators.curvature.gpt import GptProducts, NotPlain
 from geomfast.kernels.backends import interpreting_triton
 from geomfast.losses import next_token
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import Scale
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import Scale
 from tests import cases
 
 TINY = Scale("tiny", 2, 16, 2, 1e-3, vocabulary=11, context=13)

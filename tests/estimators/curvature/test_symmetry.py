@@ -13,8 +13,8 @@ from geomfast.estimators.curvature.density import spectral_density
 from geomfast.estimators.curvature.lanczos import ENDS, eigenpairs, random_vector
 from geomfast.estimators.curvature.products import HessianProducts
 from geomfast.estimators.curvature.trace import hutch_plus_plus
-from geomfast.models.gpt import GPT
-from geomfast.models.scales import Scale
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.scales import Scale
 from tests.estimators.curvature.cases import build, made, next_token, planted
 
 SYMMETRIC = planted(torch.cat([torch.tensor([5.0, 4.0]), torch.linspace(-1.0, 2.0, 70)])).matrix

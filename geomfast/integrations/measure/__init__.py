@@ -1,1 +1,0 @@
-"""Measuring series of checkpoints: the folder it lives in, and what one process of it does."""

@@ -1,5 +1,0 @@
-"""Checkpoints of trainings, wherever they are: one module per kind of source.
-
-Every kind gives series of :class:`~geomfast.integrations.series.checkpoint.Checkpoint`, knows how
-to bring one to this machine and let go of it again, and opens it for measuring.
-"""

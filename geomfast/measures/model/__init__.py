@@ -1,0 +1,1 @@
+"""The measures of any model: what its activations are, how it is evaluated, `gf.measure`."""

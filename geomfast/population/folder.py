@@ -1,0 +1,98 @@
+"""The folder a population lives in: the rules of a sweep's, and the groups its members form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from geomfast.files import fingerprint
+from geomfast.population.plan import (
+    MEASURES,
+    PopulationSettings,
+    diagnostic_settings,
+    measure_settings,
+    recipe,
+    scale_of,
+)
+from geomfast.runs.folder import refuse_other
+from geomfast.runs.groups import Group, parts
+from geomfast.runs.settings_file import plain, read_settings
+from geomfast.testbed.training.stacking import at_once
+
+KIND = "population"
+
+
+def settled(
+    out: Path,
+    settings: PopulationSettings,
+    scales: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    stack: str,
+    device: str,
+    tokens: int,
+) -> dict[str, Any]:
+    """What OUT's ``settings.json`` says once these members are asked of it.
+
+    Members that no group has yet form new ones; a group stays as it was begun, so that what it has
+    done can be gone on with.
+
+    Args:
+        out: the population's folder; nothing is written.
+        settings: what its members share.
+        scales, seeds: asked for.
+        stack: see :func:`geomfast.testbed.training.stacking.at_once`.
+        device: where new groups will be trained.
+        tokens: of a member's step, padding included.
+
+    Raises:
+        PlanError: OUT belongs to something else, or to a population with other settings.
+    """
+    path = out / "settings.json"
+    recipes = {name: recipe(settings, name) for name in scales}
+    grid: dict[str, list[Any]] = {"scales": list(scales), "seeds": list(seeds)}
+    groups: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    if path.exists():
+        before = read_settings(path, KIND)
+        both = {name: told for name, told in before["recipes"].items() if name in recipes}
+        now = plain(asdict(settings)) | {name: recipes[name] for name in both}
+        # Folders from before there was a choice.
+        there = {"measures": list(MEASURES)} | before["settings"]
+        refuse_other(out, there | both, now, KIND)
+        recipes = before["recipes"] | recipes
+        grid = {key: list(dict.fromkeys((*before["grid"][key], *grid[key]))) for key in grid}
+        groups, calls = before["groups"], before["calls"]
+    for name in scales:
+        known = {seed for group in groups if group["scale"] == name for seed in group["seeds"]}
+        fresh = [seed for seed in seeds if seed not in known]
+        for part in parts(fresh):
+            together = at_once(len(part), scale_of(settings, name), tokens, device, stack)
+            group = f"{settings.task}-{name}-seeds{part[0]}-{part[-1]}"
+            groups.append({"name": group, "scale": name, "seeds": list(part), "at_once": together})
+    hashes = {
+        fingerprint(told): told for told in (measure_settings(settings, m) for m in settings.taken)
+    }
+    hashes |= dict(diagnostic_settings(settings, length) for length in settings.lengths)
+    return {
+        "format": f"geomfast {KIND} 1",
+        "settings": plain(asdict(settings)),
+        "recipes": recipes,
+        "grid": grid,
+        "groups": groups,
+        "hashes": hashes,
+        "calls": calls,
+    }
+
+
+def groups_of(content: dict[str, Any], scales: Sequence[str], seeds: Sequence[int]) -> list[Group]:
+    """The groups with any of these members, of what ``settings.json`` says, scale by scale."""
+    wanted = set(seeds)
+    found = [
+        Group(told["name"], told["scale"], tuple(told["seeds"]), told["at_once"])
+        for told in content["groups"]
+        if told["scale"] in scales and wanted & set(told["seeds"])
+    ]
+    return sorted(found, key=lambda group: list(scales).index(group.scale))

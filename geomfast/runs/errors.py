@@ -1,0 +1,11 @@
+"""Why work cannot begin, or a run cannot go on."""
+
+from __future__ import annotations
+
+
+class PlanError(Exception):
+    """Work that cannot start as asked; the message says what to change."""
+
+
+class CellError(Exception):
+    """A run that cannot go on; the message says why."""

@@ -1,0 +1,139 @@
+"""What every engine has in common: work that has a name, one attempt at it, and its news."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from geomfast.estimators.stopping import Stopped, stopped_by
+from geomfast.files import FileError
+from geomfast.runs.errors import CellError, PlanError
+from geomfast.runs.locks import FolderInUse
+from geomfast.testbed.training.checkpoints import CheckpointError
+from geomfast.testbed.training.loop import TrainingDiverged
+
+#: Called with the step reached and the state of the run there.
+Progress = Callable[[int, dict[str, float]], None]
+#: Least time between two calls of it; each reads the loss, which makes a GPU wait.
+PROGRESS_SECONDS = 0.25
+#: Kinds of a run's last event.
+LAST = ("finished", "stopped", "failed")
+#: Failures whose message says what happened and what to do; a traceback would only bury it.
+EXPLAINED = (CellError, CheckpointError, FileError, PlanError, TrainingDiverged, OSError)
+
+
+class Work(Protocol):
+    """What an engine runs: a cell of a sweep, or checkpoints to measure; a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Of the run, one for each piece of work."""
+        ...
+
+    @property
+    def out(self) -> Path:
+        """Folder that the results go to."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it is done."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """CPU threads it takes."""
+        ...
+
+    @property
+    def cost(self) -> float:
+        """What it takes next to others, in a unit of its own; the most is started first."""
+        ...
+
+    def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
+        """Do it, from wherever it was left; whether it is finished."""
+        ...
+
+
+@dataclass(frozen=True)
+class Event:
+    """News of a run.
+
+    Attributes:
+        run: its name.
+        kind: ``started``, ``progress``, ``lost`` (its worker; another one will go on from the last
+            checkpoint), or one of :data:`LAST`.
+        step: optimiser steps taken.
+        state: see :func:`geomfast.sweep.cell.run`.
+        error: for ``failed`` and ``lost``, why.
+        details: for ``failed``, the traceback where there is one.
+        explained: whether the error says all that a user needs.
+    """
+
+    run: str
+    kind: str
+    step: int = 0
+    state: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+    details: str = ""
+    explained: bool = False
+
+
+def attempt(
+    job: Work, send: Callable[[Event], None], stop: Callable[[], bool], *, patience: float
+) -> Event:
+    """Run a job where this is called, whatever comes of it.
+
+    Args:
+        job: what to run.
+        send: called with every progress event.
+        stop: asked after every step, and by measures between theirs; when true the measure in hand
+            is dropped, the state saved and the run left.
+        patience: seconds to wait for another process to let go of the run: one orphaned by a
+            sweep that was killed notices soon, and saves its state first.
+
+    Returns:
+        The run's last event.
+    """
+    last = Event(job.name, "progress")
+
+    def progress(step: int, state: dict[str, float]) -> None:
+        nonlocal last
+        last = Event(job.name, "progress", step, state)
+        send(last)
+
+    try:
+        with stopped_by(stop):
+            finished = _run_when_free(job, progress, stop, time.monotonic() + patience)
+    except Stopped:
+        finished = False
+    except Exception as error:
+        return replace(
+            last,
+            kind="failed",
+            error=f"{type(error).__name__}: {error}",
+            details=traceback.format_exc(),
+            explained=isinstance(error, EXPLAINED),
+        )
+    return replace(last, kind="finished" if finished else "stopped")
+
+
+def _run_when_free(
+    job: Work,
+    progress: Progress,
+    stop: Callable[[], bool],
+    deadline: float,
+) -> bool:
+    while True:
+        try:
+            return job.carry_out(progress, stop)
+        except FolderInUse:
+            if time.monotonic() > deadline or stop():
+                raise
+            time.sleep(0.2)

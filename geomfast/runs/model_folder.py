@@ -1,0 +1,84 @@
+"""The folder that measured checkpoints live in, by the rules of a sweep's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from geomfast.runs.folder import refuse_other
+from geomfast.runs.locks import alone
+from geomfast.runs.settings_file import NAME as _SETTINGS
+from geomfast.runs.settings_file import plain, read_settings, write_settings
+
+KIND = "measurement"
+
+
+def settled(
+    out: Path,
+    settings: dict[str, Any],
+    of_measures: dict[str, dict[str, Any]],
+    checkpoints: Mapping[str, list[str]],
+    chance: Mapping[str, float],
+    kind: str = KIND,
+) -> dict[str, Any]:
+    """What OUT's ``settings.json`` says once these checkpoints and measures are asked of it.
+
+    Args:
+        out: the folder; nothing is written.
+        settings: what all values share: the source, its samples, the type of the weights.
+        of_measures: settings of each measure asked for. Those of measures that are not among them
+            are as they were, and of those that are new may be anything.
+        checkpoints: names of those asked for, by run.
+        chance: rate at which blind guesses are right, by task-level name.
+        kind: of work that OUT holds.
+
+    Raises:
+        PlanError: OUT belongs to something else, or to a measurement with other settings.
+    """
+    path = out / _SETTINGS
+    settings, of_measures = plain(settings), plain(of_measures)
+    grid = {"measures": list(of_measures), "checkpoints": plain(checkpoints)}
+    hashes: dict[str, Any] = {}
+    calls: list[dict[str, Any]] = []
+    if path.exists():
+        before = read_settings(path, kind)
+        known = before["settings"]
+        taken = {name: known[name] for name in before["grid"]["measures"]}
+        common = {name: value for name, value in known.items() if name not in taken}
+        both = {name: value for name, value in taken.items() if name in of_measures}
+        refuse_other(
+            out, common | both, settings | {name: of_measures[name] for name in both}, kind
+        )
+        of_measures = taken | of_measures
+        runs = before["grid"]["checkpoints"]
+        merged = {
+            run: list(dict.fromkeys((*runs.get(run, []), *grid["checkpoints"].get(run, []))))
+            for run in (*runs, *(run for run in grid["checkpoints"] if run not in runs))
+        }
+        grid = {"measures": list(of_measures), "checkpoints": merged}
+        hashes, calls = before.get("hashes", {}), before["calls"]
+    return {
+        "format": f"geomfast {kind} 1",
+        "settings": {**settings, **of_measures},
+        "recipes": {},
+        "grid": grid,
+        "chance": dict(chance),
+        "hashes": hashes,
+        "calls": calls,
+    }
+
+
+def remember(out: Path, hashes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Note in OUT's ``settings.json`` what hashes in the records stand for.
+
+    Several processes may measure into one folder; each waits for the others here.
+
+    Raises:
+        PlanError: the file cannot be read.
+    """
+    with alone(out):
+        content = read_settings(out / _SETTINGS, KIND)
+        new = {name: told for name, told in plain(hashes).items() if name not in content["hashes"]}
+        if new:
+            write_settings(out, content | {"hashes": content["hashes"] | new})

@@ -1,0 +1,104 @@
+"""What the parts of a run's records hold already."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from functools import lru_cache
+from pathlib import Path
+
+from geomfast.records import RecordsError, parse_part_name, part_files, read_part
+from geomfast.runs.errors import CellError, PlanError
+
+
+def recorded(folder: Path, last: int | None = None) -> dict[int, set[str]]:
+    """Measures in the parts of a run, by checkpoint step.
+
+    Args:
+        folder: of the run's records, which need not exist.
+        last: step of the last checkpoint that there can be; None where that is not known.
+
+    Raises:
+        PlanError: a file there is not a part of them, has changed since it was written, lacks
+            values that others have, or is of a step beyond the last; the message names it.
+    """
+    found: dict[int, set[str]] = {}
+    counts: dict[Path, Counter[tuple[str, str]]] = {}
+    for part in part_files(folder) if folder.is_dir() else []:
+        named = parse_part_name(part.name)
+        if named is None:
+            raise PlanError(f"{part} is not a part of the records; move it away and run again")
+        step, names = named
+        if last is not None and step > last:
+            raise PlanError(
+                f"{part} is of step {step}, and the last is {last}; move it away and run again"
+            )
+        counts[part] = _values(part)
+        found.setdefault(step, set()).update(names)
+    _refuse_incomplete(counts)
+    return found
+
+
+def of_other_weights(folder: Path, step: int, weights: str) -> Path | None:
+    """A part of a checkpoint's records that was taken of other weights than it has now.
+
+    Args:
+        folder: of the run's records.
+        step: of the checkpoint.
+        weights: their hash.
+
+    Raises:
+        RecordsError: a part is damaged.
+    """
+    for part in folder.glob(f"step-{step:08d}.*.parquet"):
+        if set(read_part(part).column("weights").unique().to_pylist()) != {weights}:
+            return part
+    return None
+
+
+def _values(part: Path) -> Counter[tuple[str, str]]:
+    """How many values a part has of every run and record name."""
+    try:
+        stat = part.stat()
+        return _counted(part, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    except (RecordsError, OSError) as error:
+        raise PlanError(f"{error}; delete it and run again to measure it anew") from error
+
+
+@lru_cache(maxsize=100_000)
+def _counted(part: Path, *_version: int) -> Counter[tuple[str, str]]:
+    # Work is planned more than once before it begins, from files that are the same.
+    table = read_part(part).select(["run", "measure"]).to_pydict()
+    return Counter(zip(table["run"], table["measure"], strict=True))
+
+
+def _refuse_incomplete(counts: dict[Path, Counter[tuple[str, str]]]) -> None:
+    """Refuse a part with fewer values of a kind than other checkpoints have."""
+    most: dict[tuple[str, str], int] = {}
+    for own in counts.values():
+        for key, count in own.items():
+            most[key] = max(count, most.get(key, 0))
+    for part, own in counts.items():
+        for (run, measure), count in own.items():
+            if count < most[run, measure]:
+                raise PlanError(
+                    f"{part} holds {count} of {most[run, measure]} values of {measure} of {run}; "
+                    "delete it and run again to measure it anew"
+                )
+
+
+def refuse_gone(records: Path, lacking: Collection[int]) -> None:
+    """Refuse to call a run finished whose records are not all there at its end.
+
+    Args:
+        records: folder of them.
+        lacking: steps that have been measured and have no records, or not all.
+
+    Raises:
+        CellError: there are some.
+    """
+    if lacking:
+        raise CellError(
+            f"{records}: records of {len(lacking)} checkpoints, the first of step {min(lacking)}, "
+            "have been removed or moved while the run went on; run the same command again"
+        )

@@ -1,0 +1,209 @@
+"""What folders and the hub share: checkpoints of a causal language model, and probe sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from geomfast.files import fingerprint
+from geomfast.lm import hf
+from geomfast.lm.hub import CorruptCheckpoint
+from geomfast.lm.own_code import read_object
+from geomfast.lm.probe_sets import ProbeItem, ProbesError, ProbeSet, read_probes
+from geomfast.measures.model.measuring import MEASURES, Options
+from geomfast.runs.errors import PlanError
+from geomfast.series.checkpoint import Checkpoint, apart
+from geomfast.testbed.tasks.names import task_level
+from geomfast.testbed.training.checkpoints import weights_hash
+
+#: Level that the records of a probe set have, which knows no difficulty.
+LEVEL = 1
+
+
+@dataclass(frozen=True)
+class Probing:
+    """How language models are measured.
+
+    Attributes:
+        sets: the probe sets.
+        dtype: to load weights in, from :data:`geomfast.lm.hf.DTYPES`; spectra are of
+            float64 whatever it is.
+        options: of the measures.
+    """
+
+    sets: tuple[ProbeSet, ...]
+    dtype: str
+    options: Options
+
+    @classmethod
+    def asked(
+        cls, probes: Sequence[str] | None, dtype: str | None, changes: Mapping[str, Any]
+    ) -> Probing:
+        """As a command asks for it.
+
+        Args:
+            probes: sources of :func:`~geomfast.lm.probe_sets.read_probes`; None for the
+                built-in sets.
+            dtype: None for float32.
+            changes: fields of :class:`~geomfast.measures.model.measuring.Options`; what is None
+                stays as it is.
+
+        Raises:
+            PlanError: there is no such set or file, or a set is there twice.
+        """
+        sets: list[ProbeSet] = []
+        for source in probes or ("builtin",):
+            try:
+                sets += read_probes(source).values()
+            except ProbesError as error:
+                raise PlanError(f"--probes: {error}") from error
+        names = [one.name for one in sets]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise PlanError(f"--probes: two sets are called {twice!r}")
+        try:
+            options = Options(**{k: v for k, v in changes.items() if v is not None})
+        except ValueError as error:
+            raise PlanError(str(error)) from error
+        return cls(tuple(sets), dtype or "float32", options)
+
+    @cached_property
+    def data(self) -> dict[str, str]:
+        """Hash of the probes of every set that are measured on."""
+        items = {one.name: [asdict(item) for item in self._items(one)] for one in self.sets}
+        return {name: fingerprint(those) for name, those in items.items()}
+
+    @property
+    def chance(self) -> dict[str, float]:
+        """Rate at which a blind guess is right, by task-level name."""
+        return {
+            task_level(one.name, LEVEL): fmean(1 / len(item.choices) for item in self._items(one))
+            for one in self.sets
+        }
+
+    def _items(self, one: ProbeSet) -> tuple[ProbeItem, ...]:
+        return one.items[: self.options.samples]
+
+
+@dataclass(frozen=True)
+class LanguageModelSeries:
+    """Checkpoints of one training of a causal language model.
+
+    Attributes:
+        run: name of the model.
+        checkpoints: ascending.
+        probing: how they are measured.
+    """
+
+    run: str
+    checkpoints: tuple[Checkpoint, ...]
+    probing: Probing
+
+    @property
+    def scale(self) -> str:
+        return self.run
+
+    @property
+    def seed(self) -> int:
+        return 0  # nothing tells which it was
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return MEASURES
+
+    @property
+    def chance(self) -> dict[str, float]:
+        return self.probing.chance
+
+    @property
+    def where(self) -> str:
+        """The source that it is."""
+        raise NotImplementedError
+
+    def shared(self) -> dict[str, Any]:
+        probing = self.probing
+        return {"source": self.where, "dtype": probing.dtype, "probes": probing.data}
+
+    def of(self, measure: str) -> dict[str, Any]:
+        return self.probing.options.of(measure)
+
+    def groups(self, measures: set[str]) -> list[set[str]]:
+        return apart(measures)
+
+    def open(self, checkpoint: Checkpoint, folder: Path, device: str) -> OpenedModel:
+        return OpenedModel(self.probing, folder, device, self.tokenizer(folder))
+
+    def tokenizer(self, folder: Path) -> Path | None:
+        """Where the tokenizer of the checkpoint in a folder is; None where it is in it."""
+        return None
+
+
+class OpenedModel:
+    """A language model at a checkpoint, and the probe sets as its tokens.
+
+    A set of which fewer than two probes fit into the model's context is left out, with a notice,
+    unless no other is left.
+    """
+
+    def __init__(self, probing: Probing, folder: Path, device: str, tokenizer: Path | None):
+        self._probing = probing
+        self._lm = hf.load(folder, dtype=probing.dtype, device=device, tokenizer=tokenizer)
+        self.weights = weights_hash(self._lm.model)
+        self.tokens = _tokens_seen(folder)
+        self.notices: list[str] = []
+        self.described: dict[str, dict[str, Any]] = {}
+        self._encoded = self._encode()
+
+    def take(self, measures: set[str]) -> list[dict[str, Any]]:
+        samples = {encoded.name: encoded.data for encoded in self._encoded}
+        rows = []
+        for task, found in hf.measure_lm(
+            self._lm, self._encoded, measures, self._probing.options, notice=self.notices.append
+        ):
+            settings = fingerprint(found.settings)
+            self.described[settings] = found.settings
+            row = {"task": task, "level": LEVEL, "data": samples[task], "settings": settings}
+            names = ("layer", "measure", "value", "stderr", "n", "backend", "seconds")
+            row |= {name: getattr(found, name) for name in names}
+            rows.append(row | {"device": str(self._lm.device)})
+        return rows
+
+    def _encode(self) -> list[hf.EncodedProbes]:
+        kept: list[hf.EncodedProbes] = []
+        for one in self._probing.sets:
+            try:
+                encoded = hf.encode(self._lm, one, self._probing.options)
+            except ProbesError as error:
+                if one is self._probing.sets[-1] and not kept:
+                    raise
+                self.notices.append(str(error))
+                continue
+            if encoded.notice:
+                self.notices.append(encoded.notice)
+            told = {"task": one.name, "level": LEVEL, "samples": len(encoded)}
+            self.described[encoded.data] = told | {"skipped": encoded.skipped}
+            kept.append(encoded)
+        return kept
+
+
+def _tokens_seen(folder: Path) -> int | None:
+    """Training tokens, where the trainer of transformers has counted them.
+
+    Raises:
+        CorruptCheckpoint: what it has written cannot be read.
+    """
+    path = folder / "trainer_state.json"
+    if not path.exists():
+        return None
+    tokens = read_object(path, folder.name).get("num_input_tokens_seen")
+    if tokens is None:
+        return None
+    if type(tokens) is not int or not 0 <= tokens < 2**63:
+        raise CorruptCheckpoint(
+            f"{path}: num_input_tokens_seen is {tokens!r:.60}, which counts no tokens; put it "
+            "right, or remove the file to measure without"
+        )
+    return tokens or None

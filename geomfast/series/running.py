@@ -1,0 +1,243 @@
+"""Checkpoints of a series, one after the other: fetch, open, measure, write, let go."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from geomfast.estimators.stopping import Stopped
+from geomfast.files import write_atomically
+from geomfast.lm.hub import LoadError
+from geomfast.lm.probe_sets import ProbesError
+from geomfast.measures.spec import BEHAVIOUR
+from geomfast.records import part_name, write_part
+from geomfast.runs.errors import CellError
+from geomfast.runs.executors.events import EXPLAINED, Progress
+from geomfast.runs.failures import clear_failure, mark_failed
+from geomfast.runs.locks import locked
+from geomfast.runs.model_folder import remember
+from geomfast.runs.parts import of_other_weights, recorded, refuse_gone
+from geomfast.series.checkpoint import Checkpoint, Opened, Series, SourceUnreachable
+from geomfast.series.prefetch import prefetched
+
+Row = dict[str, Any]
+#: Failures whose message says what happened.
+_EXPLAINED = (*EXPLAINED, LoadError, ProbesError, ValueError)
+
+
+class SomeFailed(CellError):
+    """Checkpoints of a series that could not be measured; the others are."""
+
+
+@dataclass(frozen=True)
+class MeasureJob:
+    """Checkpoints of a series with what it takes to measure them in a process of its own.
+
+    Attributes:
+        name: of the job.
+        series: that they are of.
+        steps: theirs.
+        measures: to take; behaviour is always taken.
+        out: folder of the results.
+        device: where to measure.
+        threads: CPU threads.
+    """
+
+    name: str
+    series: Series
+    steps: tuple[int, ...]
+    measures: tuple[str, ...]
+    out: Path
+    device: str
+    threads: int
+
+    @property
+    def cost(self) -> float:
+        """Checkpoints of one model cost about the same."""
+        return float(len(self.steps))
+
+    @property
+    def records(self) -> Path:
+        """Folder of the run's record parts."""
+        return self.out / "records" / self.series.run
+
+    def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
+        """Measure them; see :func:`run`."""
+        return run(self, progress, stop)
+
+
+@dataclass
+class _Done:
+    """What has become of a job's checkpoints."""
+
+    measured: int = 0
+    steps: set[int] = field(default_factory=set)
+    failed: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("wait", "measure"), 0))
+
+    def state(self) -> dict[str, float]:
+        counts = {"measured": float(self.measured), "failed": float(len(self.failed))}
+        return counts | {f"{what}_seconds": value for what, value in self.seconds.items()}
+
+
+def missing(
+    series: Series, measures: tuple[str, ...], out: Path, steps: tuple[int, ...] | None = None
+) -> dict[int, set[str]]:
+    """Measures not yet recorded, by checkpoint step; steps with nothing missing are left out.
+
+    Args:
+        series: the checkpoints.
+        measures: asked for, beside behaviour.
+        out: folder of the results.
+        steps: of the checkpoints asked for; all when None.
+
+    Raises:
+        PlanError: a file among the records is not one of their parts.
+    """
+    there = recorded(out / "records" / series.run)
+    wanted = {BEHAVIOUR, *measures}
+    asked = [c.step for c in series.checkpoints if steps is None or c.step in steps]
+    lacking = {step: wanted - there.get(step, set()) for step in asked}
+    return {step: names for step, names in lacking.items() if names}
+
+
+def run(job: MeasureJob, progress: Progress, stop: Callable[[], bool]) -> bool:
+    """Measure what is missing of a job's checkpoints.
+
+    A checkpoint that cannot be measured is written down in OUT/failures, and the next one taken.
+    When told to stop, the measure in hand is dropped, and all that the checkpoint has is written.
+
+    Args:
+        job: the checkpoints.
+        progress: called with the step of every checkpoint as it is begun and done, and a state of
+            measured, failed, wait_seconds (for files) and measure_seconds.
+        stop: asked before every group of measures.
+
+    Returns:
+        Whether nothing is left.
+
+    Raises:
+        SomeFailed: some could not be measured; the message has a line for each.
+        SourceUnreachable: no more checkpoints came; the message says how many are measured.
+    """
+    with locked(job.out / ".jobs" / job.name, f"{job.name} in {job.out}"):
+        torch.set_num_threads(job.threads)
+        lacking = missing(job.series, job.measures, job.out, job.steps)
+        todo = [c for c in job.series.checkpoints if c.step in lacking]
+        for step in job.steps:
+            if step not in lacking:
+                clear_failure(job.out, _name(job, step))
+        done = _Done()
+        left = _measure_all(job, todo, lacking, done, progress, stop)
+        gone = done.steps & missing(job.series, job.measures, job.out, job.steps).keys()
+        refuse_gone(job.records, gone)
+        if done.failed:
+            kept = f"{done.measured} of {len(todo)} checkpoints are measured; "
+            raise SomeFailed(kept + "not so:\n" + "\n".join(f"  {line}" for line in done.failed))
+        return not left
+
+
+def _measure_all(
+    job: MeasureJob,
+    todo: list[Checkpoint],
+    lacking: dict[int, set[str]],
+    done: _Done,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> bool:
+    """Measure them; whether something is left."""
+    if not todo:
+        return False
+    progress(todo[0].step, done.state())
+    began = time.perf_counter()
+    ended = 0
+    for checkpoint, folder in prefetched(job.series, todo, stop):
+        done.seconds["wait"] += time.perf_counter() - began
+        began = time.perf_counter()
+        try:
+            finished = _measure(job, checkpoint, folder(), lacking[checkpoint.step], stop)
+        except SourceUnreachable as error:
+            raise SourceUnreachable(
+                f"{error}\nWhat is measured is kept ({done.measured} checkpoints now, "
+                f"{len(todo) - done.measured} left); run the same command again to go on"
+            ) from error
+        except Exception as error:
+            _fail(job, checkpoint, error, done)
+            finished = True
+        else:
+            done.measured += finished
+            if finished:
+                done.steps.add(checkpoint.step)
+                clear_failure(job.out, _name(job, checkpoint.step))
+        if finished:
+            job.series.release(checkpoint)  # one half done is gone on with
+        ended += finished
+        done.seconds["measure"] += time.perf_counter() - began
+        progress(checkpoint.step, done.state())
+        if not finished or stop():
+            break
+        began = time.perf_counter()
+    return ended < len(todo)
+
+
+def _measure(
+    job: MeasureJob, checkpoint: Checkpoint, folder: Path, names: set[str], stop: Callable[[], bool]
+) -> bool:
+    """Take what is missing of a checkpoint and write it; whether that is all of it."""
+    opened = job.series.open(checkpoint, folder, job.device)
+    if other := of_other_weights(job.records, checkpoint.step, opened.weights):
+        raise CellError(f"{checkpoint.name} has other weights than those measured in {other}")
+    rows: list[Row] = []
+    taken: set[str] = set()
+    try:
+        for group in job.series.groups(names):
+            if taken and stop():
+                break
+            rows += opened.take(group)
+            taken |= group
+    except Stopped:  # the one in hand is dropped
+        pass
+    finally:  # a measure that fails takes nothing away from those before it
+        if taken:
+            remember(job.out, opened.described)
+            _write(job, checkpoint, opened, rows, taken)
+    return taken == names
+
+
+def _write(
+    job: MeasureJob, checkpoint: Checkpoint, opened: Opened, rows: list[Row], names: set[str]
+) -> None:
+    shared = {
+        "run": job.series.run,
+        "scale": job.series.scale,
+        "seed": job.series.seed,
+        "step": checkpoint.step,
+        "tokens": opened.tokens,
+        "weights": opened.weights,
+    }
+    if opened.notices:
+        path = job.out / "notices" / f"{_name(job, checkpoint.step)}.txt"
+        before = path.read_text().splitlines() if path.exists() else []
+        lines = dict.fromkeys((*before, *opened.notices))
+        write_atomically(path, ("\n".join(lines) + "\n").encode())
+    write_part(job.records / part_name(checkpoint.step, names), [{**shared, **row} for row in rows])
+
+
+def _fail(job: MeasureJob, checkpoint: Checkpoint, error: Exception, done: _Done) -> None:
+    said = str(error).strip() or type(error).__name__
+    if not isinstance(error, _EXPLAINED):
+        said = f"{type(error).__name__}: {said}"
+    details = traceback.format_exc()
+    mark_failed(job.out, _name(job, checkpoint.step), checkpoint.step, said, details)
+    done.failed.append(f"{checkpoint.name}: {said.splitlines()[0]}")
+
+
+def _name(job: MeasureJob, step: int) -> str:
+    """Of a checkpoint's notices and failure."""
+    return f"{job.series.run}-step{step}"

@@ -1,0 +1,1 @@
+"""What the papers train: the tasks, the models and their training."""

@@ -1,0 +1,225 @@
+"""Losses and gradients of stacked GPTs on the CPU, written by hand.
+
+Autograd allocates every activation and every gradient anew, so that a step of many small members
+waits for the system to hand out pages, and it passes over gradients once more to put them where
+the optimiser reads them. Here every step writes to the same memory, and a gradient is written once.
+Nothing is computed that no loss depends on: tokens of padding, and in the last block, after its
+attention, tokens whose logits are not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from geomfast.kernels import member_norm, row_attention
+from geomfast.testbed.models.stacked import StackedGPT
+from geomfast.testbed.models.stacked_layout import Buffers, Layout
+
+_TABLES = ("tokens.weight", "positions")
+# torch hands out no other way to write these where one wants.
+_gelu = torch.ops.aten.gelu.out
+_gelu_backward = torch.ops.aten.gelu_backward.grad_input
+_log_softmax = torch.ops.aten._log_softmax.out
+
+
+class _Normed(NamedTuple):
+    """What the backward pass of a norm needs: its input, and the statistics of that."""
+
+    x: Tensor
+    statistics: Tensor
+
+
+class _Kept(NamedTuple):
+    """What the backward pass of a block needs."""
+
+    norm_1: _Normed
+    attention_in: Tensor
+    qkv: Tensor
+    attention_out: Tensor
+    norm_2: _Normed
+    mlp_in: Tensor
+    before_gelu: Tensor
+    mlp_out: Tensor
+
+
+class StackedGradients:
+    """Losses of C members and their gradients.
+
+    Args:
+        model: the members, on the CPU; read at every call.
+        gradients: (C, P), laid out as the model's weights; written by every call.
+        buffers: memory to work in, which several of these may share.
+    """
+
+    def __init__(self, model: StackedGPT, gradients: Tensor, buffers: Buffers) -> None:
+        self.model, self._buffer = model, buffers
+        self._p = dict(zip(model.names, model.views(model.weights), strict=True))
+        self._g = dict(zip(model.names, model.views(gradients), strict=True))
+        self._attend_on = row_attention.backend_for(gradients)
+        self._norm_on = member_norm.backend_for(gradients)
+        self._layouts: dict[Hashable, Layout] = {}
+
+    @torch.no_grad()
+    def losses(
+        self,
+        buckets: list[Tensor],
+        lengths: list[tuple[int, ...]],
+        starts: list[Tensor] | None,
+        targets: Tensor,
+        read: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """Each member's loss, whose gradient is written where it belongs.
+
+        Args:
+            buckets, starts: as of :meth:`StackedGPT.forward_buckets`.
+            lengths: of each bucket's rows without padding.
+            targets: (C, A) ids that the A logits read should predict.
+            read: (A,) indices of their tokens, each once and none of padding.
+            weights: (A,) what the nats of each count for in the loss.
+
+        Returns:
+            (C,) nats.
+        """
+        shapes = [(b.shape[1], b.shape[2]) for b in buckets]
+        key = (tuple(shapes), tuple(lengths))
+        if key not in self._layouts:
+            self._layouts[key] = Layout(shapes, lengths)
+        layout = self._layouts[key]
+        tokens, places = (
+            x.index_select(1, layout.real) for x in self.model.indices(buckets, starts)
+        )
+        read = layout.place.index_select(0, read)
+        x = self._embed(tokens, places)
+        kept = []
+        last = self.model.scale.layers - 1
+        for i in range(last + 1):
+            x, block = self._block(i, x, layout.offsets, read if i == last else None)
+            kept.append(block)
+        final, norm = self._norm("norm", x)
+        table = self._p["tokens.weight"]
+        shape = (*targets.shape, table.shape[1])
+        logits = torch.bmm(final, table.mT, out=self._buffer("logits", *shape))
+        logs = _log_softmax(logits, -1, False, out=self._buffer("logs", *shape))
+        at = targets[..., None]
+        losses = -(logs.gather(-1, at)[..., 0] * weights).sum(1)
+        # The gradient of the logits, then of everything before them in turn.
+        into = logs.exp_().scatter_add_(-1, at, torch.full_like(logs[..., :1], -1.0))
+        into *= weights[:, None]
+        torch.bmm(into.mT, final, out=self._g["tokens.weight"])
+        narrow = torch.bmm(into, table, out=self._buffer("narrow", *final.shape))
+        into = self._buffer("into", *final.shape).zero_()
+        self._norm_backward("norm", narrow, norm, into)
+        for i in reversed(range(last + 1)):
+            into = self._block_backward(
+                i, into, kept[i], layout.offsets, read if i == last else None
+            )
+        self._embed_backward(into, tokens, places)
+        return losses
+
+    def _embed(self, tokens: Tensor, places: Tensor) -> Tensor:
+        flat = [self._p[name].reshape(-1, self.model.scale.d_model) for name in _TABLES]
+        shape = (*tokens.shape, self.model.scale.d_model)
+        looked_up = [self._buffer(f"{name}.rows", *shape) for name in _TABLES]
+        for table, index, out in zip(flat, (tokens, places), looked_up, strict=True):
+            torch.index_select(table, 0, index.flatten(), out=out.view(-1, shape[-1]))
+        return looked_up[0].add_(looked_up[1])
+
+    def _embed_backward(self, into: Tensor, tokens: Tensor, places: Tensor) -> None:
+        for name, index in zip(_TABLES, (tokens, places), strict=True):
+            target = self._g[name]
+            rows = target.shape[0] * target.shape[1]
+            found = torch.ops.aten.embedding_dense_backward(into, index, rows, -1, False)
+            if name == "positions":
+                target.copy_(found.view_as(target))
+            else:  # which the logits have written their part to
+                target += found.view_as(target)
+
+    def _block(
+        self, i: int, x: Tensor, offsets: Tensor, read: Tensor | None
+    ) -> tuple[Tensor, _Kept]:
+        """As the model's own block."""
+        c, m, d = x.shape
+        name = f"blocks.{i}."
+        attention_in, norm_1 = self._norm(f"{name}norm_1", x)
+        qkv = self._buffer(f"{name}qkv", c, m, 3 * d)
+        self._linear(f"{name}attention_in", attention_in, qkv)
+        attended = self._buffer(f"{name}attended", c, m, d)
+        self._attend(qkv, offsets, attended)
+        if read is not None:
+            x, attended = (
+                torch.index_select(of, 1, read, out=self._buffer(where, c, len(read), d))
+                for of, where in ((x, "read.x"), (attended, "read.attended"))
+            )
+            m = len(read)
+        x = self._add_linear(f"{name}attention_out", x, attended)
+        mlp_in, norm_2 = self._norm(f"{name}norm_2", x)
+        hidden = self._buffer(f"{name}hidden", c, m, 4 * d)
+        before_gelu = self._linear(f"{name}mlp_in", mlp_in, hidden)
+        mlp_out = self._buffer(f"{name}gelu", c, m, 4 * d)
+        _gelu(before_gelu, out=mlp_out)
+        kept = _Kept(norm_1, attention_in, qkv, attended, norm_2, mlp_in, before_gelu, mlp_out)
+        return self._add_linear(f"{name}mlp_out", x, mlp_out), kept
+
+    def _block_backward(
+        self, i: int, into: Tensor, kept: _Kept, offsets: Tensor, read: Tensor | None
+    ) -> Tensor:
+        """From the gradient of a block's output, which it overwrites, to that of its input."""
+        c, m, d = into.shape
+        name = f"blocks.{i}."
+        wide = self._buffer("wide", c, m, 4 * d)
+        self._linear_backward(f"{name}mlp_out", into, kept.mlp_out, wide)
+        _gelu_backward(wide, kept.before_gelu, grad_input=wide)
+        narrow = self._buffer("narrow", c, m, d)
+        self._linear_backward(f"{name}mlp_in", wide, kept.mlp_in, narrow)
+        self._norm_backward(f"{name}norm_2", narrow, kept.norm_2, into)
+        self._linear_backward(f"{name}attention_out", into, kept.attention_out, narrow)
+        if read is not None:
+            m = kept.norm_1.x.shape[1]
+            into, narrow = (
+                self._buffer(where, c, m, d).zero_().index_copy_(1, read, of)
+                for of, where in ((into, "spread.into"), (narrow, "spread.narrow"))
+            )
+        wide = self._buffer("wide", c, m, 3 * d)
+        self._attend(kept.qkv, offsets, wide, narrow)
+        self._linear_backward(f"{name}attention_in", wide, kept.attention_in, narrow)
+        self._norm_backward(f"{name}norm_1", narrow, kept.norm_1, into)
+        return into
+
+    def _attend(
+        self, qkv: Tensor, offsets: Tensor, out: Tensor, into: Tensor | None = None
+    ) -> None:
+        heads = self.model.scale.heads
+        row_attention.run_on(self._attend_on, qkv, offsets, heads, out, into)
+
+    def _linear(self, name: str, x: Tensor, out: Tensor) -> Tensor:
+        weight, bias = self._p[f"{name}.weight"], self._p[f"{name}.bias"]
+        return torch.baddbmm(bias[:, None], x, weight.mT, out=out)
+
+    def _add_linear(self, name: str, x: Tensor, y: Tensor) -> Tensor:
+        """x + W y + b."""
+        weight, bias = self._p[f"{name}.weight"], self._p[f"{name}.bias"]
+        out = torch.add(x, bias[:, None], out=self._buffer(name, *x.shape))
+        return out.baddbmm_(y, weight.mT)
+
+    def _linear_backward(self, name: str, into: Tensor, x: Tensor, out: Tensor) -> None:
+        torch.bmm(into.mT, x, out=self._g[f"{name}.weight"])
+        torch.sum(into, 1, out=self._g[f"{name}.bias"])
+        torch.bmm(into, self._p[f"{name}.weight"], out=out)
+
+    def _norm(self, name: str, x: Tensor) -> tuple[Tensor, _Normed]:
+        gain, bias = self._p[f"{name}.weight"], self._p[f"{name}.bias"]
+        out = self._buffer(f"{name}.out", *x.shape)
+        statistics = self._buffer(f"{name}.statistics", *x.shape[:2], 2)
+        member_norm.forward_on(self._norm_on, x, gain, bias, out, statistics)
+        return out, _Normed(x, statistics)
+
+    def _norm_backward(self, name: str, into: Tensor, kept: _Normed, out: Tensor) -> None:
+        """Adds the gradient of a norm's input to ``out``."""
+        gain = self._p[f"{name}.weight"]
+        gradients = self._g[f"{name}.weight"], self._g[f"{name}.bias"]
+        member_norm.backward_on(self._norm_on, into, kept.x, kept.statistics, gain, out, *gradients)

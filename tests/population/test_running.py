@@ -1,0 +1,194 @@
+"""A group of members: what it records, how it resumes, members that fail."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from geomfast.estimators.activations import observe as observe_one
+from geomfast.estimators.spectra import rankme
+from geomfast.population import measuring, running
+from geomfast.population.measuring import length_probes, measure, observe
+from geomfast.population.plan import PopulationSettings, scale_of, schedule
+from geomfast.population.running import GroupJob, missing, run
+from geomfast.records import load_records
+from geomfast.runs.errors import CellError, PlanError
+from geomfast.runs.executors.events import attempt
+from geomfast.runs.failures import failed_before
+from geomfast.runs.groups import Group
+from geomfast.testbed.models.stacked import StackedGPT
+from geomfast.testbed.training.stacked import StackedTrainer
+
+SETTINGS = PopulationSettings("count", 3, (5,), 12, 6, None, 10, 11)
+SEEDS = (1, 0, 5)
+GROUP = Group("count-2x16-seeds1-5", "2x16", SEEDS, 2)
+
+
+def job(out: Path, group: Group = GROUP, **changes: Any) -> GroupJob:
+    return GroupJob(group, dataclasses.replace(SETTINGS, **changes), out, "cpu", threads=1)
+
+
+def values(out: Path) -> pd.DataFrame:
+    """Records without the one column a rerun does not repeat."""
+    return load_records(out).drop(columns="seconds")
+
+
+def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:
+    assert run(job(tmp_path))
+    frame = load_records(tmp_path)
+    at = schedule(SETTINGS)
+    assert at[0] == 0 and at[-1] == 12 and len(at) >= 8
+    # 3 members x 2 lengths x (accuracy, nats, RankMe of two blocks and the final state)
+    assert len(frame) == len(at) * 3 * 2 * 5
+    assert sorted(frame["step"].unique()) == at
+    assert set(frame["run"]) == {f"count-2x16-seed{seed}" for seed in SEEDS}
+    assert set(frame["level"]) == {3, 5} and set(frame["task"]) == {"COUNT"}
+    assert set(frame["measure"]) == {"accuracy", "answer_nats", "rankme"}
+    ranks = frame[frame["measure"] == "rankme"]
+    assert set(ranks["layer"]) == {"block 1", "block 2", "final"}
+    assert ranks["value"].between(1.0, 10.0).all() and ranks["stderr"].isna().all()
+    behaviour = frame[frame["measure"] != "rankme"]
+    assert not behaviour.isna().any().any() and (behaviour["layer"] == "").all()
+    nats = behaviour[behaviour["measure"] == "answer_nats"].groupby("step")["value"].mean()
+    assert nats[0] == pytest.approx(2.6, abs=0.2) and nats[12] < nats[0]
+    assert frame["weights"].nunique() == 3 * len(at)
+    # 6 examples of 1 to 3 numbers, two of each, in a prompt of three tokens: [eos] is not put in.
+    assert (frame["tokens"] == frame["step"] * 2 * (4 + 5 + 6)).all()
+    assert missing(job(tmp_path)) == [] and run(job(tmp_path))
+
+
+@pytest.mark.parametrize("task", ["count", "reverse-add"])
+def test_measures_are_those_of_each_member_alone(task: str) -> None:
+    settings = dataclasses.replace(SETTINGS, task=task)
+    model = StackedGPT(scale_of(settings, "2x16"), SEEDS)
+    probes = length_probes(settings, torch.device("cpu"))
+    with torch.no_grad():
+        model.weights *= 3.0  # else every member says the same of all samples
+    rows = pd.DataFrame(measure(model, SEEDS, probes, settings, {0: 7}))
+    assert set(rows["seed"]) == {1, 5}
+    for probe in probes:
+        states, exact, nats = observe(model, probe)
+        for i in range(3):
+            gpt = model.member(i)
+
+            def call(tokens, collect, gpt=gpt, probe=probe):
+                return gpt(tokens, collect, probe.starts)
+
+            alone = observe_one(call, probe.tokens, probe.answer_start)
+            torch.testing.assert_close(states[i], alone.activations, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(exact[i], alone.exact)
+            torch.testing.assert_close(nats[i], -alone.logprob, rtol=1e-4, atol=1e-6)
+            own = rows[(rows["seed"] == SEEDS[i]) & (rows["level"] == probe.length)]
+            if len(own):
+                of = own.set_index(["measure", "layer"])["value"]
+                assert of["answer_nats", ""] == pytest.approx(float(nats[i].mean()))
+                final = float(rankme(alone.activations[-1]))
+                assert of["rankme", "final"] == pytest.approx(final, rel=1e-4)
+
+
+def test_samples_taken_in_parts_are_judged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = StackedGPT(scale_of(SETTINGS, "2x16"), SEEDS)
+    probe = length_probes(SETTINGS, torch.device("cpu"))[1]
+    whole = observe(model, probe)
+    monkeypatch.setattr(measuring, "_BYTES", 200_000)
+    for found, expected in zip(observe(model, probe), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_members_alone_end_with_the_same_exact_match() -> None:
+    """Rounding differs between programs of other sizes, and training magnifies it: by the end the
+    weights differ, and what was learned does not, within the noise of the samples."""
+    settings = dataclasses.replace(SETTINGS, steps=120, learning_rate=1e-2, samples=200)
+    found = []
+    for together in (3, 1):
+        trainer = running._trainer(
+            GroupJob(Group("", "1x16", (0, 1, 2), together), settings, Path(), "cpu", 1)
+        )
+        trainer.advance(120)
+        probe = length_probes(settings, torch.device("cpu"))[0]
+        seen = [observe(program.model, probe) for program in trainer.programs]
+        found.append(torch.cat([exact.mean(1) for _, exact, _ in seen]))
+    stacked, alone = found
+    assert stacked.max() > 0.1  # something was learned
+    noise = (stacked * (1 - stacked) / 200).sqrt() + 1 / 200
+    assert ((stacked - alone).abs() <= 3 * noise).all()
+
+
+def test_an_interrupted_group_ends_with_the_same_records(tmp_path: Path) -> None:
+    run(job(tmp_path / "straight"))
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked % 3 == 0
+
+    for _ in range(10):
+        if run(job(tmp_path / "cut"), stop=stop):
+            break
+    assert asked > 3
+    pd.testing.assert_frame_equal(values(tmp_path / "cut"), values(tmp_path / "straight"))
+
+
+def test_records_that_are_lost_are_made_again(tmp_path: Path) -> None:
+    run(job(tmp_path))
+    before = values(tmp_path)
+    lost = sorted((tmp_path / "records").rglob("*.parquet"))[3]
+    lost.unlink()
+    assert run(job(tmp_path))
+    pd.testing.assert_frame_equal(values(tmp_path), before)
+
+
+def test_a_member_that_fails_is_left_out_and_the_others_are_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(job(tmp_path / "healthy"))
+
+    def poisoned(one: GroupJob) -> StackedTrainer:
+        trainer = StackedTrainer(
+            scale_of(one.settings, one.group.scale),
+            one.group.seeds,
+            running.train_settings(one.settings),
+            running.batches_of(one.settings, "cpu"),
+            one.group.at_once,
+        )
+        with torch.no_grad():
+            # Finite in the first forward pass, and beyond float32 in the loss.
+            trainer.programs[0].model.weights[1] *= 1e25
+        return trainer
+
+    monkeypatch.setattr(running, "_trainer", poisoned)
+    # Its state at step 0 is finite, but what it computes is not: such a run starts measured.
+    monkeypatch.setattr(running, "missing", lambda one: schedule(SETTINGS)[1:])
+    assert run(job(tmp_path / "ill"))
+    frame, healthy = values(tmp_path / "ill"), values(tmp_path / "healthy")
+    assert set(frame["seed"]) == {1, 5}
+    expected = healthy[(healthy["seed"] != 0) & (healthy["step"] > 0)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(frame, expected)
+    found = failed_before(tmp_path / "ill")
+    assert list(found) == ["count-2x16-seed0"]
+    assert "not finite at step 0 (learning rate" in found["count-2x16-seed0"]
+
+
+def test_a_group_goes_on_only_as_it_was_begun(tmp_path: Path) -> None:
+    stops = iter([False, True])
+    assert not run(job(tmp_path), stop=lambda: next(stops))
+    other = job(tmp_path, dataclasses.replace(GROUP, at_once=3))
+    with pytest.raises(CellError, match=r"at_once 2 there, 3 here.*\n.*delete"):
+        run(other)
+    event = attempt(other, lambda event: None, lambda: False, patience=0.0)
+    assert (event.kind, event.explained) == ("failed", True)
+    assert (
+        attempt(job(tmp_path), lambda event: None, lambda: False, patience=0.0).kind == "finished"
+    )
+
+
+def test_foreign_files_among_the_records_are_named(tmp_path: Path) -> None:
+    stray = job(tmp_path).records / "notes.parquet"
+    stray.parent.mkdir(parents=True)
+    stray.write_text("x")
+    with pytest.raises(PlanError, match=r"notes\.parquet is not a part"):
+        missing(job(tmp_path))
