@@ -12,7 +12,8 @@ import click
 from rich.console import Console
 
 from geomfast.analysis.paper import REFERENCES
-from geomfast.cli.choices import Place, Refused
+from geomfast.cli.choices import Place
+from geomfast.cli.refused import Refused
 from geomfast.files import FileError, printable
 from geomfast.machine import usable_cores
 from geomfast.records import RecordsError
