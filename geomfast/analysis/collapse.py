@@ -20,33 +20,10 @@ from geomfast.records import layer_depth
 #: as the order of layers goes: half of so small a fall is within the noise of 200 samples.
 MIN_DEPTH = 0.02
 
-COLLAPSE_COLUMNS = [
-    *CELL,
-    "layer",
-    "initial",
-    "floor",
-    "floor_step",
-    "depth",
-    "recovery_step",
-    "exceeded_step",
-    "final",
-    "collapsed",
-    "recovered",
-    "exceeded",
-    "checkpoints",
-]
-HALF_COLUMNS = [
-    *CELL,
-    "layer",
-    "initial",
-    "floor",
-    "floor_step",
-    "depth",
-    "half_step",
-    "half_after",
-    "collapsed",
-    "checkpoints",
-]
+_FALL = [*CELL, "layer", "initial", "floor", "floor_step", "depth"]
+COLLAPSE_COLUMNS = [*_FALL, "recovery_step", "exceeded_step", "final", "collapsed", "recovered"]
+COLLAPSE_COLUMNS += ["exceeded", "checkpoints"]
+HALF_COLUMNS = [*_FALL, "half_step", "half_after", "collapsed", "checkpoints"]
 
 
 def floor_of(steps: np.ndarray, values: np.ndarray) -> tuple[int, dict[str, float]]:
@@ -63,7 +40,7 @@ def floor_of(steps: np.ndarray, values: np.ndarray) -> tuple[int, dict[str, floa
     """
     initial = float(values[0])
     if len(steps) < 2:
-        nothing = {"floor": math.nan, "floor_step": math.nan, "depth": math.nan}
+        nothing = dict.fromkeys(("floor", "floor_step", "depth"), math.nan)
         return 0, {"initial": initial, **nothing}
     index = 1 + int(np.argmin(values[1:]))
     floor = float(values[index])
@@ -117,19 +94,11 @@ def collapse(
             later = steps[index + 1 :]
             recovery = _step_of(after >= floor + regained * (initial - floor), later, persistence)
             exceeded = _step_of(after > initial, later, persistence)
-        rows.append(
-            cell
-            | fall
-            | {
-                "recovery_step": recovery,
-                "exceeded_step": exceeded,
-                "final": float(values[-1]),
-                "collapsed": floor < initial,
-                "recovered": not math.isnan(recovery),
-                "exceeded": not math.isnan(exceeded),
-                "checkpoints": len(steps),
-            }
-        )
+        later_on = {"recovery_step": recovery, "exceeded_step": exceeded}
+        flags = {"collapsed": floor < initial, "recovered": not math.isnan(recovery)}
+        flags["exceeded"] = not math.isnan(exceeded)
+        last = {"final": float(values[-1]), "checkpoints": len(steps)}
+        rows.append(cell | fall | later_on | flags | last)
     return _by_depth(rows, COLLAPSE_COLUMNS)
 
 
@@ -185,16 +154,8 @@ def half_collapse(
             if interpolate:
                 share = (values[at - 1] - middle) / (values[at - 1] - values[at])
                 half = float(steps[at - 1] + share * (steps[at] - steps[at - 1]))
-        rows.append(
-            cell
-            | fall
-            | {
-                "half_step": half,
-                "half_after": after,
-                "collapsed": collapsed,
-                "checkpoints": len(steps),
-            }
-        )
+        found = {"half_step": half, "half_after": after, "collapsed": collapsed}
+        rows.append(cell | fall | found | {"checkpoints": len(steps)})
     return _by_depth(rows, HALF_COLUMNS)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,19 +159,10 @@ def _summary(runs: list[_Run], spacing: float, seed: int) -> dict[str, Any]:
     own = np.concatenate([run.own for run in runs])
     mean = own.mean(axis=0)
     top = int(np.abs(mean).argmax())
-    return {
-        "lead": estimate.value,
-        "low": estimate.low,
-        "high": estimate.high,
-        "how": estimate.how,
-        "correlation": float(mean[top]),
-        "p_value": _p_value(runs, float(np.abs(mean[top])), generator),
-        "spacing": spacing,
-        "task_levels": len(own),
-        "runs": len(runs),
-        "leads": tuple(leads),
-        "curve": tuple(zip(lags.tolist(), mean.tolist(), strict=True)),
-    }
+    p_value = _p_value(runs, float(np.abs(mean[top])), generator)
+    found = [*astuple(estimate), float(mean[top]), p_value, spacing, len(own), len(runs)]
+    curve = tuple(zip(lags.tolist(), mean.tolist(), strict=True))
+    return dict(zip(COLUMNS[1:], (*found, tuple(leads), curve), strict=True))
 
 
 def _peak(lags: np.ndarray, correlation: np.ndarray) -> float:

@@ -27,14 +27,8 @@ from geomfast.records import FINAL
 
 #: Measures set against emergence by their change point.  The log-probability is no geometry: it
 #: shows how early behaviour itself moves.
-MEASURES = (
-    "rankme",
-    "fisher_rank",
-    "gradient_covariance_rank",
-    "hessian_top",
-    "llc",
-    "answer_logprob",
-)
+MEASURES = ("rankme", "fisher_rank", "gradient_covariance_rank", "hessian_top", "llc")
+MEASURES += ("answer_logprob",)
 #: The half-collapse of the final state, RankMe's first fall, beside its change point, which is
 #: mostly its later rise.
 COLLAPSE = "rankme_collapse"
@@ -159,17 +153,8 @@ def rate(rows: pd.DataFrame) -> dict[str, Any]:
     events = rows[rows["outcome"].isin(EVENTS)]
     counts = {name: int((events["outcome"] == name).sum()) for name in EVENTS}
     share = share_over_seeds(events["outcome"] == LEAD, events["run"], events["scale"])
-    return {
-        "events": len(events),
-        "leads": counts[LEAD],
-        "ties": counts[TIE],
-        "lags": counts[LAG],
-        "no_change": counts[NO_CHANGE],
-        "excluded": len(rows) - len(events),
-        "rate": share.value,
-        "low": share.low,
-        "high": share.high,
-        "how": share.how,
-        "median_lead": float(events["lead"].median()),
-        "median_width": float(events["width"].median()),
-    }
+    names = dict(zip(("leads", "ties", "lags", "no_change"), counts.values(), strict=True))
+    interval = {"rate": share.value, "low": share.low, "high": share.high, "how": share.how}
+    medians = {f"median_{name}": float(events[name].median()) for name in ("lead", "width")}
+    excluded = len(rows) - len(events)
+    return {"events": len(events), **names, "excluded": excluded, **interval, **medians}

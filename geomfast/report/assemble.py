@@ -10,10 +10,10 @@ import pandas as pd
 from geomfast.analysis import hessian, llc, reference, summarise, top_down, truncation
 from geomfast.analysis.remember import remembering
 from geomfast.report import claims, compare, drawing, page, tables, tracked
+from geomfast.report.extras import need
 from geomfast.report.found import read
 from geomfast.report.place import MARK, place_of_folder
 from geomfast.report.settings import shown_settings
-from geomfast.report.style import need
 
 
 @remembering()
@@ -80,22 +80,13 @@ def build(
     records = found.records
     summary = summarise(records, found.cells)
     orders = top_down(records)
-    extra = {
-        "gradient_ranks": truncation(records),
-        "hessian": hessian(records),
-        "llc": llc(records),
-    }
+    extra = {"gradient_ranks": truncation(records), "hessian": hessian(records)}
+    extra["llc"] = llc(records)
     live = found.tracked and other is None
     lines = tracked.lines(found) if live else tables.summary_lines(summary)
 
-    drawn = drawing.draw_all(
-        out / "figures",
-        found,
-        other,
-        every_run=every_run,
-        write=place.write,
-        processes=processes,
-    )
+    look = {"every_run": every_run, "write": place.write, "processes": processes}
+    drawn = drawing.draw_all(out / "figures", found, other, **look)
     written = claims.write(out / "tables", found.claims, place.write)
     kept = {"cells": found.cells, "top_down": _flat(orders)} | extra
     if other is not None:
@@ -129,13 +120,7 @@ def build(
         }
     )
     place.write(out / "report.json", tables.json_bytes(result))
-    result["paths"] = {
-        "html": str(place.html),
-        "json": str(out / "report.json"),
-        "figures": [str(path) for path in drawn.paths],
-        "tables": [str(path) for path in written],
-    }
-    return result
+    return result | {"paths": drawn.result_paths(place.html, out, written)}
 
 
 def _flat(orders: pd.DataFrame) -> pd.DataFrame:

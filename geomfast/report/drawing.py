@@ -8,7 +8,7 @@ import io
 import itertools
 import multiprocessing
 import re
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -21,11 +21,12 @@ import pandas as pd
 from geomfast.files import write_atomically
 from geomfast.report import figures
 from geomfast.report.compare import scale_pairs
+from geomfast.report.extras import need
 from geomfast.report.figures import Picture
 from geomfast.report.found import Found
 from geomfast.report.names import one_line, slugs
 from geomfast.report.settings import taken_how, tracked_how
-from geomfast.report.style import RC, need
+from geomfast.report.style import RC
 from geomfast.report.tables import Write
 from geomfast.runs.executors.orphans import end_with_parent
 
@@ -92,6 +93,12 @@ class Drawn:
     compared: list[OnPage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     write: Write = write_atomically
+
+    def result_paths(self, html: Path, out: Path, tables: Iterable[Path]) -> dict[str, Any]:
+        """Where the parts of a report are, as its result says it."""
+        found: dict[str, Any] = {"html": str(html), "json": str(out / "report.json")}
+        named = {"figures": self.paths, "tables": tables}
+        return found | {name: [str(path) for path in paths] for name, paths in named.items()}
 
 
 def draw_all(

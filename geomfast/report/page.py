@@ -13,10 +13,10 @@ from geomfast.files import printable
 from geomfast.report import claims, tables
 from geomfast.report.chart import chart_data, script_json
 from geomfast.report.drawing import Drawn, OnPage, run_folders
+from geomfast.report.extras import need
 from geomfast.report.found import Found
 from geomfast.report.place import MARK
 from geomfast.report.settings import calls, differences, shown_settings
-from geomfast.report.style import need
 from geomfast.testbed.tasks.names import task_level
 
 #: How large figures are shown; the widest then just fill the page.
@@ -53,12 +53,8 @@ def render(
     return template("page.html.j2").render(
         title=_title(found),
         sweeps=[
-            {
-                "name": sweep.name,
-                "runs": _runs_line(sweep),
-                "tally": claims.tally(judged[sweep.name]),
-            }
-            for sweep in sweeps
+            {"name": x.name, "runs": _runs_line(x), "tally": claims.tally(judged[x.name])}
+            for x in sweeps
         ],
         claims=_claims(judged, version),
         marks=claims.MARKS,

@@ -16,7 +16,7 @@ from geomfast.analysis.truncation import FIRST
 from geomfast.measures.catalog import catalog, measure_of
 from geomfast.records import FINAL, layer_depth
 from geomfast.records.ranges import ranges
-from geomfast.report.style import BLUE, GREY, ORANGE, PURPLE, block_colour
+from geomfast.report.colours import BLUE, GREY, ORANGE, PURPLE, layer_looks
 
 #: Above this ratio of largest to smallest a panel is logarithmic.
 _WIDE = 4.0
@@ -123,15 +123,12 @@ def _lines(run: pd.DataFrame, measure: str, name: str, colour: str) -> list[Line
     """A measure's curves, a layer after the other."""
     rows = select(run, measure)
     layers = sorted(set(rows["layer"]), key=layer_depth)
-    blocks = [layer for layer in layers if layer != FINAL]
-    lines = []
+    looks, lines = layer_looks(layers), []
     for layer in layers:
         part = rows[rows["layer"] == layer]
         look: dict[str, Any] = {"colour": colour, "width": 1.6}
         if layer not in ("", FINAL):
-            rgb = block_colour(blocks.index(layer), len(blocks))
-            shade = "#" + "".join(f"{round(255 * share):02x}" for share in rgb)
-            look = {"colour": shade, "width": 1.0}
+            look = {"colour": looks[layer][1], "width": 1.0}
         elif layer == FINAL:
             look["width"] = 2.2
         columns = [part[x].to_numpy(dtype=float) for x in ("step", "value", "stderr")]

@@ -13,10 +13,10 @@ from geomfast.report import claims, page, tables
 from geomfast.report.chart import script_json
 from geomfast.report.curves import samples_of
 from geomfast.report.drawing import Drawn
+from geomfast.report.extras import need
 from geomfast.report.found import Found
 from geomfast.report.panels import Line, Panel, panels
 from geomfast.report.settings import cadence, shown_settings
-from geomfast.report.style import need
 from geomfast.testbed.tasks.names import task_level
 
 #: Names of curves that are all of their panel, whose title says it.
@@ -129,15 +129,9 @@ def _chart(shown: list[Panel]) -> list[dict[str, Any]]:
             "unit": panel.unit,
             "log": panel.logarithmic,
             "lines": [
-                {
-                    "name": line.name,
-                    "steps": line.steps.astype(int).tolist(),
-                    "values": plain(line.values),
-                    "errors": None if np.isnan(line.errors).all() else plain(line.errors),
-                    "colour": line.colour,
-                    "width": line.width,
-                    "dashed": line.dashed,
-                }
+                vars(line)
+                | {"steps": line.steps.astype(int).tolist(), "values": plain(line.values)}
+                | {"errors": None if np.isnan(line.errors).all() else plain(line.errors)}
                 for line in panel.lines
             ],
         }

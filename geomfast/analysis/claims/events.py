@@ -48,17 +48,10 @@ def emerged(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None)
         return EMERGED.undecided("no accuracy in the records")
     has = table["step"].notna()
     share = share_over_seeds(has, table["run"], table["scale"])
-    combinations = (
-        table.assign(emerged=has)
-        .groupby(["scale", "task", "level"], sort=False)
-        .agg(
-            runs=("run", "nunique"),
-            emerged=("emerged", "sum"),
-            pending=("pending", "sum"),
-            step=("step", "median"),
-        )
-        .reset_index()
-    )
+    groups = table.assign(emerged=has).groupby(["scale", "task", "level"], sort=False)
+    sums = {name: (name, "sum") for name in ("emerged", "pending")}
+    combinations = groups.agg(runs=("run", "nunique"), **sums, step=("step", "median"))
+    combinations = combinations.reset_index()
     reached = int((2 * combinations["emerged"] >= combinations["runs"]).sum())
     pending = int(table["pending"].sum())
     behaved = records[(records["measure"] == "accuracy") & (records["level"] > 0)]

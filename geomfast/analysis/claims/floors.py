@@ -144,11 +144,9 @@ def mod_floor(records: pd.DataFrame, *, chance: Mapping[str, float] | None = Non
     """
     every = _final(records)
     every = every[every["task"] == "MOD"]
-    if every.empty:
-        return MOD.undecided(f"{NO_RANKME} for MOD")
     table = every[_reached(every)]
     if table.empty:
-        return MOD.undecided(STILL_FALLING)
+        return MOD.undecided(f"{NO_RANKME} for MOD" if every.empty else STILL_FALLING)
     by_run = table.groupby(["run", "scale"], sort=False)["floor"].mean().reset_index()
     mean = mean_over_seeds(by_run["floor"].to_numpy(), by_run["scale"].tolist())
     found = floors(table)
@@ -177,17 +175,17 @@ def task_specific_floors(
     """
     every = _final(records)
     table = every[_reached(every)]
+    share, n = task_share(table), counted(table)
     if table.empty:
         return TASK_SPECIFIC.undecided(NO_RANKME if every.empty else STILL_FALLING)
-    share = task_share(table)
-    found = replace(TASK_SPECIFIC, n=counted(table), table=floors(table))
+    found = replace(TASK_SPECIFIC, n=n, table=floors(table))
     if math.isnan(share.value):
         return found.undecided("needs two task-levels in two runs (seeds or scales)")
     verdict = PARTLY if share.value > HALF else DOES_NOT
     if share.value >= OWN and share.low > HALF:
         verdict = HOLDS
     reason = f"{percent(share.value)} of the variance of log floors is between task-levels"
-    measured = f"{span(share, percent)}; {sample(counted(table))}"
+    measured = f"{span(share, percent)}; {sample(n)}"
     return found.judged(verdict, reason, share, measured)
 
 

@@ -9,20 +9,13 @@ import pandas as pd
 
 from geomfast.analysis.trajectories import in_order, select
 from geomfast.records import FINAL
+from geomfast.report.axes import rank_axis
+from geomfast.report.colours import BLUE, ORANGE
 from geomfast.report.curves import runs_text, samples_of
 from geomfast.report.figures.dots import Group
 from geomfast.report.figures.scales import EMERGENCE, emergence_mark, events_figure, seed_lines
 from geomfast.report.found import Found
-from geomfast.report.style import (
-    BLUE,
-    ORANGE,
-    head,
-    legend,
-    multiples,
-    need,
-    rank_axis,
-    styled,
-)
+from geomfast.report.style import handle, head, legend, multiples, styled
 from geomfast.testbed.tasks.names import task_level
 
 _DASH = (0, (5, 2))
@@ -103,10 +96,9 @@ def _runs(cells: list[pd.DataFrame]) -> str:
 
 
 def _legend(figure: Any, names: tuple[str, str]) -> None:
-    Line2D = need("matplotlib.lines").Line2D
     handles = [
-        Line2D([], [], color=colour, linestyle=dash, linewidth=1.7, label=name)
+        handle(name, color=colour, linestyle=dash, linewidth=1.7)
         for name, (colour, dash) in zip(names, _LINES, strict=True)
     ]
-    handles.append(Line2D([], [], label="emergence (median over seeds)", **EMERGENCE))
+    handles.append(handle("emergence (median over seeds)", **EMERGENCE))
     legend(figure, handles, handlelength=3.2)

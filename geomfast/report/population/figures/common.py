@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from geomfast.report.colours import SOFT
+from geomfast.report.extras import need
 from geomfast.report.population.found import Population
-from geomfast.report.style import SOFT, head, need
+from geomfast.report.style import head
 
 #: Inches of a letter of a tick label.
 _LETTER = 0.072
@@ -49,7 +51,6 @@ def scale_axis(axes: Any, names: Sequence[str]) -> None:
     width, height = figure.get_size_inches()
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.spines["right"].set_visible(False)
     if widest(names) > 0.95 * place.width * width / len(names):
         flat = [name.replace("\n", ", ") for name in names]
         axes.set_xticks(range(len(names)), flat, rotation=90)
