@@ -12,6 +12,7 @@ from geomfast.analysis.floors import across_scales, floors
 from geomfast.analysis.hessian import hessian, hessian_summary
 from geomfast.analysis.leads import leads, precursors
 from geomfast.analysis.llc import llc, llc_summary, llc_values
+from geomfast.analysis.others import other_measures, other_summary
 from geomfast.analysis.paper import REFERENCES, reference
 from geomfast.analysis.probes import probe_emergence, probe_leads
 from geomfast.analysis.summary import cells, mod_floor, summarise
@@ -42,6 +43,8 @@ __all__ = [
     "llc_summary",
     "llc_values",
     "mod_floor",
+    "other_measures",
+    "other_summary",
     "pairs",
     "precursors",
     "probe_emergence",

@@ -13,6 +13,7 @@ from geomfast.analysis.events import emergence
 from geomfast.analysis.hessian import hessian, hessian_summary
 from geomfast.analysis.intervals import mean_over_seeds
 from geomfast.analysis.llc import llc_summary
+from geomfast.analysis.others import other_measures, other_summary
 from geomfast.analysis.topdown import top_down, top_down_summary
 from geomfast.analysis.trajectories import CELL, in_order
 from geomfast.analysis.truncation import truncation, truncation_summary
@@ -113,6 +114,7 @@ def summarise(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
         "truncation": truncation_summary(truncation(records)),
         "hessian": hessian_summary(hessian(records)),
         "llc": llc_summary(records),
+        "measures": other_summary(other_measures(records)),
     }
 
 

@@ -7,7 +7,15 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis import hessian, llc, reference, summarise, top_down, truncation
+from geomfast.analysis import (
+    hessian,
+    llc,
+    other_measures,
+    reference,
+    summarise,
+    top_down,
+    truncation,
+)
 from geomfast.analysis.remember import remembering
 from geomfast.report import claims, compare, drawing, page, tables, tracked
 from geomfast.report.extras import need
@@ -51,11 +59,11 @@ def build(
 
     Returns:
         ``generator``, ``name``, ``notes`` (what was left out, and why), ``against``, ``paper``,
-        ``claims``, ``settings``, ``summary``, ``lines`` (label, value and
-        remark of the key numbers), ``cells``, ``top_down``, ``gradient_ranks``, ``hessian`` and
-        ``llc`` (rows) and ``compare`` (None, or what was found of the other sweep) as plain JSON
-        values, as in report.json, and ``paths`` (``html``, ``json``, ``figures``,
-        ``tables``).
+        ``claims``, ``settings``, ``summary``, ``lines`` (label, value and remark of the key
+        numbers), ``cells``, ``top_down``, ``gradient_ranks``, ``hessian``, ``llc`` and ``measures``
+        (rows; of measures without a table of their own) and ``compare`` (None, or what was found
+        of the other sweep) as plain JSON values, as in report.json, and ``paths`` (``html``,
+        ``json``, ``figures``, ``tables``).
 
     Raises:
         FileNotFoundError: no such folder, or no records in it.
@@ -81,7 +89,7 @@ def build(
     summary = summarise(records, found.cells)
     orders = top_down(records)
     extra = {"gradient_ranks": truncation(records), "hessian": hessian(records)}
-    extra["llc"] = llc(records)
+    extra |= {"llc": llc(records), "measures": other_measures(records)}
     live = found.tracked and other is None
     lines = tracked.lines(found) if live else tables.summary_lines(summary)
 

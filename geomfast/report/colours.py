@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,6 +39,11 @@ def layer_looks(layers: Iterable[str]) -> dict[str, tuple[Any, str]]:
     for block, rgb in zip(blocks, shades, strict=True):
         looks[block] = rgb, "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
     return looks
+
+
+def plain_colour(colour: str) -> str:
+    """A colour that a measure of another package says it has; blue where that is no #rrggbb."""
+    return colour if re.fullmatch("#[0-9A-Fa-f]{6}", str(colour)) else BLUE
 
 
 def scale_look(scale: str) -> tuple[str, str]:

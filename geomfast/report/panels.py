@@ -5,21 +5,39 @@ A run that was tracked is shown by these, as what it is measured for is not the 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from geomfast.analysis.others import value_columns
 from geomfast.analysis.trajectories import select
 from geomfast.analysis.truncation import FIRST
-from geomfast.measures.catalog import catalog, measure_of
+from geomfast.measures import MeasureSpec, catalog
+from geomfast.measures.catalog import measure_of
 from geomfast.records import FINAL, layer_depth
 from geomfast.records.ranges import ranges
-from geomfast.report.colours import BLUE, GREY, ORANGE, PURPLE, layer_looks
+from geomfast.report.colours import (
+    BLUE,
+    DASHED,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    layer_looks,
+    plain_colour,
+)
+from geomfast.report.names import labels
 
 #: Above this ratio of largest to smallest a panel is logarithmic.
 _WIDE = 4.0
+#: Up to so many values each is marked, as what lies between them was not measured.
+_MARKED = 40
+#: Letters of a label that a measure of another package may have.
+_LONGEST = 48
 _FIRST_50K = "first 50,000 parameters"
 #: Title, unit, and by measure the name and colour of its line.
 _PANELS: tuple[tuple[str, str, dict[str, tuple[str, str]]], ...] = (
@@ -55,6 +73,7 @@ class Line:
 
     Attributes:
         name: as the legend has it.
+        layer: it is of; empty for none.
         steps, values, errors: of every value; an error is NaN where none is defined.
         colour: as matplotlib and browsers read it.
         width: in points.
@@ -62,6 +81,7 @@ class Line:
     """
 
     name: str
+    layer: str
     steps: np.ndarray
     values: np.ndarray
     errors: np.ndarray
@@ -106,17 +126,51 @@ def panels(run: pd.DataFrame) -> list[Panel]:
 
 
 def _others(run: pd.DataFrame) -> list[Panel]:
-    """A panel for each number of the loop's own, and each measure of another package."""
+    """A panel for each number of the loop's own, and each measure that no panel above has."""
     shown = {name for _, _, measures in _PANELS for name in measures}
-    panels = []
+    panels: dict[str, Panel] = {}
     for name in sorted(set(run["measure"]) - shown):
-        spec = catalog().specs.get(name)
-        if spec is None and (measure_of(name) or name in _BESIDE or name in ranges()):
-            continue  # what only says how another value was found, or how the run went
-        label = spec.label if spec else name
-        if lines := _lines(run, name, "" if spec and spec.per_layer else label, BLUE):
-            panels.append(Panel(label, spec.unit if spec else "", lines))
-    return panels
+        spec = catalog().specs.get(measure_of(name) or "")
+        if spec and name in value_columns(spec):
+            label, unit = spec_texts(spec)
+            panels[spec.name] = Panel(label, unit, spec_lines(run, spec))
+        elif not (spec or name in _BESIDE or name in ranges()):
+            panels[name] = Panel(name, "", _lines(run, name, name, BLUE))
+        # Else it only says how another value was found, or how the run went.
+    return [panel for panel in panels.values() if panel.lines]
+
+
+def spec_texts(spec: MeasureSpec) -> tuple[str, str]:
+    """Label and unit of a measure, whoever wrote them: one line of a length that has room."""
+    return labels([spec.label], _LONGEST)[spec.label], labels([spec.unit], _LONGEST)[spec.unit]
+
+
+def spec_lines(run: pd.DataFrame, spec: MeasureSpec) -> list[Line]:
+    """A measure's curves: a layer after the other; of several columns a colour for each.
+
+    Args:
+        run: records of one run, of one set of samples.
+        spec: of the measure.
+    """
+    label, columns = spec_texts(spec)[0], value_columns(spec)
+    if len(columns) == 1:
+        return _lines(run, columns[0], "" if spec.per_layer else label, plain_colour(spec.colour))
+    names = {name: name.removeprefix(f"{spec.name}_") for name in columns}
+    looks = zip(names.items(), itertools.cycle((BLUE, ORANGE, GREEN, PURPLE, SKY)), strict=False)
+    return [line for (name, shown), colour in looks for line in _lines(run, name, shown, colour)]
+
+
+def draw_lines(axes: Any, lines: list[Line]) -> None:
+    """Curves with their errors as bands; the values are marked where they are few."""
+    for line in lines:
+        marked = {"marker": ".", "markersize": 4} if len(line.steps) <= _MARKED else {}
+        axes.plot(
+            line.steps, line.values, color=line.colour, linewidth=line.width,
+            linestyle=DASHED if line.dashed else "-", **marked,
+        )  # fmt: skip
+        if not np.isnan(line.errors).all():
+            ends = line.values - line.errors, line.values + line.errors
+            axes.fill_between(line.steps, *ends, color=line.colour, alpha=0.18, linewidth=0)
 
 
 def _lines(run: pd.DataFrame, measure: str, name: str, colour: str) -> list[Line]:
@@ -133,7 +187,7 @@ def _lines(run: pd.DataFrame, measure: str, name: str, colour: str) -> list[Line
             look["width"] = 2.2
         columns = [part[x].to_numpy(dtype=float) for x in ("step", "value", "stderr")]
         dashed = measure.endswith(FIRST)
-        lines.append(Line(name or layer, *columns, dashed=dashed, **look))
+        lines.append(Line(name or layer, layer, *columns, dashed=dashed, **look))
     return lines
 
 

@@ -129,7 +129,7 @@ def _chart(shown: list[Panel]) -> list[dict[str, Any]]:
             "unit": panel.unit,
             "log": panel.logarithmic,
             "lines": [
-                vars(line)
+                {name: value for name, value in vars(line).items() if name != "layer"}
                 | {"steps": line.steps.astype(int).tolist(), "values": plain(line.values)}
                 | {"errors": None if np.isnan(line.errors).all() else plain(line.errors)}
                 for line in panel.lines

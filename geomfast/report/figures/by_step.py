@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from geomfast.records import FINAL
@@ -12,13 +11,11 @@ from geomfast.report.axes import STEPS, plain_numbers, step_axis
 from geomfast.report.colours import DASHED
 from geomfast.report.curves import samples_of
 from geomfast.report.extras import need
-from geomfast.report.panels import Line, Panel, panels
+from geomfast.report.panels import Line, Panel, draw_lines, panels
 from geomfast.report.style import canvas, handle, head, styled
 
 #: Lines that a legend names; of more, only the first, the last but one and the last.
 _NAMED = 7
-#: Up to so many values each is marked, as what lies between them was not measured.
-_MARKED = 40
 
 
 @styled
@@ -46,15 +43,7 @@ def by_step(run: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 
 def _draw(axes: Any, panel: Panel) -> None:
-    for line in panel.lines:
-        marked = {"marker": ".", "markersize": 4} if len(line.steps) <= _MARKED else {}
-        axes.plot(
-            line.steps, line.values, color=line.colour, linewidth=line.width,
-            linestyle=DASHED if line.dashed else "-", **marked,
-        )  # fmt: skip
-        if not np.isnan(line.errors).all():
-            ends = line.values - line.errors, line.values + line.errors
-            axes.fill_between(line.steps, *ends, color=line.colour, alpha=0.18, linewidth=0)
+    draw_lines(axes, panel.lines)
     if panel.logarithmic:
         axes.set_yscale("log", subs=[2, 5])
         plain_numbers(axes.yaxis, minor=True)

@@ -9,9 +9,10 @@ import pandas as pd
 
 from geomfast.measures import catalog
 from geomfast.report.axes import beside, row_axis, share_axis
-from geomfast.report.colours import BLACK, GREY, LINE, VERMILLION
+from geomfast.report.colours import BLACK, GREY, LINE, VERMILLION, plain_colour
 from geomfast.report.curves import runs_text
 from geomfast.report.found import Found
+from geomfast.report.panels import spec_texts
 from geomfast.report.style import area, canvas, head, styled
 from geomfast.runs.wall import TRAINING, WRITING
 
@@ -20,7 +21,10 @@ PARTS: dict[str, tuple[str, str, str]] = {
     TRAINING: ("training", LINE, ""),
     WRITING: ("writing", GREY, ""),
     "behaviour": ("behaviour and the forward pass", VERMILLION, ""),
-    **{name: (spec.label, spec.colour, spec.hatch) for name, spec in catalog().specs.items()},
+    **{
+        name: (spec_texts(spec)[0], plain_colour(spec.colour), spec.hatch)
+        for name, spec in catalog().specs.items()
+    },
 }
 #: What a tracker's time is called that is counted under the same names.
 _TRACKED = {"behaviour": "loss of the samples", WRITING: "copying weights and writing"}
