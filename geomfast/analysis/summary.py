@@ -67,13 +67,9 @@ def mod_floor(table: pd.DataFrame, *, level: int = 1) -> dict[str, Any]:
     rows = table[(table["task"] == "MOD") & (table["level"] == level) & table["floor"].notna()]
     found = mean_over_seeds(rows["floor"].to_numpy(dtype=float), rows["scale"].tolist())
     by_scale = rows.groupby("scale", sort=False)["floor"].mean()
-    return {
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "n": len(rows),
-        "by_scale": {str(scale): float(value) for scale, value in by_scale.items()},
-    }
+    each = {str(scale): float(value) for scale, value in by_scale.items()}
+    interval = {"value": found.value, "low": found.low, "high": found.high}
+    return interval | {"n": len(rows), "by_scale": each}
 
 
 def summarise(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
@@ -93,9 +89,7 @@ def summarise(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
     by_task = top_down(records, by_task=True)
     return {
         "runs": int(records["run"].nunique()),
-        "task_levels": int(
-            records.loc[records["level"] > 0, ["task", "level"]].drop_duplicates().shape[0]
-        ),
+        "task_levels": len(records.loc[records["level"] > 0, ["task", "level"]].drop_duplicates()),
         "checkpoints": int(records.groupby("run")["step"].nunique().max()),
         "last_step": int(records["step"].max()),
         "mod_floor": mod_floor(table),

@@ -62,12 +62,9 @@ def calibration_figure(found: dict[str, Any]) -> Any:
     _below(figure, trials, pulls)
     name = f"{found['run']}, step {found['step']}, {task_level(found['task'], found['level'])}"
     text = f"{name}; nbeta (loss - loss at the weights) along each chain, grey: burn-in"
-    head(figure, "Settings for the local learning coefficient", text, 0.95)
     best = "recommended: framed" if found["recommended"] else "none is recommended"
-    figure.text(
-        0.95 / width, 1 - 0.62 / height, f"blue: converged; {best}", va="top", fontsize=9,
-        color=SOFT,
-    )  # fmt: skip
+    title, more = "Settings for the local learning coefficient", f"blue: converged; {best}"
+    head(figure, title, text, 0.95, more=more)
     return figure
 
 
@@ -135,9 +132,8 @@ def _below(figure: Any, trials: list[dict[str, Any]], pulls: list[float]) -> Non
         for line, pull in enumerate(pulls)
     ]
     figure.legend(handles=handles, loc="lower center", ncols=min(len(pulls), 6), frameon=False)
-    figure.text(
-        0.95 / width, 0.36 / height, "filled: converged, hollow: not", fontsize=8, color=SOFT
-    )
+    text = "filled: converged, hollow: not"
+    figure.text(0.95 / width, 0.36 / height, text, fontsize=8, color=SOFT)
 
 
 def _by_lr(axes: Any, name: str, row: list[dict[str, Any]], colour: str) -> None:

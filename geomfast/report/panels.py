@@ -39,24 +39,18 @@ _MARKED = 40
 #: Letters of a label that a measure of another package may have.
 _LONGEST = 48
 _FIRST_50K = "first 50,000 parameters"
+_LOSSES = {"loss": ("evaluation (samples)", BLUE), "train_loss": ("training batch", GREY)}
+_RANKS = {
+    "fisher_rank": ("Fisher", BLUE),
+    "fisher_rank" + FIRST: (f"Fisher, {_FIRST_50K}", BLUE),
+    "gradient_covariance_rank": ("covariance", ORANGE),
+    "gradient_covariance_rank" + FIRST: (f"covariance, {_FIRST_50K}", ORANGE),
+}
 #: Title, unit, and by measure the name and colour of its line.
 _PANELS: tuple[tuple[str, str, dict[str, tuple[str, str]]], ...] = (
     ("RankMe of every layer", "dimensions", {"rankme": ("", BLUE)}),
-    (
-        "Loss",
-        "mean",
-        {"loss": ("evaluation (samples)", BLUE), "train_loss": ("training batch", GREY)},
-    ),
-    (
-        "Effective rank of the gradients",
-        "dimensions",
-        {
-            "fisher_rank": ("Fisher", BLUE),
-            "fisher_rank" + FIRST: (f"Fisher, {_FIRST_50K}", BLUE),
-            "gradient_covariance_rank": ("covariance", ORANGE),
-            "gradient_covariance_rank" + FIRST: (f"covariance, {_FIRST_50K}", ORANGE),
-        },
-    ),
+    ("Loss", "mean", _LOSSES),
+    ("Effective rank of the gradients", "dimensions", _RANKS),
     ("Largest eigenvalue of the Hessian", "loss", {"hessian_top": ("eigenvalue", BLUE)}),
     ("Trace of the Hessian", "loss", {"hessian_trace": ("trace", ORANGE)}),
     ("Local learning coefficient", "coefficient", {"llc": ("LLC", PURPLE)}),

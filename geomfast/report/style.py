@@ -42,14 +42,9 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **grid:
     need("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     top, bottom = grid.pop("top", 0.75), grid.pop("bottom", 0.6)
     left, right = grid.pop("left", 0.65), grid.pop("right", 0.65)
-    figure.subplots_adjust(
-        left=left / width,
-        right=1 - right / width,
-        top=1 - top / height,
-        bottom=bottom / height,
-        wspace=grid.pop("wspace", 0.35),
-        hspace=grid.pop("hspace", 0.55),
-    )
+    gaps = {name: grid.pop(name, gap) for name, gap in (("wspace", 0.35), ("hspace", 0.55))}
+    across = {"left": left / width, "right": 1 - right / width}
+    figure.subplots_adjust(**across, top=1 - top / height, bottom=bottom / height, **gaps)
     axes = figure.subplots(rows, columns, squeeze=False, **grid)
     for one in axes.flat:
         one.spines["right"].set_visible(False)
@@ -92,12 +87,22 @@ def styled(draw):
     return wrapper
 
 
-def head(figure: Any, title: str, subtitle: str, left: float = 0.65) -> None:
-    """A title and, in as many lines as it takes, what the figure shows, over its axes."""
+def head(figure: Any, title: str, subtitle: str, left: float = 0.65, more: str = "") -> None:
+    """A title and, in as many lines as it takes, what the figure shows, over its axes.
+
+    Args:
+        figure: with room for it on top.
+        title, subtitle: the texts.
+        left: where they begin, in inches.
+        more: a third line, of which the first two leave the place.
+    """
     width, height = figure.get_size_inches()
     subtitle = textwrap.fill(subtitle, int((width - left) / _LETTER))
     figure.text(left / width, 1 - 0.12 / height, title, va="top", fontsize=13, fontweight="bold")
-    figure.text(left / width, 1 - 0.40 / height, subtitle, va="top", fontsize=9, color=SOFT)
+    look = {"va": "top", "fontsize": 9, "color": SOFT}
+    figure.text(left / width, 1 - 0.40 / height, subtitle, **look)
+    if more:
+        figure.text(left / width, 1 - 0.62 / height, more, **look)
 
 
 def legend(figure: Any, handles: Sequence[Any], **look: Any) -> None:

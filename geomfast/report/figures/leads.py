@@ -127,10 +127,8 @@ def _forest_legend(figure: Any) -> None:
     handles.append(handle("median and quartiles", color=INK, marker="D", markersize=4.5))
     look = {"color": PURPLE, "markersize": 6, "linestyle": "", "marker": "o"}
     handles += [handle("p < 0.05", **look), handle("p ≥ 0.05", markerfacecolor="white", **look)]
-    figure.legend(
-        handles=handles, loc="lower center", ncols=6, frameon=False, columnspacing=1.4,
-        handletextpad=0.5,
-    )  # fmt: skip
+    look = {"frameon": False, "columnspacing": 1.4, "handletextpad": 0.5}
+    figure.legend(handles=handles, loc="lower center", ncols=6, **look)
 
 
 @styled
@@ -191,9 +189,8 @@ def _rates(axes: Any, y: float, rows: pd.DataFrame, levels: Sequence[int]) -> No
         row, (colour, marker) = part.iloc[0], level_looks(levels)[level]
         place = y + 0.6 * ((index + 0.5) / len(levels) - 0.5)
         axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=1.3)
-        axes.plot(
-            row["rate"], place, marker=marker, color=colour, markersize=5, clip_on=False, zorder=3
-        )
+        look = {"marker": marker, "color": colour, "markersize": 5}
+        axes.plot(row["rate"], place, clip_on=False, zorder=3, **look)
         beside(axes, f"{row['leads']:.0f}/{row['events']:.0f}", place, 1.015, fontsize=7)
 
 

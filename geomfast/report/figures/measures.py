@@ -1,4 +1,4 @@
-"""Figures of the dear measures of a run by step: gradient ranks, Hessian, learning coefficient."""
+"""Figures of the expensive measures of a run by step: gradients, Hessian, learning coefficient."""
 
 from __future__ import annotations
 

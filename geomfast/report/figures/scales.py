@@ -94,13 +94,11 @@ def events_figure(cells: pd.DataFrame, groups: Sequence[Group], last: float) -> 
 def seed_lines(axes: Any, rows: pd.DataFrame, colour: Any, dash: Any = "-") -> None:
     """One measure of one layer of one task-level: a thin line per run, their median thick."""
     runs = [part for _, part in rows.groupby("run", sort=False)]
-    if len(runs) > 1:
-        for part in runs:
-            axes.plot(
-                part["step"], part["value"], color=colour, linestyle=dash, linewidth=0.6, alpha=0.45
-            )
+    look = {"color": colour, "linestyle": dash}
+    for part in runs if len(runs) > 1 else []:
+        axes.plot(part["step"], part["value"], linewidth=0.6, alpha=0.45, **look)
     median = rows.groupby("step")["value"].median()
-    axes.plot(median.index, median, color=colour, linestyle=dash, linewidth=1.7)
+    axes.plot(median.index, median, linewidth=1.7, **look)
 
 
 def emergence_mark(axes: Any, cells: pd.DataFrame, colour: Any) -> None:

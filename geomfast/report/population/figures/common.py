@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from geomfast.report.colours import SOFT
 from geomfast.report.extras import need
 from geomfast.report.population.found import Population
 from geomfast.report.style import head
@@ -83,6 +82,4 @@ def p_text(p: float) -> str:
 
 def heading(figure: Any, population: Population, title: str, how: str, left: float) -> None:
     """A title, whose members the figure shows, and how; ``left`` in inches."""
-    head(figure, title, members_text(population), left)
-    width, height = figure.get_size_inches()
-    figure.text(left / width, 1 - 0.62 / height, how, va="top", fontsize=9, color=SOFT)
+    head(figure, title, members_text(population), left, more=how)
