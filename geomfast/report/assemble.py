@@ -18,8 +18,8 @@ from geomfast.analysis import (
 )
 from geomfast.analysis.remember import remembering
 from geomfast.report import claims, compare, drawing, page, tables, tracked
+from geomfast.report.data import read
 from geomfast.report.extras import need
-from geomfast.report.found import read
 from geomfast.report.place import MARK, place_of_folder
 from geomfast.report.settings import shown_settings
 

@@ -21,9 +21,9 @@ import pandas as pd
 from geomfast.files import write_atomically
 from geomfast.report import figures
 from geomfast.report.compare import scale_pairs
+from geomfast.report.data import ReportData
 from geomfast.report.extras import need
 from geomfast.report.figures import Picture
-from geomfast.report.found import Found
 from geomfast.report.names import one_line, slugs
 from geomfast.report.settings import taken_how, tracked_how
 from geomfast.report.style import RC
@@ -103,8 +103,8 @@ class Drawn:
 
 def draw_all(
     folder: Path,
-    found: Found,
-    other: Found | None,
+    found: ReportData,
+    other: ReportData | None,
     *,
     every_run: bool,
     write: Write = write_atomically,
@@ -206,7 +206,7 @@ def _of_run(
     return drawn
 
 
-def run_folders(found: Found) -> dict[str, str]:
+def run_folders(found: ReportData) -> dict[str, str]:
     """Names of the folders of the figures of each run."""
     return slugs(found.runs)
 
@@ -216,7 +216,7 @@ def _of(picture: Picture, there: Container[str]) -> bool:
     return not picture.measures or any(name in there for name in picture.measures)
 
 
-def _draw_both(drawn: Drawn, folder: Path, found: Found, other: Found) -> None:
+def _draw_both(drawn: Drawn, folder: Path, found: ReportData, other: ReportData) -> None:
     """Figures of two sweeps, one of every kind for each pair of scales."""
     pairs = scale_pairs(found, other)
     places = slugs("-".join(dict.fromkeys(scales)) for scales in pairs)

@@ -7,8 +7,8 @@ import pytest
 
 from geomfast.files import write_json
 from geomfast.report import colours, figures
+from geomfast.report.data import read
 from geomfast.report.figures import shares
-from geomfast.report.found import read
 from tests.analysis.synthetic import join, sweep, write
 from tests.report.looks import cut_off, overlapping, texts
 from tests.report.whole import whole_sweep

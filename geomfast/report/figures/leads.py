@@ -12,7 +12,7 @@ from geomfast.analysis.leads import COLLAPSE, EVENTS, LAG, LEAD, MEASURES, NO_CH
 from geomfast.report.axes import beside, guides, row_axis, share_axis
 from geomfast.report.colours import BLUE, GREY, INK, LINE, ORANGE, PURPLE, SOFT, level_looks
 from geomfast.report.curves import runs_text
-from geomfast.report.found import Found
+from geomfast.report.data import ReportData
 from geomfast.report.style import area, canvas, handle, head, styled
 
 #: What measures are called in figures.
@@ -42,7 +42,7 @@ def _two(measures: Sequence[str], width: float, height: float, **look: Any) -> t
 
 
 @styled
-def lead_forest(found: Found) -> Any:
+def lead_forest(found: ReportData) -> Any:
     """How many doublings of the step each measure is ahead of emergence, found in two ways.
 
     None where no measure can be set against an emergence.
@@ -132,7 +132,7 @@ def _forest_legend(figure: Any) -> None:
 
 
 @styled
-def hierarchy(found: Found) -> Any:
+def hierarchy(found: ReportData) -> Any:
     """What became of every event, and the precursor rate by difficulty with its interval.
 
     None where no measure can be set against an emergence.

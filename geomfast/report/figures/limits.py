@@ -13,8 +13,8 @@ from geomfast.analysis.intervals import Estimate, share_over_seeds
 from geomfast.report.axes import beside, row_axis, share_axis, step_axis
 from geomfast.report.colours import BLACK, GREY, SOFT, level_looks, scale_look
 from geomfast.report.curves import runs_text
+from geomfast.report.data import ReportData
 from geomfast.report.figures.dots import log2_axis, past
-from geomfast.report.found import Found
 from geomfast.report.style import canvas, handle, head, styled
 
 #: Chance of a pair's order, and of telling it right at both of two scales.
@@ -22,7 +22,7 @@ _EVEN, _BOTH = 0.5, 0.25
 
 
 @styled
-def limits(found: Found) -> Any:
+def limits(found: ReportData) -> Any:
     """Early RankMe against emergence, their correlation by run, and pairs told in order.
 
     None where no run has an emergence after its first checkpoint.

@@ -14,7 +14,7 @@ from geomfast.records import FINAL, layer_depth
 from geomfast.report.axes import guides, step_axis
 from geomfast.report.colours import GREY, SOFT, level_looks
 from geomfast.report.curves import caption, runs_text
-from geomfast.report.found import Found
+from geomfast.report.data import ReportData
 from geomfast.report.style import canvas, columns_for, head, legend, panels_of, styled
 
 #: What stands in a field beside its colour.
@@ -67,7 +67,7 @@ def top_down_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 
 @styled
-def order_of_layers(found: Found) -> Any:
+def order_of_layers(found: ReportData) -> Any:
     """Kendall's tau-b between depth and half-collapse step, per task and run.
 
     None where no run has two blocks.

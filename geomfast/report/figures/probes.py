@@ -11,13 +11,13 @@ from geomfast.analysis.probes import MEASURE, START
 from geomfast.report.axes import STEPS
 from geomfast.report.colours import BLUE, GREY, ORANGE, SKY, SOFT, VERMILLION
 from geomfast.report.curves import runs_text, samples_of
+from geomfast.report.data import ReportData
 from geomfast.report.figures.dots import ROW, by_task, strip, task_rows
-from geomfast.report.found import Found
 from geomfast.report.style import canvas, handle, head, legend, styled
 
 
 @styled
-def probe_before_behaviour(found: Found) -> Any:
+def probe_before_behaviour(found: ReportData) -> Any:
     """Per scale and task-level: when the first probe of a layer has the answer, and when the model.
 
     None where no probe was taken.

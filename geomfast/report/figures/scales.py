@@ -13,9 +13,9 @@ from geomfast.records import FINAL
 from geomfast.report.axes import rank_axis
 from geomfast.report.colours import GREY, scale_look
 from geomfast.report.curves import runs_text, samples_of
+from geomfast.report.data import ReportData
 from geomfast.report.figures import dots
 from geomfast.report.figures.dots import Group
-from geomfast.report.found import Found
 from geomfast.report.style import canvas, handle, head, legend, multiples, styled
 from geomfast.testbed.tasks.names import task_level
 
@@ -25,7 +25,7 @@ EMERGENCE["markeredgecolor"] = "white"
 
 
 @styled
-def collapse_by_scale(found: Found) -> Any:
+def collapse_by_scale(found: ReportData) -> Any:
     """RankMe of the final state on the easiest level of every task, a colour for every scale.
 
     None where there is one run of every task.
@@ -58,7 +58,7 @@ def collapse_by_scale(found: Found) -> Any:
 
 
 @styled
-def events_by_scale(found: Found) -> Any:
+def events_by_scale(found: ReportData) -> Any:
     """Floor and emergence step of every task-level, a mark for every scale.
 
     None where there is one run of every task.

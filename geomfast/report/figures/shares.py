@@ -11,7 +11,7 @@ from geomfast.measures import catalog
 from geomfast.report.axes import beside, row_axis, share_axis
 from geomfast.report.colours import BLACK, GREY, LINE, VERMILLION, plain_colour
 from geomfast.report.curves import runs_text
-from geomfast.report.found import Found
+from geomfast.report.data import ReportData
 from geomfast.report.panels import spec_texts
 from geomfast.report.style import area, canvas, head, styled
 from geomfast.runs.wall import TRAINING, WRITING
@@ -33,7 +33,7 @@ _LETTER = 0.075
 
 
 @styled
-def wall_shares(found: Found) -> Any:
+def wall_shares(found: ReportData) -> Any:
     """Share of the wall time that each part takes, a bar per scale over all of its runs.
 
     None where no time was recorded.

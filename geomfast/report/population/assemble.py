@@ -14,8 +14,8 @@ from geomfast.report.extras import need
 from geomfast.report.figures import Picture
 from geomfast.report.place import MARK, place_of_folder, place_of_table
 from geomfast.report.population import page, tables
+from geomfast.report.population.data import MOST_SCALES, Population, Populations, read
 from geomfast.report.population.figures import FIGURES
-from geomfast.report.population.found import MOST_SCALES, Population, Populations, read
 from geomfast.report.settings import shown_settings, taken_how
 from geomfast.report.tables import json_bytes, plain
 

@@ -10,7 +10,7 @@ from geomfast.analysis.population.summary import bootstrap_of
 from geomfast.report.drawing import OnPage
 from geomfast.report.page import on_page, template
 from geomfast.report.population import tables
-from geomfast.report.population.found import Populations
+from geomfast.report.population.data import Populations
 from geomfast.report.settings import shown_settings
 
 

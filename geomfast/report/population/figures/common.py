@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from geomfast.report.extras import need
-from geomfast.report.population.found import Population
+from geomfast.report.population.data import Population
 from geomfast.report.style import head
 
 #: Inches of a letter of a tick label.

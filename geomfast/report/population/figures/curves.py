@@ -10,8 +10,8 @@ import pandas as pd
 from geomfast.analysis.population import extremes
 from geomfast.report.axes import plain_numbers
 from geomfast.report.colours import BLUE, GREY, INK, LINE, SOFT, VERMILLION
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import heading, scale_axis, scale_names
-from geomfast.report.population.found import Population
 from geomfast.report.style import canvas, styled
 
 #: Curves of either kind in colour, and of all in grey.

@@ -11,8 +11,8 @@ from geomfast.analysis.population import ALPHA
 from geomfast.analysis.population.geometry import GEOMETRY
 from geomfast.records import FINAL
 from geomfast.report.colours import BLUE, GREY, PURPLE, SOFT, block_colour, layer_looks
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import heading, p_text, success_text
-from geomfast.report.population.found import Population
 from geomfast.report.style import area, handle, legend, multiples, styled
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from geomfast.analysis.population import bins
 from geomfast.report.colours import DASHED, GREY, INK, SOFT, VERMILLION
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import (
     colours,
     heading,
@@ -16,7 +17,6 @@ from geomfast.report.population.figures.common import (
     success_text,
     widest,
 )
-from geomfast.report.population.found import Population
 from geomfast.report.style import canvas, styled
 
 _BINS_OF_LOSS = 30

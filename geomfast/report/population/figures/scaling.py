@@ -9,8 +9,8 @@ import pandas as pd
 
 from geomfast.report.axes import guides
 from geomfast.report.colours import BLACK, BLUE, DASHED, ORANGE, VERMILLION
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import heading, scale_axis, scale_names, success_text
-from geomfast.report.population.found import Population
 from geomfast.report.style import canvas, styled
 
 #: Column, label, colour and marker of what a panel shows.

@@ -6,8 +6,8 @@ from typing import Any
 
 from geomfast.report.colours import DASHED, GREY
 from geomfast.report.extras import need
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import colours, heading, success_text
-from geomfast.report.population.found import Population
 from geomfast.report.style import canvas, legend, styled
 
 _TICKS = (1, 2, 5, 10, 20, 50, 100, 250)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from geomfast.report.colours import BLUE, DASHED, GREY, LINE, SOFT, VERMILLION
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import heading, p_text
-from geomfast.report.population.found import Population
 from geomfast.report.style import area, canvas, handle, styled
 
 #: Look of the line below which distances come by chance.

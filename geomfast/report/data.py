@@ -32,7 +32,7 @@ TRACKER = "geomfast tracker 1"
 
 
 @dataclass(frozen=True)
-class Found:
+class ReportData:
     """What a report is made from.
 
     Attributes:
@@ -53,7 +53,7 @@ class Found:
     claims: Sequence[Claim]
     wall: pd.DataFrame
 
-    def renamed(self, name: str) -> Found:
+    def renamed(self, name: str) -> ReportData:
         """The same under another name."""
         return replace(self, name=one_line(name))
 
@@ -117,7 +117,7 @@ class Found:
         return table.merge(first, on=CELL, how="left")
 
 
-def read(out: Path) -> Found:
+def read(out: Path) -> ReportData:
     """Read and analyse a sweep, which is called what its folder is.
 
     Args:
@@ -144,7 +144,7 @@ def read(out: Path) -> Found:
     if table.empty:
         lacking = "neither RankMe nor behaviour" if _of_a_sweep(settings) else "no value"
         raise RecordsError(f"{out}: the records hold {lacking} of any task")
-    return Found(
+    return ReportData(
         name=one_line(out.resolve().name),
         records=records,
         settings=settings,
