@@ -137,7 +137,7 @@ def draw_all(
         of_runs = mapped(_of_run, jobs)
         for picture in figures.TRACKED_OVERVIEW if live else figures.OVERVIEW:
             with _no_garbage():
-                figure = picture.draw(found) if _of(picture, there) else None
+                figure = picture.draw(found) if has_data(picture, there) else None
                 if figure is not None:
                     caption = taken_how(found.records, found.settings, picture.measures)
                     drawn.overview.append(keep(drawn, [folder], finished(picture, figure, caption)))
@@ -196,7 +196,7 @@ def _of_run(
     run, rows, table, settings, live, there = job
     drawn = []
     for picture in figures.TRACKED if live else figures.FIGURES:
-        figure = picture.draw(rows, table) if _of(picture, there) else None
+        figure = picture.draw(rows, table) if has_data(picture, there) else None
         if figure is None:
             continue
         caption = taken_how(rows, settings, picture.measures)
@@ -211,7 +211,7 @@ def run_folders(found: ReportData) -> dict[str, str]:
     return slugs(found.runs)
 
 
-def _of(picture: Picture, there: Container[str]) -> bool:
+def has_data(picture: Picture, there: Container[str]) -> bool:
     """Whether any of the measures that a picture shows is there."""
     return not picture.measures or any(name in there for name in picture.measures)
 

@@ -15,10 +15,10 @@ from geomfast.analysis.claims.rates import (
     RELIABLE,
     RULE,
     TOO_COARSE,
-    lacking,
-    rated,
-    told,
-    too_little,
+    insufficient_reason,
+    missing_reason,
+    outcome_text,
+    with_rate,
 )
 from geomfast.analysis.claims.wording import counted, listed, percent, sample, span
 from geomfast.analysis.intervals import Estimate, mean_over_seeds
@@ -89,7 +89,7 @@ def geometry_leads(records: pd.DataFrame, *, chance: Mapping[str, float] | None 
     and for its half-collapse.
     """
     table = leads(records, chance=chance, measures=("rankme", COLLAPSE))
-    claim, found = rated(GEOMETRY_LEADS, records, table, "rankme", level=HARD)
+    claim, found = with_rate(GEOMETRY_LEADS, records, table, "rankme", level=HARD)
     if claim.reason:
         return claim
     verdict = PARTLY if found["rate"] > HALF else DOES_NOT
@@ -103,7 +103,7 @@ def geometry_leads(records: pd.DataFrame, *, chance: Mapping[str, float] | None 
     ]
     fall = whole[(whole["measure"] == COLLAPSE) & (whole["level"] == 0)].iloc[0]
     beside.append(f"half-collapse, all levels {_share(fall)}")
-    return replace(claim, verdict=verdict, reason=f"{told(found)}; {', '.join(beside)}")
+    return replace(claim, verdict=verdict, reason=f"{outcome_text(found)}; {', '.join(beside)}")
 
 
 def only_rankme_leads(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
@@ -115,11 +115,13 @@ def only_rankme_leads(records: pd.DataFrame, *, chance: Mapping[str, float] | No
     table = leads(records, chance=chance, measures=(*MEASURES, COLLAPSE))
     rates = precursors(table)
     claim = replace(ONLY_RANKME, table=rates)
-    if why := lacking(records, table, "rankme"):
+    if why := missing_reason(records, table, "rankme"):
         return claim.undecided(why)
     overall = rates[(rates["scale"] == "") & (rates["level"] == 0)]
     found = {str(row["measure"]): row for row in overall.to_dict("records")}
-    unfit = {name: too_little(found[name]) for name in ("rankme", *OTHERS) if name in found}
+    unfit = {
+        name: insufficient_reason(found[name]) for name in ("rankme", *OTHERS) if name in found
+    }
     unfit = {name: why for name, why in unfit.items() if why}
     others = [name for name in OTHERS if name in found and name not in unfit]
     without = [name for name in OTHERS if name not in found]
@@ -148,7 +150,7 @@ def llc_synchronous(records: pd.DataFrame, *, chance: Mapping[str, float] | None
     The value is the precursor rate; the table is that of :func:`geomfast.analysis.precursors`.
     """
     table = leads(records, chance=chance, measures=("llc",))
-    claim, found = rated(LLC_SYNCHRONOUS, records, table, "llc")
+    claim, found = with_rate(LLC_SYNCHRONOUS, records, table, "llc")
     if claim.reason:
         return claim
     events = table[table["outcome"].isin(EVENTS)]
@@ -163,7 +165,7 @@ def llc_synchronous(records: pd.DataFrame, *, chance: Mapping[str, float] | None
     values = llc_values(records)
     doubtful = int((values["doubt"] != "").sum())
     reason = (
-        f"{told(found)}; {int(near.sum())} synchronous; {doubtful:,} of {len(values):,} "
+        f"{outcome_text(found)}; {int(near.sum())} synchronous; {doubtful:,} of {len(values):,} "
         "coefficients are in doubt and count all the same"
     )
     return replace(claim, verdict=verdict, reason=reason)
@@ -175,13 +177,13 @@ def hessian_lags(records: pd.DataFrame, *, chance: Mapping[str, float] | None = 
     The value is the share of lags; the table is that of :func:`geomfast.analysis.precursors`.
     """
     table = leads(records, chance=chance, measures=("hessian_top",))
-    claim, found = rated(HESSIAN_LAGS, records, table, "hessian_top", outcome=LAG)
+    claim, found = with_rate(HESSIAN_LAGS, records, table, "hessian_top", outcome=LAG)
     if claim.reason:
         return claim
     verdict = PARTLY if found["lags"] > found["leads"] else DOES_NOT
     if claim.value >= HALF and found["rate"] <= RARE:
         verdict = HOLDS
-    reason = f"{told(found)}; precursor rate {percent(found['rate'])}"
+    reason = f"{outcome_text(found)}; precursor rate {percent(found['rate'])}"
     return replace(claim, verdict=verdict, reason=reason)
 
 

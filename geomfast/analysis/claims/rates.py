@@ -33,14 +33,14 @@ TOO_COARSE = (
 )
 
 
-def lacking(records: pd.DataFrame, table: pd.DataFrame, measure: str) -> str:
+def missing_reason(records: pd.DataFrame, table: pd.DataFrame, measure: str) -> str:
     """What the records lack for a claim about a measure, or nothing."""
     if not (table["measure"] == measure).any():
         return f"no {measure} of any task-level in the records"
     return missing(records, "accuracy")
 
 
-def rated(
+def with_rate(
     claim: Claim,
     records: pd.DataFrame,
     table: pd.DataFrame,
@@ -61,7 +61,7 @@ def rated(
         outcome: one of :data:`geomfast.analysis.leads.EVENTS`.
     """
     claim = replace(claim, table=precursors(table))
-    if why := lacking(records, table, measure):
+    if why := missing_reason(records, table, measure):
         return claim.undecided(why), {}
     rows = table[(table["measure"] == measure) & ((level == 0) | (table["level"] == level))]
     if rows.empty:
@@ -71,12 +71,12 @@ def rated(
     share = share_over_seeds(events["outcome"] == outcome, events["run"], events["scale"])
     n = counted(events) | {"events": len(events), "left out": found["excluded"]}
     measured = f"{span(share, percent)}; {sample(counted(events))}" if len(events) else ""
-    why = too_little(found)
+    why = insufficient_reason(found)
     why = f"level {level}: {why}" if why and level else why
     return claim.judged(NOT_ENOUGH, why, share, measured, n=n), found
 
 
-def too_little(found: Mapping[Any, Any]) -> str:
+def insufficient_reason(found: Mapping[Any, Any]) -> str:
     """Why these events cannot be judged, or nothing."""
     if found["events"] < LEAST_EVENTS:
         return (
@@ -91,7 +91,7 @@ def too_little(found: Mapping[Any, Any]) -> str:
     return ""
 
 
-def told(found: Mapping[Any, Any]) -> str:
+def outcome_text(found: Mapping[Any, Any]) -> str:
     """Outcomes and the median lead of some events as text."""
     lead = found["median_lead"]
     median = "" if math.isnan(lead) else f"; median lead {lead:+.1f} doublings of the step"
