@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.remember import once
-from geomfast.analysis.trajectories import CELL, first_held, in_order, trajectories
+from geomfast.analysis.trajectories import TRAJECTORY, first_held, in_order, trajectories
 from geomfast.records import layer_depth
 
 #: A layer whose floor is less than this share below its initial value has not collapsed, as far
 #: as the order of layers goes: half of so small a fall is within the noise of 200 samples.
 MIN_DEPTH = 0.02
 
-_FALL = [*CELL, "layer", "initial", "floor", "floor_step", "depth"]
+_FALL = [*TRAJECTORY, "layer", "initial", "floor", "floor_step", "depth"]
 COLLAPSE_COLUMNS = [*_FALL, "recovery_step", "exceeded_step", "final", "collapsed", "recovered"]
 COLLAPSE_COLUMNS += ["exceeded", "checkpoints"]
 HALF_COLUMNS = [*_FALL, "half_step", "half_after", "collapsed", "checkpoints"]

@@ -24,7 +24,7 @@ from geomfast.analysis.events import emergence
 from geomfast.analysis.intervals import Estimate, mean_over_seeds
 from geomfast.analysis.leads import MEASURES
 from geomfast.analysis.remember import once
-from geomfast.analysis.trajectories import CELL, in_order, log_steps, select, stretches
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, log_steps, select, stretches
 from geomfast.records import FINAL
 
 #: Finest grid, in doublings of the step; a series that is measured less often makes it coarser.
@@ -82,12 +82,12 @@ def cross_correlation(
         correlation).
     """
     emerged = emergence(records, chance=chance)
-    emerged = emerged.loc[emerged["step"].notna(), CELL]
-    accuracy = select(records, "accuracy").merge(emerged, on=CELL)
+    emerged = emerged.loc[emerged["step"].notna(), TRAJECTORY]
+    accuracy = select(records, "accuracy").merge(emerged, on=TRAJECTORY)
     found = []
     for measure in measures:
         rows = select(records, measure, FINAL if measure == "rankme" else "")
-        rows = rows[rows["level"] > 0].merge(emerged, on=CELL)
+        rows = rows[rows["level"] > 0].merge(emerged, on=TRAJECTORY)
         if measure in LOGARITHMIC:
             rows = rows[rows["value"] > 0]
             rows = rows.assign(value=np.log(rows["value"]))
@@ -106,7 +106,7 @@ def _series(rows: pd.DataFrame) -> _Series:
     axis, values = log_steps(rows["step"]), rows["value"].to_numpy(dtype=float)
     return {
         key: (axis[at], values[at])
-        for key, at in stretches(rows, CELL)
+        for key, at in stretches(rows, TRAJECTORY)
         if at.stop - at.start >= LEAST_CHECKPOINTS
     }
 

@@ -6,7 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis.trajectories import CELL, COURSE, by_cell, course, in_order, medians, select
+from geomfast.analysis.trajectories import (
+    COURSE,
+    TRAJECTORY,
+    by_trajectory,
+    course,
+    in_order,
+    medians,
+    select,
+)
 
 #: Largest eigenvalue and trace, as they are recorded.
 MEASURES = ("hessian_top", "hessian_trace")
@@ -25,9 +33,9 @@ def hessian(records: pd.DataFrame) -> pd.DataFrame:
     found = [
         cell | {"measure": measure} | course(rows)
         for measure in MEASURES
-        for cell, rows in by_cell(select(records, measure))
+        for cell, rows in by_trajectory(select(records, measure))
     ]
-    return in_order(pd.DataFrame(found, columns=[*CELL, "measure", *COURSE]))
+    return in_order(pd.DataFrame(found, columns=[*TRAJECTORY, "measure", *COURSE]))
 
 
 def hessian_summary(table: pd.DataFrame) -> dict[str, Any]:

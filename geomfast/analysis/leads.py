@@ -22,7 +22,7 @@ from geomfast.analysis.collapse import half_collapse
 from geomfast.analysis.events import emergence
 from geomfast.analysis.intervals import share_over_seeds
 from geomfast.analysis.remember import once
-from geomfast.analysis.trajectories import CELL, in_order, log_steps
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, log_steps
 from geomfast.records import FINAL
 
 #: Measures set against emergence by their change point.  The log-probability is no geometry: it
@@ -42,7 +42,15 @@ OUTCOMES = (*EVENTS, NEVER, PENDING, NO_BEHAVIOUR, TOO_FEW)
 
 _CHANGE = {"step": "changed", "after": "changed_after", "by": "changed_by"}
 _EMERGED = {"step": "emerged", "after": "emerged_after"}
-LEAD_COLUMNS = [*CELL, "measure", *_EMERGED.values(), *_CHANGE.values(), "lead", "width", "outcome"]
+LEAD_COLUMNS = [
+    *TRAJECTORY,
+    "measure",
+    *_EMERGED.values(),
+    *_CHANGE.values(),
+    "lead",
+    "width",
+    "outcome",
+]
 RATE_COLUMNS = ["measure", "scale", "level", "events", "leads", "ties", "lags", "no_change"]
 RATE_COLUMNS += ["excluded", "rate", "low", "high", "how", "median_lead", "median_width"]
 
@@ -71,11 +79,11 @@ def leads(
         ties) and ``outcome``, one of :data:`OUTCOMES`.
     """
     emerged = emergence(records, chance=chance).rename(columns=_EMERGED)
-    emerged = emerged[[*CELL, *_EMERGED.values(), "pending"]]
+    emerged = emerged[[*TRAJECTORY, *_EMERGED.values(), "pending"]]
     frames = []
     for measure in measures:
         changed = _half_collapse(records) if measure == COLLAPSE else _changes(records, measure)
-        both = changed.merge(emerged, on=CELL, how="left")
+        both = changed.merge(emerged, on=TRAJECTORY, how="left")
         frames.append(both.assign(measure=measure))
     table = pd.concat(frames, ignore_index=True)
     changed, start = log_steps(table["changed"]), log_steps(table["changed_after"])

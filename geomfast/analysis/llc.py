@@ -8,7 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis.trajectories import CELL, COURSE, by_cell, course, in_order, medians, select
+from geomfast.analysis.trajectories import (
+    COURSE,
+    TRAJECTORY,
+    by_trajectory,
+    course,
+    in_order,
+    medians,
+    select,
+)
 from geomfast.records import MIXTURE
 
 #: What a coefficient is doubted for, as the sampler's own verdict does: R-hat above this, fewer
@@ -20,7 +28,7 @@ DOUBTS += ("localization too strong",)
 
 _BESIDE = ("diverged", "rhat", "ess", "step_bias", "acceptance")
 _EFFECT = "localization_effect"
-_KEY = [*CELL, "step"]
+_KEY = [*TRAJECTORY, "step"]
 
 
 def llc_values(records: pd.DataFrame) -> pd.DataFrame:
@@ -77,11 +85,11 @@ def llc(records: pd.DataFrame) -> pd.DataFrame:
         there is a value.
     """
     found = []
-    for cell, rows in by_cell(llc_values(records)):
+    for cell, rows in by_trajectory(llc_values(records)):
         sampled = rows[rows["value"].notna()]
         doubts = {"doubtful": int((rows["doubt"] != "").sum())}
         found.append(cell | course(sampled) | doubts | {"diverged": len(rows) - len(sampled)})
-    return in_order(pd.DataFrame(found, columns=[*CELL, *COURSE, "doubtful", "diverged"]))
+    return in_order(pd.DataFrame(found, columns=[*TRAJECTORY, *COURSE, "doubtful", "diverged"]))
 
 
 def llc_summary(records: pd.DataFrame) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import pandas as pd
 
 from geomfast.analysis.hessian import MEASURES as CURVATURES
 from geomfast.analysis.trajectories import (
-    CELL,
     COURSE,
+    TRAJECTORY,
     course,
     in_order,
     medians,
@@ -45,7 +45,7 @@ def other_measures(records: pd.DataFrame) -> pd.DataFrame:
         A row per cell, ``measure`` (the name of its values) and ``layer``, layers from first to
         last, with the columns of :func:`geomfast.analysis.trajectories.course`.
     """
-    names, found = [*CELL, "layer"], []
+    names, found = [*TRAJECTORY, "layer"], []
     there = set(records["measure"].unique())
     for measure in (name for spec in others() for name in value_columns(spec) if name in there):
         rows = select(records, measure)
@@ -53,7 +53,7 @@ def other_measures(records: pd.DataFrame) -> pd.DataFrame:
             cell = dict(zip(names, key, strict=True)) | {"measure": measure}
             found.append(cell | course(rows.iloc[at]))
     found.sort(key=lambda row: layer_depth(row["layer"]))
-    return in_order(pd.DataFrame(found, columns=[*CELL, "measure", "layer", *COURSE]))
+    return in_order(pd.DataFrame(found, columns=[*TRAJECTORY, "measure", "layer", *COURSE]))
 
 
 def other_summary(table: pd.DataFrame) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def other_summary(table: pd.DataFrame) -> dict[str, Any]:
         (cells) and ``layer`` (empty where it has none).
     """
     columns = ("initial", "largest", "largest_step", "final")
-    last = table.drop_duplicates([*CELL, "measure"], keep="last")
+    last = table.drop_duplicates([*TRAJECTORY, "measure"], keep="last")
     return {
         str(measure): medians(rows, *columns) | {"layer": str(rows["layer"].iloc[0])}
         for measure, rows in last.groupby("measure", sort=False)

@@ -15,7 +15,7 @@ from geomfast.analysis.intervals import mean_over_seeds
 from geomfast.analysis.llc import llc_summary
 from geomfast.analysis.others import other_measures, other_summary
 from geomfast.analysis.topdown import top_down, top_down_summary
-from geomfast.analysis.trajectories import CELL, in_order
+from geomfast.analysis.trajectories import TRAJECTORY, in_order
 from geomfast.analysis.truncation import truncation, truncation_summary
 
 #: Exact-match accuracy from which a task-level counts as solved.
@@ -45,8 +45,10 @@ def cells(
         columns={"step": "logprob_step", "final": "final_logprob"}
     )
     accuracy = accuracy.drop(columns=["after", "checkpoints"])
-    table = table.merge(accuracy, on=CELL, how="outer")
-    table = table.merge(logprob[[*CELL, "logprob_step", "final_logprob"]], on=CELL, how="outer")
+    table = table.merge(accuracy, on=TRAJECTORY, how="outer")
+    table = table.merge(
+        logprob[[*TRAJECTORY, "logprob_step", "final_logprob"]], on=TRAJECTORY, how="outer"
+    )
     for flag in ("collapsed", "recovered", "exceeded", "pending"):
         table[flag] = table[flag].eq(True)
     return in_order(table)

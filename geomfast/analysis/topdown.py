@@ -20,7 +20,7 @@ from scipy import stats
 from geomfast.analysis.collapse import MIN_DEPTH, half_collapse
 from geomfast.analysis.intervals import wilson
 from geomfast.analysis.remember import once
-from geomfast.analysis.trajectories import CELL, in_order
+from geomfast.analysis.trajectories import TRAJECTORY, in_order
 from geomfast.records import FINAL, layer_depth
 
 #: All orders of the layers are tried up to this many; beyond it they are drawn.
@@ -77,7 +77,7 @@ def top_down(
         complete = table[~np.isnan(table).any(axis=1)]
         halves_of = np.median(complete, axis=0) if len(complete) else table[0]
         rows.append(cell | _order(halves_of, seed))
-    return in_order(pd.DataFrame(rows, columns=[*CELL, *COLUMNS]))
+    return in_order(pd.DataFrame(rows, columns=[*TRAJECTORY, *COLUMNS]))
 
 
 def top_down_summary(table: pd.DataFrame, *, min_blocks: int = 2, seed: int = 0) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def top_down_summary(table: pd.DataFrame, *, min_blocks: int = 2, seed: int = 0)
 def _half_step_tables(halves: pd.DataFrame, by_task: bool):
     """Per run and task (and level): the cell, and half-steps as (levels, blocks)."""
     blocks = halves[halves["layer"] != FINAL]
-    names = [name for name in CELL if not (by_task and name == "level")]
+    names = [name for name in TRAJECTORY if not (by_task and name == "level")]
     # Arrays: a table of a thousand cells would spend its time in pandas' own.
     groups = blocks.groupby(names, sort=False).ngroup().to_numpy()
     order = np.argsort(groups, kind="stable")

@@ -15,9 +15,9 @@ from geomfast.testbed.tasks import TASK_NAMES
 from geomfast.testbed.tasks.names import task_level
 
 #: The columns that name one cell: one task-level of one run.
-CELL = ["run", "scale", "seed", "task", "level"]
+TRAJECTORY = ["run", "scale", "seed", "task", "level"]
 #: The columns that name one value.
-KEY = [*CELL, "layer", "step", "measure"]
+KEY = [*TRAJECTORY, "layer", "step", "measure"]
 #: The columns of :func:`course`.
 COURSE = ["checkpoints", "initial", "largest", "largest_step", "final", "stderr"]
 #: Steps up to which :func:`log_steps` is nearly linear: a logarithm alone would give the first
@@ -94,17 +94,17 @@ def trajectories(
     Yields:
         The cell and layer as a dict, the steps (ascending, int64) and the values (float64).
     """
-    names = [*CELL, "layer"]
+    names = [*TRAJECTORY, "layer"]
     rows = select(records, measure, layer)
     steps, values = rows["step"].to_numpy(), rows["value"].to_numpy(dtype=float)
     for key, at in stretches(rows, names):
         yield dict(zip(names, key, strict=True)), steps[at], values[at]
 
 
-def by_cell(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+def by_trajectory(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Every cell of some rows as a dict, and its rows."""
-    for key, part in rows.groupby(CELL, sort=False):
-        yield dict(zip(CELL, key, strict=True)), part
+    for key, part in rows.groupby(TRAJECTORY, sort=False):
+        yield dict(zip(TRAJECTORY, key, strict=True)), part
 
 
 def course(rows: pd.DataFrame) -> dict[str, Any]:

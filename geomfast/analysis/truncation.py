@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import CELL, by_cell, in_order, select
+from geomfast.analysis.trajectories import TRAJECTORY, by_trajectory, in_order, select
 from geomfast.measures import Need, measures, needing
 from geomfast.measures.kinds.gradient_ranks import FIRST
 
@@ -32,15 +32,15 @@ def truncation(records: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for measure in MEASURES:
-        key = [*CELL, "step"]
+        key = [*TRAJECTORY, "step"]
         exact = select(records, measure)[[*key, "value"]]
         first = select(records, measure + FIRST)[[*key, "value"]]
         both = exact.merge(first, on=key, suffixes=("_exact", "_first"))
-        for cell, rows in by_cell(both):
+        for cell, rows in by_trajectory(both):
             whole, part = rows["value_exact"].to_numpy(), rows["value_first"].to_numpy()
             row = (measure, len(rows), whole[-1], part[-1], np.median(part / whole))
             found.append([*cell.values(), *row, _spearman(whole, part)])
-    columns = [*CELL, "measure", "checkpoints", "exact", "first", "ratio", "correlation"]
+    columns = [*TRAJECTORY, "measure", "checkpoints", "exact", "first", "ratio", "correlation"]
     return in_order(pd.DataFrame(found, columns=columns))
 
 

@@ -24,7 +24,7 @@ from geomfast.analysis.floors import (
 )
 from geomfast.analysis.intervals import Estimate, mean_over_seeds, share_over_seeds
 from geomfast.analysis.paper import MOD_FLOOR
-from geomfast.analysis.trajectories import CELL
+from geomfast.analysis.trajectories import TRAJECTORY
 from geomfast.records import FINAL
 from geomfast.testbed.tasks.names import task_level
 
@@ -109,8 +109,8 @@ def collapsed(records: pd.DataFrame, *, chance: Mapping[str, float] | None = Non
     every = _final(records)
     if every.empty:
         return COLLAPSED.undecided(NO_RANKME)
-    when = emergence(records, chance=chance)[[*CELL, "step"]]
-    every = every.merge(when, on=CELL, how="left")
+    when = emergence(records, chance=chance)[[*TRAJECTORY, "step"]]
+    every = every.merge(when, on=TRAJECTORY, how="left")
     # What has emerged before it reached a floor has not collapsed first.
     table = every[_reached(every) | every["step"].notna()]
     falling = len(every) - len(table)

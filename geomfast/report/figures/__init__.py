@@ -2,9 +2,9 @@
 
 A figure of a run is a function of its records and of its rows of
 :func:`geomfast.analysis.cells`; a figure of the whole sweep is one of
-:class:`geomfast.report.data.ReportData`; one of two sweeps takes both and the scale of either.  Each
-returns a matplotlib ``Figure``, or None where there is nothing to draw, and touches nothing of
-pyplot's global state.
+:class:`geomfast.report.data.ReportData`; one of two sweeps takes both and the scale of either.
+Each returns a matplotlib ``Figure``, or None where there is nothing to draw, and touches nothing
+of pyplot's global state.
 """
 
 from __future__ import annotations
