@@ -56,7 +56,7 @@ def collapse(
     *,
     layer: str | None = "final",
     measure: str = "rankme",
-    regained: float = 0.5,
+    recovered: float = 0.5,
     persistence: int = 3,
 ) -> pd.DataFrame:
     """Initial value, floor and recovery of every trajectory.
@@ -65,23 +65,23 @@ def collapse(
         records: the table of :func:`geomfast.records.load_records`.
         layer: layer label; all layers when None.
         measure: any measure of a layer.
-        regained: share of what was lost that must be regained to count as recovered.
+        recovered: share of what was lost that must be back to count as recovered.
         persistence: for how many consecutive checkpoints, or to the end of the run.
 
     Returns:
         One row per run, scale, seed, task, level and layer: ``initial`` (first checkpoint),
         ``floor`` and ``floor_step`` (minimum over the whole run after the first checkpoint),
         ``depth`` = 1 - floor / initial, ``collapsed`` (floor < initial), ``recovery_step`` (first
-        checkpoint after the floor from which at least ``regained`` of initial - floor is back;
+        checkpoint after the floor from which at least ``recovered`` of initial - floor is back;
         NaN if never or if there was no collapse), ``exceeded_step`` (the same for rising above the
         initial value), ``recovered``, ``exceeded``, ``final`` (last value) and ``checkpoints``.
         With a single checkpoint floor and depth are NaN.
 
     Raises:
-        ValueError: ``regained`` is not in (0, 1] or ``persistence`` is below 1.
+        ValueError: ``recovered`` is not in (0, 1] or ``persistence`` is below 1.
     """
-    if not 0.0 < regained <= 1.0:
-        raise ValueError(f"regained must be in (0, 1], got {regained}")
+    if not 0.0 < recovered <= 1.0:
+        raise ValueError(f"recovered must be in (0, 1], got {recovered}")
     if persistence < 1:
         raise ValueError(f"persistence must be at least 1, got {persistence}")
     rows = []
@@ -92,7 +92,7 @@ def collapse(
         if floor < initial:
             after = values[index + 1 :]
             later = steps[index + 1 :]
-            recovery = _step_of(after >= floor + regained * (initial - floor), later, persistence)
+            recovery = _step_of(after >= floor + recovered * (initial - floor), later, persistence)
             exceeded = _step_of(after > initial, later, persistence)
         later_on = {"recovery_step": recovery, "exceeded_step": exceeded}
         flags = {"collapsed": floor < initial, "recovered": not math.isnan(recovery)}

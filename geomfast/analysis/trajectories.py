@@ -14,7 +14,7 @@ from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TASK_NAMES
 from geomfast.testbed.tasks.names import task_level
 
-#: The columns that name one cell: one task-level of one run.
+#: The columns that name one trajectory, of a measure without layers: one task-level of one run.
 TRAJECTORY = ["run", "scale", "seed", "task", "level"]
 #: The columns that name one value.
 KEY = [*TRAJECTORY, "layer", "step", "measure"]

@@ -27,7 +27,7 @@ COLLAPSE = (
     ("initial", "initial", "initial"),
     ("floor", "floor", "floor"),
     ("at", "floor at step", "floor_step"),
-    ("regained", "half regained at step", "recovery_step"),
+    ("recovered", "half recovered at step", "recovery_step"),
     ("above", "above initial at step", "exceeded_step"),
     ("final", "final", "final"),
     ("emerged", "emerged at step", "emerged_step"),
@@ -184,7 +184,7 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     orders = summary["top_down_task_levels"]
     lines = [
         ("Floors below the initial value", share("collapsed"), "however little"),
-        ("Later rise above the floor", share("recovered"), "half of the loss regained and held"),
+        ("Later rise above the floor", share("recovered"), "half of the loss recovered and held"),
         ("Later rise above the initial value", share("exceeded"), "held"),
         ("Accuracy of 95% or more", share("solved"), "at the last checkpoint"),
         ("Floor before emergence", share("floor_before_emergence"), "of those with both"),

@@ -119,10 +119,8 @@ def only_rankme_leads(records: pd.DataFrame, *, chance: Mapping[str, float] | No
         return claim.undecided(why)
     overall = rates[(rates["scale"] == "") & (rates["level"] == 0)]
     found = {str(row["measure"]): row for row in overall.to_dict("records")}
-    unfit = {
-        name: insufficient_reason(found[name]) for name in ("rankme", *OTHERS) if name in found
-    }
-    unfit = {name: why for name, why in unfit.items() if why}
+    known = [name for name in ("rankme", *OTHERS) if name in found]
+    unfit = {name: why for name in known if (why := insufficient_reason(found[name]))}
     others = [name for name in OTHERS if name in found and name not in unfit]
     without = [name for name in OTHERS if name not in found]
     if "rankme" in unfit or len(others) < 2:

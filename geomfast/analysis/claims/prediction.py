@@ -59,11 +59,12 @@ WITHIN_CLASS = Claim(
     statement="Among task-levels of one difficulty level, early RankMe does not tell which "
     "emerges first.",
     criterion=(
-        f"{_EARLY}{_DIRECTION}The value is the share of pairs of one level that emerge in the "
-        "order told; pairs that emerge at one checkpoint, never emerge both, or have equal RankMe "
-        f"are undecided and left out. Guessing gives {percent(HALF)}. Holds (geometry does not "
-        f"tell) if the whole interval is below {percent(USEFUL)}, does not hold if the share is at "
-        f"least that; otherwise partly. At least {LEAST_PAIRS} decided pairs are needed."
+        f"{_EARLY}{_DIRECTION}The value is the share of concordant pairs of one level, which "
+        "emerge in the order that geometry gives; pairs that emerge at one checkpoint, of which "
+        "neither emerges, or of equal RankMe are undecided and left out. Guessing gives "
+        f"{percent(HALF)}. Holds (geometry does not tell) if the whole interval is below "
+        f"{percent(USEFUL)}, does not hold if the share is at least that; otherwise partly. At "
+        f"least {LEAST_PAIRS} decided pairs are needed."
     ),
     unit="share",
 )

@@ -23,7 +23,7 @@ _EVEN, _BOTH = 0.5, 0.25
 
 @styled
 def limits(found: ReportData) -> Any:
-    """Early RankMe against emergence, their correlation by run, and pairs told in order.
+    """Early RankMe against emergence, their correlation by run, and concordant pairs.
 
     None where no run has an emergence after its first checkpoint.
     """
@@ -105,8 +105,8 @@ def _correlations(axes: Any, table: pd.DataFrame) -> None:
 
 
 def _pairs(axes: Any, pairs: pd.DataFrame) -> None:
-    """Share of pairs told in order: of different levels, within each level, and of reversals."""
-    axes.set_title("pairs told in order", loc="left")
+    """Share of concordant pairs: of different levels, within each level, and of reversals."""
+    axes.set_title("concordant pairs", loc="left")
     share_axis(axes)
     axes.set_xlabel("share of pairs, 95% interval")
     rows = _shares(pairs)

@@ -26,7 +26,7 @@ def timeline(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     axes, last = grid[0, 0], float(run["step"].max())
     marks = [
         ("floor_step", "v", BLACK, "floor of RankMe"),
-        ("recovery_step", "^", BLUE, "half of it regained"),
+        ("recovery_step", "^", BLUE, "half of it recovered"),
         ("logprob_step", "D", PURPLE, "emergence by log-probability"),
         ("emerged_step", "o", VERMILLION, "emergence by accuracy"),
     ]
