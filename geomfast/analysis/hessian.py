@@ -6,15 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis.trajectories import (
-    COURSE,
-    TRAJECTORY,
-    by_trajectory,
-    course,
-    in_order,
-    medians,
-    select,
-)
+from geomfast.analysis.courses import COURSE, by_trajectory, course, medians
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, select
 
 #: Largest eigenvalue and trace, as they are recorded.
 MEASURES = ("hessian_top", "hessian_trace")
@@ -28,7 +21,7 @@ def hessian(records: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per cell and ``measure``, with the columns of
-        :func:`geomfast.analysis.trajectories.course`; the error of an eigenvalue is its residual.
+        :func:`geomfast.analysis.courses.course`; the error of an eigenvalue is its residual.
     """
     found = [
         cell | {"measure": measure} | course(rows)

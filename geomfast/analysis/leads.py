@@ -42,15 +42,8 @@ OUTCOMES = (*EVENTS, NEVER, PENDING, NO_BEHAVIOUR, TOO_FEW)
 
 _CHANGE = {"step": "changed", "after": "changed_after", "by": "changed_by"}
 _EMERGED = {"step": "emerged", "after": "emerged_after"}
-LEAD_COLUMNS = [
-    *TRAJECTORY,
-    "measure",
-    *_EMERGED.values(),
-    *_CHANGE.values(),
-    "lead",
-    "width",
-    "outcome",
-]
+LEAD_COLUMNS = [*TRAJECTORY, "measure", *_EMERGED.values(), *_CHANGE.values(), "lead", "width"]
+LEAD_COLUMNS += ["outcome"]
 RATE_COLUMNS = ["measure", "scale", "level", "events", "leads", "ties", "lags", "no_change"]
 RATE_COLUMNS += ["excluded", "rate", "low", "high", "how", "median_lead", "median_width"]
 

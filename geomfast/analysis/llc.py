@@ -8,15 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis.trajectories import (
-    COURSE,
-    TRAJECTORY,
-    by_trajectory,
-    course,
-    in_order,
-    medians,
-    select,
-)
+from geomfast.analysis.courses import COURSE, by_trajectory, course, medians
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, select
 from geomfast.records import MIXTURE
 
 #: What a coefficient is doubted for, as the sampler's own verdict does: R-hat above this, fewer
@@ -80,7 +73,7 @@ def llc(records: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per cell, the mixture's with an empty task and level 0: the columns of
-        :func:`geomfast.analysis.trajectories.course`, and how many checkpoints' values are
+        :func:`geomfast.analysis.courses.course`, and how many checkpoints' values are
         ``doubtful`` or lost all chains (``diverged``); those still count in the others, as far as
         there is a value.
     """

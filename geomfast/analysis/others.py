@@ -6,16 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from geomfast.analysis.courses import COURSE, course, medians
 from geomfast.analysis.hessian import MEASURES as CURVATURES
-from geomfast.analysis.trajectories import (
-    COURSE,
-    TRAJECTORY,
-    course,
-    in_order,
-    medians,
-    select,
-    stretches,
-)
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, select, stretches
 from geomfast.measures import MeasureSpec, catalog
 from geomfast.records import layer_depth
 
@@ -43,7 +36,7 @@ def other_measures(records: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         A row per cell, ``measure`` (the name of its values) and ``layer``, layers from first to
-        last, with the columns of :func:`geomfast.analysis.trajectories.course`.
+        last, with the columns of :func:`geomfast.analysis.courses.course`.
     """
     names, found = [*TRAJECTORY, "layer"], []
     there = set(records["measure"].unique())

@@ -36,16 +36,8 @@ START, NEVER, PENDING = "from the start", "never emerged", "pending"
 NO_BEHAVIOUR = "no behaviour"
 OUTCOMES = (*EVENTS, START, NEVER, PENDING, NO_BEHAVIOUR)
 
-LAYER_COLUMNS = [
-    *TRAJECTORY,
-    "layer",
-    "step",
-    "after",
-    "baseline",
-    "initial",
-    "final",
-    "checkpoints",
-]
+LAYER_COLUMNS = [*TRAJECTORY, "layer", "step", "after", "baseline", "initial", "final"]
+LAYER_COLUMNS += ["checkpoints"]
 COLUMNS = [*TRAJECTORY, "emerged", "emerged_after", "layer", "probed", "probed_after", "baseline"]
 COLUMNS += ["outcome"]
 

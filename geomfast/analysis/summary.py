@@ -38,17 +38,13 @@ def cells(
         ``final_logprob``; NaN where a measure is missing.
     """
     table = collapse(records, layer=layer).drop(columns=["layer", "checkpoints"])
-    accuracy = emergence(records, chance=chance).rename(
-        columns={"step": "emerged_step", "final": "final_accuracy", "best": "best_accuracy"}
-    )
-    logprob = emergence(records, measure="answer_logprob", chance=chance).rename(
-        columns={"step": "logprob_step", "final": "final_logprob"}
-    )
-    accuracy = accuracy.drop(columns=["after", "checkpoints"])
-    table = table.merge(accuracy, on=TRAJECTORY, how="outer")
-    table = table.merge(
-        logprob[[*TRAJECTORY, "logprob_step", "final_logprob"]], on=TRAJECTORY, how="outer"
-    )
+    names = {"step": "emerged_step", "final": "final_accuracy", "best": "best_accuracy"}
+    accuracy = emergence(records, chance=chance).rename(columns=names)
+    names = {"step": "logprob_step", "final": "final_logprob"}
+    logprob = emergence(records, measure="answer_logprob", chance=chance)
+    logprob = logprob[[*TRAJECTORY, *names]].rename(columns=names)
+    for one in (accuracy.drop(columns=["after", "checkpoints"]), logprob):
+        table = table.merge(one, on=TRAJECTORY, how="outer")
     for flag in ("collapsed", "recovered", "exceeded", "pending"):
         table[flag] = table[flag].eq(True)
     return in_order(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +17,6 @@ from geomfast.testbed.tasks.names import task_level
 TRAJECTORY = ["run", "scale", "seed", "task", "level"]
 #: The columns that name one value.
 KEY = [*TRAJECTORY, "layer", "step", "measure"]
-#: The columns of :func:`course`.
-COURSE = ["checkpoints", "initial", "largest", "largest_step", "final", "stderr"]
 #: Steps up to which :func:`log_steps` is nearly linear: a logarithm alone would give the first
 #: few steps, in which next to nothing happens, as much room as the collapse.
 NEARLY_LINEAR = 8.0
@@ -99,33 +96,6 @@ def trajectories(
     steps, values = rows["step"].to_numpy(), rows["value"].to_numpy(dtype=float)
     for key, at in stretches(rows, names):
         yield dict(zip(names, key, strict=True)), steps[at], values[at]
-
-
-def by_trajectory(rows: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Every cell of some rows as a dict, and its rows."""
-    for key, part in rows.groupby(TRAJECTORY, sort=False):
-        yield dict(zip(TRAJECTORY, key, strict=True)), part
-
-
-def course(rows: pd.DataFrame) -> dict[str, Any]:
-    """First, largest and last value of one trajectory, given by step.
-
-    Returns:
-        The columns :data:`COURSE`: how many ``checkpoints``; ``initial``, ``largest``, the step it
-        is first reached at ``largest_step``, and ``final`` with its error ``stderr``, NaN where
-        there is no checkpoint.
-    """
-    if rows.empty:
-        return dict.fromkeys(COURSE, math.nan) | {"checkpoints": 0}
-    values = rows["value"].to_numpy(dtype=float)
-    top = int(values.argmax())
-    found = (len(rows), values[0], values[top], rows["step"].iloc[top], values[-1])
-    return dict(zip(COURSE, (*found, rows["stderr"].iloc[-1]), strict=True))
-
-
-def medians(rows: pd.DataFrame, *names: str) -> dict[str, Any]:
-    """Medians of some columns over cells, and how many cells there are, as ``n``."""
-    return {name: float(rows[name].median()) for name in names} | {"n": len(rows)}
 
 
 def log_steps(steps: Any) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import TRAJECTORY, by_trajectory, in_order, select
+from geomfast.analysis.courses import by_trajectory
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, select
 from geomfast.measures import Need, measures, needing
 from geomfast.measures.kinds.gradient_ranks import FIRST
 
