@@ -7,22 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from geomfast.report.colours import (
-    BLACK,
-    BLUE,
-    DASHED,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SOFT,
-    VERMILLION,
-)
+from geomfast.report.colours import BLACK, BLUE, DASHED, GREY, LINES, SOFT, VERMILLION
 from geomfast.report.extras import need
 from geomfast.report.style import canvas, handle, head, styled
 from geomfast.testbed.tasks.names import task_level
 
-_LINES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, BLACK)
 #: Steps of a trace are averaged to about as many points.
 _POINTS = 50
 
@@ -119,7 +108,7 @@ def _below(figure: Any, trials: list[dict[str, Any]], pulls: list[float]) -> Non
         axes = figure.add_axes((left, 0.95 / height, share / width, 1.45 / height))
         for line, pull in enumerate(pulls):
             row = [t for t in trials if t["localization"] == pull and not math.isnan(t["mean"])]
-            _by_lr(axes, name, row, _LINES[line % len(_LINES)])
+            _by_lr(axes, name, row, LINES[line % len(LINES)])
         axes.set_xscale("log")
         axes.set_xticks(*_lr_ticks(trials), minor=False)
         axes.minorticks_off()
@@ -128,7 +117,7 @@ def _below(figure: Any, trials: list[dict[str, Any]], pulls: list[float]) -> Non
         axes.spines["right"].set_visible(False)
         _scale(axes, name)
     handles = [
-        handle(f"localization {pull:g}", color=_LINES[line % len(_LINES)])
+        handle(f"localization {pull:g}", color=LINES[line % len(LINES)])
         for line, pull in enumerate(pulls)
     ]
     figure.legend(handles=handles, loc="lower center", ncols=min(len(pulls), 6), frameon=False)

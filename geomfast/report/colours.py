@@ -19,6 +19,8 @@ INK, SOFT, LINE = "#1f2328", "#4b5563", "#d1d5db"
 #: Short dashes.
 DASHED: Any = (0, (3, 2))
 
+#: Of lines that are of one kind, one after the other.
+LINES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, BLACK)
 #: What each thing looks like in every figure and in the page.
 COLOUR = {"rankme": BLUE, "accuracy": VERMILLION, "logprob": PURPLE, "floor": BLACK}
 

@@ -19,23 +19,11 @@ from geomfast.measures import MeasureSpec, catalog
 from geomfast.measures.catalog import measure_of
 from geomfast.records import FINAL, layer_depth
 from geomfast.records.ranges import ranges
-from geomfast.report.colours import (
-    BLUE,
-    DASHED,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    layer_looks,
-    plain_colour,
-)
+from geomfast.report.colours import BLUE, GREY, LINES, ORANGE, PURPLE, layer_looks, plain_colour
 from geomfast.report.names import labels
 
 #: Above this ratio of largest to smallest a panel is logarithmic.
 _WIDE = 4.0
-#: Up to so many values each is marked, as what lies between them was not measured.
-_MARKED = 40
 #: Letters of a label that a measure of another package may have.
 _LONGEST = 48
 _FIRST_50K = "first 50,000 parameters"
@@ -150,21 +138,8 @@ def spec_lines(run: pd.DataFrame, spec: MeasureSpec) -> list[Line]:
     if len(columns) == 1:
         return _lines(run, columns[0], "" if spec.per_layer else label, plain_colour(spec.colour))
     names = {name: name.removeprefix(f"{spec.name}_") for name in columns}
-    looks = zip(names.items(), itertools.cycle((BLUE, ORANGE, GREEN, PURPLE, SKY)), strict=False)
+    looks = zip(names.items(), itertools.cycle(LINES), strict=False)
     return [line for (name, shown), colour in looks for line in _lines(run, name, shown, colour)]
-
-
-def draw_lines(axes: Any, lines: list[Line]) -> None:
-    """Curves with their errors as bands; the values are marked where they are few."""
-    for line in lines:
-        marked = {"marker": ".", "markersize": 4} if len(line.steps) <= _MARKED else {}
-        axes.plot(
-            line.steps, line.values, color=line.colour, linewidth=line.width,
-            linestyle=DASHED if line.dashed else "-", **marked,
-        )  # fmt: skip
-        if not np.isnan(line.errors).all():
-            ends = line.values - line.errors, line.values + line.errors
-            axes.fill_between(line.steps, *ends, color=line.colour, alpha=0.18, linewidth=0)
 
 
 def _lines(run: pd.DataFrame, measure: str, name: str, colour: str) -> list[Line]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from geomfast.records import FINAL
@@ -11,9 +12,11 @@ from geomfast.report.axes import STEPS, plain_numbers, step_axis
 from geomfast.report.colours import DASHED
 from geomfast.report.curves import samples_of
 from geomfast.report.extras import need
-from geomfast.report.panels import Line, Panel, draw_lines, panels
+from geomfast.report.panels import Line, Panel, panels
 from geomfast.report.style import canvas, handle, head, styled
 
+#: Up to so many values each is marked, as what lies between them was not measured.
+_MARKED = 40
 #: Lines that a legend names; of more, only the first, the last but one and the last.
 _NAMED = 7
 
@@ -40,6 +43,19 @@ def by_step(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     text = f"{run['run'].iloc[0]}; n = {samples} samples; {run['step'].nunique()} steps measured"
     head(figure, f"What was measured of {run['scale'].iloc[0]}", text, 0.85)
     return figure
+
+
+def draw_lines(axes: Any, lines: list[Line]) -> None:
+    """Curves with their errors as bands; the values are marked where they are few."""
+    for line in lines:
+        marked = {"marker": ".", "markersize": 4} if len(line.steps) <= _MARKED else {}
+        axes.plot(
+            line.steps, line.values, color=line.colour, linewidth=line.width,
+            linestyle=DASHED if line.dashed else "-", **marked,
+        )  # fmt: skip
+        if not np.isnan(line.errors).all():
+            ends = line.values - line.errors, line.values + line.errors
+            axes.fill_between(line.steps, *ends, color=line.colour, alpha=0.18, linewidth=0)
 
 
 def _draw(axes: Any, panel: Panel) -> None:

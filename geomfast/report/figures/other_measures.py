@@ -13,7 +13,8 @@ from geomfast.measures import MeasureSpec
 from geomfast.records import FINAL
 from geomfast.report.axes import plain_numbers
 from geomfast.report.curves import samples_of
-from geomfast.report.panels import Line, draw_lines, spec_lines, spec_texts
+from geomfast.report.figures.by_step import draw_lines
+from geomfast.report.panels import Line, spec_lines, spec_texts
 from geomfast.report.style import handle, head, legend, multiples, styled
 from geomfast.testbed.tasks.names import task_level
 
