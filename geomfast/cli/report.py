@@ -87,7 +87,7 @@ def report(
         raise click.BadParameter(f"{success} is not a score", param_hint="--success")
     # Only now, so that --help does not wait for the packages of the report.
     from geomfast.report import MissingExtra, build, claims, population, tables
-    from geomfast.report.found import TRACKER
+    from geomfast.report.data import TRACKER
 
     waiting = Console(stderr=True)
     try:
