@@ -26,9 +26,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-## docs: the documentation site, in out/site; any warning fails
+## docs: the documentation site, in out/site; any warning fails (with --quiet mkdocs counts none)
 docs: $(VENV)/.dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 ## bench: full sizes, then the guard against the committed ratios
 bench: $(VENV)/.dev

@@ -180,7 +180,7 @@ def hessian_trace(
         where the parameters have at most `probes` entries.
 
     Raises:
-        As `hessian_top_eigenvalues`.
+        TypeError, ValueError: as `hessian_top_eigenvalues`.
     """
     check_whole(1, probes=probes)
     check_seed(seed)
@@ -223,7 +223,7 @@ def hessian_density(
         and `weights` (probes, iterations) of the quadrature before smoothing.
 
     Raises:
-        As `hessian_top_eigenvalues`.
+        TypeError, ValueError: as `hessian_top_eigenvalues`.
     """
     check_whole(1, probes=probes, iterations=iterations)
     check_seed(seed)
