@@ -8,6 +8,7 @@ import pandas as pd
 
 from geomfast.analysis.courses import COURSE, course, medians
 from geomfast.analysis.hessian import MEASURES as CURVATURES
+from geomfast.analysis.remember import once
 from geomfast.analysis.trajectories import TRAJECTORY, in_order, select, stretches
 from geomfast.measures import MeasureSpec, catalog
 from geomfast.records import layer_depth
@@ -28,6 +29,7 @@ def value_columns(spec: MeasureSpec) -> tuple[str, ...]:
     return (spec.name,) if spec.name in names else names
 
 
+@once
 def other_measures(records: pd.DataFrame) -> pd.DataFrame:
     """First, largest and last value of every other measure.
 
