@@ -24,6 +24,7 @@ from geomfast.report.found import read
 from geomfast.series.language_model import OpenedModel
 from tests.lm.hub_stand_in import MODEL, stand_in
 from tests.lm.language_models import WORDS, save
+from tests.recorded import values
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 128, 256, 512)
 FIVE = "rankme,fisher_rank,gradient_covariance_rank,hessian_top,llc"
@@ -75,8 +76,7 @@ def measured(series: Path, probes: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def same(one: Path, other: Path) -> None:
-    frames = [load_records(out).drop(columns="seconds") for out in (one, other)]
-    pd.testing.assert_frame_equal(*frames)
+    pd.testing.assert_frame_equal(values(one), values(other))
 
 
 def test_ten_checkpoints_by_five_measures(measured: Path) -> None:

@@ -16,10 +16,10 @@ from tests.property.pieces import ROUTES, Piece, matrix, recurrent
 class Experts(Piece):
     """Rows go to the layer that `route` names; some layers may see none, or none of a sample."""
 
-    ways = (
-        "masks; masks, skipped; index_add; sort and split; gathered matrices; "
-        "samples, skipped; einsum; scatter; loop over samples; slots"
-    )
+    ways = """
+        masks; masks, skipped; index_add; sort and split; gathered matrices; samples, skipped;
+        einsum; scatter; loop over samples; slots
+    """
 
     def make(self, pick, d, length):
         self.gate = pick.random() < 0.4
@@ -142,10 +142,10 @@ class Sorted(Piece):
 class Conditional(Piece):
     """Branches and steps that some samples take and others do not."""
 
-    ways = (
-        "branch; two branches; steps; early exit; long ones; where; any, one by one; "
-        "switch on the first sample's shape; zero rows"
-    )
+    ways = """
+        branch; two branches; steps; early exit; long ones; where; any, one by one;
+        switch on the first sample's shape; zero rows
+    """
 
     def make(self, pick, d, length):
         self.a, self.b = nn.Linear(d, d), nn.Linear(d, d, bias=False)
@@ -197,10 +197,10 @@ class Conditional(Piece):
 class Reuse(Piece):
     """One module several times, on inputs of other shapes too."""
 
-    ways = (
-        "twice; pooled too; shared weight; tied transposed; in a loop; ragged too; "
-        "other order too; submodule"
-    )
+    ways = """
+        twice; pooled too; shared weight; tied transposed; in a loop; ragged too;
+        other order too; submodule
+    """
 
     def make(self, pick, d, length):
         self.a, self.b = nn.Linear(d, d), nn.Linear(d, d)
@@ -242,10 +242,10 @@ class Reuse(Piece):
 class Reparametrised(Piece):
     """Weights that are computed from the parameters, in torch's ways and by hand."""
 
-    ways = (
-        "weight_norm; weight_norm of conv; old weight_norm; spectral_norm; "
-        "old spectral_norm; orthogonal; lora; own; masked; quantised"
-    )
+    ways = """
+        weight_norm; weight_norm of conv; old weight_norm; spectral_norm; old spectral_norm;
+        orthogonal; lora; own; masked; quantised
+    """
 
     def make(self, pick, d, length):
         self.eval_only = "spectral_norm" in self.what
@@ -298,10 +298,10 @@ class Symmetric(nn.Module):
 
 
 class Misc(Piece):
-    ways = (
-        "checkpoint; prelu; residual; frozen; dropout off; identity dropout; in place; "
-        "glu; cumsum; no batch share; detached; fold"
-    )
+    ways = """
+        checkpoint; prelu; residual; frozen; dropout off; identity dropout; in place; glu;
+        cumsum; no batch share; detached; fold
+    """
 
     def make(self, pick, d, length):
         self.eval_only = self.what == "dropout off"

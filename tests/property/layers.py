@@ -207,10 +207,10 @@ class OneByOne(Piece):
 class Table(Piece):
     """A table of positions or kinds, looked up by what is no sample."""
 
-    ways = (
-        "arange; [:T]; [None]; expand; kinds; F.embedding; sliced; arange (1, T); take; "
-        "index_select; one hot; broadcast_to"
-    )
+    ways = """
+        arange; [:T]; [None]; expand; kinds; F.embedding; sliced; arange (1, T); take;
+        index_select; one hot; broadcast_to
+    """
 
     def make(self, pick, d, length):
         if self.what in ("arange", "arange (1, T)"):

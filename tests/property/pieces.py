@@ -8,6 +8,7 @@ numbers in 0..3 to choose experts and branches by.
 from __future__ import annotations
 
 import random
+import re
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class Piece(nn.Module):
 
     def __init__(self, pick: random.Random, d: int, length: int):
         super().__init__()
-        self.what = pick.choice(self.ways.split("; ")) if self.ways else ""
+        self.what = pick.choice(re.split(r";\s+", self.ways.strip())) if self.ways else ""
         self.make(pick, d, length)
 
     def make(self, pick: random.Random, d: int, length: int) -> None:
@@ -55,11 +56,10 @@ def matrix(rows: int, columns: int) -> nn.Parameter:
 class Dense(Piece):
     """One matrix, used in the ways that people write it."""
 
-    ways = (
-        "module; no bias; @ W; @ W.T; W.mT; einsum; addmm; bmm expand; repeat; "
-        "einsum per sample; cat; stacked; transposed view; bilinear; tensordot; W @ h; "
-        "row by row"
-    )
+    ways = """
+        module; no bias; @ W; @ W.T; W.mT; einsum; addmm; bmm expand; repeat; einsum per sample;
+        cat; stacked; transposed view; bilinear; tensordot; W @ h; row by row
+    """
 
     def make(self, pick, d, length):
         if self.what in ("module", "no bias"):
@@ -113,10 +113,10 @@ class Dense(Piece):
 class Rows(Piece):
     """A layer on rows that are samples and positions in one dimension, or in another order."""
 
-    ways = (
-        "sample-major; time-major; time first; flip; roll; roll all; reversed; shuffled; "
-        "row blocks; column; unfold"
-    )
+    ways = """
+        sample-major; time-major; time first; flip; roll; roll all; reversed; shuffled;
+        row blocks; column; unfold
+    """
 
     def make(self, pick, d, length):
         self.layer = nn.Linear(d, d, bias=pick.random() < 0.7)
@@ -161,10 +161,10 @@ class Rows(Piece):
 class Ragged(Piece):
     """A layer on the rows that exist, put back where they were."""
 
-    ways = (
-        "h[mask]; masked_scatter; index_select; index_add; scatter_add; index_copy; "
-        "masked_select; split; cat of lists; gather; nonzero; padding to longest"
-    )
+    ways = """
+        h[mask]; masked_scatter; index_select; index_add; scatter_add; index_copy;
+        masked_select; split; cat of lists; gather; nonzero; padding to longest
+    """
 
     def make(self, pick, d, length):
         self.layer = nn.Linear(d, d, bias=pick.random() < 0.7)

@@ -10,11 +10,11 @@ from tests.property.pieces import Piece
 
 
 class Coupled(Piece):
-    ways = (
-        "less the mean; softmax; sorted; batch norm; batch norm without statistics; "
-        "rolled; attention across; lstm across; cumsum; over the norm; similarity; "
-        "max of the batch; next sample; padded to the longest"
-    )
+    ways = """
+        less the mean; softmax; sorted; batch norm; batch norm without statistics; rolled;
+        attention across; lstm across; cumsum; over the norm; similarity; max of the batch;
+        next sample; padded to the longest
+    """
 
     def make(self, pick, d, length):
         if self.what.startswith("batch norm"):
@@ -57,11 +57,11 @@ class Coupled(Piece):
 
 
 class Random(Piece):
-    ways = (
-        "dropout; F.dropout; dropout1d; alpha_dropout; rrelu; lstm; attention; encoder; "
-        "rand_like; randn; bernoulli; drop path; torch.dropout; feature_alpha_dropout; "
-        "gumbel; noise in place; randperm; gru"
-    )
+    ways = """
+        dropout; F.dropout; dropout1d; alpha_dropout; rrelu; lstm; attention; encoder;
+        rand_like; randn; bernoulli; drop path; torch.dropout; feature_alpha_dropout; gumbel;
+        noise in place; randperm; gru
+    """
 
     def make(self, pick, d, length):
         heads = pick.choice([h for h in (1, 2) if d % h == 0])

@@ -21,6 +21,7 @@ from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.loop import TrainingDiverged
+from tests.recorded import values
 from tests.sweep.defaults import change
 from tests.sweep.tiny import tiny
 
@@ -31,11 +32,6 @@ def job(out: Path, **changes: Any) -> Job:
     settings = dataclasses.replace(SETTINGS, **changes)
     (one,) = cells(settings, ("nano",), (0,))
     return Job(one, settings, ("rankme",), out, "cpu", threads=1)
-
-
-def values(out: Path) -> pd.DataFrame:
-    """Records without the one column a rerun does not repeat."""
-    return load_records(out).drop(columns="seconds")
 
 
 def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:

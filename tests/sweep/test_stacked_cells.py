@@ -30,6 +30,7 @@ from geomfast.sweep.stacked_cells import (
 from geomfast.testbed.tasks import TASK_NAMES
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.stacked import StackedTrainer
+from tests.recorded import values
 from tests.sweep.tiny import tiny
 
 SETTINGS = tiny(steps=8, dense_until=4, checkpoints=6, samples=16)
@@ -50,11 +51,6 @@ def job(out: Path, *, measures: tuple[str, ...] = ("rankme",), **changes: Any) -
 
 def go(one: StackedJob, stop: Any = lambda: False) -> bool:
     return run(one, lambda step, state: None, stop)
-
-
-def values(out: Path) -> pd.DataFrame:
-    """Records without the one column a rerun does not repeat."""
-    return load_records(out).drop(columns="seconds")
 
 
 @pytest.fixture(scope="module")
