@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 
-.PHONY: demo test lint bench bench-tiny gpu clean
+.PHONY: demo test lint docs bench bench-tiny gpu clean
 
 ## demo: train nano on all 24 task-levels, measure, and write the report
 demo: $(VENV)/.demo
@@ -25,6 +25,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+## docs: the documentation site, in out/site; any warning fails
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 ## bench: full sizes, then the guard against the committed ratios
 bench: $(VENV)/.dev

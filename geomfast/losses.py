@@ -24,7 +24,8 @@ def next_token(model: nn.Module, batch: Any) -> Tensor:
     labels of -100 do not count.
 
     Args:
-        model: returns logits (N, T, V), or an object or tuple with them as `.logits` or first.
+        model: a module that returns logits (N, T, V), or an object or tuple that has them as
+            `.logits` or first.
         batch: token ids (N, T) or a Hugging Face style mapping.
 
     Returns:
@@ -43,15 +44,15 @@ def next_token(model: nn.Module, batch: Any) -> Tensor:
 def sample_labels(model: nn.Module, batch: Any, *, seed: int = 0) -> dict[str, Any]:
     """The batch with its labels drawn from the model's own predictions.
 
-    With it, `fisher_effective_rank(model, next_token, ...)` is that of the true Fisher matrix
-    (Kunstner et al. 2019, arXiv:1905.12558) by one draw per position; with labels from
-    the data it is that of the empirical one. Every prediction sees the tokens of the data before
-    it, and what does not count in the batch does not count here.
+    With these labels `fisher_effective_rank(model, next_token, ...)` estimates the rank of the true
+    Fisher matrix (Kunstner et al. 2019, arXiv:1905.12558), with one draw per position; with labels
+    from the data it is the rank of the empirical one. Every prediction sees the tokens of the data
+    before it. Padding and ignored labels of the batch stay ignored.
 
     Args:
-        model: as in `next_token`.
-        batch: as in `next_token`.
-        seed: of the draws.
+        model: a language model, as `next_token` takes it.
+        batch: token ids (N, T) or a mapping, as `next_token` takes it.
+        seed: seed of the draws.
 
     Returns:
         A mapping with `labels` (N, T); of token ids it becomes {"input_ids": ids, "labels": ...}.

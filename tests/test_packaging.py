@@ -2,8 +2,12 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
+
+import geomfast
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -43,3 +47,13 @@ def test_every_direct_dependency_is_pinned_for_ci() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     wanted = names(PROJECT["project"]["dependencies"]).union(*map(names, extras.values()))
     assert wanted - {"geomfast"} <= pinned
+
+
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "geomfast", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert geomfast.__version__ in said
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {geomfast.__version__}\n" in (ROOT / "CITATION.cff").read_text()

@@ -1,6 +1,5 @@
 """Records -> events and claims.  Needs neither torch nor a model."""
 
-from geomfast.analysis.changes import change_points
 from geomfast.analysis.check import ContradictoryRecords, check
 from geomfast.analysis.claim import Claim
 from geomfast.analysis.claims import CLAIMS, claims
@@ -13,11 +12,11 @@ from geomfast.analysis.floors import across_scales, floors
 from geomfast.analysis.hessian import hessian, hessian_summary
 from geomfast.analysis.leads import leads, precursors
 from geomfast.analysis.llc import llc, llc_summary, llc_values
+from geomfast.analysis.others import other_measures, other_summary
 from geomfast.analysis.paper import REFERENCES, reference
 from geomfast.analysis.probes import probe_emergence, probe_leads
 from geomfast.analysis.summary import cells, mod_floor, summarise
 from geomfast.analysis.topdown import top_down, top_down_summary
-from geomfast.analysis.trajectories import select, trajectories
 from geomfast.analysis.truncation import truncation, truncation_summary
 from geomfast.testbed.tasks.names import task_level
 
@@ -28,7 +27,6 @@ __all__ = [
     "ContradictoryRecords",
     "across_scales",
     "cells",
-    "change_points",
     "check",
     "claims",
     "collapse",
@@ -45,18 +43,18 @@ __all__ = [
     "llc_summary",
     "llc_values",
     "mod_floor",
+    "other_measures",
+    "other_summary",
     "pairs",
     "precursors",
     "probe_emergence",
     "probe_leads",
     "reference",
-    "select",
     "summarise",
     "swaps",
     "task_level",
     "top_down",
     "top_down_summary",
-    "trajectories",
     "truncation",
     "truncation_summary",
     "within_class",

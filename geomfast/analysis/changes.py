@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import CELL, in_order, log_steps, select, stretches
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, log_steps, select, stretches
 from geomfast.measures import catalog
 
 #: Measures whose logarithm is fitted: ranks are exponentials of an entropy, and a curvature
@@ -30,7 +30,7 @@ LEAST_CHECKPOINTS, LEAST_SIDE = 8, 3
 #: the change point: (1 - exp(-x / 2))^2 = 0.95 (Eo and Morley 2015, a change of level).
 CONFIDENCE = -2.0 * math.log(1.0 - math.sqrt(0.95))
 
-COLUMNS = [*CELL, "layer", "measure", "step", "after", "by", "change", "checkpoints"]
+COLUMNS = [*TRAJECTORY, "layer", "measure", "step", "after", "by", "change", "checkpoints"]
 
 
 class Change(NamedTuple):
@@ -113,7 +113,7 @@ def change_points(records: pd.DataFrame, measure: str, *, layer: str | None = No
     if is_log:
         rows = rows[rows["value"] > 0]
     found = []
-    names = [*CELL, "layer"]
+    names = [*TRAJECTORY, "layer"]
     every = rows["step"].to_numpy()
     errors = rows["stderr"].to_numpy(dtype=float)
     heights = rows["value"].to_numpy(dtype=float)

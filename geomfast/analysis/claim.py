@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pandas as pd
 
+from geomfast.analysis.intervals import Estimate
 from geomfast.analysis.paper import REFERENCES
 
 Verdict = Literal["holds", "partly", "does not hold", "not enough data"]
@@ -27,9 +28,9 @@ class Claim:
         name: identifier, also the key of :data:`geomfast.analysis.paper.REFERENCES`.
         title: what is claimed, in a few words.
         statement: the claim as it was tested, in one sentence.
+        criterion: the rule by which the verdict was reached, with its thresholds.
         verdict: one of :data:`VERDICTS`.
         reason: why this verdict; for "not enough data", what is missing.
-        criterion: the rule by which the verdict was reached, with its thresholds.
         value: the number the verdict rests on; NaN where there is none.
         low, high: its 95% interval, over seeds where they are the statistical unit; NaN where
             there is none.
@@ -43,9 +44,9 @@ class Claim:
     name: str
     title: str
     statement: str
-    verdict: Verdict
-    reason: str
     criterion: str
+    verdict: Verdict = NOT_ENOUGH
+    reason: str = ""
     value: float = math.nan
     low: float = math.nan
     high: float = math.nan
@@ -59,3 +60,15 @@ class Claim:
     def paper(self) -> dict[str, Any]:
         """The paper's value by version; None where a version says nothing."""
         return {version: values.get(self.name) for version, values in REFERENCES.items()}
+
+    def undecided(self, reason: str, **known: Any) -> Claim:
+        """The claim with "not enough data", for this reason, and what is known all the same."""
+        return replace(self, verdict=NOT_ENOUGH, reason=reason, **known)
+
+    def judged(
+        self, verdict: Verdict, reason: str, estimate: Estimate, measured: str, **known: Any
+    ) -> Claim:
+        """The claim with a verdict, the estimate that it rests on, and other fields by name."""
+        value, low, high, how = estimate.value, estimate.low, estimate.high, estimate.how
+        found = {"value": value, "low": low, "high": high, "interval": how, "measured": measured}
+        return replace(self, verdict=verdict, reason=reason, **found, **known)

@@ -13,40 +13,17 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.remember import once
-from geomfast.analysis.trajectories import CELL, first_held, in_order, trajectories
+from geomfast.analysis.trajectories import TRAJECTORY, first_held, in_order, trajectories
 from geomfast.records import layer_depth
 
 #: A layer whose floor is less than this share below its initial value has not collapsed, as far
 #: as the order of layers goes: half of so small a fall is within the noise of 200 samples.
 MIN_DEPTH = 0.02
 
-COLLAPSE_COLUMNS = [
-    *CELL,
-    "layer",
-    "initial",
-    "floor",
-    "floor_step",
-    "depth",
-    "recovery_step",
-    "exceeded_step",
-    "final",
-    "collapsed",
-    "recovered",
-    "exceeded",
-    "checkpoints",
-]
-HALF_COLUMNS = [
-    *CELL,
-    "layer",
-    "initial",
-    "floor",
-    "floor_step",
-    "depth",
-    "half_step",
-    "half_after",
-    "collapsed",
-    "checkpoints",
-]
+_FALL = [*TRAJECTORY, "layer", "initial", "floor", "floor_step", "depth"]
+COLLAPSE_COLUMNS = [*_FALL, "recovery_step", "exceeded_step", "final", "collapsed", "recovered"]
+COLLAPSE_COLUMNS += ["exceeded", "checkpoints"]
+HALF_COLUMNS = [*_FALL, "half_step", "half_after", "collapsed", "checkpoints"]
 
 
 def floor_of(steps: np.ndarray, values: np.ndarray) -> tuple[int, dict[str, float]]:
@@ -63,7 +40,7 @@ def floor_of(steps: np.ndarray, values: np.ndarray) -> tuple[int, dict[str, floa
     """
     initial = float(values[0])
     if len(steps) < 2:
-        nothing = {"floor": math.nan, "floor_step": math.nan, "depth": math.nan}
+        nothing = dict.fromkeys(("floor", "floor_step", "depth"), math.nan)
         return 0, {"initial": initial, **nothing}
     index = 1 + int(np.argmin(values[1:]))
     floor = float(values[index])
@@ -79,7 +56,7 @@ def collapse(
     *,
     layer: str | None = "final",
     measure: str = "rankme",
-    regained: float = 0.5,
+    recovered: float = 0.5,
     persistence: int = 3,
 ) -> pd.DataFrame:
     """Initial value, floor and recovery of every trajectory.
@@ -88,23 +65,23 @@ def collapse(
         records: the table of :func:`geomfast.records.load_records`.
         layer: layer label; all layers when None.
         measure: any measure of a layer.
-        regained: share of what was lost that must be regained to count as recovered.
+        recovered: share of what was lost that must be back to count as recovered.
         persistence: for how many consecutive checkpoints, or to the end of the run.
 
     Returns:
         One row per run, scale, seed, task, level and layer: ``initial`` (first checkpoint),
         ``floor`` and ``floor_step`` (minimum over the whole run after the first checkpoint),
         ``depth`` = 1 - floor / initial, ``collapsed`` (floor < initial), ``recovery_step`` (first
-        checkpoint after the floor from which at least ``regained`` of initial - floor is back;
+        checkpoint after the floor from which at least ``recovered`` of initial - floor is back;
         NaN if never or if there was no collapse), ``exceeded_step`` (the same for rising above the
         initial value), ``recovered``, ``exceeded``, ``final`` (last value) and ``checkpoints``.
         With a single checkpoint floor and depth are NaN.
 
     Raises:
-        ValueError: ``regained`` is not in (0, 1] or ``persistence`` is below 1.
+        ValueError: ``recovered`` is not in (0, 1] or ``persistence`` is below 1.
     """
-    if not 0.0 < regained <= 1.0:
-        raise ValueError(f"regained must be in (0, 1], got {regained}")
+    if not 0.0 < recovered <= 1.0:
+        raise ValueError(f"recovered must be in (0, 1], got {recovered}")
     if persistence < 1:
         raise ValueError(f"persistence must be at least 1, got {persistence}")
     rows = []
@@ -115,21 +92,13 @@ def collapse(
         if floor < initial:
             after = values[index + 1 :]
             later = steps[index + 1 :]
-            recovery = _step_of(after >= floor + regained * (initial - floor), later, persistence)
+            recovery = _step_of(after >= floor + recovered * (initial - floor), later, persistence)
             exceeded = _step_of(after > initial, later, persistence)
-        rows.append(
-            cell
-            | fall
-            | {
-                "recovery_step": recovery,
-                "exceeded_step": exceeded,
-                "final": float(values[-1]),
-                "collapsed": floor < initial,
-                "recovered": not math.isnan(recovery),
-                "exceeded": not math.isnan(exceeded),
-                "checkpoints": len(steps),
-            }
-        )
+        later_on = {"recovery_step": recovery, "exceeded_step": exceeded}
+        flags = {"collapsed": floor < initial, "recovered": not math.isnan(recovery)}
+        flags["exceeded"] = not math.isnan(exceeded)
+        last = {"final": float(values[-1]), "checkpoints": len(steps)}
+        rows.append(cell | fall | later_on | flags | last)
     return _by_depth(rows, COLLAPSE_COLUMNS)
 
 
@@ -185,16 +154,8 @@ def half_collapse(
             if interpolate:
                 share = (values[at - 1] - middle) / (values[at - 1] - values[at])
                 half = float(steps[at - 1] + share * (steps[at] - steps[at - 1]))
-        rows.append(
-            cell
-            | fall
-            | {
-                "half_step": half,
-                "half_after": after,
-                "collapsed": collapsed,
-                "checkpoints": len(steps),
-            }
-        )
+        found = {"half_step": half, "half_after": after, "collapsed": collapsed}
+        rows.append(cell | fall | found | {"checkpoints": len(steps)})
     return _by_depth(rows, HALF_COLUMNS)
 
 

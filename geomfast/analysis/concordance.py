@@ -49,21 +49,11 @@ def pairs(table: pd.DataFrame, *, geometry: str = "early") -> pd.DataFrame:
         lower = np.sign(rank[b] - rank[a]).astype(int)
         across = levels[a] != levels[b]
         direction = _learned(a, b, np.where(across, emerged * lower, 0))
-        found.append(
-            pd.DataFrame(
-                {
-                    "run": run,
-                    "scale": scale,
-                    "seed": seed,
-                    "first": [names[i] for i in a],
-                    "second": [names[i] for i in b],
-                    "level": np.where(across, 0, levels[a]),
-                    "emerged": emerged,
-                    "geometry": direction * lower,
-                    "agrees": (emerged != 0) & (emerged == direction * lower),
-                }
-            )
-        )
+        agrees = (emerged != 0) & (emerged == direction * lower)
+        ends = ([names[i] for i in a], [names[i] for i in b])
+        its = (*ends, np.where(across, 0, levels[a]), emerged, direction * lower, agrees)
+        columns = zip(PAIR_COLUMNS, (run, scale, seed, *its), strict=True)
+        found.append(pd.DataFrame(dict(columns)))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=PAIR_COLUMNS)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from geomfast.analysis.events import emergence
 from geomfast.analysis.intervals import Estimate, mean_over_seeds
 from geomfast.analysis.leads import MEASURES
 from geomfast.analysis.remember import once
-from geomfast.analysis.trajectories import CELL, in_order, log_steps, select, stretches
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, log_steps, select, stretches
 from geomfast.records import FINAL
 
 #: Finest grid, in doublings of the step; a series that is measured less often makes it coarser.
@@ -81,12 +82,12 @@ def cross_correlation(
         correlation).
     """
     emerged = emergence(records, chance=chance)
-    emerged = emerged.loc[emerged["step"].notna(), CELL]
-    accuracy = select(records, "accuracy").merge(emerged, on=CELL)
+    emerged = emerged.loc[emerged["step"].notna(), TRAJECTORY]
+    accuracy = select(records, "accuracy").merge(emerged, on=TRAJECTORY)
     found = []
     for measure in measures:
         rows = select(records, measure, FINAL if measure == "rankme" else "")
-        rows = rows[rows["level"] > 0].merge(emerged, on=CELL)
+        rows = rows[rows["level"] > 0].merge(emerged, on=TRAJECTORY)
         if measure in LOGARITHMIC:
             rows = rows[rows["value"] > 0]
             rows = rows.assign(value=np.log(rows["value"]))
@@ -105,7 +106,7 @@ def _series(rows: pd.DataFrame) -> _Series:
     axis, values = log_steps(rows["step"]), rows["value"].to_numpy(dtype=float)
     return {
         key: (axis[at], values[at])
-        for key, at in stretches(rows, CELL)
+        for key, at in stretches(rows, TRAJECTORY)
         if at.stop - at.start >= LEAST_CHECKPOINTS
     }
 
@@ -158,19 +159,10 @@ def _summary(runs: list[_Run], spacing: float, seed: int) -> dict[str, Any]:
     own = np.concatenate([run.own for run in runs])
     mean = own.mean(axis=0)
     top = int(np.abs(mean).argmax())
-    return {
-        "lead": estimate.value,
-        "low": estimate.low,
-        "high": estimate.high,
-        "how": estimate.how,
-        "correlation": float(mean[top]),
-        "p_value": _p_value(runs, float(np.abs(mean[top])), generator),
-        "spacing": spacing,
-        "task_levels": len(own),
-        "runs": len(runs),
-        "leads": tuple(leads),
-        "curve": tuple(zip(lags.tolist(), mean.tolist(), strict=True)),
-    }
+    p_value = _p_value(runs, float(np.abs(mean[top])), generator)
+    found = [*astuple(estimate), float(mean[top]), p_value, spacing, len(own), len(runs)]
+    curve = tuple(zip(lags.tolist(), mean.tolist(), strict=True))
+    return dict(zip(COLUMNS[1:], (*found, tuple(leads), curve), strict=True))
 
 
 def _peak(lags: np.ndarray, correlation: np.ndarray) -> float:

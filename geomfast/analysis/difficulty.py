@@ -16,13 +16,13 @@ from scipy import stats
 
 from geomfast.analysis.events import emergence
 from geomfast.analysis.remember import once
-from geomfast.analysis.trajectories import CELL, in_order, select
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, select
 from geomfast.records import FINAL
 
 #: Fewest task-levels of a run, and of these fewest that emerged, for a correlation over them.
 LEAST_TASK_LEVELS, LEAST_EMERGED = 6, 3
 
-EARLY_COLUMNS = [*CELL, "early_step", "initial", "early", "emerged", "censored"]
+EARLY_COLUMNS = [*TRAJECTORY, "early_step", "initial", "early", "emerged", "censored"]
 CORRELATION_COLUMNS = ["run", "scale", "seed", "geometry", "early_step", "rho", "low", "high"]
 CORRELATION_COLUMNS += ["task_levels", "censored"]
 
@@ -49,10 +49,10 @@ def early_geometry(
     first = emerged.groupby("run", sort=False)["step"].min().rename("first")
     rank = select(records, "rankme", FINAL).merge(first, on="run")
     before = rank[rank["step"] < rank["first"]]
-    ends = before.groupby(CELL, sort=False).agg(
+    ends = before.groupby(TRAJECTORY, sort=False).agg(
         early_step=("step", "last"), initial=("value", "first"), early=("value", "last")
     )
-    table = emerged.merge(ends, on=CELL)
+    table = emerged.merge(ends, on=TRAJECTORY)
     table["censored"] = table["step"].isna()
     table["emerged"] = table["step"].fillna(math.inf)
     return in_order(table[EARLY_COLUMNS])

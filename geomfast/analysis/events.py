@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.remember import once
-from geomfast.analysis.trajectories import CELL, chance_of, first_held, in_order, trajectories
+from geomfast.analysis.trajectories import TRAJECTORY, chance_of, first_held, in_order, trajectories
 
 #: Default threshold of each measure in its own unit: half of the answers right, or a
 #: (geometric) mean probability of one half for each answer token.
@@ -23,7 +23,7 @@ THRESHOLDS = {"accuracy": 0.5, "answer_logprob": math.log(0.5)}
 #: For how many consecutive checkpoints it must be held.
 PERSISTENCE = 5
 
-COLUMNS = [*CELL, "step", "after", "final", "best", "checkpoints", "pending"]
+COLUMNS = [*TRAJECTORY, "step", "after", "final", "best", "checkpoints", "pending"]
 
 
 @once
@@ -79,7 +79,7 @@ def emergence(
         above = (probability - level) / (1.0 - level) >= target - 1e-12
         index = first_held(above, persistence)
         rows.append(
-            {name: cell[name] for name in CELL}
+            {name: cell[name] for name in TRAJECTORY}
             | {
                 "step": math.nan if index is None else float(steps[index]),
                 "after": float(steps[index - 1]) if index else math.nan,

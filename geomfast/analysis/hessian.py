@@ -6,20 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis.trajectories import CELL, in_order, select
+from geomfast.analysis.courses import COURSE, by_trajectory, course, medians
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, select
 
 #: Largest eigenvalue and trace, as they are recorded.
 MEASURES = ("hessian_top", "hessian_trace")
-COLUMNS = [
-    *CELL,
-    "measure",
-    "checkpoints",
-    "initial",
-    "largest",
-    "largest_step",
-    "final",
-    "stderr",
-]
 
 
 def hessian(records: pd.DataFrame) -> pd.DataFrame:
@@ -29,30 +20,15 @@ def hessian(records: pd.DataFrame) -> pd.DataFrame:
         records: the table of :func:`geomfast.records.load_records`.
 
     Returns:
-        A row per cell and measure: ``measure``, ``checkpoints``, ``initial``, ``largest`` and the
-        step it is first reached at ``largest_step``, ``final`` and its error ``stderr`` (of the
-        eigenvalue: its residual).
+        A row per cell and ``measure``, with the columns of
+        :func:`geomfast.analysis.courses.course`; the error of an eigenvalue is its residual.
     """
     found = [
-        dict(zip(CELL, cell, strict=True)) | {"measure": measure} | extremes(rows)
+        cell | {"measure": measure} | course(rows)
         for measure in MEASURES
-        for cell, rows in select(records, measure).groupby(CELL, sort=False)
+        for cell, rows in by_trajectory(select(records, measure))
     ]
-    return in_order(pd.DataFrame(found, columns=COLUMNS))
-
-
-def extremes(rows: pd.DataFrame) -> dict[str, Any]:
-    """Those columns of one trajectory, from its records by step; there is at least one."""
-    values = rows["value"].to_numpy(dtype=float)
-    largest = int(values.argmax())
-    return {
-        "checkpoints": len(rows),
-        "initial": float(values[0]),
-        "largest": float(values[largest]),
-        "largest_step": int(rows["step"].iloc[largest]),
-        "final": float(values[-1]),
-        "stderr": float(rows["stderr"].iloc[-1]),
-    }
+    return in_order(pd.DataFrame(found, columns=[*TRAJECTORY, "measure", *COURSE]))
 
 
 def hessian_summary(table: pd.DataFrame) -> dict[str, Any]:
@@ -64,6 +40,6 @@ def hessian_summary(table: pd.DataFrame) -> dict[str, Any]:
     """
     names = ("initial", "largest", "largest_step", "final")
     return {
-        str(measure): {name: float(rows[name].median()) for name in names} | {"n": len(rows)}
+        str(measure): medians(rows, *names)
         for measure, rows in table.groupby("measure", sort=False)
     }

@@ -22,19 +22,13 @@ from geomfast.analysis.collapse import half_collapse
 from geomfast.analysis.events import emergence
 from geomfast.analysis.intervals import share_over_seeds
 from geomfast.analysis.remember import once
-from geomfast.analysis.trajectories import CELL, in_order, log_steps
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, log_steps
 from geomfast.records import FINAL
 
 #: Measures set against emergence by their change point.  The log-probability is no geometry: it
 #: shows how early behaviour itself moves.
-MEASURES = (
-    "rankme",
-    "fisher_rank",
-    "gradient_covariance_rank",
-    "hessian_top",
-    "llc",
-    "answer_logprob",
-)
+MEASURES = ("rankme", "fisher_rank", "gradient_covariance_rank", "hessian_top", "llc")
+MEASURES += ("answer_logprob",)
 #: The half-collapse of the final state, RankMe's first fall, beside its change point, which is
 #: mostly its later rise.
 COLLAPSE = "rankme_collapse"
@@ -48,7 +42,8 @@ OUTCOMES = (*EVENTS, NEVER, PENDING, NO_BEHAVIOUR, TOO_FEW)
 
 _CHANGE = {"step": "changed", "after": "changed_after", "by": "changed_by"}
 _EMERGED = {"step": "emerged", "after": "emerged_after"}
-LEAD_COLUMNS = [*CELL, "measure", *_EMERGED.values(), *_CHANGE.values(), "lead", "width", "outcome"]
+LEAD_COLUMNS = [*TRAJECTORY, "measure", *_EMERGED.values(), *_CHANGE.values(), "lead", "width"]
+LEAD_COLUMNS += ["outcome"]
 RATE_COLUMNS = ["measure", "scale", "level", "events", "leads", "ties", "lags", "no_change"]
 RATE_COLUMNS += ["excluded", "rate", "low", "high", "how", "median_lead", "median_width"]
 
@@ -77,11 +72,11 @@ def leads(
         ties) and ``outcome``, one of :data:`OUTCOMES`.
     """
     emerged = emergence(records, chance=chance).rename(columns=_EMERGED)
-    emerged = emerged[[*CELL, *_EMERGED.values(), "pending"]]
+    emerged = emerged[[*TRAJECTORY, *_EMERGED.values(), "pending"]]
     frames = []
     for measure in measures:
         changed = _half_collapse(records) if measure == COLLAPSE else _changes(records, measure)
-        both = changed.merge(emerged, on=CELL, how="left")
+        both = changed.merge(emerged, on=TRAJECTORY, how="left")
         frames.append(both.assign(measure=measure))
     table = pd.concat(frames, ignore_index=True)
     changed, start = log_steps(table["changed"]), log_steps(table["changed_after"])
@@ -159,17 +154,8 @@ def rate(rows: pd.DataFrame) -> dict[str, Any]:
     events = rows[rows["outcome"].isin(EVENTS)]
     counts = {name: int((events["outcome"] == name).sum()) for name in EVENTS}
     share = share_over_seeds(events["outcome"] == LEAD, events["run"], events["scale"])
-    return {
-        "events": len(events),
-        "leads": counts[LEAD],
-        "ties": counts[TIE],
-        "lags": counts[LAG],
-        "no_change": counts[NO_CHANGE],
-        "excluded": len(rows) - len(events),
-        "rate": share.value,
-        "low": share.low,
-        "high": share.high,
-        "how": share.how,
-        "median_lead": float(events["lead"].median()),
-        "median_width": float(events["width"].median()),
-    }
+    names = dict(zip(("leads", "ties", "lags", "no_change"), counts.values(), strict=True))
+    interval = {"rate": share.value, "low": share.low, "high": share.high, "how": share.how}
+    medians = {f"median_{name}": float(events[name].median()) for name in ("lead", "width")}
+    excluded = len(rows) - len(events)
+    return {"events": len(events), **names, "excluded": excluded, **interval, **medians}

@@ -8,36 +8,20 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis.hessian import extremes
-from geomfast.analysis.trajectories import CELL, in_order, select
+from geomfast.analysis.courses import COURSE, by_trajectory, course, medians
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, select
 from geomfast.records import MIXTURE
 
 #: What a coefficient is doubted for, as the sampler's own verdict does: R-hat above this, fewer
 #: effective draws, a bias of finite steps that is a larger share of it and more than its error, or
 #: an effect of the localization beyond this and two of its errors.
 LARGEST_RHAT, LEAST_ESS, LARGEST_STEP_BIAS, LARGEST_LOCALIZATION_EFFECT = 1.1, 20.0, 0.1, 0.1
-DOUBTS = (
-    "diverged",
-    "still training",
-    "step too large",
-    "too few draws",
-    "localization too strong",
-)
+DOUBTS = ("diverged", "still training", "step too large", "too few draws")
+DOUBTS += ("localization too strong",)
 
 _BESIDE = ("diverged", "rhat", "ess", "step_bias", "acceptance")
 _EFFECT = "localization_effect"
-_KEY = [*CELL, "step"]
-COLUMNS = [
-    *CELL,
-    "checkpoints",
-    "initial",
-    "largest",
-    "largest_step",
-    "final",
-    "stderr",
-    "doubtful",
-    "diverged",
-]
+_KEY = [*TRAJECTORY, "step"]
 
 
 def llc_values(records: pd.DataFrame) -> pd.DataFrame:
@@ -88,22 +72,17 @@ def llc(records: pd.DataFrame) -> pd.DataFrame:
         records: the table of :func:`geomfast.records.load_records`.
 
     Returns:
-        A row per cell, the mixture's with an empty task and level 0: ``checkpoints``, ``initial``,
-        ``largest``, ``largest_step``, ``final`` with its ``stderr``, and how many checkpoints'
-        values are ``doubtful`` or lost all chains (``diverged``); those still count in the others,
-        as far as there is a value.
+        A row per cell, the mixture's with an empty task and level 0: the columns of
+        :func:`geomfast.analysis.courses.course`, and how many checkpoints' values are
+        ``doubtful`` or lost all chains (``diverged``); those still count in the others, as far as
+        there is a value.
     """
     found = []
-    for cell, rows in llc_values(records).groupby(CELL, sort=False):
+    for cell, rows in by_trajectory(llc_values(records)):
         sampled = rows[rows["value"].notna()]
-        nothing = {"checkpoints": 0} | dict.fromkeys(COLUMNS[6:11], math.nan)
-        found.append(
-            dict(zip(CELL, cell, strict=True))
-            | (nothing if sampled.empty else extremes(sampled))
-            | {"doubtful": int((rows["doubt"] != "").sum())}
-            | {"diverged": len(rows) - len(sampled)}
-        )
-    return in_order(pd.DataFrame(found, columns=COLUMNS))
+        doubts = {"doubtful": int((rows["doubt"] != "").sum())}
+        found.append(cell | course(sampled) | doubts | {"diverged": len(rows) - len(sampled)})
+    return in_order(pd.DataFrame(found, columns=[*TRAJECTORY, *COURSE, "doubtful", "diverged"]))
 
 
 def llc_summary(records: pd.DataFrame) -> dict[str, Any]:
@@ -118,9 +97,8 @@ def llc_summary(records: pd.DataFrame) -> dict[str, Any]:
         return {}
     table = llc(records)
     whole = table[(table["task"] == MIXTURE[0]) & (table["level"] == MIXTURE[1])]
-    names = ("final", "stderr", "largest", "largest_step")
     return {
-        "mixture": {name: float(whole[name].median()) for name in names} | {"n": len(whole)},
+        "mixture": medians(whole, "final", "stderr", "largest", "largest_step"),
         "values": len(values),
         "doubts": {name: int((values["doubt"] == name).sum()) for name in DOUBTS},
     }

@@ -18,7 +18,7 @@ import pandas as pd
 
 from geomfast.analysis.events import PERSISTENCE, THRESHOLDS, emergence
 from geomfast.analysis.remember import once
-from geomfast.analysis.trajectories import CELL, chance_of, first_held, in_order, trajectories
+from geomfast.analysis.trajectories import TRAJECTORY, chance_of, first_held, in_order, trajectories
 from geomfast.records import layer_depth
 
 MEASURE = "probe_accuracy"
@@ -36,8 +36,9 @@ START, NEVER, PENDING = "from the start", "never emerged", "pending"
 NO_BEHAVIOUR = "no behaviour"
 OUTCOMES = (*EVENTS, START, NEVER, PENDING, NO_BEHAVIOUR)
 
-LAYER_COLUMNS = [*CELL, "layer", "step", "after", "baseline", "initial", "final", "checkpoints"]
-COLUMNS = [*CELL, "emerged", "emerged_after", "layer", "probed", "probed_after", "baseline"]
+LAYER_COLUMNS = [*TRAJECTORY, "layer", "step", "after", "baseline", "initial", "final"]
+LAYER_COLUMNS += ["checkpoints"]
+COLUMNS = [*TRAJECTORY, "emerged", "emerged_after", "layer", "probed", "probed_after", "baseline"]
 COLUMNS += ["outcome"]
 
 
@@ -80,7 +81,7 @@ def probe_emergence(
 
 
 def _key(cell: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(cell[name] for name in CELL)
+    return tuple(cell[name] for name in TRAJECTORY)
 
 
 def _held(
@@ -130,17 +131,17 @@ def probe_leads(
     if layer is not None:
         probed = probed[probed["layer"] == layer]
     # Stable: of several layers at one step the shallowest stays in front.
-    first = probed.sort_values("step", kind="stable").drop_duplicates(CELL)
+    first = probed.sort_values("step", kind="stable").drop_duplicates(TRAJECTORY)
     first = first.rename(columns={"step": "probed", "after": "probed_after"})
     if behaviour == WHOLE_ANSWER:
         emerged = emergence(records, chance=chance, threshold=threshold, persistence=persistence)
     else:
-        bases = {tuple(row): base for *row, base in first[[*CELL, "baseline"]].to_numpy()}
+        bases = {tuple(row): base for *row, base in first[[*TRAJECTORY, "baseline"]].to_numpy()}
         emerged = _first_tokens(records, bases, threshold, persistence)
     emerged = emerged.rename(columns={"step": "emerged", "after": "emerged_after"})
-    keep = [*CELL, "emerged", "emerged_after", "pending"]
+    keep = [*TRAJECTORY, "emerged", "emerged_after", "pending"]
     table = first.drop(columns=["initial", "final", "checkpoints"])
-    table = table.merge(emerged[keep], on=CELL, how="left")
+    table = table.merge(emerged[keep], on=TRAJECTORY, how="left")
     table["outcome"] = [_outcome(row) for row in table.to_dict("records")]
     return in_order(table[COLUMNS])
 
@@ -158,7 +159,7 @@ def _first_tokens(
         step, after = _held(steps, values, base, threshold, persistence)
         above = bool(values[-1] >= base + threshold * (1.0 - base) - 1e-12)
         rows.append([*_key(cell), step, after, math.isnan(step) and above])
-    return pd.DataFrame(rows, columns=[*CELL, "step", "after", "pending"])
+    return pd.DataFrame(rows, columns=[*TRAJECTORY, "step", "after", "pending"])
 
 
 def _outcome(row: Mapping[Any, Any]) -> str:

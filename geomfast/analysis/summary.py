@@ -13,8 +13,9 @@ from geomfast.analysis.events import emergence
 from geomfast.analysis.hessian import hessian, hessian_summary
 from geomfast.analysis.intervals import mean_over_seeds
 from geomfast.analysis.llc import llc_summary
+from geomfast.analysis.others import other_measures, other_summary
 from geomfast.analysis.topdown import top_down, top_down_summary
-from geomfast.analysis.trajectories import CELL, in_order
+from geomfast.analysis.trajectories import TRAJECTORY, in_order
 from geomfast.analysis.truncation import truncation, truncation_summary
 
 #: Exact-match accuracy from which a task-level counts as solved.
@@ -37,15 +38,13 @@ def cells(
         ``final_logprob``; NaN where a measure is missing.
     """
     table = collapse(records, layer=layer).drop(columns=["layer", "checkpoints"])
-    accuracy = emergence(records, chance=chance).rename(
-        columns={"step": "emerged_step", "final": "final_accuracy", "best": "best_accuracy"}
-    )
-    logprob = emergence(records, measure="answer_logprob", chance=chance).rename(
-        columns={"step": "logprob_step", "final": "final_logprob"}
-    )
-    accuracy = accuracy.drop(columns=["after", "checkpoints"])
-    table = table.merge(accuracy, on=CELL, how="outer")
-    table = table.merge(logprob[[*CELL, "logprob_step", "final_logprob"]], on=CELL, how="outer")
+    names = {"step": "emerged_step", "final": "final_accuracy", "best": "best_accuracy"}
+    accuracy = emergence(records, chance=chance).rename(columns=names)
+    names = {"step": "logprob_step", "final": "final_logprob"}
+    logprob = emergence(records, measure="answer_logprob", chance=chance)
+    logprob = logprob[[*TRAJECTORY, *names]].rename(columns=names)
+    for one in (accuracy.drop(columns=["after", "checkpoints"]), logprob):
+        table = table.merge(one, on=TRAJECTORY, how="outer")
     for flag in ("collapsed", "recovered", "exceeded", "pending"):
         table[flag] = table[flag].eq(True)
     return in_order(table)
@@ -66,13 +65,9 @@ def mod_floor(table: pd.DataFrame, *, level: int = 1) -> dict[str, Any]:
     rows = table[(table["task"] == "MOD") & (table["level"] == level) & table["floor"].notna()]
     found = mean_over_seeds(rows["floor"].to_numpy(dtype=float), rows["scale"].tolist())
     by_scale = rows.groupby("scale", sort=False)["floor"].mean()
-    return {
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "n": len(rows),
-        "by_scale": {str(scale): float(value) for scale, value in by_scale.items()},
-    }
+    each = {str(scale): float(value) for scale, value in by_scale.items()}
+    interval = {"value": found.value, "low": found.low, "high": found.high}
+    return interval | {"n": len(rows), "by_scale": each}
 
 
 def summarise(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
@@ -92,9 +87,7 @@ def summarise(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
     by_task = top_down(records, by_task=True)
     return {
         "runs": int(records["run"].nunique()),
-        "task_levels": int(
-            records.loc[records["level"] > 0, ["task", "level"]].drop_duplicates().shape[0]
-        ),
+        "task_levels": len(records.loc[records["level"] > 0, ["task", "level"]].drop_duplicates()),
         "checkpoints": int(records.groupby("run")["step"].nunique().max()),
         "last_step": int(records["step"].max()),
         "mod_floor": mod_floor(table),
@@ -113,6 +106,7 @@ def summarise(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
         "truncation": truncation_summary(truncation(records)),
         "hessian": hessian_summary(hessian(records)),
         "llc": llc_summary(records),
+        "measures": other_summary(other_measures(records)),
     }
 
 

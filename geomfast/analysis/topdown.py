@@ -8,7 +8,6 @@ are common: two layers that cross between the same two checkpoints are tied and 
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from functools import cache, lru_cache
@@ -21,7 +20,7 @@ from scipy import stats
 from geomfast.analysis.collapse import MIN_DEPTH, half_collapse
 from geomfast.analysis.intervals import wilson
 from geomfast.analysis.remember import once
-from geomfast.analysis.trajectories import CELL, in_order
+from geomfast.analysis.trajectories import TRAJECTORY, in_order
 from geomfast.records import FINAL, layer_depth
 
 #: All orders of the layers are tried up to this many; beyond it they are drawn.
@@ -76,12 +75,9 @@ def top_down(
     rows = []
     for cell, table in _half_step_tables(halves, by_task):
         complete = table[~np.isnan(table).any(axis=1)]
-        if len(complete):
-            rows.append(cell | _order(np.median(complete, axis=0), seed))
-        else:
-            rows.append(cell | _order(table[0], seed))
-    columns = [*CELL, *COLUMNS]
-    return in_order(pd.DataFrame(rows, columns=columns))
+        halves_of = np.median(complete, axis=0) if len(complete) else table[0]
+        rows.append(cell | _order(halves_of, seed))
+    return in_order(pd.DataFrame(rows, columns=[*TRAJECTORY, *COLUMNS]))
 
 
 def top_down_summary(table: pd.DataFrame, *, min_blocks: int = 2, seed: int = 0) -> dict[str, Any]:
@@ -126,7 +122,7 @@ def top_down_summary(table: pd.DataFrame, *, min_blocks: int = 2, seed: int = 0)
 def _half_step_tables(halves: pd.DataFrame, by_task: bool):
     """Per run and task (and level): the cell, and half-steps as (levels, blocks)."""
     blocks = halves[halves["layer"] != FINAL]
-    names = [name for name in CELL if not (by_task and name == "level")]
+    names = [name for name in TRAJECTORY if not (by_task and name == "level")]
     # Arrays: a table of a thousand cells would spend its time in pandas' own.
     groups = blocks.groupby(names, sort=False).ngroup().to_numpy()
     order = np.argsort(groups, kind="stable")
@@ -150,12 +146,8 @@ def _order(halves: np.ndarray, seed: int) -> dict[str, Any]:
         "blocks": len(halves),
         "collapsed_blocks": known,
         "verdict": NO_COLLAPSE if len(halves) > 1 else TOO_FEW,
-        "top_down": False,
-        "strict": False,
-        "weak": False,
-        "tau_b": math.nan,
-        "spearman": math.nan,
-        "p_value": math.nan,
+        **dict.fromkeys(("top_down", "strict", "weak"), False),
+        **dict.fromkeys(("tau_b", "spearman", "p_value"), math.nan),
         "half_steps": tuple(float(h) for h in halves),
     }
     if len(halves) < 2 or known < len(halves):
@@ -178,7 +170,7 @@ def _order(halves: np.ndarray, seed: int) -> dict[str, Any]:
     return result
 
 
-@functools.lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)
 def _correlations(halves: tuple[float, ...]) -> tuple[float, float]:
     """Kendall's tau-b and Spearman's correlation of half-steps with depth; many cells have both."""
     depth = np.arange(len(halves))

@@ -13,10 +13,10 @@ from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TASK_NAMES
 from geomfast.testbed.tasks.names import task_level
 
-#: The columns that name one cell: one task-level of one run.
-CELL = ["run", "scale", "seed", "task", "level"]
+#: The columns that name one trajectory, of a measure without layers: one task-level of one run.
+TRAJECTORY = ["run", "scale", "seed", "task", "level"]
 #: The columns that name one value.
-KEY = [*CELL, "layer", "step", "measure"]
+KEY = [*TRAJECTORY, "layer", "step", "measure"]
 #: Steps up to which :func:`log_steps` is nearly linear: a logarithm alone would give the first
 #: few steps, in which next to nothing happens, as much room as the collapse.
 NEARLY_LINEAR = 8.0
@@ -91,7 +91,7 @@ def trajectories(
     Yields:
         The cell and layer as a dict, the steps (ascending, int64) and the values (float64).
     """
-    names = [*CELL, "layer"]
+    names = [*TRAJECTORY, "layer"]
     rows = select(records, measure, layer)
     steps, values = rows["step"].to_numpy(), rows["value"].to_numpy(dtype=float)
     for key, at in stretches(rows, names):

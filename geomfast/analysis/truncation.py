@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.trajectories import CELL, in_order, select
+from geomfast.analysis.courses import by_trajectory
+from geomfast.analysis.trajectories import TRAJECTORY, in_order, select
 from geomfast.measures import Need, measures, needing
 from geomfast.measures.kinds.gradient_ranks import FIRST
 
@@ -32,24 +33,15 @@ def truncation(records: pd.DataFrame) -> pd.DataFrame:
     """
     found = []
     for measure in MEASURES:
-        key = [*CELL, "step"]
+        key = [*TRAJECTORY, "step"]
         exact = select(records, measure)[[*key, "value"]]
         first = select(records, measure + FIRST)[[*key, "value"]]
         both = exact.merge(first, on=key, suffixes=("_exact", "_first"))
-        for cell, rows in both.groupby(CELL, sort=False):
+        for cell, rows in by_trajectory(both):
             whole, part = rows["value_exact"].to_numpy(), rows["value_first"].to_numpy()
-            found.append(
-                dict(zip(CELL, cell, strict=True))
-                | {
-                    "measure": measure,
-                    "checkpoints": len(rows),
-                    "exact": float(whole[-1]),
-                    "first": float(part[-1]),
-                    "ratio": float(np.median(part / whole)),
-                    "correlation": _spearman(whole, part),
-                }
-            )
-    columns = [*CELL, "measure", "checkpoints", "exact", "first", "ratio", "correlation"]
+            row = (measure, len(rows), whole[-1], part[-1], np.median(part / whole))
+            found.append([*cell.values(), *row, _spearman(whole, part)])
+    columns = [*TRAJECTORY, "measure", "checkpoints", "exact", "first", "ratio", "correlation"]
     return in_order(pd.DataFrame(found, columns=columns))
 
 

@@ -207,7 +207,7 @@ def _slug(found: dict[str, Any]) -> str:
 def _drawn(found: dict[str, Any], place: Path, required: bool) -> str | None:
     """Draws the picture; returns where it is, None where the packages for it are not there."""
     from geomfast.report.calibration import calibration_figure
-    from geomfast.report.style import MissingExtra
+    from geomfast.report.extras import MissingExtra
 
     try:
         drawn = calibration_figure(found)

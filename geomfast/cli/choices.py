@@ -20,12 +20,6 @@ MOST_SEEDS = 100_000
 LARGEST_SEED = 2**32 - 1
 
 
-class Refused(click.ClickException):
-    """A file, folder or name that is not used: bad usage, of which no option is to blame."""
-
-    exit_code = 2
-
-
 class Finite(click.FloatRange):
     """A number in a range, as click's own, which lets NaN through and infinity in."""
 

@@ -9,22 +9,51 @@ from typing import Any
 # Its OpenMP reads this when it is loaded, so it stands before every import.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
+import importlib
+
 import click
 
 import geomfast
-from geomfast.cli.calibrate import calibrate_llc
-from geomfast.cli.choices import Refused
-from geomfast.cli.doctor import doctor
-from geomfast.cli.measure import measure
-from geomfast.cli.measures import measures
-from geomfast.cli.population import population
-from geomfast.cli.report import report
-from geomfast.cli.sweep import sweep
+from geomfast.cli.refused import Refused
 from geomfast.files import FileError, printable
+
+#: The module of each command, and what the list of commands says of it: a list that had to import
+#: them all would wait seconds for statistics and figures.
+COMMANDS = {
+    "sweep": ("sweep", "Train and measure a grid of runs; resumes where it was left."),
+    "population": (
+        "population",
+        "Hundreds of seeds of every scale, trained as one; resumes where it was left.",
+    ),
+    "measure": (
+        "measure",
+        "Measure checkpoints that are there already; resumes where it was left.",
+    ),
+    "measures": ("measures", "What can be measured, what it needs, costs, and its settings."),
+    "report": ("report", "Tables, figures and one HTML page from the records of a sweep."),
+    "calibrate-llc": ("calibrate", "Step size and localization for a sweep's llc."),
+    "doctor": ("doctor", "Devices, compilers, backends, and a self-test of every kernel."),
+}
 
 
 class Explained(click.Group):
     """A group whose commands say in one line which file or name they do not use, and why."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command by its name, which is imported here."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"geomfast.cli.{COMMANDS[cmd_name][0]}")
+        return getattr(module, cmd_name.replace("-", "_"))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands in the help, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
     def invoke(self, ctx: click.Context) -> Any:
         """As of every group."""
@@ -58,14 +87,6 @@ def main() -> None:
     geomfast report out/demo                  tables, figures and one HTML page
     """
 
-
-main.add_command(sweep)
-main.add_command(population)
-main.add_command(measure)
-main.add_command(measures)
-main.add_command(report)
-main.add_command(calibrate_llc)
-main.add_command(doctor)
 
 if __name__ == "__main__":
     main()

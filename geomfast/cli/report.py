@@ -12,7 +12,8 @@ import click
 from rich.console import Console
 
 from geomfast.analysis.paper import REFERENCES
-from geomfast.cli.choices import Place, Refused
+from geomfast.cli.choices import Place
+from geomfast.cli.refused import Refused
 from geomfast.files import FileError, printable
 from geomfast.machine import usable_cores
 from geomfast.records import RecordsError
@@ -86,7 +87,7 @@ def report(
         raise click.BadParameter(f"{success} is not a score", param_hint="--success")
     # Only now, so that --help does not wait for the packages of the report.
     from geomfast.report import MissingExtra, build, claims, population, tables
-    from geomfast.report.found import TRACKER
+    from geomfast.report.data import TRACKER
 
     waiting = Console(stderr=True)
     try:

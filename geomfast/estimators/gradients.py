@@ -53,15 +53,15 @@ def gradient_gram(
         model: any module. Its mode, gradients and parameters stay as they are.
         loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample.
         batch: any nest of tensors with N >= 2 samples along their first dimension; a list of
-            tensors is one batch. Of a DataLoader, or another iterable of batches, all samples.
+            tensors is one batch. A DataLoader, or another iterable of batches: all its samples.
         center: subtract the mean gradient first: H K H with H = I - 11^T / N.
         params: names of parameters, with shell wildcards; those that begin with "!" are left out.
             A number n for the first n entries in the order of `model.named_parameters()` (the paper
             used 50,000); None for all that require gradients.
         per_layer: return a dictionary of parameter name -> Gram matrix instead of their sum.
-        check: see on some of the samples, 16 or a few more, that their losses and gradients do not
-            depend on the others.
-        max_memory: bytes for temporaries of the products.
+        check: whether to test on some of the samples, 16 or a few more, that their losses and
+            gradients do not depend on the others.
+        max_memory: bytes that temporaries of the products may take.
 
     Returns:
         (N, N) float64 on the CPU or GPU of the losses, in squared units of the gradients; a
@@ -127,7 +127,7 @@ def gradient_covariance_rank(
     *,
     params: Iterable[str] | int | None = None,
 ) -> float:
-    """Effective rank of the covariance of per-sample gradients: as Fisher, less their mean.
+    """Effective rank of the covariance of per-sample gradients: the Fisher rank without their mean.
 
     Args:
         model, loss_fn, batch, params: as in `gradient_gram`.

@@ -78,20 +78,20 @@ def hessian_top_eigenvalues(
         loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample.
         data: one batch (a tensor, or a tuple, list or mapping of tensors), or an iterable of
             batches, which count by their samples.
-        k: how many; of each end for "both". Equal eigenvalues are found as often as they come:
-            of more than one it is confirmed that none is missing, for about half as many products
-            again (see `curvature.lanczos.eigenpairs`).
+        k: number of eigenvalues; of each end for "both". Equal eigenvalues are found as often as
+            they occur: of more than one it is confirmed that none is missing, for about half as
+            many products again (see `curvature.lanczos.eigenpairs`).
         tol: an eigenvalue has converged when its residual |H v - value v| is at most `tol` times
             its absolute value.
-        max_iterations: products at most, k or more.
-        seed: of the noise in the first vector, which is otherwise the gradient: it lies mostly in
-            the span of the largest eigenvectors (Gur-Ari et al. 2018, arXiv:1812.04754).
+        max_iterations: largest number of products, k or more.
+        seed: seed of the noise in the first vector, which is otherwise the gradient: it lies mostly
+            in the span of the largest eigenvectors (Gur-Ari et al. 2018, arXiv:1812.04754).
         ends: "largest", "smallest", "both" or "magnitude" (largest absolute values).
         matrix: "hessian", or "gauss-newton" for its part without the curvature of the model.
         params: names of parameters, with shell wildcards; those that begin with "!" are left out.
             None for all that require gradients.
-        per_layer: of the diagonal block of every layer instead, as a dictionary of module name
-            -> result. A layer's parameters are those that its module itself holds.
+        per_layer: whether to return eigenvalues of every layer's diagonal block instead, as a
+            dictionary of module name -> result. A layer has the parameters of its module alone.
         start: (P,) or (m, P), vectors near the wanted ones, from an earlier checkpoint say, in
             place of the gradient.
 
@@ -171,8 +171,8 @@ def hessian_trace(
 
     Args:
         model, loss_fn, data, matrix, params: as in `hessian_top_eigenvalues`.
-        probes: products to spend, 6 or more.
-        seed: of the random signs.
+        probes: number of products, 6 or more.
+        seed: seed of the random signs.
 
     Returns:
         `mean`, `stderr` (its standard error, for few probes widened until mean +- 2 stderr holds
@@ -212,9 +212,9 @@ def hessian_density(
 
     Args:
         model, loss_fn, data, matrix, params: as in `hessian_top_eigenvalues`.
-        probes: random starts.
-        iterations: products of each.
-        seed: of the starts.
+        probes: number of random starts.
+        iterations: products of each start.
+        seed: seed of the starts.
         width: standard deviation of the Gaussian that smooths, in units of eigenvalues; None for
             a hundredth of their span.
 

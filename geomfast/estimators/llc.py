@@ -82,19 +82,19 @@ def llc(
             data-refined coefficient.
         lr: step size. Lower it where the verdict says so; `geomfast calibrate-llc` looks for one.
         nbeta: inverse temperature times number of samples; None for n / log n.
-        localization: strength of the pull back to w0. It lowers the estimate where it, and not the
-            loss, keeps chains near; the verdict then says so.
-        chains: C, independent of each other.
-        draws: kept of each chain, one a step.
+        localization: strength of the pull back to w0. Where it, and not the loss, keeps the chains
+            near, it lowers the estimate, and the verdict says so.
+        chains: number C of independent chains.
+        draws: number of kept draws of each chain, one a step.
         burn_in: steps of each chain before the first draw that counts.
-        batch_size: of a minibatch, drawn anew at every step; None for all of the data.
+        batch_size: samples of a minibatch, drawn anew at every step; None for all of the data.
         preconditioner: "rmsprop", or an `RmsProp` with its own constants; None for none.
-        seed: of noise and minibatches.
+        seed: seed of noise and minibatches.
         params: names of parameters, with shell wildcards, that are sampled while the others stay:
             the weight-refined coefficient. None for all that require gradients.
-        common_batches: give all chains the same minibatches.
-        stacked: run chains as one program (True) or one after the other (False); None for what is
-            faster. The noise and the minibatches are the same.
+        common_batches: whether all chains get the same minibatches.
+        stacked: whether chains run as one program (True) or one after the other (False); None for
+            what is faster. The noise and the minibatches are the same.
         at_once: samples of a chain that go through the model together; fewer take less memory and
             give the same but for rounding, as the gradients of a minibatch add up. None for a
             minibatch, or batch, as it is.

@@ -76,11 +76,12 @@ def probe_accuracy(
         groups: (N,) integers: samples of one input, of which there may be several, share one.
             Without groups, a memory of inputs seen in training counts as reading the label. None
             for a group of its own for each sample.
-        folds: of the outer and, less one, of the inner cross-validation; 3 or more, and fewer where
-            there are fewer groups. Groups are shared out in random order but the largest first,
-            each to the fold that has the fewest samples.
-        penalties: tried, each positive, in units of the mean squared length of the centred samples.
-        seed: of that order.
+        folds: number of folds of the outer cross-validation, and one more than of the inner; 3 or
+            more, and fewer where there are fewer groups. Groups go in random order, but the largest
+            first, each to the fold that has the fewest samples.
+        penalties: ridge penalties to try, each positive, in units of the mean squared length of the
+            centred samples.
+        seed: seed of the random order of groups.
 
     Returns:
         `mean`, `stderr` and `majority`: see `ProbeAccuracy`.

@@ -17,7 +17,7 @@ def _check_samples(x: torch.Tensor) -> None:
 
 
 def backend(x: torch.Tensor) -> str:
-    """Name of the kernel backend that serves x here; records store it beside the value."""
+    """Name of the kernel backend that computes spectra of x; records store it beside the value."""
     return spectra.backend_for(x)
 
 
@@ -59,14 +59,14 @@ def rankme(x: torch.Tensor, *, center: bool = False, eps: float = 0.0) -> torch.
     Args:
         x: (..., N, d) activations as in `singular_values`.
         center: subtract the mean over the N samples first, in float64.
-        eps: added to every p, >= 0.
+        eps: a number >= 0 that is added to every share p.
 
     Returns:
         (...) float64, between 1 and min(N, d) for eps = 0; 0.0 for a matrix of zeros.
 
     Raises:
-        TypeError: x is not a floating-point tensor; center no truth value, eps no number.
-        ValueError: as in `singular_values`; eps is negative or not finite.
+        TypeError: x is not a floating-point tensor; center is not a bool, or eps not a number.
+        ValueError: x as in `singular_values`; eps is negative or not finite.
 
     Example:
         >>> rankme(torch.eye(5))

@@ -7,13 +7,21 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis import hessian, llc, reference, summarise, top_down, truncation
+from geomfast.analysis import (
+    hessian,
+    llc,
+    other_measures,
+    reference,
+    summarise,
+    top_down,
+    truncation,
+)
 from geomfast.analysis.remember import remembering
 from geomfast.report import claims, compare, drawing, page, tables, tracked
-from geomfast.report.found import read
+from geomfast.report.data import read
+from geomfast.report.extras import need
 from geomfast.report.place import MARK, place_of_folder
 from geomfast.report.settings import shown_settings
-from geomfast.report.style import need
 
 
 @remembering()
@@ -51,11 +59,11 @@ def build(
 
     Returns:
         ``generator``, ``name``, ``notes`` (what was left out, and why), ``against``, ``paper``,
-        ``claims``, ``settings``, ``summary``, ``lines`` (label, value and
-        remark of the key numbers), ``cells``, ``top_down``, ``gradient_ranks``, ``hessian`` and
-        ``llc`` (rows) and ``compare`` (None, or what was found of the other sweep) as plain JSON
-        values, as in report.json, and ``paths`` (``html``, ``json``, ``figures``,
-        ``tables``).
+        ``claims``, ``settings``, ``summary``, ``lines`` (label, value and remark of the key
+        numbers), ``cells``, ``top_down``, ``gradient_ranks``, ``hessian``, ``llc`` and ``measures``
+        (rows; of measures without a table of their own) and ``compare`` (None, or what was found
+        of the other sweep) as plain JSON values, as in report.json, and ``paths`` (``html``,
+        ``json``, ``figures``, ``tables``).
 
     Raises:
         FileNotFoundError: no such folder, or no records in it.
@@ -80,22 +88,13 @@ def build(
     records = found.records
     summary = summarise(records, found.cells)
     orders = top_down(records)
-    extra = {
-        "gradient_ranks": truncation(records),
-        "hessian": hessian(records),
-        "llc": llc(records),
-    }
+    extra = {"gradient_ranks": truncation(records), "hessian": hessian(records)}
+    extra |= {"llc": llc(records), "measures": other_measures(records)}
     live = found.tracked and other is None
     lines = tracked.lines(found) if live else tables.summary_lines(summary)
 
-    drawn = drawing.draw_all(
-        out / "figures",
-        found,
-        other,
-        every_run=every_run,
-        write=place.write,
-        processes=processes,
-    )
+    look = {"every_run": every_run, "write": place.write, "processes": processes}
+    drawn = drawing.draw_all(out / "figures", found, other, **look)
     written = claims.write(out / "tables", found.claims, place.write)
     kept = {"cells": found.cells, "top_down": _flat(orders)} | extra
     if other is not None:
@@ -129,13 +128,7 @@ def build(
         }
     )
     place.write(out / "report.json", tables.json_bytes(result))
-    result["paths"] = {
-        "html": str(place.html),
-        "json": str(out / "report.json"),
-        "figures": [str(path) for path in drawn.paths],
-        "tables": [str(path) for path in written],
-    }
-    return result
+    return result | {"paths": drawn.result_paths(place.html, out, written)}
 
 
 def _flat(orders: pd.DataFrame) -> pd.DataFrame:

@@ -7,22 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from geomfast.report.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    VERMILLION,
-    canvas,
-    head,
-    need,
-    styled,
-)
+from geomfast.report.colours import BLACK, BLUE, DASHED, GREY, LINES, SOFT, VERMILLION
+from geomfast.report.extras import need
+from geomfast.report.style import canvas, handle, head, styled
 from geomfast.testbed.tasks.names import task_level
 
-_LINES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, BLACK)
 #: Steps of a trace are averaged to about as many points.
 _POINTS = 50
 
@@ -57,15 +46,14 @@ def calibration_figure(found: dict[str, Any]) -> Any:
         axes.set_title(f"lr {_short(lr)}", loc="left")
     for axes in grid[-1]:
         axes.set_xlabel("step of a chain")
+    for axes in grid.flat:
+        axes.spines["right"].set_visible(True)
     _below(figure, trials, pulls)
     name = f"{found['run']}, step {found['step']}, {task_level(found['task'], found['level'])}"
     text = f"{name}; nbeta (loss - loss at the weights) along each chain, grey: burn-in"
-    head(figure, "Settings for the local learning coefficient", text, 0.95)
     best = "recommended: framed" if found["recommended"] else "none is recommended"
-    figure.text(
-        0.95 / width, 1 - 0.62 / height, f"blue: converged; {best}", va="top", fontsize=9,
-        color="#4b5563",
-    )  # fmt: skip
+    title, more = "Settings for the local learning coefficient", f"blue: converged; {best}"
+    head(figure, title, text, 0.95, more=more)
     return figure
 
 
@@ -120,7 +108,7 @@ def _below(figure: Any, trials: list[dict[str, Any]], pulls: list[float]) -> Non
         axes = figure.add_axes((left, 0.95 / height, share / width, 1.45 / height))
         for line, pull in enumerate(pulls):
             row = [t for t in trials if t["localization"] == pull and not math.isnan(t["mean"])]
-            _by_lr(axes, name, row, _LINES[line % len(_LINES)])
+            _by_lr(axes, name, row, LINES[line % len(LINES)])
         axes.set_xscale("log")
         axes.set_xticks(*_lr_ticks(trials), minor=False)
         axes.minorticks_off()
@@ -128,15 +116,13 @@ def _below(figure: Any, trials: list[dict[str, Any]], pulls: list[float]) -> Non
         axes.set_title(label, loc="left")
         axes.spines["right"].set_visible(False)
         _scale(axes, name)
-    Line2D = need("matplotlib.lines").Line2D
     handles = [
-        Line2D([], [], color=_LINES[line % len(_LINES)], label=f"localization {pull:g}")
+        handle(f"localization {pull:g}", color=LINES[line % len(LINES)])
         for line, pull in enumerate(pulls)
     ]
     figure.legend(handles=handles, loc="lower center", ncols=min(len(pulls), 6), frameon=False)
-    figure.text(
-        0.95 / width, 0.36 / height, "filled: converged, hollow: not", fontsize=8, color="#4b5563"
-    )
+    text = "filled: converged, hollow: not"
+    figure.text(0.95 / width, 0.36 / height, text, fontsize=8, color=SOFT)
 
 
 def _by_lr(axes: Any, name: str, row: list[dict[str, Any]], colour: str) -> None:
@@ -172,7 +158,7 @@ def _scale(axes: Any, name: str) -> None:
         axes.set_ylim(0.01, 1)
         axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, decimals=0))
         axes.yaxis.set_minor_formatter(ticker.NullFormatter())
-        axes.axhline(0.1, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)))
+        axes.axhline(0.1, color=GREY, linewidth=0.8, linestyle=DASHED)
     else:
         axes.set_ylim(0, 1)
 

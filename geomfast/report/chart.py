@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from geomfast.records import FINAL
+from geomfast.report.colours import COLOUR, layer_looks
 from geomfast.report.curves import curves
-from geomfast.report.style import COLOUR, block_colour
 from geomfast.report.tables import plain
 from geomfast.testbed.tasks.names import task_level
 
@@ -58,15 +58,11 @@ def _layers(
     layers: dict[str, tuple[np.ndarray, np.ndarray]], place: dict[int, int]
 ) -> list[dict[str, Any]]:
     """Name, colour and values of every layer of one task-level."""
-    blocks = [label for label in layers if label != FINAL]
-    found = []
-    for label, (at, values) in layers.items():
-        colour = COLOUR["rankme"]
-        if label != FINAL:
-            rgb = block_colour(blocks.index(label), len(blocks))
-            colour = "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
-        found.append({"name": label, "colour": colour, "values": _aligned(at, values, place)})
-    return found
+    looks = layer_looks(layers)
+    return [
+        {"name": label, "colour": looks[label][1], "values": _aligned(at, values, place)}
+        for label, (at, values) in layers.items()
+    ]
 
 
 def _aligned(at: np.ndarray, values: np.ndarray, place: dict[int, int]) -> list[float | None]:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from geomfast.report import claims as claim_texts
-from geomfast.report.found import Found
+from geomfast.report.data import ReportData
 from geomfast.report.settings import differences
 from geomfast.report.tables import plain
 
@@ -15,13 +15,13 @@ from geomfast.report.tables import plain
 COMPARED = ("floor", "floor_step", "emerged_step", "final_accuracy")
 
 
-def scale_pairs(ours: Found, other: Found) -> list[tuple[str, str]]:
+def scale_pairs(ours: ReportData, other: ReportData) -> list[tuple[str, str]]:
     """Scales to set beside each other: those in both; where there is none, the largest of each."""
     both = [scale for scale in ours.scales if scale in other.scales]
     return [(scale, scale) for scale in both] or [(ours.scales[-1], other.scales[-1])]
 
 
-def side_by_side(ours: Found, other: Found) -> pd.DataFrame:
+def side_by_side(ours: ReportData, other: ReportData) -> pd.DataFrame:
     """Every task-level of two sweeps, medians over seeds.
 
     Returns:
@@ -46,7 +46,7 @@ def side_by_side(ours: Found, other: Found) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)[columns]
 
 
-def claims_table(ours: Found, other: Found) -> pd.DataFrame:
+def claims_table(ours: ReportData, other: ReportData) -> pd.DataFrame:
     """Both sweeps' claims, a row each: ``verdict``, ``value``, ``low`` and ``high`` of either."""
     theirs = {claim.name: claim for claim in other.claims}
     names = ("verdict", "value", "low", "high", "measured", "reason")
@@ -59,7 +59,7 @@ def claims_table(ours: Found, other: Found) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def as_json(ours: Found, other: Found) -> dict[str, Any]:
+def as_json(ours: ReportData, other: ReportData) -> dict[str, Any]:
     """What report.json holds of a comparison."""
     rows = differences(ours.settings, other.settings)
     return plain(

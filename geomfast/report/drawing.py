@@ -8,7 +8,7 @@ import io
 import itertools
 import multiprocessing
 import re
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -21,11 +21,12 @@ import pandas as pd
 from geomfast.files import write_atomically
 from geomfast.report import figures
 from geomfast.report.compare import scale_pairs
+from geomfast.report.data import ReportData
+from geomfast.report.extras import need
 from geomfast.report.figures import Picture
-from geomfast.report.found import Found
 from geomfast.report.names import one_line, slugs
 from geomfast.report.settings import taken_how, tracked_how
-from geomfast.report.style import RC, need
+from geomfast.report.style import RC
 from geomfast.report.tables import Write
 from geomfast.runs.executors.orphans import end_with_parent
 
@@ -93,11 +94,17 @@ class Drawn:
     notes: list[str] = field(default_factory=list)
     write: Write = write_atomically
 
+    def result_paths(self, html: Path, out: Path, tables: Iterable[Path]) -> dict[str, Any]:
+        """Where the parts of a report are, as its result says it."""
+        found: dict[str, Any] = {"html": str(html), "json": str(out / "report.json")}
+        named = {"figures": self.paths, "tables": tables}
+        return found | {name: [str(path) for path in paths] for name, paths in named.items()}
+
 
 def draw_all(
     folder: Path,
-    found: Found,
-    other: Found | None,
+    found: ReportData,
+    other: ReportData | None,
     *,
     every_run: bool,
     write: Write = write_atomically,
@@ -130,7 +137,7 @@ def draw_all(
         of_runs = mapped(_of_run, jobs)
         for picture in figures.TRACKED_OVERVIEW if live else figures.OVERVIEW:
             with _no_garbage():
-                figure = picture.draw(found) if _of(picture, there) else None
+                figure = picture.draw(found) if has_data(picture, there) else None
                 if figure is not None:
                     caption = taken_how(found.records, found.settings, picture.measures)
                     drawn.overview.append(keep(drawn, [folder], finished(picture, figure, caption)))
@@ -189,7 +196,7 @@ def _of_run(
     run, rows, table, settings, live, there = job
     drawn = []
     for picture in figures.TRACKED if live else figures.FIGURES:
-        figure = picture.draw(rows, table) if _of(picture, there) else None
+        figure = picture.draw(rows, table) if has_data(picture, there) else None
         if figure is None:
             continue
         caption = taken_how(rows, settings, picture.measures)
@@ -199,17 +206,17 @@ def _of_run(
     return drawn
 
 
-def run_folders(found: Found) -> dict[str, str]:
+def run_folders(found: ReportData) -> dict[str, str]:
     """Names of the folders of the figures of each run."""
     return slugs(found.runs)
 
 
-def _of(picture: Picture, there: Container[str]) -> bool:
+def has_data(picture: Picture, there: Container[str]) -> bool:
     """Whether any of the measures that a picture shows is there."""
     return not picture.measures or any(name in there for name in picture.measures)
 
 
-def _draw_both(drawn: Drawn, folder: Path, found: Found, other: Found) -> None:
+def _draw_both(drawn: Drawn, folder: Path, found: ReportData, other: ReportData) -> None:
     """Figures of two sweeps, one of every kind for each pair of scales."""
     pairs = scale_pairs(found, other)
     places = slugs("-".join(dict.fromkeys(scales)) for scales in pairs)

@@ -12,11 +12,11 @@ import pandas as pd
 from geomfast.files import printable
 from geomfast.report import claims, tables
 from geomfast.report.chart import chart_data, script_json
+from geomfast.report.data import ReportData
 from geomfast.report.drawing import Drawn, OnPage, run_folders
-from geomfast.report.found import Found
+from geomfast.report.extras import need
 from geomfast.report.place import MARK
 from geomfast.report.settings import calls, differences, shown_settings
-from geomfast.report.style import need
 from geomfast.testbed.tasks.names import task_level
 
 #: How large figures are shown; the widest then just fill the page.
@@ -26,8 +26,8 @@ _TRAJECTORIES = ("initial", "final_accuracy", "final_logprob")
 
 
 def render(
-    found: Found,
-    other: Found | None,
+    found: ReportData,
+    other: ReportData | None,
     lines: list[tuple[str, str, str]],
     drawn: Drawn,
     version: str,
@@ -53,12 +53,8 @@ def render(
     return template("page.html.j2").render(
         title=_title(found),
         sweeps=[
-            {
-                "name": sweep.name,
-                "runs": _runs_line(sweep),
-                "tally": claims.tally(judged[sweep.name]),
-            }
-            for sweep in sweeps
+            {"name": x.name, "runs": _runs_line(x), "tally": claims.tally(judged[x.name])}
+            for x in sweeps
         ],
         claims=_claims(judged, version),
         marks=claims.MARKS,
@@ -104,13 +100,13 @@ def template(name: str) -> Any:
     return environment.get_template(name, globals={"generator": MARK})
 
 
-def _title(found: Found) -> str:
+def _title(found: ReportData) -> str:
     presets = [str(call.get("preset", "")) for call in calls(found.settings)]
     name = f"geomfast: {', '.join(found.scales)}"
     return name + (f" ({presets[0]} preset)" if any(presets[:1]) else "")
 
 
-def _runs_line(found: Found) -> str:
+def _runs_line(found: ReportData) -> str:
     steps = found.records.groupby("run")["step"]
     seeds = ", ".join(str(seed) for seed in sorted(set(found.cells["seed"])))
     return (

@@ -16,8 +16,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from geomfast.analysis.others import others, value_columns
 from geomfast.files import write_atomically
 from geomfast.report.names import in_spreadsheet, in_terminal
+from geomfast.report.panels import spec_texts
 from geomfast.testbed.tasks.names import task_level
 
 #: Heading in the terminal, heading on the page, and column of :func:`geomfast.analysis.cells`.
@@ -25,7 +27,7 @@ COLLAPSE = (
     ("initial", "initial", "initial"),
     ("floor", "floor", "floor"),
     ("at", "floor at step", "floor_step"),
-    ("regained", "half regained at step", "recovery_step"),
+    ("recovered", "half recovered at step", "recovery_step"),
     ("above", "above initial at step", "exceeded_step"),
     ("final", "final", "final"),
     ("emerged", "emerged at step", "emerged_step"),
@@ -182,7 +184,7 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     orders = summary["top_down_task_levels"]
     lines = [
         ("Floors below the initial value", share("collapsed"), "however little"),
-        ("Later rise above the floor", share("recovered"), "half of the loss regained and held"),
+        ("Later rise above the floor", share("recovered"), "half of the loss recovered and held"),
         ("Later rise above the initial value", share("exceeded"), "held"),
         ("Accuracy of 95% or more", share("solved"), "at the last checkpoint"),
         ("Floor before emergence", share("floor_before_emergence"), "of those with both"),
@@ -198,22 +200,30 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         if not math.isnan(found["correlation"]):
             remark += f"; correlation {found['correlation']:.2f}"
         lines.append((f"{name} rank, 50K / all", number(found["ratio"]), remark))
-    return lines + _hessian_lines(summary["hessian"]) + _llc_lines(summary["llc"])
+    lines += _course_lines(summary["hessian"]) + _llc_lines(summary["llc"])
+    return lines + _course_lines(summary["measures"])
 
 
 def _cells(n: int) -> str:
     return f"{n} cell{'s' * (n != 1)}"
 
 
-def _hessian_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    names = {"hessian_top": "Top eigenvalue", "hessian_trace": "Trace"}
+def _course_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """A line for every measure: the median over cells of its last value, and how it got there."""
+    names = {"hessian_top": "Top eigenvalue of the Hessian"}
+    names["hessian_trace"] = "Trace of the Hessian"
+    for spec in others():
+        label, _ = spec_texts(spec)
+        columns = value_columns(spec)
+        names |= {name: label + name.removeprefix(spec.name).replace("_", ", ") for name in columns}
     lines = []
     for measure, found in summary.items():
         remark = (
             f"median of {_cells(found['n'])} at the end; {number(found['initial'])} at first, "
             f"largest {number(found['largest'])} at step {step(found['largest_step'])}"
         )
-        lines.append((f"{names[measure]} of the Hessian", number(found["final"]), remark))
+        layer = f", {found['layer']}" if found.get("layer") else ""
+        lines.append((names[measure] + layer, number(found["final"]), remark))
     return lines
 
 

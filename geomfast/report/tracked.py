@@ -12,18 +12,18 @@ from geomfast.analysis.claim import NOT_ENOUGH
 from geomfast.report import claims, page, tables
 from geomfast.report.chart import script_json
 from geomfast.report.curves import samples_of
+from geomfast.report.data import ReportData
 from geomfast.report.drawing import Drawn
-from geomfast.report.found import Found
+from geomfast.report.extras import need
 from geomfast.report.panels import Line, Panel, panels
 from geomfast.report.settings import cadence, shown_settings
-from geomfast.report.style import need
 from geomfast.testbed.tasks.names import task_level
 
 #: Names of curves that are all of their panel, whose title says it.
 _IN_TITLE = ("eigenvalue", "trace", "LLC")
 
 
-def lines(found: Found) -> list[tuple[str, str, str]]:
+def lines(found: ReportData) -> list[tuple[str, str, str]]:
     """Label, value and remark of the key numbers: where every curve of the first run ended."""
     (first, *more) = found.runs
     suffix = f", {first}" if more else ""
@@ -37,7 +37,7 @@ def lines(found: Found) -> list[tuple[str, str, str]]:
     return shown
 
 
-def render(found: Found, drawn: Drawn, version: str) -> str:
+def render(found: ReportData, drawn: Drawn, version: str) -> str:
     """The page as text.
 
     Args:
@@ -70,7 +70,7 @@ def render(found: Found, drawn: Drawn, version: str) -> str:
     )
 
 
-def _head(found: Found, run: str, records: pd.DataFrame) -> str:
+def _head(found: ReportData, run: str, records: pd.DataFrame) -> str:
     cells = found.cells[found.cells["run"] == run]
     names = [task_level(t, v) for t, v in zip(cells["task"], cells["level"], strict=True)]
     samples = samples_of(records[records["level"] > 0])
@@ -129,15 +129,9 @@ def _chart(shown: list[Panel]) -> list[dict[str, Any]]:
             "unit": panel.unit,
             "log": panel.logarithmic,
             "lines": [
-                {
-                    "name": line.name,
-                    "steps": line.steps.astype(int).tolist(),
-                    "values": plain(line.values),
-                    "errors": None if np.isnan(line.errors).all() else plain(line.errors),
-                    "colour": line.colour,
-                    "width": line.width,
-                    "dashed": line.dashed,
-                }
+                {name: value for name, value in vars(line).items() if name != "layer"}
+                | {"steps": line.steps.astype(int).tolist(), "values": plain(line.values)}
+                | {"errors": None if np.isnan(line.errors).all() else plain(line.errors)}
                 for line in panel.lines
             ],
         }

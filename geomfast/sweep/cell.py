@@ -26,7 +26,6 @@ from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import KEEP, Cell, Settings, run_identity, train_settings
 from geomfast.sweep.rows import Probe, probes
 from geomfast.testbed.models.gpt import GPT
-from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.loop import Trainer
 from geomfast.testbed.training.schedule import checkpoint_steps
@@ -71,7 +70,7 @@ class Job:
         Batches are the same in every cell of a sweep, so training and the measures that go through
         the gradients cost about this many times a constant.
         """
-        return float(SCALES[self.cell.scale].parameters * self.settings.steps)
+        return float(self.cell.model.parameters * self.settings.steps)
 
     def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         """Train and measure it; see :func:`run`."""

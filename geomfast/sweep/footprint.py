@@ -13,7 +13,6 @@ from geomfast.sweep.eigenvectors import LARGEST_FILE
 from geomfast.sweep.plan import taken
 from geomfast.sweep.stacked_cells import StackedJob
 from geomfast.sweep.workload import batch_tokens, lengths, products
-from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training.stacking import member_bytes
 
 # Numbers kept for each token and block until the backward pass, in widths.
@@ -28,12 +27,12 @@ _RECORD, _PART = 15, 6000
 
 def state_bytes(job: Job) -> int:
     """Of a checkpoint that can be resumed from: weights and both moments of AdamW."""
-    return 12 * SCALES[job.cell.scale].parameters
+    return 12 * job.cell.model.parameters
 
 
 def eigenvector_bytes(job: Job) -> int:
     """Of what a search for top eigenvalues leaves for the next; 0 where that is too large."""
-    size = 4 * SCALES[job.cell.scale].parameters * len(job.cell.task_levels)
+    size = 4 * job.cell.model.parameters * len(job.cell.task_levels)
     return size if size <= LARGEST_FILE else 0
 
 
@@ -58,7 +57,7 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
         job: the run.
         measured: names of measures, of every checkpoint.
     """
-    scale, n, longest = SCALES[job.cell.scale], job.settings.samples, max(lengths(job))
+    scale, n, longest = job.cell.model, job.settings.samples, max(lengths(job))
     names = set().union(*measured)
     weights = 4 * scale.parameters
 
@@ -97,7 +96,7 @@ def group_bytes(group: StackedJob, member: int) -> int:
             all stay where they are.
     """
     first = group.members[0]
-    scale, tokens = SCALES[first.cell.scale], round(batch_tokens(first))
+    scale, tokens = first.cell.model, round(batch_tokens(first))
     program = group.at_once * member_bytes(scale, tokens)
     return member + len(group.members) * state_bytes(first) + program
 
@@ -112,7 +111,7 @@ def disk_bytes(job: Job, measured: Iterable[set[str]], states: int) -> int:
     """
     parts = list(measured)
     levels = len(job.cell.task_levels)
-    layers = (SCALES[job.cell.scale].layers + 1) * levels
+    layers = (job.cell.model.layers + 1) * levels
     by_layer = [name for name in measures() if spec_of(name).per_layer]
     values = {name: layers + (len(spec_of(name).columns) - 1) * levels for name in by_layer}
     rows = sum(values.get(name, 6 * levels) for names in parts for name in names)

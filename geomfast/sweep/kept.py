@@ -9,7 +9,6 @@ from geomfast.runs.errors import PlanError
 from geomfast.sweep.folder import read_folder
 from geomfast.sweep.plan import Cell, Settings
 from geomfast.testbed.models.gpt import GPT
-from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training.checkpoints import (
     CheckpointError,
     folder_name,
@@ -58,7 +57,7 @@ def load_kept(out: Path, run: str | None = None, step: int | None = None) -> Kep
         if not kept[run]:
             raise PlanError(f"no weights of {run} have been kept in {out}")
         step = kept[run][-1]
-    model = GPT(SCALES[cell.scale], cell.seed)
+    model = GPT(cell.model, cell.seed)
     if step > 0:
         if step not in kept[run]:
             there = ", ".join(map(str, (0, *kept[run])))

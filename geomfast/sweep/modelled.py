@@ -19,7 +19,7 @@ from geomfast.sweep.cell import Job
 from geomfast.sweep.pace import BLOCK
 from geomfast.sweep.plan import taken
 from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths, products
-from geomfast.testbed.models.scales import SCALES, Scale
+from geomfast.testbed.models.scales import Scale
 
 # Kernels of a pass, beside those of its blocks and of each block; counted by hand but for those of
 # a training step, which are 167 at nano in a profile.
@@ -80,7 +80,7 @@ class Modelled:
 
     def __init__(self, job: Job, on: Assumed):
         self.job, self.on = job, on
-        self.scale: Scale = SCALES[job.cell.scale]
+        self.scale: Scale = job.cell.model
         self.samples = job.settings.samples
         self.lengths = lengths(job)
 

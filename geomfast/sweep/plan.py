@@ -13,7 +13,7 @@ from geomfast.measures.spec import BEHAVIOUR, Need
 from geomfast.records import MIXTURE
 from geomfast.runs.errors import PlanError
 from geomfast.runs.settings_file import plain
-from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.models.scales import Scale, scale_for
 from geomfast.testbed.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
 from geomfast.testbed.training.settings import TrainSettings, peak_rate
 
@@ -67,6 +67,11 @@ class Cell:
     tasks: tuple[str, ...]
     levels: tuple[int, ...]
     run: str
+
+    @property
+    def model(self) -> Scale:
+        """What is trained: the scale, with rows for the tokens of its tasks."""
+        return scale_for(self.scale, self.tasks)
 
     @property
     def task_levels(self) -> list[TaskLevel]:
@@ -167,10 +172,16 @@ def train_settings(settings: Settings) -> TrainSettings:
     )
 
 
-def recipe(settings: Settings, scale: str) -> dict[str, Any]:
-    """How a scale is built and trained, defaults included, so that a later default shows."""
+def recipe(settings: Settings, scale: str, tasks: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """How a scale is built and trained, defaults included, so that a later default shows.
+
+    Args:
+        settings: the sweep's.
+        scale: name of the scale.
+        tasks: that a run is trained on; None for all of the sweep's.
+    """
     training = train_settings(settings)
-    recipe = {**asdict(SCALES[scale]), **asdict(training)}
+    recipe = {**asdict(scale_for(scale, tasks or settings.tasks)), **asdict(training)}
     return plain(recipe | {"learning_rate": peak_rate(training, scale)})
 
 
@@ -178,4 +189,4 @@ def run_identity(settings: Settings, cell: Cell) -> dict[str, Any]:
     """What names a run's computation: its recipe, its seed and what it is trained on."""
     cell_fields = plain(asdict(cell))
     del cell_fields["scale"]
-    return cell_fields | recipe(settings, cell.scale)
+    return cell_fields | recipe(settings, cell.scale, cell.tasks)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from geomfast.measures import measures
-from geomfast.testbed.tasks import LEVELS, TASK_NAMES
+from geomfast.testbed.tasks import LEVELS, PAPER_TASKS
 
 #: The paper's five geometric measures, and the linear probes of its fourth version.
 _ALL = (
@@ -24,7 +24,7 @@ _ALL = (
 )
 
 _COMMON: dict[str, Any] = {
-    "tasks": TASK_NAMES,
+    "tasks": PAPER_TASKS,
     "levels": LEVELS,
     "mixture": "joint",
     "seeds": (0,),

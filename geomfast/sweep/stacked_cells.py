@@ -23,7 +23,6 @@ from geomfast.sweep.cell import Job, missing, record, schedule
 from geomfast.sweep.plan import KEEP, Cell, Settings, run_identity, train_settings
 from geomfast.sweep.rows import Probe, probes
 from geomfast.testbed.models.gpt import GPT
-from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.mixture_batches import MixtureBatches
 from geomfast.testbed.training.settings import peak_rate
@@ -109,7 +108,7 @@ def together(job: Job, members: int, stack: str) -> int:
     if job.settings.precision != "fp32":
         return 1
     tokens = MixtureBatches(job.cell.task_levels, job.settings.batch_size).processed
-    return at_once(members, SCALES[job.cell.scale], tokens, job.device, stack)
+    return at_once(members, job.cell.model, tokens, job.device, stack)
 
 
 def news_of_members(job: Job | StackedJob, event: Event) -> list[Event]:
@@ -168,7 +167,7 @@ class _Run:
 
     def __init__(self, job: StackedJob) -> None:
         self.job, self.settings = job, job.settings
-        self.scale = SCALES[job.cells[0].scale]
+        self.scale = job.cells[0].model
         self.samples: list[Probe] = probes(job.cells[0], job.settings, torch.device(job.device))
         self.model = GPT(self.scale).to(job.device).eval()
         #: Steps at which each run lacks measures, and which.

@@ -12,7 +12,7 @@ from geomfast.measures.spec import BEHAVIOUR
 from geomfast.sweep.cell import Job
 from geomfast.sweep.pace import BLOCK, Pace
 from geomfast.sweep.plan import Settings, taken
-from geomfast.testbed.models.scales import SCALES, Scale
+from geomfast.testbed.models.scales import Scale
 from geomfast.testbed.tasks import DIAGNOSTIC_STREAM
 
 #: Products until a top eigenvalue has converged; 4 to 9 were seen.
@@ -35,7 +35,7 @@ class Workload:
 
     def __init__(self, job: Job, pace: Pace):
         self.job, self.pace = job, pace
-        self.scale: Scale = SCALES[job.cell.scale]
+        self.scale: Scale = job.cell.model
         self.samples = job.settings.samples
         self.lengths = lengths(job)
 

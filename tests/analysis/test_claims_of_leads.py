@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 
 from geomfast.analysis.claims.crosscorrelation import cross_correlation
-from geomfast.analysis.claims.followers import hessian_lags, llc_synchronous
-from geomfast.analysis.claims.hierarchy import geometry_leads, only_rankme_leads
+from geomfast.analysis.claims.hierarchy import (
+    geometry_leads,
+    hessian_lags,
+    llc_synchronous,
+    only_rankme_leads,
+)
 from geomfast.analysis.claims.probes import probe_first
 from geomfast.analysis.probes import FIRST_TOKEN, MEASURE
 from tests.analysis.planted import (

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from geomfast.cli.choices import Ladder, OneTaskLevel
 from geomfast.cli.main import main
-from geomfast.report import style
+from geomfast.report import extras
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.plan import cells
@@ -141,7 +141,7 @@ def test_without_matplotlib_there_is_a_table_still(
     def absent(name: str) -> None:
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(style.importlib, "import_module", absent)
+    monkeypatch.setattr(extras.importlib, "import_module", absent)
     grid = ("--lr", "1e-5", "--localization", "1000", *SHORT)
     result = call(out, *grid)
     assert result.exit_code == 0 and "No setting is recommended" in result.stdout

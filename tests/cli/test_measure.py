@@ -20,7 +20,7 @@ from geomfast.cli.main import main
 from geomfast.measures.model.states import find_blocks
 from geomfast.records import load_records
 from geomfast.report import figures
-from geomfast.report.found import read
+from geomfast.report.data import read
 from geomfast.series.language_model import OpenedModel
 from tests.lm.hub_stand_in import MODEL, stand_in
 from tests.lm.language_models import WORDS, save

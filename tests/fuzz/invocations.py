@@ -160,7 +160,8 @@ def draw(seed: int, places: Places) -> Case:
     """A command line with one or two wrong things."""
     rng = random.Random(seed)
     name = rng.choice([*BASE, "sweep", "population", "measure", "report"])
-    command = geomfast.commands[name]
+    command = geomfast.get_command(click.Context(geomfast), name)
+    assert command is not None
     where = places.all()
     arguments, named, wrong, last = list(BASE[name]), [], False, []
     positional = bool(arguments)

@@ -12,7 +12,7 @@ from geomfast.files import read_sealed
 from geomfast.measures.model.measuring import Options
 from geomfast.records import RecordsError
 from geomfast.report import build
-from geomfast.report.found import read
+from geomfast.report.data import read
 from geomfast.report.settings import cadence
 from geomfast.tracker import budget
 from tests.report.conftest import judge_few

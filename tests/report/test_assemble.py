@@ -11,7 +11,7 @@ import pytest
 from geomfast.analysis import CLAIMS
 from geomfast.files import write_json
 from geomfast.records import RecordsError
-from geomfast.report import MissingExtra, build, drawing, style
+from geomfast.report import MissingExtra, build, drawing, extras
 from tests.analysis.synthetic import join, read_json, sweep, write
 from tests.report.whole import whole_sweep
 
@@ -245,6 +245,6 @@ def test_a_missing_package_is_named_before_any_work(small, monkeypatch):
     def absent(name):
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(style.importlib, "import_module", absent)
+    monkeypatch.setattr(extras.importlib, "import_module", absent)
     with pytest.raises(MissingExtra, match=r'pip install "geomfast\[report\]"'):
         build(small[0])

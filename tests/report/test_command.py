@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from geomfast.cli.report import report
-from geomfast.report import style
+from geomfast.report import extras
 from tests.analysis.synthetic import join, read_json, sweep, write
 
 
@@ -105,6 +105,6 @@ def test_a_missing_package_is_1_and_says_what_to_install(out, monkeypatch):
     def absent(name):
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(style.importlib, "import_module", absent)
+    monkeypatch.setattr(extras.importlib, "import_module", absent)
     result = call(out)
     assert result.exit_code == 1 and 'pip install "geomfast[report]"' in result.stderr

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from geomfast.report import build, compare
+from geomfast.report.data import read
 from geomfast.report.figures import COMPARED
-from geomfast.report.found import read
 from tests.analysis.synthetic import sweep, write
 from tests.report.looks import cut_off, overlapping, texts
 

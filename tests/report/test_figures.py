@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from geomfast.files import write_json
-from geomfast.report import figures, style
+from geomfast.report import colours, figures
+from geomfast.report.data import read
 from geomfast.report.figures import shares
-from geomfast.report.found import read
 from tests.analysis.synthetic import join, sweep, write
 from tests.report.looks import cut_off, overlapping, texts
 from tests.report.whole import whole_sweep
@@ -79,9 +79,9 @@ def test_the_forest_puts_every_event_on_its_side(found):
     names = [tick.get_text() for tick in left.get_yticklabels()]
     events = found.leads[found.leads["lead"].notna()]
     counted = {
-        style.BLUE: (events["outcome"] == "lead").sum(),
-        style.GREY: (events["outcome"] == "tie").sum(),
-        style.ORANGE: (events["outcome"] == "lag").sum(),
+        colours.BLUE: (events["outcome"] == "lead").sum(),
+        colours.GREY: (events["outcome"] == "tie").sum(),
+        colours.ORANGE: (events["outcome"] == "lag").sum(),
     }
     dots = {colour: 0 for colour in counted}
     for line in left.lines:

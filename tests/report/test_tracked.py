@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from geomfast.cli.report import report
 from geomfast.records import RecordsError
 from geomfast.report import build
+from geomfast.report.data import TRACKER, read
 from geomfast.report.figures import TRACKED
-from geomfast.report.found import TRACKER, read
 from geomfast.report.panels import panels
 from tests.analysis.synthetic import join, rows, write
 from tests.report.conftest import judge_few

@@ -22,7 +22,7 @@ from geomfast.cli.main import main
 from geomfast.files import FileError, UnsafeName, read_sealed, write_sealed
 from geomfast.records import SCHEMA, RecordsError, load_records, part, read_part, write_part
 from geomfast.records.part import content_hash
-from geomfast.report.found import read
+from geomfast.report.data import read
 from geomfast.runs import failures
 from geomfast.runs.errors import CellError, PlanError
 from geomfast.runs.parts import recorded

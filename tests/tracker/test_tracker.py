@@ -19,7 +19,7 @@ import geomfast as gf
 from geomfast.measures.catalog import measure_of
 from geomfast.measures.model.measuring import MEASURES, Options
 from geomfast.report import build
-from geomfast.report.found import read
+from geomfast.report.data import read
 from geomfast.runs.errors import PlanError
 from geomfast.runs.locks import FolderInUse
 from geomfast.tracker import values

@@ -1,4 +1,9 @@
-"""Every claim of arXiv:2602.15997 that one set of records can speak to, one function each."""
+"""Every claim of arXiv:2602.15997 that one set of records can speak to, one function each.
+
+Each takes ``records``, the table of :func:`geomfast.records.load_records`, and ``chance``, the
+exact-match chance by task-level name (0 where it names none), and returns a
+:class:`geomfast.analysis.claim.Claim` with the table of rows that it was judged by.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +21,12 @@ from geomfast.analysis.claims.floors import (
     scale_invariant_floors,
     task_specific_floors,
 )
-from geomfast.analysis.claims.followers import hessian_lags, llc_synchronous
-from geomfast.analysis.claims.hierarchy import geometry_leads, only_rankme_leads
+from geomfast.analysis.claims.hierarchy import (
+    geometry_leads,
+    hessian_lags,
+    llc_synchronous,
+    only_rankme_leads,
+)
 from geomfast.analysis.claims.layers import top_down
 from geomfast.analysis.claims.prediction import coarse_difficulty, swaps, within_class
 from geomfast.analysis.claims.probes import probe_first

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from geomfast.analysis.claim import DOES_NOT, HOLDS, NOT_ENOUGH, PARTLY, Claim
-from geomfast.analysis.claims.wording import several, span
+from geomfast.analysis.claim import DOES_NOT, HOLDS, PARTLY, Claim
+from geomfast.analysis.claims.wording import missing, several, span
 from geomfast.analysis.crosscorrelation import LEAST_TASK_LEVELS
 from geomfast.analysis.crosscorrelation import cross_correlation as correlate
 from geomfast.analysis.intervals import Estimate
@@ -31,35 +31,27 @@ CROSS_CORRELATION = Claim(
         f"{WIDEST:g} doubling. The log-probability and the other measures stand beside it."
     ),
     unit="doublings of the step",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 
 def cross_correlation(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
     """Lead of RankMe's changes over those of accuracy.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: exact-match chance by task-level name; 0 if absent.
-
-    Returns:
-        The claim; its table is that of
-        :func:`geomfast.analysis.crosscorrelation.cross_correlation` for all measures.
+    The table is that of
+    :func:`geomfast.analysis.crosscorrelation.cross_correlation` for all measures.
     """
-    for measure in ("rankme", "accuracy"):
-        if not (records["measure"] == measure).any():
-            return replace(CROSS_CORRELATION, reason=f"no {measure} in the records")
+    if why := missing(records, "rankme", "accuracy"):
+        return CROSS_CORRELATION.undecided(why)
     table = correlate(records, chance=chance)
     claim = replace(CROSS_CORRELATION, table=table)
     own = table[table["measure"] == "rankme"]
     if own.empty:
         reason = f"no run with {LEAST_TASK_LEVELS} task-levels that emerged and enough checkpoints"
-        return replace(claim, reason=reason)
+        return claim.undecided(reason)
     row = own.iloc[0]
     if row["spacing"] > WIDEST:
         reason = f"checkpoints {row['spacing']:.1f} doublings apart: closer ones are missing"
-        return replace(claim, reason=reason)
+        return claim.undecided(reason)
     estimate = Estimate(row["lead"], row["low"], row["high"], row["how"])
     ahead, unlikely = row["low"] > 0, row["p_value"] < ALPHA
     verdict = DOES_NOT
@@ -78,17 +70,8 @@ def cross_correlation(records: pd.DataFrame, *, chance: Mapping[str, float] | No
     )
     if beside:
         reason += f"; others lead by: {', '.join(beside)}"
-    return replace(
-        claim,
-        verdict=verdict,
-        reason=reason,
-        value=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
-        interval=estimate.how,
-        n=n,
-        measured=(
-            f"{span(estimate, '{:+.2f}'.format)} doublings; "
-            f"{several(n['task-levels of runs'], 'task-level')} of {several(n['runs'], 'run')}"
-        ),
+    measured = (
+        f"{span(estimate, '{:+.2f}'.format)} doublings; "
+        f"{several(n['task-levels of runs'], 'task-level')} of {several(n['runs'], 'run')}"
     )
+    return claim.judged(verdict, reason, estimate, measured, n=n)

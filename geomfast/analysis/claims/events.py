@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pandas as pd
 
@@ -32,8 +31,6 @@ EMERGED = Claim(
         f"{LONG_ENOUGH:,} steps, or with events still coming in the last doubling of its steps."
     ),
     unit="share",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 
@@ -43,30 +40,18 @@ def emerged(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None)
     A combination of task-level and scale, which is what the paper counts, has emerged when at
     least half of its seeds have.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: exact-match chance by task-level name; 0 if absent.
-
-    Returns:
-        The claim; its table has a row per scale and task-level: ``runs``, ``emerged``, ``pending``
-        (of these) and median ``step``.
+    The table has a row per scale and task-level: ``runs``, ``emerged``, ``pending``
+    (of these) and median ``step``.
     """
     table = emergence(records, chance=chance)
     if table.empty:
-        return replace(EMERGED, reason="no accuracy in the records")
+        return EMERGED.undecided("no accuracy in the records")
     has = table["step"].notna()
     share = share_over_seeds(has, table["run"], table["scale"])
-    combinations = (
-        table.assign(emerged=has)
-        .groupby(["scale", "task", "level"], sort=False)
-        .agg(
-            runs=("run", "nunique"),
-            emerged=("emerged", "sum"),
-            pending=("pending", "sum"),
-            step=("step", "median"),
-        )
-        .reset_index()
-    )
+    groups = table.assign(emerged=has).groupby(["scale", "task", "level"], sort=False)
+    sums = {name: (name, "sum") for name in ("emerged", "pending")}
+    combinations = groups.agg(runs=("run", "nunique"), **sums, step=("step", "median"))
+    combinations = combinations.reset_index()
     reached = int((2 * combinations["emerged"] >= combinations["runs"]).sum())
     pending = int(table["pending"].sum())
     behaved = records[(records["measure"] == "accuracy") & (records["level"] > 0)]
@@ -88,18 +73,9 @@ def emerged(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None)
         verdict = NOT_ENOUGH
         reason += "; longer runs are missing"
     n = counted(table) | {"combinations": len(combinations), "events": int(has.sum())}
-    return replace(
-        EMERGED,
-        verdict=verdict,
-        reason=reason,
-        value=share.value,
-        low=share.low,
-        high=share.high,
-        interval=share.how,
-        n=n,
-        measured=(
-            f"{reached} of {several(len(combinations), 'combination')} of task-level and scale; "
-            f"{span(share, percent)} of {len(table)} task-levels of {several(n['runs'], 'run')}"
-        ),
-        table=in_order(combinations.assign(run="", seed=0)).drop(columns=["run", "seed"]),
+    measured = (
+        f"{reached} of {several(len(combinations), 'combination')} of task-level and scale; "
+        f"{span(share, percent)} of {len(table)} task-levels of {several(n['runs'], 'run')}"
     )
+    table = in_order(combinations.assign(run="", seed=0)).drop(columns=["run", "seed"])
+    return EMERGED.judged(verdict, reason, share, measured, n=n, table=table)

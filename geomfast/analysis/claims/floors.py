@@ -24,7 +24,7 @@ from geomfast.analysis.floors import (
 )
 from geomfast.analysis.intervals import Estimate, mean_over_seeds, share_over_seeds
 from geomfast.analysis.paper import MOD_FLOOR
-from geomfast.analysis.trajectories import CELL
+from geomfast.analysis.trajectories import TRAJECTORY
 from geomfast.records import FINAL
 from geomfast.testbed.tasks.names import task_level
 
@@ -58,8 +58,6 @@ COLLAPSED = Claim(
         "partly at best where no accuracy says when they emerge."
     ),
     unit="share",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 MOD = Claim(
@@ -72,8 +70,6 @@ MOD = Claim(
         "or at the only scale there is."
     ),
     unit="dimensions",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 TASK_SPECIFIC = Claim(
@@ -86,8 +82,6 @@ TASK_SPECIFIC = Claim(
         f"above {percent(HALF)}; partly if more than {percent(HALF)} does."
     ),
     unit="share of variance",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 SCALE_INVARIANT = Claim(
@@ -104,31 +98,24 @@ SCALE_INVARIANT = Claim(
         "median of the task-levels, mean of the seeds that all scales share."
     ),
     unit="coefficient of variation",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 
 def collapsed(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
     """How many task-levels collapse before they emerge, and to what.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: exact-match chance by task-level name; 0 if absent.
-
-    Returns:
-        The claim; its table is that of :func:`geomfast.analysis.floors.floors`.
+    The table is that of :func:`geomfast.analysis.floors.floors`.
     """
     every = _final(records)
     if every.empty:
-        return replace(COLLAPSED, reason=NO_RANKME)
-    when = emergence(records, chance=chance)[[*CELL, "step"]]
-    every = every.merge(when, on=CELL, how="left")
+        return COLLAPSED.undecided(NO_RANKME)
+    when = emergence(records, chance=chance)[[*TRAJECTORY, "step"]]
+    every = every.merge(when, on=TRAJECTORY, how="left")
     # What has emerged before it reached a floor has not collapsed first.
     table = every[_reached(every) | every["step"].notna()]
     falling = len(every) - len(table)
     if table.empty:
-        return replace(COLLAPSED, reason=STILL_FALLING)
+        return COLLAPSED.undecided(STILL_FALLING)
     in_time = table["step"].isna() | (table["floor_step"] < table["step"])
     flags = (table["depth"] >= DEEP) & in_time
     share = share_over_seeds(flags, table["run"], table["scale"])
@@ -138,44 +125,28 @@ def collapsed(records: pd.DataFrame, *, chance: Mapping[str, float] | None = Non
         verdict = PARTLY
     order = f"{int((~in_time).sum())} have it after emergence"
     n = counted(table)
-    return replace(
-        COLLAPSED,
-        verdict=verdict,
-        reason=(
-            f"{int(flags.sum())} of {len(table)} task-levels; the median floor is "
-            f"{percent(float(table['depth'].median()))} below the first value, at step "
-            f"{table['floor_step'].median():,.0f}; "
-            f"{order if behaved else 'no accuracy to say whether before emergence'}, "
-            f"{falling} more have not reached it"
-        ),
-        value=share.value,
-        low=share.low,
-        high=share.high,
-        interval=share.how,
-        n=n,
-        measured=f"{span(share, percent)}; {sample(n)}",
-        table=floors(table),
+    reason = (
+        f"{int(flags.sum())} of {len(table)} task-levels; the median floor is "
+        f"{percent(float(table['depth'].median()))} below the first value, at step "
+        f"{table['floor_step'].median():,.0f}; "
+        f"{order if behaved else 'no accuracy to say whether before emergence'}, "
+        f"{falling} more have not reached it"
     )
+    measured = f"{span(share, percent)}; {sample(n)}"
+    return COLLAPSED.judged(verdict, reason, share, measured, n=n, table=floors(table))
 
 
 def mod_floor(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
     """The floor of modular addition against the paper's 2.0.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: not needed; every claim takes it.
-
-    Returns:
-        The claim, whose value is the mean over levels and runs; its table is that of
-        :func:`geomfast.analysis.floors.floors`, for MOD.
+    The value is the mean over levels and runs; the table is that of
+    :func:`geomfast.analysis.floors.floors`, for MOD.
     """
     every = _final(records)
     every = every[every["task"] == "MOD"]
-    if every.empty:
-        return replace(MOD, reason=f"{NO_RANKME} for MOD")
     table = every[_reached(every)]
     if table.empty:
-        return replace(MOD, reason=STILL_FALLING)
+        return MOD.undecided(f"{NO_RANKME} for MOD" if every.empty else STILL_FALLING)
     by_run = table.groupby(["run", "scale"], sort=False)["floor"].mean().reset_index()
     mean = mean_over_seeds(by_run["floor"].to_numpy(), by_run["scale"].tolist())
     found = floors(table)
@@ -190,18 +161,9 @@ def mod_floor(records: pd.DataFrame, *, chance: Mapping[str, float] | None = Non
     ]
     only = "" if scales >= 2 else f"; other scales than {found['scale'].iloc[0]} are missing"
     n = counted(table)
-    return replace(
-        MOD,
-        verdict=verdict,
-        reason=f"{int(near.sum())} of {len(found)} within {NEAR:g}: {listed(where, 9)}{only}",
-        value=mean.value,
-        low=mean.low,
-        high=mean.high,
-        interval=mean.how,
-        n=n,
-        measured=f"{span(mean, '{:.2f}'.format)}; {sample(n)}",
-        table=found,
-    )
+    reason = f"{int(near.sum())} of {len(found)} within {NEAR:g}: {listed(where, 9)}{only}"
+    measured = f"{span(mean, '{:.2f}'.format)}; {sample(n)}"
+    return MOD.judged(verdict, reason, mean, measured, n=n, table=found)
 
 
 def task_specific_floors(
@@ -209,34 +171,22 @@ def task_specific_floors(
 ) -> Claim:
     """How much of what floors differ by is the task-level.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: not needed; every claim takes it.
-
-    Returns:
-        The claim; its table is that of :func:`geomfast.analysis.floors.floors`.
+    The table is that of :func:`geomfast.analysis.floors.floors`.
     """
     every = _final(records)
     table = every[_reached(every)]
+    share, n = task_share(table), counted(table)
     if table.empty:
-        return replace(TASK_SPECIFIC, reason=NO_RANKME if every.empty else STILL_FALLING)
-    share = task_share(table)
-    found = replace(TASK_SPECIFIC, n=counted(table), table=floors(table))
+        return TASK_SPECIFIC.undecided(NO_RANKME if every.empty else STILL_FALLING)
+    found = replace(TASK_SPECIFIC, n=n, table=floors(table))
     if math.isnan(share.value):
-        return replace(found, reason="needs two task-levels in two runs (seeds or scales)")
+        return found.undecided("needs two task-levels in two runs (seeds or scales)")
     verdict = PARTLY if share.value > HALF else DOES_NOT
     if share.value >= OWN and share.low > HALF:
         verdict = HOLDS
-    return replace(
-        found,
-        verdict=verdict,
-        reason=f"{percent(share.value)} of the variance of log floors is between task-levels",
-        value=share.value,
-        low=share.low,
-        high=share.high,
-        interval=share.how,
-        measured=f"{span(share, percent)}; {sample(counted(table))}",
-    )
+    reason = f"{percent(share.value)} of the variance of log floors is between task-levels"
+    measured = f"{span(share, percent)}; {sample(n)}"
+    return found.judged(verdict, reason, share, measured)
 
 
 def scale_invariant_floors(
@@ -244,21 +194,16 @@ def scale_invariant_floors(
 ) -> Claim:
     """Whether floors are the same at every scale, and how much they vary.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: not needed; every claim takes it.
-
-    Returns:
-        The claim; its table is that of :func:`geomfast.analysis.floors.across_scales`.
+    The table is that of :func:`geomfast.analysis.floors.across_scales`.
     """
     every = _final(records)
     table = every[_reached(every)]
     if table.empty:
-        return replace(SCALE_INVARIANT, reason=NO_RANKME if every.empty else STILL_FALLING)
+        return SCALE_INVARIANT.undecided(NO_RANKME if every.empty else STILL_FALLING)
     found = across_scales(table)
     if found.empty:
         scales = ", ".join(table["scale"].unique())
-        return replace(SCALE_INVARIANT, reason=f"needs two scales; there is only {scales}")
+        return SCALE_INVARIANT.undecided(f"needs two scales; there is only {scales}")
     variation = _variation(table, found)
     counts = {name: int((found["verdict"] == name).sum()) for name in (SAME, DIFFERENT, OPEN)}
     of = len(found)
@@ -275,18 +220,8 @@ def scale_invariant_floors(
         verdict = NOT_ENOUGH
         reason += "; more seeds per scale are missing"
     n = counted(table)
-    return replace(
-        SCALE_INVARIANT,
-        verdict=verdict,
-        reason=reason,
-        value=variation.value,
-        low=variation.low,
-        high=variation.high,
-        interval=variation.how,
-        n=n,
-        measured=f"{span(variation, '{:.3f}'.format)}; {sample(n)}",
-        table=found,
-    )
+    measured = f"{span(variation, '{:.3f}'.format)}; {sample(n)}"
+    return SCALE_INVARIANT.judged(verdict, reason, variation, measured, n=n, table=found)
 
 
 def _variation(table: pd.DataFrame, found: pd.DataFrame) -> Estimate:

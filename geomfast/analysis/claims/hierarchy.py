@@ -1,4 +1,4 @@
-"""Claims that the geometry of representations changes before behaviour, and nothing else does."""
+"""Claims about what changes before a capability emerges, and what with it or after it."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis.claim import DOES_NOT, HOLDS, NOT_ENOUGH, PARTLY, Claim
+from geomfast.analysis.claim import DOES_NOT, HOLDS, PARTLY, Claim
 from geomfast.analysis.claims.rates import (
     HALF,
+    RARE,
     RELIABLE,
     RULE,
     TOO_COARSE,
-    lacking,
-    rated,
-    told,
-    too_little,
+    insufficient_reason,
+    missing_reason,
+    outcome_text,
+    with_rate,
 )
 from geomfast.analysis.claims.wording import counted, listed, percent, sample, span
 from geomfast.analysis.intervals import Estimate, mean_over_seeds
-from geomfast.analysis.leads import COLLAPSE, EVENTS, LEAD, MEASURES, leads, precursors
+from geomfast.analysis.leads import COLLAPSE, EVENTS, LAG, LEAD, MEASURES, TIE, leads, precursors
+from geomfast.analysis.llc import llc_values
 
 #: Task-levels at this level are the hard ones.
 HARD = 3
 #: What RankMe is compared with in the hierarchy.
 OTHERS = ("fisher_rank", "gradient_covariance_rank", "hessian_top", "llc")
+#: Less than this many doublings of the step apart is synchronous.
+SYNCHRONOUS = 1.0
 
 GEOMETRY_LEADS = Claim(
     name="geometry_leads",
@@ -38,8 +42,6 @@ GEOMETRY_LEADS = Claim(
         f"{TOO_COARSE}"
     ),
     unit="share",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 ONLY_RANKME = Claim(
@@ -53,36 +55,47 @@ ONLY_RANKME = Claim(
         f"{TOO_COARSE} A measure of which that is true is left out."
     ),
     unit="difference of shares",
-    verdict=NOT_ENOUGH,
-    reason="",
+)
+
+LLC_SYNCHRONOUS = Claim(
+    name="llc_synchronous",
+    title="LLC changes with emergence",
+    statement="The local learning coefficient changes when a task emerges and is no precursor.",
+    criterion=(
+        f"{RULE}No precursor: a rate of at most {percent(RARE)}, the upper end of its interval "
+        f"below {percent(HALF)}. Holds if that is so and at least half of the events are "
+        f"synchronous: ties, or less than {SYNCHRONOUS:g} doubling of the step apart. Partly if "
+        f"one of the two is so and the rate is below {percent(HALF)}. {TOO_COARSE}"
+    ),
+    unit="share",
+)
+
+HESSIAN_LAGS = Claim(
+    name="hessian_lags",
+    title="The Hessian lags",
+    statement="The Hessian's top eigenvalue changes after a task emerges.",
+    criterion=(
+        f"{RULE}Holds if at least {percent(HALF)} of the events are lags and the precursor rate "
+        f"is at most {percent(RARE)}; partly if there are more lags than leads. {TOO_COARSE}"
+    ),
+    unit="share",
 )
 
 
 def geometry_leads(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
     """Precursor rate of RankMe on hard task-levels.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: exact-match chance by task-level name; 0 if absent.
-
-    Returns:
-        The claim; its table is that of :func:`geomfast.analysis.precursors`, for RankMe's change
-        point and for its half-collapse.
+    The table is that of :func:`geomfast.analysis.precursors`, for RankMe's change point
+    and for its half-collapse.
     """
     table = leads(records, chance=chance, measures=("rankme", COLLAPSE))
-    rates = precursors(table)
-    hard = table[(table["measure"] == "rankme") & (table["level"] == HARD)]
-    claim = replace(GEOMETRY_LEADS, table=rates)
-    if why := lacking(records, table, "rankme"):
-        return replace(claim, reason=why)
-    if hard.empty:
-        return replace(claim, reason=f"no task-level of level {HARD} in the records")
-    claim, found = rated(claim, hard)
-    if why := too_little(found):
-        return replace(claim, reason=f"level {HARD}: {why}")
+    claim, found = with_rate(GEOMETRY_LEADS, records, table, "rankme", level=HARD)
+    if claim.reason:
+        return claim
     verdict = PARTLY if found["rate"] > HALF else DOES_NOT
     if found["rate"] >= RELIABLE and found["low"] > HALF:
         verdict = HOLDS
+    rates = claim.table
     whole = rates[(rates["scale"] == "") & (rates["level"] != HARD)]
     beside = [
         (f"level {row['level']}" if row["level"] else "all levels") + f" {_share(row)}"
@@ -90,35 +103,30 @@ def geometry_leads(records: pd.DataFrame, *, chance: Mapping[str, float] | None 
     ]
     fall = whole[(whole["measure"] == COLLAPSE) & (whole["level"] == 0)].iloc[0]
     beside.append(f"half-collapse, all levels {_share(fall)}")
-    return replace(claim, verdict=verdict, reason=f"{told(found)}; {', '.join(beside)}")
+    return replace(claim, verdict=verdict, reason=f"{outcome_text(found)}; {', '.join(beside)}")
 
 
 def only_rankme_leads(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
     """Precursor rates of all measures against each other.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: exact-match chance by task-level name; 0 if absent.
-
-    Returns:
-        The claim; its table is that of :func:`geomfast.analysis.precursors` for all measures, the
-        log-probability and RankMe's half-collapse included.
+    The table is that of :func:`geomfast.analysis.precursors` for all measures, the
+    log-probability and RankMe's half-collapse included.
     """
     table = leads(records, chance=chance, measures=(*MEASURES, COLLAPSE))
     rates = precursors(table)
     claim = replace(ONLY_RANKME, table=rates)
-    if why := lacking(records, table, "rankme"):
-        return replace(claim, reason=why)
+    if why := missing_reason(records, table, "rankme"):
+        return claim.undecided(why)
     overall = rates[(rates["scale"] == "") & (rates["level"] == 0)]
     found = {str(row["measure"]): row for row in overall.to_dict("records")}
-    unfit = {name: too_little(found[name]) for name in ("rankme", *OTHERS) if name in found}
-    unfit = {name: why for name, why in unfit.items() if why}
+    known = [name for name in ("rankme", *OTHERS) if name in found]
+    unfit = {name: why for name in known if (why := insufficient_reason(found[name]))}
     others = [name for name in OTHERS if name in found and name not in unfit]
     without = [name for name in OTHERS if name not in found]
     if "rankme" in unfit or len(others) < 2:
         needs = "" if "rankme" in unfit else "two measures beside RankMe are needed; "
         why = [f"{name}: {text}" for name, text in unfit.items()]
-        return replace(claim, reason=needs + "; ".join(why + [f"no {name}" for name in without]))
+        return claim.undecided(needs + "; ".join(why + [f"no {name}" for name in without]))
     best = max(others, key=lambda name: found[name]["rate"])
     own, other = found["rankme"]["rate"], found[best]["rate"]
     verdict = PARTLY if own > other else DOES_NOT
@@ -129,17 +137,52 @@ def only_rankme_leads(records: pd.DataFrame, *, chance: Mapping[str, float] | No
     missing = [*without, *(f"{name} (not to be placed)" for name in unfit)]
     difference = _difference(table, best)
     n = counted(table) | {"events": found["rankme"]["events"]}
-    return replace(
-        claim,
-        verdict=verdict,
-        reason=f"precursor rates: {shares}" + (f"; without {listed(missing)}" if missing else ""),
-        value=difference.value,
-        low=difference.low,
-        high=difference.high,
-        interval=difference.how,
-        n=n,
-        measured=f"{span(difference, '{:+.2f}'.format)} over {best}; {sample(n)}",
+    reason = f"precursor rates: {shares}" + (f"; without {listed(missing)}" if missing else "")
+    measured = f"{span(difference, '{:+.2f}'.format)} over {best}; {sample(n)}"
+    return claim.judged(verdict, reason, difference, measured, n=n)
+
+
+def llc_synchronous(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
+    """Whether the local learning coefficient changes with emergence, and not before.
+
+    The value is the precursor rate; the table is that of :func:`geomfast.analysis.precursors`.
+    """
+    table = leads(records, chance=chance, measures=("llc",))
+    claim, found = with_rate(LLC_SYNCHRONOUS, records, table, "llc")
+    if claim.reason:
+        return claim
+    events = table[table["outcome"].isin(EVENTS)]
+    near = (events["outcome"] == TIE) | (events["lead"].abs() < SYNCHRONOUS)
+    no_precursor = found["rate"] <= RARE and found["high"] < HALF
+    together = float(near.mean()) >= HALF
+    verdict = DOES_NOT
+    if no_precursor and together:
+        verdict = HOLDS
+    elif (no_precursor or together) and found["rate"] < HALF:
+        verdict = PARTLY
+    values = llc_values(records)
+    doubtful = int((values["doubt"] != "").sum())
+    reason = (
+        f"{outcome_text(found)}; {int(near.sum())} synchronous; {doubtful:,} of {len(values):,} "
+        "coefficients are in doubt and count all the same"
     )
+    return replace(claim, verdict=verdict, reason=reason)
+
+
+def hessian_lags(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
+    """Whether the Hessian's top eigenvalue changes after emergence.
+
+    The value is the share of lags; the table is that of :func:`geomfast.analysis.precursors`.
+    """
+    table = leads(records, chance=chance, measures=("hessian_top",))
+    claim, found = with_rate(HESSIAN_LAGS, records, table, "hessian_top", outcome=LAG)
+    if claim.reason:
+        return claim
+    verdict = PARTLY if found["lags"] > found["leads"] else DOES_NOT
+    if claim.value >= HALF and found["rate"] <= RARE:
+        verdict = HOLDS
+    reason = f"{outcome_text(found)}; precursor rate {percent(found['rate'])}"
+    return replace(claim, verdict=verdict, reason=reason)
 
 
 def _difference(table: pd.DataFrame, other: str) -> Estimate:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pandas as pd
 
-from geomfast.analysis.claim import DOES_NOT, HOLDS, NOT_ENOUGH, PARTLY, Claim
+from geomfast.analysis.claim import DOES_NOT, HOLDS, PARTLY, Claim
 from geomfast.analysis.claims.wording import percent, several, span
 from geomfast.analysis.intervals import share_over_seeds
 from geomfast.analysis.topdown import NO_COLLAPSE, top_down_summary
@@ -33,35 +32,28 @@ TOP_DOWN = Claim(
         f"tasks of a run, is as top-down with p < {ALPHA:g}; partly if either is so, or half are."
     ),
     unit="share",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 
 def top_down(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
     """How many tasks of how many runs collapse from the last block to the first.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: not needed; every claim takes it.
-
-    Returns:
-        The claim; its table is that of :func:`geomfast.analysis.top_down` by task, of the runs
-        that have enough blocks.
+    The table is that of :func:`geomfast.analysis.top_down` by task, of the runs
+    that have enough blocks.
     """
     orders = layer_orders(records, by_task=True)
     if orders.empty:
-        return replace(TOP_DOWN, reason="no RankMe of blocks in the records")
+        return TOP_DOWN.undecided("no RankMe of blocks in the records")
     table = orders[orders["blocks"] >= BLOCKS].reset_index(drop=True)
     if table.empty:
         deepest = orders.groupby("scale", sort=False)["blocks"].max()
         there = ", ".join(f"{scale} ({blocks})" for scale, blocks in deepest.items())
         reason = f"no model with {BLOCKS} blocks or more; there is {there}"
-        return replace(TOP_DOWN, reason=reason)
+        return TOP_DOWN.undecided(reason)
     counts = top_down_summary(table, min_blocks=BLOCKS)
     if counts["verdicts"][NO_COLLAPSE] == len(table):
         reason = f"on none of {several(len(table), 'task')} of runs did every block collapse"
-        return replace(TOP_DOWN, reason=reason)
+        return TOP_DOWN.undecided(reason)
     share = share_over_seeds(table["top_down"], table["run"], table["scale"])
     unlikely = counts["p_value"] < ALPHA and counts["mean_score"] < 0
     verdict = DOES_NOT
@@ -74,18 +66,9 @@ def top_down(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None
     )
     n = {"runs": table["run"].nunique(), "scales": table["scale"].nunique(), "tasks": len(table)}
     p_value = "undefined" if math.isnan(counts["p_value"]) else f"{counts['p_value']:.2g}"
-    return replace(
-        TOP_DOWN,
-        verdict=verdict,
-        reason=(
-            f"{counts['count']} of {counts['of']} task x model top-down{others}; permutation p "
-            f"{p_value}, Kendall's score {counts['mean_score']:.2f} of -1"
-        ),
-        value=share.value,
-        low=share.low,
-        high=share.high,
-        interval=share.how,
-        n=n,
-        measured=f"{counts['count']}/{counts['of']} task x model, {span(share, percent)}",
-        table=table,
+    reason = (
+        f"{counts['count']} of {counts['of']} task x model top-down{others}; permutation p "
+        f"{p_value}, Kendall's score {counts['mean_score']:.2f} of -1"
     )
+    measured = f"{counts['count']}/{counts['of']} task x model, {span(share, percent)}"
+    return TOP_DOWN.judged(verdict, reason, share, measured, n=n, table=table)

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from geomfast.analysis.claim import DOES_NOT, HOLDS, NOT_ENOUGH, PARTLY, Claim
-from geomfast.analysis.claims.wording import percent, several, span
+from geomfast.analysis.claim import DOES_NOT, HOLDS, PARTLY, Claim
+from geomfast.analysis.claims.wording import missing, percent, several, span
 from geomfast.analysis.concordance import decided, pairs
 from geomfast.analysis.concordance import swaps as swapped
 from geomfast.analysis.concordance import within_class as concordance
@@ -51,8 +51,6 @@ COARSE = Claim(
         f"{LEAST_TASK_LEVELS} task-levels, of which {LEAST_EMERGED} emerged."
     ),
     unit="Spearman's rho",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 WITHIN_CLASS = Claim(
@@ -61,15 +59,14 @@ WITHIN_CLASS = Claim(
     statement="Among task-levels of one difficulty level, early RankMe does not tell which "
     "emerges first.",
     criterion=(
-        f"{_EARLY}{_DIRECTION}The value is the share of pairs of one level that emerge in the "
-        "order told; pairs that emerge at one checkpoint, never emerge both, or have equal RankMe "
-        f"are undecided and left out. Guessing gives {percent(HALF)}. Holds (geometry does not "
-        f"tell) if the whole interval is below {percent(USEFUL)}, does not hold if the share is at "
-        f"least that; otherwise partly. At least {LEAST_PAIRS} decided pairs are needed."
+        f"{_EARLY}{_DIRECTION}The value is the share of concordant pairs of one level, which "
+        "emerge in the order that geometry gives; pairs that emerge at one checkpoint, of which "
+        "neither emerges, or of equal RankMe are undecided and left out. Guessing gives "
+        f"{percent(HALF)}. Holds (geometry does not tell) if the whole interval is below "
+        f"{percent(USEFUL)}, does not hold if the share is at least that; otherwise partly. At "
+        f"least {LEAST_PAIRS} decided pairs are needed."
     ),
     unit="share",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 SWAPS = Claim(
@@ -86,20 +83,13 @@ SWAPS = Claim(
         f"that; otherwise partly. At least {LEAST_SWAPS} reversals are needed."
     ),
     unit="share",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 
 def coarse_difficulty(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
     """Spearman's rho between early geometry and emergence order.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: exact-match chance by task-level name; 0 if absent.
-
-    Returns:
-        The claim; its table is that of :func:`geomfast.analysis.difficulty.early_correlation`.
+    The table is that of :func:`geomfast.analysis.difficulty.early_correlation`.
     """
     early = early_geometry(records, chance=chance)
     table = early_correlation(early)
@@ -107,7 +97,7 @@ def coarse_difficulty(records: pd.DataFrame, *, chance: Mapping[str, float] | No
     runs = known[known["geometry"] == "early"]
     claim = replace(COARSE, table=table)
     if runs.empty:
-        return replace(claim, reason=_no_run(records))
+        return claim.undecided(_no_run(records))
     estimate = mean_over_seeds(runs["rho"].to_numpy(), runs["scale"].tolist())
     if len(runs) == 1:
         low, high, count = runs.iloc[0][["low", "high", "task_levels"]]
@@ -127,36 +117,23 @@ def coarse_difficulty(records: pd.DataFrame, *, chance: Mapping[str, float] | No
         "seeds": runs["seed"].nunique(),
         "censored": int(runs["censored"].sum()),
     }
-    return replace(
-        claim,
-        verdict=verdict,
-        reason=(
-            f"mean rho by scale: {each}; RankMe at initialisation gives {initial:+.2f}; "
-            f"{n['censored']} of {int(runs['task_levels'].sum())} task-levels censored"
-        ),
-        value=estimate.value,
-        low=estimate.low,
-        high=estimate.high,
-        interval=estimate.how,
-        n=n,
-        measured=f"{span(estimate, '{:+.2f}'.format)}; {several(len(runs), 'run')}",
+    reason = (
+        f"mean rho by scale: {each}; RankMe at initialisation gives {initial:+.2f}; "
+        f"{n['censored']} of {int(runs['task_levels'].sum())} task-levels censored"
     )
+    measured = f"{span(estimate, '{:+.2f}'.format)}; {several(len(runs), 'run')}"
+    return claim.judged(verdict, reason, estimate, measured, n=n)
 
 
 def within_class(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
     """Concordance of early geometry and emergence order within a difficulty level.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: exact-match chance by task-level name; 0 if absent.
-
-    Returns:
-        The claim; its table is that of :func:`geomfast.analysis.concordance.within_class`.
+    The table is that of :func:`geomfast.analysis.concordance.within_class`.
     """
     every = pairs(early_geometry(records, chance=chance))
     claim = replace(WITHIN_CLASS, table=concordance(every))
     if every.empty:
-        return replace(claim, reason=_no_run(records))
+        return claim.undecided(_no_run(records))
     within = every[every["level"] > 0]
     sure = decided(within)
     n = {
@@ -171,7 +148,7 @@ def within_class(records: pd.DataFrame, *, chance: Mapping[str, float] | None = 
             f"{several(len(sure), 'decided pair')} of one level ({n['undecided']} undecided), at "
             f"least {LEAST_PAIRS} are needed, and two levels to learn the direction from"
         )
-        return replace(claim, reason=reason)
+        return claim.undecided(reason)
     share = share_over_seeds(sure["agrees"], sure["run"], sure["scale"])
     verdict = HOLDS if share.high < USEFUL else DOES_NOT if share.value >= USEFUL else PARTLY
     levels = ", ".join(
@@ -179,40 +156,29 @@ def within_class(records: pd.DataFrame, *, chance: Mapping[str, float] | None = 
         for level, rows in sure.groupby("level")
     )
     across = decided(every[every["level"] == 0])["agrees"].mean()
-    return replace(
-        claim,
-        verdict=verdict,
-        reason=(
-            f"concordant pairs: {levels}; pairs of different levels {percent(float(across))}; "
-            f"{n['undecided']} undecided"
-        ),
-        value=share.value,
-        low=share.low,
-        high=share.high,
-        interval=share.how,
-        measured=f"{span(share, percent)} of {several(len(sure), 'pair')}; "
-        f"{several(n['runs'], 'run')}",
+    reason = (
+        f"concordant pairs: {levels}; pairs of different levels {percent(float(across))}; "
+        f"{n['undecided']} undecided"
     )
+    measured = (
+        f"{span(share, percent)} of {several(len(sure), 'pair')}; {several(n['runs'], 'run')}"
+    )
+    return claim.judged(verdict, reason, share, measured)
 
 
 def swaps(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
     """Whether early geometry reverses where the order of emergence does.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: exact-match chance by task-level name; 0 if absent.
-
-    Returns:
-        The claim; its table is that of :func:`geomfast.analysis.concordance.swaps`.
+    The table is that of :func:`geomfast.analysis.concordance.swaps`.
     """
     every = pairs(early_geometry(records, chance=chance))
     if every["scale"].nunique() < 2:
         scales = ", ".join(every["scale"].unique()) or "none"
         reason = f"needs two scales with emergence; there is: {scales}"
-        return replace(SWAPS, reason=reason)
+        return SWAPS.undecided(reason)
     seeds = every.drop_duplicates(["scale", "seed"])["seed"]
     if not seeds.duplicated().any():
-        return replace(SWAPS, reason="no two scales have a seed in common")
+        return SWAPS.undecided("no two scales have a seed in common")
     table = swapped(every)
     reversals = table.drop_duplicates(["first", "second", "scale", "other"])
     n = {
@@ -226,30 +192,22 @@ def swaps(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -
     if len(reversals):
         told += f" ({percent(len(reversals) / n['compared'])})"
     if len(reversals) < LEAST_SWAPS:
-        return replace(claim, reason=f"{told}, at least {LEAST_SWAPS} are needed")
+        return claim.undecided(f"{told}, at least {LEAST_SWAPS} are needed")
     # One cluster a seed: the reversals are given, the seeds' geometry is what varies.
     share = share_over_seeds(table["reversed"], table["seed"].astype(str), [""] * len(table))
     verdict = HOLDS if share.high < HALF else DOES_NOT if share.value >= HALF else PARTLY
     either = float(pd.concat([table["right"], table["right_other"]]).mean())
-    return replace(
-        claim,
-        verdict=verdict,
-        reason=f"{told}; order at one scale told in {percent(either)}",
-        value=share.value,
-        low=share.low,
-        high=share.high,
-        interval=share.how,
-        measured=f"{span(share, percent)} of {several(len(reversals), 'reversal')}; "
-        f"{several(n['seeds'], 'seed')}",
+    reason = f"{told}; order at one scale told in {percent(either)}"
+    measured = (
+        f"{span(share, percent)} of {several(len(reversals), 'reversal')}; "
+        f"{several(n['seeds'], 'seed')}"
     )
+    return claim.judged(verdict, reason, share, measured)
 
 
 def _no_run(records: pd.DataFrame) -> str:
     """Why no run can be judged."""
-    for measure in ("rankme", "accuracy"):
-        if not (records["measure"] == measure).any():
-            return f"no {measure} in the records"
-    return (
+    return missing(records, "rankme", "accuracy") or (
         f"no run with {LEAST_TASK_LEVELS} task-levels, of which {LEAST_EMERGED} emerged after the "
         "first checkpoint"
     )

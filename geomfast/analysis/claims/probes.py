@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pandas as pd
 
-from geomfast.analysis.claim import DOES_NOT, HOLDS, NOT_ENOUGH, PARTLY, Claim
-from geomfast.analysis.claims.wording import counted, percent, sample, several, span
+from geomfast.analysis.claim import DOES_NOT, HOLDS, PARTLY, Claim
+from geomfast.analysis.claims.wording import counted, missing, percent, sample, several, span
 from geomfast.analysis.intervals import share_over_seeds
 from geomfast.analysis.probes import (
     BEHAVIOUR,
@@ -42,28 +42,18 @@ PROBE_FIRST = Claim(
         "for it; that favours the probe, so the claim then holds partly at best."
     ),
     unit="share",
-    verdict=NOT_ENOUGH,
-    reason="",
 )
 
 
 def probe_first(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
     """How often a linear probe has the answer before the model gives it.
 
-    Args:
-        records: the table of :func:`geomfast.records.load_records`.
-        chance: exact-match chance by task-level name; 0 if absent.
-
-    Returns:
-        The claim; its table is that of :func:`geomfast.analysis.probe_leads`, against the model's
-        first token where it is recorded, else against the whole answer.
+    The table is that of :func:`geomfast.analysis.probe_leads`, against the model's
+    first token where it is recorded, else against the whole answer.
     """
-    there = set(records["measure"].unique())
-    if MEASURE not in there:
-        return replace(PROBE_FIRST, reason=f"no {MEASURE} in the records")
-    alike = FIRST_TOKEN in there
-    if not alike and WHOLE_ANSWER not in there:
-        return replace(PROBE_FIRST, reason=f"no {WHOLE_ANSWER} in the records")
+    alike, whole_answer = (not missing(records, name) for name in (FIRST_TOKEN, WHOLE_ANSWER))
+    if why := missing(records, MEASURE) or ("" if alike else missing(records, WHOLE_ANSWER)):
+        return PROBE_FIRST.undecided(why)
     behaviour = FIRST_TOKEN if alike else WHOLE_ANSWER
     table = probe_leads(records, chance=chance, behaviour=behaviour)
     events = table[table["outcome"].isin(EVENTS)]
@@ -77,28 +67,21 @@ def probe_first(records: pd.DataFrame, *, chance: Mapping[str, float] | None = N
         reason = (
             f"{several(len(events), 'event')}, at least {LEAST_EVENTS} are needed; left out: {told}"
         )
-        return replace(claim, reason=reason)
+        return claim.undecided(reason)
     verdict = PARTLY if counts[PROBE] > counts[BEHAVIOUR] else DOES_NOT
     if alike and share.value >= RELIABLE and share.low > HALF:
         verdict = HOLDS
     layers = events.loc[events["outcome"] == PROBE, "layer"].mode()
     where = f", most often at {layers.iloc[0]}" if len(layers) else ""
     beside = "the model's own first token is not recorded"
-    if alike and WHOLE_ANSWER in there:
+    if alike and whole_answer:
         whole = probe_leads(records, chance=chance)
         whole = whole[whole["outcome"].isin(EVENTS)]
         first = int((whole["outcome"] == PROBE).sum())
         beside = f"before the whole answer on {first} of {len(whole)}"
-    return replace(
-        claim,
-        verdict=verdict,
-        reason=(
-            f"the probe is first on {counts[PROBE]} of {len(events)} task-levels{where}, tied on "
-            f"{counts[TIE]}, second on {counts[BEHAVIOUR]}; {beside}; left out: {told}"
-        ),
-        value=share.value,
-        low=share.low,
-        high=share.high,
-        interval=share.how,
-        measured=f"{span(share, percent)}; {sample(counted(events))}",
+    reason = (
+        f"the probe is first on {counts[PROBE]} of {len(events)} task-levels{where}, tied on "
+        f"{counts[TIE]}, second on {counts[BEHAVIOUR]}; {beside}; left out: {told}"
     )
+    measured = f"{span(share, percent)}; {sample(counted(events))}"
+    return claim.judged(verdict, reason, share, measured)

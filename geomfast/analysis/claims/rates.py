@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis.claim import Claim
-from geomfast.analysis.claims.wording import counted, percent, sample, several, span
+from geomfast.analysis.claim import NOT_ENOUGH, Claim
+from geomfast.analysis.claims.wording import counted, missing, percent, sample, several, span
 from geomfast.analysis.intervals import share_over_seeds
-from geomfast.analysis.leads import EVENTS, LEAD, rate
+from geomfast.analysis.leads import EVENTS, LEAD, precursors, rate
 
 #: Precursor rate from which a measure leads reliably, and up to which it is no precursor.
 RELIABLE, RARE, HALF = 0.75, 0.25, 0.5
@@ -33,35 +33,50 @@ TOO_COARSE = (
 )
 
 
-def lacking(records: pd.DataFrame, table: pd.DataFrame, measure: str) -> str:
+def missing_reason(records: pd.DataFrame, table: pd.DataFrame, measure: str) -> str:
     """What the records lack for a claim about a measure, or nothing."""
     if not (table["measure"] == measure).any():
         return f"no {measure} of any task-level in the records"
-    if not (records["measure"] == "accuracy").any():
-        return "no accuracy in the records"
-    return ""
+    return missing(records, "accuracy")
 
 
-def rated(claim: Claim, rows: pd.DataFrame, outcome: str = LEAD) -> tuple[Claim, dict[str, Any]]:
-    """The claim with the share of an outcome as its value, and :func:`rate` of the rows."""
+def with_rate(
+    claim: Claim,
+    records: pd.DataFrame,
+    table: pd.DataFrame,
+    measure: str,
+    *,
+    level: int = 0,
+    outcome: str = LEAD,
+) -> tuple[Claim, dict[str, Any]]:
+    """The claim with the share of an outcome as its value, and :func:`rate` of the rows behind it.
+
+    Its table is that of :func:`geomfast.analysis.precursors`.
+
+    Args:
+        claim: still undecided; it stays so, with a reason, where there is too little to judge by.
+        records, measure: what the outcomes are of.
+        table: of :func:`geomfast.analysis.leads`.
+        level: that counts; all of them when 0.
+        outcome: one of :data:`geomfast.analysis.leads.EVENTS`.
+    """
+    claim = replace(claim, table=precursors(table))
+    if why := missing_reason(records, table, measure):
+        return claim.undecided(why), {}
+    rows = table[(table["measure"] == measure) & ((level == 0) | (table["level"] == level))]
+    if rows.empty:
+        return claim.undecided(f"no task-level of level {level} in the records"), {}
     found = rate(rows)
     events = rows[rows["outcome"].isin(EVENTS)]
     share = share_over_seeds(events["outcome"] == outcome, events["run"], events["scale"])
     n = counted(events) | {"events": len(events), "left out": found["excluded"]}
     measured = f"{span(share, percent)}; {sample(counted(events))}" if len(events) else ""
-    claim = replace(
-        claim,
-        value=share.value,
-        low=share.low,
-        high=share.high,
-        interval=share.how,
-        n=n,
-        measured=measured,
-    )
-    return claim, found
+    why = insufficient_reason(found)
+    why = f"level {level}: {why}" if why and level else why
+    return claim.judged(NOT_ENOUGH, why, share, measured, n=n), found
 
 
-def too_little(found: Mapping[Any, Any]) -> str:
+def insufficient_reason(found: Mapping[Any, Any]) -> str:
     """Why these events cannot be judged, or nothing."""
     if found["events"] < LEAST_EVENTS:
         return (
@@ -76,7 +91,7 @@ def too_little(found: Mapping[Any, Any]) -> str:
     return ""
 
 
-def told(found: Mapping[Any, Any]) -> str:
+def outcome_text(found: Mapping[Any, Any]) -> str:
     """Outcomes and the median lead of some events as text."""
     lead = found["median_lead"]
     median = "" if math.isnan(lead) else f"; median lead {lead:+.1f} doublings of the step"

@@ -10,6 +10,12 @@ import pandas as pd
 from geomfast.analysis.intervals import Estimate
 
 
+def missing(records: pd.DataFrame, *measures: str) -> str:
+    """*no rankme in the records*, of the first of some measures that is not there, or nothing."""
+    there = set(records["measure"].unique())
+    return next((f"no {name} in the records" for name in measures if name not in there), "")
+
+
 def percent(share: float) -> str:
     """A share as whole percents."""
     return f"{100 * share:.0f}%"

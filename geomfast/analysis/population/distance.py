@@ -9,8 +9,10 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,13 +102,8 @@ def distances(table: pd.DataFrame, *, bootstrap: int | None = None, seed: int = 
     rows, samples = [], []
     for smaller, larger in itertools.pairwise(scores):
         a, b = scores[smaller], scores[larger]
-        row = {
-            "smaller": smaller,
-            "larger": larger,
-            "seeds_smaller": len(a),
-            "seeds_larger": len(b),
-            "reason": "",
-        }
+        row: dict[str, Any] = {"smaller": smaller, "larger": larger, "reason": ""}
+        row |= {"seeds_smaller": len(a), "seeds_larger": len(b)}
         if smaller in drawn and larger in drawn:
             members = len(a) + len(b)
             both = zip(drawn[smaller].samples(members), drawn[larger].samples(members), strict=True)
@@ -185,12 +182,12 @@ class Unlocking:
 
     scale: str = ""
     before: str = ""
-    w2: float = float("nan")
-    low: float = float("nan")
-    high: float = float("nan")
-    change: float = float("nan")
-    share: float = float("nan")
-    p: float = float("nan")
+    w2: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    change: float = math.nan
+    share: float = math.nan
+    p: float = math.nan
 
 
 def unlocking(found: pd.DataFrame) -> Unlocking:
@@ -203,13 +200,5 @@ def unlocking(found: pd.DataFrame) -> Unlocking:
     if known.empty:
         return Unlocking()
     peak = known.iloc[int(known["w2"].to_numpy(dtype=float).argmax())]
-    return Unlocking(
-        scale=str(peak["larger"]),
-        before=str(peak["smaller"]),
-        w2=float(peak["w2"]),
-        low=float(peak["low"]),
-        high=float(peak["high"]),
-        change=float(peak["change"]),
-        share=float(peak["peak_share"]),
-        p=float(peak["holm_p"]),
-    )
+    numbers = [float(peak[x]) for x in ("w2", "low", "high", "change", "peak_share", "holm_p")]
+    return Unlocking(str(peak["larger"]), str(peak["smaller"]), *numbers)

@@ -2,16 +2,18 @@
 
 A figure of a run is a function of its records and of its rows of
 :func:`geomfast.analysis.cells`; a figure of the whole sweep is one of
-:class:`geomfast.report.found.Found`; one of two sweeps takes both and the scale of either.  Each
-returns a matplotlib ``Figure``, or None where there is nothing to draw, and touches nothing of
-pyplot's global state.
+:class:`geomfast.report.data.ReportData`; one of two sweeps takes both and the scale of either.
+Each returns a matplotlib ``Figure``, or None where there is nothing to draw, and touches nothing
+of pyplot's global state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from geomfast.analysis.others import others, value_columns
 from geomfast.report.figures.behaviour import BY_SIZE, behaviour_figure
 from geomfast.report.figures.both import collapse_of_both, events_of_both
 from geomfast.report.figures.by_step import by_step
@@ -21,10 +23,12 @@ from geomfast.report.figures.limits import limits
 from geomfast.report.figures.maps import layer_map, probe_map, tracked_map
 from geomfast.report.figures.measures import gradient_ranks, hessian_figure, llc_figure
 from geomfast.report.figures.order import order_of_layers, top_down_figure
+from geomfast.report.figures.other_measures import other_figure
 from geomfast.report.figures.probes import probe_before_behaviour
 from geomfast.report.figures.scales import collapse_by_scale, events_by_scale
 from geomfast.report.figures.shares import wall_shares
 from geomfast.report.figures.timeline import timeline
+from geomfast.report.names import slugs
 
 
 class Picture(NamedTuple):
@@ -50,6 +54,15 @@ _CHOICES = ("accuracy", BY_SIZE, "answer_logprob")
 _BY_STEP = ("rankme", "loss", *_GRADIENTS, "hessian_top", "hessian_trace", "llc")
 _ALL = (*_EVENTS, *_GRADIENTS, "hessian_top", "llc")
 
+
+def _of_others() -> Iterator[Picture]:
+    """The figures of a run of measures that have none of their own."""
+    specs = {f"measure-{spec.name}": spec for spec in others()}
+    for name, file_name in slugs(specs).items():
+        draw = functools.partial(other_figure, specs[name])
+        yield Picture(file_name, specs[name].label, draw, value_columns(specs[name]))
+
+
 #: Figures of a run.
 FIGURES = (
     Picture("collapse", "Collapse and recovery in one picture", collapse_headline, _EVENTS),
@@ -62,6 +75,7 @@ FIGURES = (
     Picture("hessian", "Curvature of the loss", hessian_figure, ("hessian_top", "hessian_trace")),
     Picture("llc", "Local learning coefficient", llc_figure, ("llc",)),
     Picture("probes", "Linear probes, layer by step", probe_map, _PROBES),
+    *_of_others(),
 )
 
 #: Figures of all runs together.

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.trajectories import select
+from geomfast.report.colours import ORANGE, PURPLE, VERMILLION
 from geomfast.report.curves import medians, samples_of
-from geomfast.report.style import ORANGE, PURPLE, VERMILLION, head, legend, multiples, need, styled
+from geomfast.report.style import band, handle, head, legend, multiples, styled
 from geomfast.testbed.tasks.names import task_level
 
 #: Recorded of language models alone, which choose among continuations.
@@ -32,7 +33,8 @@ def behaviour_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
         return None
     values = {measure: select(run, measure) for measure in _LINES}
     every = pd.concat(values.values())
-    named = {task_level(task, level): (task, level) for task, level in _cells(every)}
+    cells = every[["task", "level"]].drop_duplicates().itertuples(index=False)
+    named = {task_level(*cell): cell for cell in cells}
     figure, panels = multiples(list(named), float(run["step"].max()), "share")
     for name, axes in panels.items():
         for measure, found in values.items():
@@ -40,28 +42,17 @@ def behaviour_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
             rows = found[(found["task"] == task) & (found["level"] == level)]
             _draw(axes, measure, rows)
         axes.set_ylim(0, 1.03)
-    Line2D = need("matplotlib.lines").Line2D
-    handles = [
-        Line2D([], [], color=colour, linestyle=line, label=label)
-        for label, colour, line in _LINES.values()
-    ]
+    handles = [handle(x, color=colour, linestyle=line) for x, colour, line in _LINES.values()]
     legend(figure, handles)
     text = f"{run['run'].iloc[0]}; n = {samples_of(every)} probes a set; band: standard error"
     head(figure, "What the model does with each probe set", text, 0.75)
     return figure
 
 
-def _cells(rows: pd.DataFrame) -> list[tuple[str, int]]:
-    """Tasks and levels in the order of the records."""
-    pairs = rows[["task", "level"]].drop_duplicates()
-    return list(zip(pairs["task"], pairs["level"], strict=True))
-
-
 def _draw(axes: Any, measure: str, rows: pd.DataFrame) -> None:
     _, colour, line = _LINES[measure]
     at = medians(rows)
-    if measure == "answer_logprob":
-        at = at.apply(np.exp)
-    elif measure == "accuracy":
-        axes.fill_between(at.index, at["low"], at["high"], color=colour, alpha=0.15, linewidth=0)
-    axes.plot(at.index, at["middle"], color=colour, linestyle=line, linewidth=1.6)
+    if measure == "accuracy":
+        return band(axes, at, colour, 0.15, linestyle=line)
+    middle = np.exp(at["middle"]) if measure == "answer_logprob" else at["middle"]
+    axes.plot(at.index, middle, color=colour, linestyle=line, linewidth=1.6)

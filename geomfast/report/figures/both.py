@@ -9,27 +9,20 @@ import pandas as pd
 
 from geomfast.analysis.trajectories import in_order, select
 from geomfast.records import FINAL
+from geomfast.report.axes import rank_axis
+from geomfast.report.colours import BLUE, ORANGE
 from geomfast.report.curves import runs_text, samples_of
+from geomfast.report.data import ReportData
 from geomfast.report.figures.dots import Group
 from geomfast.report.figures.scales import EMERGENCE, emergence_mark, events_figure, seed_lines
-from geomfast.report.found import Found
-from geomfast.report.style import (
-    BLUE,
-    ORANGE,
-    head,
-    legend,
-    multiples,
-    need,
-    rank_axis,
-    styled,
-)
+from geomfast.report.style import handle, head, legend, multiples, styled
 from geomfast.testbed.tasks.names import task_level
 
 _DASH = (0, (5, 2))
 _LINES: tuple[tuple[str, Any], ...] = ((BLUE, "-"), (ORANGE, _DASH))
 
 
-def _names(ours: Found, other: Found, scales: tuple[str, str]) -> tuple[str, str]:
+def _names(ours: ReportData, other: ReportData, scales: tuple[str, str]) -> tuple[str, str]:
     """What the two are called in a legend; with the scale where it is not the same."""
     if scales[0] == scales[1]:
         return ours.name, other.name
@@ -37,7 +30,7 @@ def _names(ours: Found, other: Found, scales: tuple[str, str]) -> tuple[str, str
 
 
 @styled
-def collapse_of_both(ours: Found, other: Found, scales: tuple[str, str]) -> Any:
+def collapse_of_both(ours: ReportData, other: ReportData, scales: tuple[str, str]) -> Any:
     """RankMe of the final state on the easiest level that both have of every task.
 
     None where they share no task-level.
@@ -79,7 +72,7 @@ def _easiest(sides: list[pd.DataFrame]) -> list[tuple[str, int]]:
 
 
 @styled
-def events_of_both(ours: Found, other: Found, scales: tuple[str, str]) -> Any:
+def events_of_both(ours: ReportData, other: ReportData, scales: tuple[str, str]) -> Any:
     """Floor and emergence step of every task-level of either."""
     cells = [
         found.cells[found.cells["scale"] == scale]
@@ -103,10 +96,9 @@ def _runs(cells: list[pd.DataFrame]) -> str:
 
 
 def _legend(figure: Any, names: tuple[str, str]) -> None:
-    Line2D = need("matplotlib.lines").Line2D
     handles = [
-        Line2D([], [], color=colour, linestyle=dash, linewidth=1.7, label=name)
+        handle(name, color=colour, linestyle=dash, linewidth=1.7)
         for name, (colour, dash) in zip(names, _LINES, strict=True)
     ]
-    handles.append(Line2D([], [], label="emergence (median over seeds)", **EMERGENCE))
+    handles.append(handle("emergence (median over seeds)", **EMERGENCE))
     legend(figure, handles, handlelength=3.2)

@@ -10,15 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.report.style import (
-    GREY,
-    LINE,
-    SOFT,
-    legend,
-    need,
-    plain_numbers,
-    step_axis,
-)
+from geomfast.report.axes import guides, plain_numbers, row_axis, step_axis
+from geomfast.report.colours import DASHED, GREY, LINE, SOFT
+from geomfast.report.extras import need
+from geomfast.report.style import handle, legend
 from geomfast.testbed.tasks.names import task_level
 
 #: Inches of a row, and what part of it the groups are spread over.
@@ -45,12 +40,9 @@ def task_rows(axes: Any, cells: pd.DataFrame, *, named: bool) -> list[tuple[str,
     """Make y a row per task-level, in the order of the table; returns them."""
     rows = list(dict.fromkeys(zip(cells["task"], cells["level"], strict=True)))
     labels = [task_level(*row) for row in rows] if named else []
-    axes.set_yticks(range(len(rows)), labels or [""] * len(rows))
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0, pad=7)  # marks at the edge reach over it
-    axes.spines["right"].set_visible(False)
-    axes.grid(axis="x", color="#e5e7eb", linewidth=0.7)
-    axes.set_axisbelow(True)
+    row_axis(axes, labels or [""] * len(rows))
+    axes.tick_params(axis="y", pad=7)  # marks at the edge reach over it
+    guides(axes)
     # A line between tasks, so that a mark is easily led back to its name.
     for index, (one, other) in enumerate(itertools.pairwise(rows)):
         if one[0] != other[0]:
@@ -94,12 +86,9 @@ def marks(
 def floor_panel(axes: Any, cells: pd.DataFrame, groups: Sequence[Group]) -> None:
     """Floors of RankMe, on a logarithmic axis, with a line at two dimensions."""
     rows = task_rows(axes, cells, named=True)
-    axes.set_xscale("log", base=2)
-    axes.axvline(2.0, color=GREY, linewidth=0.9, linestyle=(0, (3, 2)), zorder=0)
+    log2_axis(axes)
+    axes.axvline(2.0, color=GREY, linewidth=0.9, linestyle=DASHED, zorder=0)
     marks(axes, rows, groups, "floor", float("inf"))
-    ticker = need("matplotlib.ticker")
-    axes.xaxis.set_major_locator(ticker.LogLocator(base=2.0, subs=(1.0, 1.5)))
-    plain_numbers(axes.xaxis)
     axes.set_xlabel("floor of RankMe, final state (log)")
 
 
@@ -115,11 +104,17 @@ def emergence_panel(axes: Any, cells: pd.DataFrame, groups: Sequence[Group], las
     axes.set_xlabel("emergence step (log)")
 
 
+def log2_axis(axes: Any) -> None:
+    """Make x the logarithm of a RankMe, which is small: ticks at the powers of two and between."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(need("matplotlib.ticker").LogLocator(base=2.0, subs=(1.0, 1.5)))
+    plain_numbers(axes.xaxis)
+
+
 def strip(axes: Any, last: float) -> float:
     """Make x a step axis with a strip beyond its end for what did not happen; its middle."""
     step_axis(axes, last)
-    whole = float(np.log1p(last))
-    edge, beyond, end = (float(np.expm1(whole * (1 + share))) for share in (0.05, 0.11, 0.17))
+    edge, beyond, end = past(last, 0.05, 0.11, 0.17)
     axes.axvspan(edge, end, color="#f3f4f6", linewidth=0, zorder=0)
     axes.set_xlim(0, end)
     axes.annotate(
@@ -127,6 +122,11 @@ def strip(axes: Any, last: float) -> float:
         textcoords="offset points", ha="center", va="bottom", fontsize=7.5, color=SOFT,
     )  # fmt: skip
     return beyond
+
+
+def past(last: float, *shares: float) -> list[float]:
+    """Places beyond the last step of a step axis, by shares of its length."""
+    return [float(np.expm1(float(np.log1p(last)) * (1 + share))) for share in shares]
 
 
 def by_task(table: pd.DataFrame) -> pd.DataFrame:
@@ -138,12 +138,10 @@ def by_task(table: pd.DataFrame) -> pd.DataFrame:
 
 def group_legend(figure: Any, groups: Sequence[Group], *, several: bool) -> None:
     """Marks of the groups below the figure; with small dots where a group has several runs."""
-    Line2D = need("matplotlib.lines").Line2D
     handles = [
-        Line2D([], [], color=g.colour, marker=g.marker, linestyle="", markersize=5, label=g.name)
-        for g in groups
+        handle(g.name, color=g.colour, marker=g.marker, linestyle="", markersize=5) for g in groups
     ]
     if several:
         look = {"color": GREY, "marker": ".", "linewidth": 0.8, "markersize": 4}
-        handles.append(Line2D([], [], **look, label="every seed (mark: median)"))
+        handles.append(handle("every seed (mark: median)", **look))
     legend(figure, handles)

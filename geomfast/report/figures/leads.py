@@ -9,22 +9,11 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.leads import COLLAPSE, EVENTS, LAG, LEAD, MEASURES, NO_CHANGE, TIE
+from geomfast.report.axes import beside, guides, row_axis, share_axis
+from geomfast.report.colours import BLUE, GREY, INK, LINE, ORANGE, PURPLE, SOFT, level_looks
 from geomfast.report.curves import runs_text
-from geomfast.report.found import Found
-from geomfast.report.style import (
-    BLUE,
-    GREY,
-    INK,
-    LINE,
-    ORANGE,
-    PURPLE,
-    SOFT,
-    canvas,
-    head,
-    level_looks,
-    need,
-    styled,
-)
+from geomfast.report.data import ReportData
+from geomfast.report.style import area, canvas, handle, head, styled
 
 #: What measures are called in figures.
 NAMES: dict[str, str] = {
@@ -43,8 +32,17 @@ _ORDER = (COLLAPSE, *MEASURES)
 _LEFT, _ROW = 2.15, 0.62
 
 
+def _two(measures: Sequence[str], width: float, height: float, **look: Any) -> tuple[Any, Any, Any]:
+    """A figure, and its two axes with a row for every measure, named on the left."""
+    height += _ROW * len(measures)
+    figure, grid = canvas(width, height, 1, 2, left=_LEFT, bottom=1.1, wspace=0.1, **look)
+    row_axis(grid[0, 0], [NAMES[name] for name in measures])
+    row_axis(grid[0, 1], [""] * len(measures))
+    return figure, *grid[0]
+
+
 @styled
-def lead_forest(found: Found) -> Any:
+def lead_forest(found: ReportData) -> Any:
     """How many doublings of the step each measure is ahead of emergence, found in two ways.
 
     None where no measure can be set against an emergence.
@@ -54,21 +52,10 @@ def lead_forest(found: Found) -> Any:
     measures = [name for name in _ORDER if name in set(events["measure"])]
     if not measures:
         return None
-    figure, grid = canvas(
-        11.6, _ROW * len(measures) + 2.35, 1, 2, left=_LEFT, right=1.35, top=1.25, bottom=1.1,
-        wspace=0.1, width_ratios=(3, 2),
-    )  # fmt: skip
-    places = list(range(len(measures)))
-    for axes in grid[0]:
+    figure, left, right = _two(measures, 11.6, 2.35, right=1.35, top=1.25, width_ratios=(3, 2))
+    for axes in (left, right):
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
-        axes.set_ylim(len(measures) - 0.4, -0.6)
-        axes.set_yticks(places, [""] * len(places))
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", color="#e5e7eb", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines["right"].set_visible(False)
-    left, right = grid[0]
-    left.set_yticks(places, [NAMES[name] for name in measures])
+        guides(axes)
     for y, name in enumerate(measures):
         _event_dots(left, y, events[events["measure"] == name])
     left.set_xlabel("lead over emergence (doublings of the step)")
@@ -121,9 +108,7 @@ def _correlation(axes: Any, y: float, rows: pd.DataFrame) -> None:
     fill = PURPLE if sure else "white"
     axes.plot(row["lead"], y, "o", color=PURPLE, markersize=6, markerfacecolor=fill)
     said = f"r = {row['correlation']:.2f}, p = {row['p_value']:.2g}"
-    axes.annotate(
-        said, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7.5, color=SOFT
-    )
+    beside(axes, said, y)
 
 
 def _sides(axes: Any) -> None:
@@ -133,29 +118,21 @@ def _sides(axes: Any) -> None:
 
 
 def _forest_legend(figure: Any) -> None:
-    Line2D = need("matplotlib.lines").Line2D
     words = {LEAD: "lead", TIE: "tie: within a distance between checkpoints", LAG: "lag"}
+    colours = {LEAD: BLUE, TIE: GREY, LAG: ORANGE}
     handles = [
-        Line2D(
-            [], [], linestyle="", marker=_MARKS[name], markersize=4,
-            color=GREY if name == TIE else _OUTCOMES[name][0], label=label,
-        )
+        handle(label, linestyle="", marker=_MARKS[name], markersize=4, color=colours[name])
         for name, label in words.items()
-    ]  # fmt: skip
-    handles.append(
-        Line2D([], [], color=INK, marker="D", markersize=4.5, label="median and quartiles")
-    )
-    look = {"color": PURPLE, "markersize": 6, "linestyle": ""}
-    handles.append(Line2D([], [], marker="o", **look, label="p < 0.05"))
-    handles.append(Line2D([], [], marker="o", markerfacecolor="white", **look, label="p ≥ 0.05"))
-    figure.legend(
-        handles=handles, loc="lower center", ncols=6, frameon=False, columnspacing=1.4,
-        handletextpad=0.5,
-    )  # fmt: skip
+    ]
+    handles.append(handle("median and quartiles", color=INK, marker="D", markersize=4.5))
+    look = {"color": PURPLE, "markersize": 6, "linestyle": "", "marker": "o"}
+    handles += [handle("p < 0.05", **look), handle("p ≥ 0.05", markerfacecolor="white", **look)]
+    look = {"frameon": False, "columnspacing": 1.4, "handletextpad": 0.5}
+    figure.legend(handles=handles, loc="lower center", ncols=6, **look)
 
 
 @styled
-def hierarchy(found: Found) -> Any:
+def hierarchy(found: ReportData) -> Any:
     """What became of every event, and the precursor rate by difficulty with its interval.
 
     None where no measure can be set against an emergence.
@@ -165,20 +142,10 @@ def hierarchy(found: Found) -> Any:
     measures = [name for name in _ORDER if name in set(rates["measure"])]
     if not measures:
         return None
-    figure, grid = canvas(
-        10.6, _ROW * len(measures) + 2.2, 1, 2, left=_LEFT, right=0.55, top=1.1, bottom=1.1,
-        wspace=0.1, width_ratios=(2, 3),
-    )  # fmt: skip
-    bars, dots = grid[0]
-    for axes in grid[0]:
-        axes.set_ylim(len(measures) - 0.4, -0.6)
-        axes.set_yticks(range(len(measures)), [""] * len(measures))
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlim(0, 1)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
-        axes.spines["right"].set_visible(False)
+    figure, bars, dots = _two(measures, 10.6, 2.2, right=0.55, top=1.1, width_ratios=(2, 3))
+    for axes in (bars, dots):
+        share_axis(axes)
         axes.set_axisbelow(True)
-    bars.set_yticks(range(len(measures)), [NAMES[name] for name in measures])
     for row in rates[rates["level"] == 0].to_dict("records"):
         _outcome_bar(bars, measures.index(row["measure"]), row)
     bars.set_xlabel("share of events")
@@ -186,7 +153,7 @@ def hierarchy(found: Found) -> Any:
     levels = sorted(set(rates["level"]) - {0})
     for y, name in enumerate(measures):
         _rates(dots, y, rates[rates["measure"] == name], levels)
-    dots.grid(axis="x", color="#e5e7eb", linewidth=0.7)
+    guides(dots)
     dots.set_xlabel("precursor rate: leads of all events, 95% interval")
     dots.set_title("precursor rate by difficulty", loc="left")
     _hierarchy_legends(figure, levels)
@@ -222,27 +189,22 @@ def _rates(axes: Any, y: float, rows: pd.DataFrame, levels: Sequence[int]) -> No
         row, (colour, marker) = part.iloc[0], level_looks(levels)[level]
         place = y + 0.6 * ((index + 0.5) / len(levels) - 0.5)
         axes.plot([row["low"], row["high"]], [place] * 2, color=colour, linewidth=1.3)
-        axes.plot(
-            row["rate"], place, marker=marker, color=colour, markersize=5, clip_on=False, zorder=3
-        )
-        axes.annotate(
-            f"{row['leads']:.0f}/{row['events']:.0f}", (1.015, place),
-            xycoords=("axes fraction", "data"), va="center", fontsize=7, color=SOFT,
-        )  # fmt: skip
+        look = {"marker": marker, "color": colour, "markersize": 5}
+        axes.plot(row["rate"], place, clip_on=False, zorder=3, **look)
+        beside(axes, f"{row['leads']:.0f}/{row['events']:.0f}", place, 1.015, fontsize=7)
 
 
 def _hierarchy_legends(figure: Any, levels: Sequence[int]) -> None:
-    Line2D, Patch = need("matplotlib.lines").Line2D, need("matplotlib.patches").Patch
     words = {LEAD: "before", TIE: "tie", LAG: "after", NO_CHANGE: "no change found"}
     patches = [
-        Patch(facecolor=colour, hatch=hatch, edgecolor="#6b7280", linewidth=0.5, label=words[name])
+        area(words[name], facecolor=colour, hatch=hatch, edgecolor="#6b7280", linewidth=0.5)
         for name, (colour, hatch) in _OUTCOMES.items()
     ]
     width, _ = figure.get_size_inches()
     look = {"frameon": False, "columnspacing": 1.2, "handletextpad": 0.5, "loc": "lower left"}
     figure.legend(handles=patches, ncols=4, bbox_to_anchor=(_LEFT / width - 0.01, 0), **look)
     marks = [
-        Line2D([], [], color=colour, marker=marker, linewidth=1.3, label=f"level {level}")
+        handle(f"level {level}", color=colour, marker=marker, linewidth=1.3)
         for level, (colour, marker) in level_looks(levels).items()
     ]
     figure.legend(handles=marks, ncols=len(marks), bbox_to_anchor=(0.58, 0), **look)

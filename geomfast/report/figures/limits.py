@@ -10,29 +10,20 @@ import pandas as pd
 from geomfast.analysis.concordance import decided, swaps
 from geomfast.analysis.difficulty import early_correlation
 from geomfast.analysis.intervals import Estimate, share_over_seeds
+from geomfast.report.axes import beside, row_axis, share_axis, step_axis
+from geomfast.report.colours import BLACK, GREY, SOFT, level_looks, scale_look
 from geomfast.report.curves import runs_text
-from geomfast.report.found import Found
-from geomfast.report.style import (
-    BLACK,
-    GREY,
-    SOFT,
-    canvas,
-    head,
-    level_looks,
-    need,
-    plain_numbers,
-    scale_look,
-    step_axis,
-    styled,
-)
+from geomfast.report.data import ReportData
+from geomfast.report.figures.dots import log2_axis, past
+from geomfast.report.style import canvas, handle, head, styled
 
 #: Chance of a pair's order, and of telling it right at both of two scales.
 _EVEN, _BOTH = 0.5, 0.25
 
 
 @styled
-def limits(found: Found) -> Any:
-    """Early RankMe against emergence, their correlation by run, and pairs told in order.
+def limits(found: ReportData) -> Any:
+    """Early RankMe against emergence, their correlation by run, and concordant pairs.
 
     None where no run has an emergence after its first checkpoint.
     """
@@ -57,8 +48,7 @@ def limits(found: Found) -> Any:
 
 def _cloud(axes: Any, early: pd.DataFrame, last: float) -> None:
     """A mark for every task-level of every run; those that never emerged in a strip on top."""
-    whole = float(np.log1p(last))
-    edge, beyond, end = (float(np.expm1(whole * (1 + share))) for share in (0.05, 0.09, 0.14))
+    edge, beyond, end = past(last, 0.05, 0.09, 0.14)
     looks = level_looks(set(early["level"]))
     for level, (colour, marker) in looks.items():
         rows = early[early["level"] == level]
@@ -76,23 +66,15 @@ def _cloud(axes: Any, early: pd.DataFrame, last: float) -> None:
             "band: not emerged", (1.0, 1.0), xycoords="axes fraction", ha="right",
             va="bottom", fontsize=7.5, color=SOFT, xytext=(0, 3), textcoords="offset points",
         )  # fmt: skip
-    axes.set_xscale("log", base=2)
-    ticker = need("matplotlib.ticker")
-    axes.xaxis.set_major_locator(ticker.LogLocator(base=2.0, subs=(1.0, 1.5)))
-    plain_numbers(axes.xaxis)
+    log2_axis(axes)
     axes.set_xlabel("early RankMe (log)")
     axes.set_ylabel("emergence step (log)")
     axes.set_title("every task-level of every run", loc="left")
-    axes.spines["right"].set_visible(False)
-    Line2D = need("matplotlib.lines").Line2D
     handles = [
-        Line2D([], [], linestyle="", marker=marker, color=colour, markersize=4, label=f"level {v}")
-        for v, (colour, marker) in looks.items()
+        handle(f"level {level}", linestyle="", marker=marker, color=colour, markersize=4)
+        for level, (colour, marker) in looks.items()
     ]
-    axes.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(handles),
-        frameon=False, handletextpad=0.2, columnspacing=1.2,
-    )  # fmt: skip
+    _legend(axes, handles)
 
 
 def _correlations(axes: Any, table: pd.DataFrame) -> None:
@@ -100,13 +82,10 @@ def _correlations(axes: Any, table: pd.DataFrame) -> None:
     axes.set_title("Spearman's rho of every run", loc="left")
     axes.set_xlim(-1.05, 1.05)
     axes.axvline(0, color=BLACK, linewidth=0.8)
-    axes.spines["right"].set_visible(False)
     axes.set_xlabel("rho between RankMe and emergence step")
     table = table[table["rho"].notna()]
     scales = list(dict.fromkeys(table["scale"]))
-    axes.set_yticks(range(len(scales)), scales)
-    axes.set_ylim(max(len(scales), 1) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
+    row_axis(axes, scales)
     if table.empty:
         axes.text(0, 0, "too few task-levels emerged", ha="center", fontsize=8, color=SOFT)
     for y, scale in enumerate(scales):
@@ -120,43 +99,33 @@ def _correlations(axes: Any, table: pd.DataFrame) -> None:
                     row["rho"], place, marker=marker, color=colour, markerfacecolor=fill,
                     markersize=5, zorder=3,
                 )  # fmt: skip
-    Line2D = need("matplotlib.lines").Line2D
     look = {"linestyle": "", "marker": "o", "color": GREY, "markersize": 5}
-    handles = [
-        Line2D([], [], **look, label="early"),
-        Line2D([], [], markerfacecolor="white", **look, label="at initialisation"),
-    ]
-    axes.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False,
-        handletextpad=0.2, columnspacing=1.2,
-    )  # fmt: skip
+    hollow = handle("at initialisation", markerfacecolor="white", **look)
+    _legend(axes, [handle("early", **look), hollow])
 
 
 def _pairs(axes: Any, pairs: pd.DataFrame) -> None:
-    """Share of pairs told in order: of different levels, within each level, and of reversals."""
-    axes.set_title("pairs told in order", loc="left")
-    axes.set_xlim(0, 1)
-    axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
+    """Share of concordant pairs: of different levels, within each level, and of reversals."""
+    axes.set_title("concordant pairs", loc="left")
+    share_axis(axes)
     axes.set_xlabel("share of pairs, 95% interval")
-    axes.spines["right"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
     rows = _shares(pairs)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(rows)), [name for name, _, _, _ in rows])
+    row_axis(axes, [name for name, _, _, _ in rows])
     for y, (_, share, of, chance) in enumerate(rows):
         axes.plot([chance] * 2, [y - 0.32, y + 0.32], color=GREY, linewidth=1.6)
         if of:
             axes.plot([share.low, share.high], [y, y], color=BLACK, linewidth=1.4)
             axes.plot(share.value, y, "o", color=BLACK, markersize=5.5, clip_on=False, zorder=3)
-        axes.annotate(
-            f"n = {of:,}", (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7.5,
-            color=SOFT,
-        )  # fmt: skip
-    Line2D = need("matplotlib.lines").Line2D
+        beside(axes, f"n = {of:,}", y)
     look = {"linestyle": "", "marker": "|", "markersize": 11, "markeredgewidth": 1.6}
+    _legend(axes, [handle("chance", color=GREY, **look)])
+
+
+def _legend(axes: Any, handles: list[Any]) -> None:
+    """Below the axes and their label, in one line."""
     axes.legend(
-        handles=[Line2D([], [], color=GREY, **look, label="chance")], loc="upper center",
-        bbox_to_anchor=(0.5, -0.2), frameon=False, handletextpad=0.2,
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(handles),
+        frameon=False, handletextpad=0.2, columnspacing=1.2,
     )  # fmt: skip
 
 

@@ -10,15 +10,10 @@ import pandas as pd
 
 from geomfast.analysis.probes import MEASURE as PROBE
 from geomfast.records import layer_depth
+from geomfast.report.axes import STEPS, step_axis
+from geomfast.report.colours import DASHED, VERMILLION
 from geomfast.report.curves import Curves, caption, curves, samples_of
-from geomfast.report.style import (
-    VERMILLION,
-    canvas,
-    columns_for,
-    head,
-    step_axis,
-    styled,
-)
+from geomfast.report.style import canvas, columns_for, head, panels_of, styled
 
 
 @styled
@@ -96,26 +91,22 @@ def _map(
         top=1.05, bottom=0.6, wspace=0.12, hspace=1.0 / (0.28 * len(layers) + 0.35),
     )  # fmt: skip
     last, image = float(run["step"].max()), None
-    for index, axes in enumerate(grid.flat):
-        if index >= len(tasks):
-            axes.set_axis_off()
-            continue
-        edges, values = _cells(found, tasks[index], layers, change)
+    for task, axes, leftmost, lowest in panels_of(grid, tasks):
+        edges, values = _cells(found, task, layers, change)
         image = axes.pcolormesh(
             edges, np.arange(len(layers) + 1) + 0.5, values, cmap=colours, vmin=limits[0],
             vmax=limits[1], rasterized=True,
         )  # fmt: skip
-        axes.set_yticks(range(1, len(layers) + 1), layers if index % columns == 0 else [])
+        axes.set_yticks(range(1, len(layers) + 1), layers if leftmost else [])
         axes.tick_params(axis="y", length=0)
-        axes.set_title(tasks[index], loc="left")
-        axes.spines["right"].set_visible(False)
+        axes.set_title(task, loc="left")
         step_axis(axes, last)
         if table is not None:
-            emerged = table.loc[table["task"] == tasks[index], "emerged_step"].median()
+            emerged = table.loc[table["task"] == task, "emerged_step"].median()
             axes.axvline(emerged, color="white", linewidth=2.4)
-            axes.axvline(emerged, color=VERMILLION, linewidth=1.4, linestyle=(0, (3, 2)))
-        if index + columns >= len(tasks):
-            axes.set_xlabel("training step (log)")
+            axes.axvline(emerged, color=VERMILLION, linewidth=1.4, linestyle=DASHED)
+        if lowest:
+            axes.set_xlabel(STEPS)
     if image is None:
         return figure, None
     _, height = figure.get_size_inches()

@@ -1,4 +1,4 @@
-"""Figures of the dear measures of a run by step: gradient ranks, Hessian, learning coefficient."""
+"""Figures of the expensive measures of a run by step: gradients, Hessian, learning coefficient."""
 
 from __future__ import annotations
 
@@ -10,19 +10,10 @@ from geomfast.analysis.llc import llc_values
 from geomfast.analysis.trajectories import in_order, select
 from geomfast.analysis.truncation import FIRST
 from geomfast.records import MIXTURE
+from geomfast.report.axes import plain_numbers
+from geomfast.report.colours import BLACK, BLUE, ORANGE, VERMILLION
 from geomfast.report.curves import medians, samples_of
-from geomfast.report.style import (
-    BLACK,
-    BLUE,
-    ORANGE,
-    VERMILLION,
-    head,
-    legend,
-    multiples,
-    need,
-    plain_numbers,
-    styled,
-)
+from geomfast.report.style import band, handle, head, legend, multiples, styled
 from geomfast.testbed.tasks.names import task_level
 
 #: Name and colour by measure, and the line of a rank by which of the parameters it counts.
@@ -59,23 +50,18 @@ def gradient_ranks(run: pd.DataFrame, table: pd.DataFrame) -> Any:
             )  # fmt: skip
         axes.set_yscale("log", subs=[2, 5])
         plain_numbers(axes.yaxis, minor=True)
-    _rank_legend(figure, list(values))
+    handles = [
+        handle(
+            f"{_RANKS[measure][0]}, {'first 50,000 only' if suffix else 'all parameters'}",
+            color=_RANKS[measure][1], linestyle=_LINES[suffix],
+        )
+        for measure, suffix in values
+    ]  # fmt: skip
+    legend(figure, handles)
     samples = samples_of(pd.concat(values.values()))
     text = f"{run['run'].iloc[0]}; n = {samples} gradients per task-level; median over levels"
     head(figure, "How many dimensions the gradients use", text, 0.75)
     return figure
-
-
-def _rank_legend(figure: Any, drawn: list[tuple[str, str]]) -> None:
-    Line2D = need("matplotlib.lines").Line2D
-    handles = [
-        Line2D(
-            [], [], color=_RANKS[measure][1], linestyle=_LINES[suffix],
-            label=f"{_RANKS[measure][0]}, {'first 50,000 only' if suffix else 'all parameters'}",
-        )
-        for measure, suffix in drawn
-    ]  # fmt: skip
-    legend(figure, handles)
 
 
 @styled
@@ -93,21 +79,13 @@ def hessian_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     figure, panels = multiples(tasks, float(run["step"].max()), "nats per token")
     for task, axes in panels.items():
         for measure, found in values.items():
-            at = medians(found[found["task"] == task])
-            colour = _CURVATURES[measure][1]
-            axes.fill_between(at.index, at["low"], at["high"], color=colour, alpha=0.2, linewidth=0)
-            axes.plot(at.index, at["middle"], color=colour, linewidth=1.6)
+            band(axes, medians(found[found["task"] == task]), _CURVATURES[measure][1])
         # A trace, and early in training an eigenvalue too, may be negative.
         axes.set_yscale("symlog", linthresh=1.0)
         axes.axhline(0, color="#c4c9cf", linewidth=0.6, zorder=0)
         plain_numbers(axes.yaxis)
-    Line2D = need("matplotlib.lines").Line2D
-    handles = [
-        Line2D([], [], color=colour, label=name)
-        for measure, (name, colour) in _CURVATURES.items()
-        if measure in values
-    ]
-    legend(figure, handles)
+    looks = [_CURVATURES[measure] for measure in values]
+    legend(figure, [handle(name, color=colour) for name, colour in looks])
     text = (
         f"{run['run'].iloc[0]}; Hessian of the mean loss of n = {samples_of(every)} samples; median"
         " over levels; bands: residual of the eigenvalue, standard error of the trace"
@@ -132,11 +110,8 @@ def llc_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     figure, panels = multiples(order, float(run["step"].max()), "coefficient")
     for name, axes in panels.items():
         rows = values[(names == name) & values["value"].notna()]
-        colour = BLACK if name == mixture else BLUE
-        at = medians(rows)
         axes.axhline(0, color="#c4c9cf", linewidth=0.6, zorder=0)
-        axes.fill_between(at.index, at["low"], at["high"], color=colour, alpha=0.2, linewidth=0)
-        axes.plot(at.index, at["middle"], color=colour, linewidth=1.6)
+        band(axes, medians(rows), BLACK if name == mixture else BLUE)
         doubtful = rows[rows["doubt"] != ""]
         axes.plot(
             doubtful["step"], doubtful["value"], linestyle="", marker="x", markersize=3.5,
@@ -171,16 +146,14 @@ def _mark_lost(axes: Any, rows: pd.DataFrame) -> None:
 
 
 def _llc_legend(figure: Any, values: pd.DataFrame) -> None:
-    Line2D = need("matplotlib.lines").Line2D
     doubts = values.loc[values["value"].notna(), "doubt"]
-    handles = [Line2D([], [], color=BLUE, label="median over a task's levels")]
+    handles = [handle("median over a task's levels", color=BLUE)]
     if (values["task"] == MIXTURE[0]).any():
-        handles.insert(0, Line2D([], [], color=BLACK, label="all task-levels together"))
+        handles.insert(0, handle("all task-levels together", color=BLACK))
+    look = {"linestyle": "", "color": VERMILLION, "markersize": 4}
     if (doubts != "").any():
         reasons = ", ".join(sorted(set(doubts) - {""}))
-        look = {"linestyle": "", "marker": "x", "color": VERMILLION, "markersize": 4}
-        handles.append(Line2D([], [], **look, label=f"a level's value, in doubt: {reasons}"))
+        handles.append(handle(f"a level's value, in doubt: {reasons}", marker="x", **look))
     if values["value"].isna().any():
-        look = {"linestyle": "", "marker": "v", "color": VERMILLION, "markersize": 4}
-        handles.append(Line2D([], [], **look, label="all chains diverged"))
+        handles.append(handle("all chains diverged", marker="v", **look))
     legend(figure, handles)

@@ -11,19 +11,11 @@ import pandas as pd
 from geomfast.analysis.collapse import half_collapse
 from geomfast.analysis.topdown import OTHER, TIED, TOP_DOWN
 from geomfast.records import FINAL, layer_depth
+from geomfast.report.axes import guides, step_axis
+from geomfast.report.colours import GREY, SOFT, level_looks
 from geomfast.report.curves import caption, runs_text
-from geomfast.report.found import Found
-from geomfast.report.style import (
-    GREY,
-    SOFT,
-    canvas,
-    columns_for,
-    head,
-    legend,
-    level_looks,
-    step_axis,
-    styled,
-)
+from geomfast.report.data import ReportData
+from geomfast.report.style import canvas, columns_for, head, legend, panels_of, styled
 
 #: What stands in a field beside its colour.
 _SIGNS = {TOP_DOWN: "▼", TIED: "=", OTHER: ""}
@@ -46,12 +38,9 @@ def top_down_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     levels = sorted(set(halves["level"]))
     looks = level_looks(levels)
     last = float(np.nanmax(halves["half_step"])) if halves["half_step"].notna().any() else 1.0
-    for index, axes in enumerate(grid.flat):
-        if index >= len(tasks):
-            axes.set_axis_off()
-            continue
+    for task, axes, leftmost, lowest in panels_of(grid, tasks):
         for order, level in enumerate(levels):
-            part = halves[(halves["task"] == tasks[index]) & (halves["level"] == level)]
+            part = halves[(halves["task"] == task) & (halves["level"] == level)]
             where = [blocks.index(name) + 1 for name in part["layer"]]
             colour, marker = looks.get(level, (GREY, "o"))
             # Levels that coincide stay visible when each is moved up a little from the one before.
@@ -61,16 +50,14 @@ def top_down_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
                 linewidth=1.2, markersize=5, label=f"level {level}",
             )  # fmt: skip
         axes.set_ylim(0.5, len(blocks) + 0.5)
-        axes.set_yticks(range(1, len(blocks) + 1), blocks if index % columns == 0 else [])
+        axes.set_yticks(range(1, len(blocks) + 1), blocks if leftmost else [])
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(0, last * 1.08)
         if last > 200:
             step_axis(axes, last)
-        axes.grid(axis="x", color="#e5e7eb", linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.spines["right"].set_visible(False)
-        axes.set_title(tasks[index], loc="left")
-        if index + columns >= len(tasks):
+        guides(axes)
+        axes.set_title(task, loc="left")
+        if lowest:
             axes.set_xlabel("half-collapse step")
     if tasks:
         legend(figure, grid.flat[0].get_legend_handles_labels()[0])
@@ -80,7 +67,7 @@ def top_down_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 
 @styled
-def order_of_layers(found: Found) -> Any:
+def order_of_layers(found: ReportData) -> Any:
     """Kendall's tau-b between depth and half-collapse step, per task and run.
 
     None where no run has two blocks.

@@ -8,26 +8,16 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.probes import MEASURE, START
+from geomfast.report.axes import STEPS
+from geomfast.report.colours import BLUE, GREY, ORANGE, SKY, SOFT, VERMILLION
 from geomfast.report.curves import runs_text, samples_of
+from geomfast.report.data import ReportData
 from geomfast.report.figures.dots import ROW, by_task, strip, task_rows
-from geomfast.report.found import Found
-from geomfast.report.style import (
-    BLUE,
-    GREY,
-    ORANGE,
-    SKY,
-    SOFT,
-    VERMILLION,
-    canvas,
-    head,
-    legend,
-    need,
-    styled,
-)
+from geomfast.report.style import canvas, handle, head, legend, styled
 
 
 @styled
-def probe_before_behaviour(found: Found) -> Any:
+def probe_before_behaviour(found: ReportData) -> Any:
     """Per scale and task-level: when the first probe of a layer has the answer, and when the model.
 
     None where no probe was taken.
@@ -50,7 +40,7 @@ def probe_before_behaviour(found: Found) -> Any:
             cell = table[(table["task"] == task) & (table["level"] == level)]
             _steps(axes, y, cell[cell["scale"] == scale], shown, beyond)
         axes.set_title(scale, loc="left")
-        axes.set_xlabel("training step (log)")
+        axes.set_xlabel(STEPS)
     _legend(figure, shown, several=bool(table.duplicated(["scale", "task", "level"]).any()))
     samples = samples_of(found.records[found.records["measure"] == MEASURE])
     text = f"{runs_text(found.cells)}; n = {samples} samples per probe; of the layer that is first"
@@ -102,9 +92,8 @@ _WORDS = {
 
 
 def _legend(figure: Any, shown: list[str], *, several: bool) -> None:
-    Line2D = need("matplotlib.lines").Line2D
-    handles = [Line2D([], [], linestyle="", label=_WORDS[name], **_LOOKS[name]) for name in shown]
+    handles = [handle(_WORDS[name], linestyle="", **_LOOKS[name]) for name in shown]
     if several:
         look = {"color": GREY, "marker": ".", "linestyle": "", "markersize": 4}
-        handles.append(Line2D([], [], **look, label="every seed (mark: median)"))
+        handles.append(handle("every seed (mark: median)", **look))
     legend(figure, handles)

@@ -10,55 +10,32 @@ import pandas as pd
 
 from geomfast.analysis.trajectories import in_order, select
 from geomfast.records import FINAL
+from geomfast.report.axes import rank_axis
+from geomfast.report.colours import GREY, scale_look
 from geomfast.report.curves import runs_text, samples_of
-from geomfast.report.figures.dots import (
-    ROW,
-    Group,
-    by_task,
-    emergence_panel,
-    floor_panel,
-    group_legend,
-)
-from geomfast.report.found import Found
-from geomfast.report.style import (
-    GREY,
-    canvas,
-    head,
-    legend,
-    multiples,
-    need,
-    rank_axis,
-    scale_look,
-    styled,
-)
+from geomfast.report.data import ReportData
+from geomfast.report.figures import dots
+from geomfast.report.figures.dots import Group
+from geomfast.report.style import canvas, handle, head, legend, multiples, styled
 from geomfast.testbed.tasks.names import task_level
 
 #: Look of the mark of :func:`emergence_mark`.
-EMERGENCE: dict[str, Any] = {
-    "marker": "^",
-    "markersize": 7.5,
-    "linestyle": "",
-    "color": GREY,
-    "markeredgecolor": "white",
-}
+EMERGENCE: dict[str, Any] = {"marker": "^", "markersize": 7.5, "linestyle": "", "color": GREY}
+EMERGENCE["markeredgecolor"] = "white"
 
 
 @styled
-def collapse_by_scale(found: Found) -> Any:
+def collapse_by_scale(found: ReportData) -> Any:
     """RankMe of the final state on the easiest level of every task, a colour for every scale.
 
     None where there is one run of every task.
     """
-    cells = found.cells
-    if not cells.duplicated(["task", "level"]).any():
-        return None
+    cells, rank = found.cells, select(found.records, "rankme", FINAL)
     level = int(cells["level"].min())
-    rank = select(found.records, "rankme", FINAL)
     rank = in_order(rank[rank["level"] == level])
-    if rank.empty:
+    if rank.empty or not cells.duplicated(["task", "level"]).any():
         return None
-    tasks = list(dict.fromkeys(rank["task"]))
-    scales = list(dict.fromkeys(rank["scale"]))
+    tasks, scales = (list(dict.fromkeys(rank[name])) for name in ("task", "scale"))
     names = [task_level(task, level) for task in tasks]
     figure, panels = multiples(names, float(rank["step"].max()), "RankMe (log)")
     for task, axes in zip(tasks, panels.values(), strict=True):
@@ -69,11 +46,8 @@ def collapse_by_scale(found: Found) -> Any:
             its = cells[(cells["task"] == task) & (cells["level"] == level)]
             emergence_mark(axes, its[its["scale"] == scale], colour)
     rank_axis(next(iter(panels.values())), rank["value"].to_numpy(dtype=float))
-    Line2D = need("matplotlib.lines").Line2D
-    handles = [
-        Line2D([], [], color=scale_look(scale)[0], linewidth=1.8, label=scale) for scale in scales
-    ]
-    handles.append(Line2D([], [], label="emergence (median over seeds)", **EMERGENCE))
+    handles = [handle(scale, color=scale_look(scale)[0], linewidth=1.8) for scale in scales]
+    handles.append(handle("emergence (median over seeds)", **EMERGENCE))
     legend(figure, handles)
     text = (
         f"{runs_text(cells)}; n = {samples_of(rank)} samples per value; final state; thick: median "
@@ -84,7 +58,7 @@ def collapse_by_scale(found: Found) -> Any:
 
 
 @styled
-def events_by_scale(found: Found) -> Any:
+def events_by_scale(found: ReportData) -> Any:
     """Floor and emergence step of every task-level, a mark for every scale.
 
     None where there is one run of every task.
@@ -107,26 +81,24 @@ def events_figure(cells: pd.DataFrame, groups: Sequence[Group], last: float) -> 
     """Floors on the left and emergence steps on the right, rows by task-level, without a head."""
     count = len(cells[["task", "level"]].drop_duplicates())
     figure, grid = canvas(
-        9.6, ROW * count + 2.1, 1, 2, left=0.75, right=0.35, top=1.05, bottom=1.0, wspace=0.06
+        9.6, dots.ROW * count + 2.1, 1, 2, left=0.75, right=0.35, top=1.05, bottom=1.0, wspace=0.06
     )
-    rows = by_task(cells)
-    floor_panel(grid[0, 0], rows, groups)
-    emergence_panel(grid[0, 1], rows, groups, last)
+    rows = dots.by_task(cells)
+    dots.floor_panel(grid[0, 0], rows, groups)
+    dots.emergence_panel(grid[0, 1], rows, groups, last)
     several = any(group.cells.duplicated(["task", "level"]).any() for group in groups)
-    group_legend(figure, groups, several=several)
+    dots.group_legend(figure, groups, several=several)
     return figure
 
 
 def seed_lines(axes: Any, rows: pd.DataFrame, colour: Any, dash: Any = "-") -> None:
     """One measure of one layer of one task-level: a thin line per run, their median thick."""
     runs = [part for _, part in rows.groupby("run", sort=False)]
-    if len(runs) > 1:
-        for part in runs:
-            axes.plot(
-                part["step"], part["value"], color=colour, linestyle=dash, linewidth=0.6, alpha=0.45
-            )
+    look = {"color": colour, "linestyle": dash}
+    for part in runs if len(runs) > 1 else []:
+        axes.plot(part["step"], part["value"], linewidth=0.6, alpha=0.45, **look)
     median = rows.groupby("step")["value"].median()
-    axes.plot(median.index, median, color=colour, linestyle=dash, linewidth=1.7)
+    axes.plot(median.index, median, linewidth=1.7, **look)
 
 
 def emergence_mark(axes: Any, cells: pd.DataFrame, colour: Any) -> None:

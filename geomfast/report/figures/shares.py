@@ -5,23 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from geomfast.measures import catalog
+from geomfast.report.axes import beside, row_axis, share_axis
+from geomfast.report.colours import BLACK, GREY, LINE, VERMILLION, plain_colour
 from geomfast.report.curves import runs_text
-from geomfast.report.found import Found
-from geomfast.report.style import (
-    BLACK,
-    GREY,
-    LINE,
-    SOFT,
-    VERMILLION,
-    canvas,
-    head,
-    need,
-    styled,
-)
+from geomfast.report.data import ReportData
+from geomfast.report.panels import spec_texts
+from geomfast.report.style import area, canvas, head, styled
 from geomfast.runs.wall import TRAINING, WRITING
 
 #: Name, colour and hatch of every part of :func:`geomfast.runs.wall.wall_time`.
@@ -29,7 +21,10 @@ PARTS: dict[str, tuple[str, str, str]] = {
     TRAINING: ("training", LINE, ""),
     WRITING: ("writing", GREY, ""),
     "behaviour": ("behaviour and the forward pass", VERMILLION, ""),
-    **{name: (spec.label, spec.colour, spec.hatch) for name, spec in catalog().specs.items()},
+    **{
+        name: (spec_texts(spec)[0], plain_colour(spec.colour), spec.hatch)
+        for name, spec in catalog().specs.items()
+    },
 }
 #: What a tracker's time is called that is counted under the same names.
 _TRACKED = {"behaviour": "loss of the samples", WRITING: "copying weights and writing"}
@@ -38,7 +33,7 @@ _LETTER = 0.075
 
 
 @styled
-def wall_shares(found: Found) -> Any:
+def wall_shares(found: ReportData) -> Any:
     """Share of the wall time that each part takes, a bar per scale over all of its runs.
 
     None where no time was recorded.
@@ -58,12 +53,8 @@ def wall_shares(found: Found) -> Any:
     axes = grid[0, 0]
     for y, scale in enumerate(scales):
         _bar(axes, y, table[table["scale"] == scale], shown)
-    axes.set_yticks(range(len(scales)), scales)
-    axes.set_ylim(len(scales) - 0.4, -0.6)
-    axes.set_xlim(0, 1)
-    axes.set_xticks(np.linspace(0, 1, 5), ["0", "25%", "50%", "75%", "100%"])
-    axes.tick_params(axis="y", length=0)
-    axes.spines["right"].set_visible(False)
+    row_axis(axes, scales)
+    share_axis(axes)
     whole = TRAINING in shown
     axes.set_xlabel("share of the wall time" if whole else "share of the time of measuring")
     _legend(figure, table, shown, _TRACKED if found.tracked else {})
@@ -95,15 +86,11 @@ def _bar(axes: Any, y: int, rows: pd.DataFrame, shown: list[str]) -> None:
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.85},
             )  # fmt: skip
         start += share
-    axes.annotate(
-        f"{duration(whole / rows['run'].nunique())} a run", (1.01, y),
-        xycoords=("axes fraction", "data"), va="center", fontsize=8, color=SOFT,
-    )  # fmt: skip
+    beside(axes, f"{duration(whole / rows['run'].nunique())} a run", y, 1.01, fontsize=8)
 
 
 def _legend(figure: Any, table: pd.DataFrame, shown: list[str], called: Mapping[str, str]) -> None:
     """A line per part: what it is and, of a measure, what it costs at one checkpoint."""
-    Patch = need("matplotlib.patches").Patch
     handles = []
     for part in shown:
         rows, (label, _, _) = table[table["part"] == part], PARTS.get(part, (part, "", ""))
@@ -113,7 +100,7 @@ def _legend(figure: Any, table: pd.DataFrame, shown: list[str], called: Mapping[
             least, most = int(counts.min()), int(counts.max())
             many = f"{most}" if least == most else f"{least} to {most}"
             label += f": {duration(cost)} a checkpoint on average, at {many} of a run"
-        handles.append(Patch(**_look(part), label=label))
+        handles.append(area(label, **_look(part)))
     figure.legend(
         handles=handles, loc="lower left", frameon=False, labelspacing=0.4,
         bbox_to_anchor=(0.9 / figure.get_size_inches()[0], 0.0),

@@ -7,19 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geomfast.report.axes import STEPS, beside, guides, step_axis
+from geomfast.report.colours import BLACK, BLUE, LINE, PURPLE, VERMILLION
 from geomfast.report.curves import caption
-from geomfast.report.style import (
-    BLACK,
-    BLUE,
-    LINE,
-    PURPLE,
-    VERMILLION,
-    canvas,
-    head,
-    legend,
-    step_axis,
-    styled,
-)
+from geomfast.report.style import canvas, head, legend, styled
 from geomfast.testbed.tasks.names import task_level
 
 
@@ -35,7 +26,7 @@ def timeline(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     axes, last = grid[0, 0], float(run["step"].max())
     marks = [
         ("floor_step", "v", BLACK, "floor of RankMe"),
-        ("recovery_step", "^", BLUE, "half of it regained"),
+        ("recovery_step", "^", BLUE, "half of it recovered"),
         ("logprob_step", "D", PURPLE, "emergence by log-probability"),
         ("emerged_step", "o", VERMILLION, "emergence by accuracy"),
     ]
@@ -53,19 +44,14 @@ def timeline(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     accuracies, pending = order["final_accuracy"][never], order["pending"][never]
     for y, accuracy, nearly in zip(place[never], accuracies, pending, strict=True):
         # Beside the axes, where no mark can be.
-        axes.annotate(
-            f"{'pending' if nearly else 'not emerged'} ({accuracy:.0%})",
-            (1.01, y), xycoords=("axes fraction", "data"),
-            va="center", fontsize=7.5, color=VERMILLION,
-        )  # fmt: skip
+        said = f"{'pending' if nearly else 'not emerged'} ({accuracy:.0%})"
+        beside(axes, said, y, 1.01, color=VERMILLION)
     names = [task_level(t, v) for t, v in zip(order["task"], order["level"], strict=True)]
     axes.set_yticks(place, names)
     axes.set_ylim(len(order) - 0.4, -0.6)
-    axes.grid(axis="x", color="#e5e7eb", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines["right"].set_visible(False)
+    guides(axes)
     step_axis(axes, last)
-    axes.set_xlabel("training step (log)")
+    axes.set_xlabel(STEPS)
     legend(figure, axes.get_legend_handles_labels()[0], fontsize=8.5)
     head(figure, "Collapse, recovery, emergence", caption(run), 0.85)
     return figure

@@ -10,13 +10,13 @@ from geomfast.analysis.population import SUCCESS
 from geomfast.analysis.population.geometry import GEOMETRY
 from geomfast.analysis.population.summary import BOOTSTRAP, bootstrap_of
 from geomfast.report.drawing import Drawn, OnPage, finished, keep
+from geomfast.report.extras import need
 from geomfast.report.figures import Picture
 from geomfast.report.place import MARK, place_of_folder, place_of_table
 from geomfast.report.population import page, tables
+from geomfast.report.population.data import MOST_SCALES, Population, Populations, read
 from geomfast.report.population.figures import FIGURES
-from geomfast.report.population.found import MOST_SCALES, Population, Populations, read
 from geomfast.report.settings import shown_settings, taken_how
-from geomfast.report.style import need
 from geomfast.report.tables import json_bytes, plain
 
 #: Populations of one report that are drawn: seconds each.
@@ -70,13 +70,10 @@ def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> 
     if len(found.each) > MOST_FOLDERS:
         written = tables.write_together(out / "tables", found.each, place.write)
     else:
-        written = [
-            file
-            for population in found.each
-            for file in tables.write(
-                _folder(out / "tables", found, population), population, place.write
-            )
-        ]
+        written = []
+        for population in found.each:
+            folder = _folder(out / "tables", found, population)
+            written += tables.write(folder, population, place.write)
     values = [tables.as_json(population) for population in found.each]
     place.write(place.html, page.render(found, values, shown, drawn.notes).encode())
     result: dict[str, Any] = plain(
@@ -89,13 +86,7 @@ def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> 
     )
     result["populations"] = values
     place.write(out / "report.json", json_bytes(result))
-    result["paths"] = {
-        "html": str(place.html),
-        "json": str(out / "report.json"),
-        "figures": [str(file) for file in drawn.paths],
-        "tables": [str(file) for file in written],
-    }
-    return result
+    return result | {"paths": drawn.result_paths(place.html, out, written)}
 
 
 def _left_out(found: Populations) -> list[str]:

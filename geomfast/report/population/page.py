@@ -10,7 +10,7 @@ from geomfast.analysis.population.summary import bootstrap_of
 from geomfast.report.drawing import OnPage
 from geomfast.report.page import on_page, template
 from geomfast.report.population import tables
-from geomfast.report.population.found import Populations
+from geomfast.report.population.data import Populations
 from geomfast.report.settings import shown_settings
 
 
@@ -31,6 +31,7 @@ def render(
     Raises:
         MissingExtra: jinja2 is not installed.
     """
+    counts = [bootstrap_of(each.table) for each in found.each]
     return template("population.html.j2").render(
         title=f"geomfast: outcomes over seeds, {found.name}",
         populations=[
@@ -49,11 +50,6 @@ def render(
         headings=tables.HEADINGS,
         success=f"{found.each[0].success:g}",
         least=LEAST_SEEDS,
-        bootstrap=" to ".join(
-            f"{count:,}"
-            for count in sorted(
-                {f(bootstrap_of(each.table) for each in found.each) for f in (min, max)}
-            )
-        ),
+        bootstrap=" to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)})),
         settings=shown_settings(found.settings),
     )

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from geomfast.analysis.population import ALPHA
 from geomfast.report.names import in_terminal, labels, one_line
+from geomfast.report.population.data import LONGEST_LABEL, MOST_SCALES, Population
 from geomfast.report.population.figures.common import p_text, size_text
-from geomfast.report.population.found import LONGEST_LABEL, MOST_SCALES, Population
 from geomfast.report.tables import Write, plain, write_csv
 
 #: Heading of the summary on the page and in the terminal.

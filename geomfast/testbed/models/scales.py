@@ -5,8 +5,10 @@ The paper gives the ends of the range; the middle sizes and the learning rates a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
+from geomfast.testbed.tasks import LEVELS, TASKS
 from geomfast.testbed.tasks.vocabulary import CONTEXT, VOCABULARY_SIZE
 
 
@@ -51,3 +53,16 @@ SCALES: dict[str, Scale] = {
         Scale("xlarge", 12, 1024, 16, 1.5e-4),
     )
 }
+
+
+@cache
+def scale_for(name: str, tasks: tuple[str, ...]) -> Scale:
+    """A scale with the embeddings that these tasks need.
+
+    The paper's eight need what every scale has, so that nano has its 404,992 parameters; a task
+    with tokens of its own, or with examples beyond 40 positions, adds rows.
+    """
+    asked = [TASKS[task] for task in tasks]
+    vocabulary = max((task.vocabulary for task in asked), default=VOCABULARY_SIZE)
+    longest = max((task.length(level) for task in asked for level in LEVELS), default=CONTEXT)
+    return replace(SCALES[name], vocabulary=vocabulary, context=max(CONTEXT, longest))

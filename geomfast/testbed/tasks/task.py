@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomfast.testbed.tasks.vocabulary import COMMA, EOS, EQUALS, ID
+from geomfast.testbed.tasks.vocabulary import COMMA, EOS, EQUALS, ID, VOCABULARY_SIZE
 
 Ids = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -24,12 +24,15 @@ class Task:
     """One algorithmic task at its three levels.
 
     Attributes:
-        name: as in the paper (arXiv:2602.15997): COPY, REV, ...
+        name: capitals and digits, as in the paper (arXiv:2602.15997): COPY, REV, ...
         summary: what is asked, in words.
         sizes: what each level is, in words.
         draw: ``(words (N, 12) uint64, level) -> (inputs (N, Li), answers (N, La))`` token ids;
             a pure function of each row of ``words``.
         chance: ``level -> `` exact-match rate of the best answer that ignores the input.
+        tokens: of a task beyond the eight: its own tokens with their ids, ``[NAME]`` among them.
+            Ids are from 24 up, and no other task's: what is recorded and trained stays as it is
+            when tasks are added.
     """
 
     name: str
@@ -37,6 +40,21 @@ class Task:
     sizes: tuple[str, str, str]
     draw: Callable[[Words, int], tuple[Ids, Ids]]
     chance: Callable[[int], float]
+    tokens: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def token(self) -> int:
+        """Id of the token that examples begin with, ``[NAME]``."""
+        return (self.tokens or ID)[f"[{self.name}]"]
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of embedding that a model needs for it: one more than its greatest id."""
+        return max(VOCABULARY_SIZE, *(id_ + 1 for id_ in self.tokens.values()), 0)
+
+    def length(self, level: int) -> int:
+        """Tokens of an example of a level."""
+        return examples(self, level, "length", 0, 1).tokens.shape[1]
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,7 @@ def examples(task: Task, level: int, stream: str, start: int, count: int) -> Exa
     inputs, answers = task.draw(words, level)
     column = np.ones((count, 1), dtype=np.int64)
     tokens = np.concatenate(
-        [column * ID[f"[{task.name}]"], inputs, column * EQUALS, answers, column * EOS], axis=1
+        [column * task.token, inputs, column * EQUALS, answers, column * EOS], axis=1
     )
     return Examples(tokens, 1 + inputs.shape[1] + 1)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geomfast.testbed.models.gpt import GPT
-from geomfast.testbed.models.scales import SCALES
+from geomfast.testbed.models.scales import scale_for
 from geomfast.testbed.tasks import TaskLevel
 from geomfast.testbed.training.mixture import IGNORE, Bucket, Mixture
 from geomfast.testbed.training.precision import tf32
@@ -49,7 +49,8 @@ class Trainer:
         self.settings = settings
         self.device = torch.device(device)
         check_precision(settings.precision, self.device.type)
-        self.model = GPT(SCALES[scale], seed).to(self.device)
+        shape = scale_for(scale, tuple(level.task for level in levels))
+        self.model = GPT(shape, seed).to(self.device)
         self.mixture = Mixture(levels, settings.batch_size, seed)
         self.peak = peak_rate(settings, scale)
         self.optimizer = self._optimizer()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from geomfast.analysis.population import from_records
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures import FIGURES
-from geomfast.report.population.found import Population
 from geomfast.report.population.tables import key_lines
 from tests.analysis.populations import LADDER, population_records, table, two_groups
 from tests.report.looks import cut_off, overlapping, texts

@@ -1,6 +1,6 @@
 """Figures of one population, in the order of the page.
 
-Each is a function of a :class:`geomfast.report.population.found.Population` and returns a
+Each is a function of a :class:`geomfast.report.population.data.Population` and returns a
 matplotlib ``Figure``, or None where there is nothing to draw.
 """
 

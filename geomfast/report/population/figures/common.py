@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from geomfast.report.population.found import Population
-from geomfast.report.style import SOFT, head, need
+from geomfast.report.extras import need
+from geomfast.report.population.data import Population
+from geomfast.report.style import head
 
 #: Inches of a letter of a tick label.
 _LETTER = 0.072
@@ -49,7 +50,6 @@ def scale_axis(axes: Any, names: Sequence[str]) -> None:
     width, height = figure.get_size_inches()
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.spines["right"].set_visible(False)
     if widest(names) > 0.95 * place.width * width / len(names):
         flat = [name.replace("\n", ", ") for name in names]
         axes.set_xticks(range(len(names)), flat, rotation=90)
@@ -82,6 +82,4 @@ def p_text(p: float) -> str:
 
 def heading(figure: Any, population: Population, title: str, how: str, left: float) -> None:
     """A title, whose members the figure shows, and how; ``left`` in inches."""
-    head(figure, title, members_text(population), left)
-    width, height = figure.get_size_inches()
-    figure.text(left / width, 1 - 0.62 / height, how, va="top", fontsize=9, color=SOFT)
+    head(figure, title, members_text(population), left, more=how)

@@ -8,19 +8,11 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.population import extremes
+from geomfast.report.axes import plain_numbers
+from geomfast.report.colours import BLUE, GREY, INK, LINE, SOFT, VERMILLION
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import heading, scale_axis, scale_names
-from geomfast.report.population.found import Population
-from geomfast.report.style import (
-    BLUE,
-    GREY,
-    INK,
-    LINE,
-    SOFT,
-    VERMILLION,
-    canvas,
-    plain_numbers,
-    styled,
-)
+from geomfast.report.style import canvas, styled
 
 #: Curves of either kind in colour, and of all in grey.
 _SHOWN, _BEHIND = 6, 120
@@ -84,6 +76,5 @@ def _all(axes: Any, found: pd.DataFrame, scales: int) -> None:
     axes.set_xlim(min(0.0, float(straight.min())) - 0.3, scales - 0.5)
     axes.set_xlabel("linearity L")
     axes.set_ylabel("breakthroughness B")
-    axes.spines["right"].set_visible(False)
     share = float((sudden == np.inf).mean())
     axes.set_title(f"all curves; shaded: infinite B, {share:.0%}", loc="left")

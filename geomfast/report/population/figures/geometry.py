@@ -10,19 +10,10 @@ import pandas as pd
 from geomfast.analysis.population import ALPHA
 from geomfast.analysis.population.geometry import GEOMETRY
 from geomfast.records import FINAL
+from geomfast.report.colours import BLUE, GREY, PURPLE, SOFT, block_colour, layer_looks
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import heading, p_text, success_text
-from geomfast.report.population.found import Population
-from geomfast.report.style import (
-    BLUE,
-    GREY,
-    PURPLE,
-    SOFT,
-    block_colour,
-    legend,
-    multiples,
-    need,
-    styled,
-)
+from geomfast.report.style import area, handle, legend, multiples, styled
 
 
 @styled
@@ -54,14 +45,13 @@ def geometry_figure(population: Population) -> Any:
         axes.annotate(
             words, (0.02, 0.98), xycoords="axes fraction", fontsize=7, color=SOFT, va="top"
         )
-    Line2D = need("matplotlib.lines").Line2D
     handles = [
-        Line2D([], [], color=BLUE, linewidth=1.8, label="final state"),
-        Line2D([], [], color=block_colour(0, 2), label="first block ..."),
-        Line2D([], [], color=block_colour(1, 2), label="... last block"),
-        Line2D([], [], color=BLUE, marker="o", linestyle="", markersize=4, label=f"p < {ALPHA:g}"),
-        Line2D([], [], color=PURPLE, linestyle=(0, (2, 1.5)), label="loss"),
-        need("matplotlib.patches").Patch(color="#f3f4f6", label="some have succeeded"),
+        handle("final state", color=BLUE, linewidth=1.8),
+        handle("first block ...", color=block_colour(0, 2)),
+        handle("... last block", color=block_colour(1, 2)),
+        handle(f"p < {ALPHA:g}", color=BLUE, marker="o", linestyle="", markersize=4),
+        handle("loss", color=PURPLE, linestyle=(0, (2, 1.5))),
+        area("some have succeeded", color="#f3f4f6"),
     ]
     legend(figure, handles, fontsize=8)
     how = f"{success_text(population)}; p corrected over early steps and layers; band: 95%"
@@ -72,11 +62,9 @@ def geometry_figure(population: Population) -> Any:
 
 def _layers(axes: Any, rows: pd.DataFrame) -> None:
     layers = list(dict.fromkeys(rows["layer"]))
-    blocks = [layer for layer in layers if layer != FINAL]
+    looks = layer_looks(layers)
     for layer in layers:
-        part = rows[rows["layer"] == layer]
-        final = layer == FINAL
-        colour = BLUE if final else block_colour(blocks.index(layer), len(blocks))
+        part, final, (colour, _) = rows[rows["layer"] == layer], layer == FINAL, looks[layer]
         axes.plot(part["step"], part["auc"], color=colour, linewidth=1.8 if final else 1.0)
         if final:
             axes.fill_between(

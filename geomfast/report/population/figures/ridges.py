@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from geomfast.analysis.population import bins
+from geomfast.report.colours import DASHED, GREY, INK, SOFT, VERMILLION
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import (
     colours,
     heading,
@@ -15,8 +17,7 @@ from geomfast.report.population.figures.common import (
     success_text,
     widest,
 )
-from geomfast.report.population.found import Population
-from geomfast.report.style import GREY, INK, SOFT, VERMILLION, canvas, styled
+from geomfast.report.style import canvas, styled
 
 _BINS_OF_LOSS = 30
 
@@ -42,7 +43,7 @@ def ridges(population: Population) -> Any:
         members = table[(table["scale"] == scales[index]) & table["score"].notna()]
         for axes, column, of in zip(row, ("score", "loss"), edges, strict=False):
             _bars(axes, members[column].dropna().to_numpy(), of, palette[index])
-        row[0].axvline(population.success, color=VERMILLION, linewidth=0.9, linestyle=(0, (3, 2)))
+        row[0].axvline(population.success, color=VERMILLION, linewidth=0.9, linestyle=DASHED)
         row[0].set_ylabel(names[scales[index]], rotation=0, ha="right", va="center", labelpad=8)
         row[-1].annotate(
             _beside(found.loc[scales[index]]), (1.03, 0.5), xycoords="axes fraction", va="center",

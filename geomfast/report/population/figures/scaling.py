@@ -7,16 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geomfast.report.axes import guides
+from geomfast.report.colours import BLACK, BLUE, DASHED, ORANGE, VERMILLION
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import heading, scale_axis, scale_names, success_text
-from geomfast.report.population.found import Population
-from geomfast.report.style import (
-    BLACK,
-    BLUE,
-    ORANGE,
-    VERMILLION,
-    canvas,
-    styled,
-)
+from geomfast.report.style import canvas, styled
 
 #: Column, label, colour and marker of what a panel shows.
 _LEFT = (("success", "P(success)", VERMILLION, "o"),)
@@ -42,13 +37,12 @@ def scaling(population: Population) -> Any:
             _line(axes, found, column, shift, label=label, color=colour, marker=marker)
         scale_axis(axes, names)
         axes.set_xlabel("scale, smallest first")
-        axes.grid(axis="y", color="#e5e7eb", linewidth=0.7)
-        axes.set_axisbelow(True)
+        guides(axes, "y")
     left, right = grid[0]
     left.set_ylim(-0.03, 1.03)
     left.set_ylabel("P(success)")
     left.set_title("how often", loc="left")
-    right.axhline(population.success, color=VERMILLION, linewidth=0.9, linestyle=(0, (3, 2)))
+    right.axhline(population.success, color=VERMILLION, linewidth=0.9, linestyle=DASHED)
     right.set_ylabel("exact match" if population.records is not None else "score")
     right.set_title("how well", loc="left")
     right.legend(frameon=True, edgecolor="none", fontsize=8, loc="best")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from geomfast.report.colours import DASHED, GREY
+from geomfast.report.extras import need
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import colours, heading, success_text
-from geomfast.report.population.found import Population
-from geomfast.report.style import GREY, canvas, legend, need, styled
+from geomfast.report.style import canvas, legend, styled
 
 _TICKS = (1, 2, 5, 10, 20, 50, 100, 250)
 
@@ -25,28 +27,22 @@ def seeds_figure(population: Population) -> Any:
     palette = dict(zip(population.scales, colours(len(population.scales)), strict=True))
     for scale, rows in found.groupby("scale", sort=False):
         colour = palette[str(scale)]
-        left.plot(
-            rows["count"],
-            rows["any"],
-            color=colour,
-            linewidth=1.6,
-            label=population.labels[str(scale)],
-        )
+        look = {"color": colour, "linewidth": 1.6}
+        left.plot(rows["count"], rows["any"], label=population.labels[str(scale)], **look)
         left.fill_between(
             rows["count"], rows["any_low"], rows["any_high"], color=colour, alpha=0.12, linewidth=0
         )
-        right.plot(rows["count"], rows["half_width"], color=colour, linewidth=1.6)
+        right.plot(rows["count"], rows["half_width"], **look)
     for axes in grid[0]:
         axes.set_xscale("log")
         axes.set_xticks(_TICKS, [str(tick) for tick in _TICKS])
         axes.minorticks_off()
         axes.set_xlabel("seeds at this scale")
-        axes.spines["right"].set_visible(False)
         axes.grid(color="#e5e7eb", linewidth=0.7)
-    left.axhline(0.95, color=GREY, linewidth=0.9, linestyle=(0, (3, 2)))
+    left.axhline(0.95, color=GREY, linewidth=0.9, linestyle=DASHED)
     left.set_ylim(0, 1.03)
     left.set_title("P(at least one success)", loc="left")
-    right.axhline(0.1, color=GREY, linewidth=0.9, linestyle=(0, (3, 2)))
+    right.axhline(0.1, color=GREY, linewidth=0.9, linestyle=DASHED)
     right.set_ylim(0, None)
     right.set_title("P(success) is known to within ±", loc="left")
     right.yaxis.set_major_formatter(need("matplotlib.ticker").PercentFormatter(1.0, decimals=0))

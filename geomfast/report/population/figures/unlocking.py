@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from geomfast.report.colours import BLUE, DASHED, GREY, LINE, SOFT, VERMILLION
+from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import heading, p_text
-from geomfast.report.population.found import Population
-from geomfast.report.style import BLUE, GREY, LINE, SOFT, VERMILLION, canvas, need, styled
+from geomfast.report.style import area, canvas, handle, styled
 
 #: Look of the line below which distances come by chance.
-_CHANCE: dict[str, Any] = {"color": GREY, "linewidth": 1.2, "linestyle": (0, (3, 2))}
+_CHANCE: dict[str, Any] = {"color": GREY, "linewidth": 1.2, "linestyle": DASHED}
 
 
 @styled
@@ -50,15 +51,10 @@ def unlocking_figure(population: Population) -> Any:
     ]
     axes.set_xticks(at, names)
     axes.set_xlim(-0.6, len(found) - 0.4)
-    axes.spines["right"].set_visible(False)
     axes.set_ylabel("Wasserstein-2 distance of scores")
     handles = [
-        need("matplotlib.patches").Patch(
-            color=VERMILLION, label=f"peak: the larger one {'loses' if lost else 'unlocks'}"
-        ),
-        need("matplotlib.lines").Line2D(
-            [], [], label="95% of distances if seeds were dealt at random", **_CHANCE
-        ),
+        area(f"peak: the larger one {'loses' if lost else 'unlocks'}", color=VERMILLION),
+        handle("95% of distances if seeds were dealt at random", **_CHANCE),
     ]
     figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False, fontsize=8)
     axes.grid(axis="y", color=LINE, linewidth=0.5)

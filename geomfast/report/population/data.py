@@ -109,16 +109,10 @@ class Population:
             labels=self.labels,
             distances=self.distances.loc[apart],
             curves=(found, points[:, kept], [of[index] for index in kept]),
-            **{
-                name: table[table["scale"].isin(chosen)]
-                for name, table in (
-                    ("summary", self.summary),
-                    ("seeds_curve", self.seeds_curve),
-                    ("geometry", self.geometry),
-                    ("best_early", self.best_early),
-                )
-            },
         )
+        for name in ("summary", "seeds_curve", "geometry", "best_early"):
+            table = getattr(self, name)
+            part.__dict__[name] = table[table["scale"].isin(chosen)]
         return part
 
     @cached_property
@@ -225,10 +219,9 @@ def read(path: Path, success: float) -> Populations:
     table = one_line_columns(table, ["task", "scale"])
     kinds = list(table.groupby(["task", "length"], sort=False))
     files = distinct((_key(*kind) for kind, _ in kinds), _file_name)
+    same = (success, records, trained)
     each = [
-        Population(
-            str(kind[0]), int(str(kind[1])), rows, success, records, trained, files[_key(*kind)]
-        )
+        Population(str(kind[0]), int(str(kind[1])), rows, *same, files[_key(*kind)])
         for kind, rows in kinds
     ]
     return Populations(one_line(path.resolve().name), each, settings)

@@ -21,7 +21,7 @@ from geomfast.analysis.leads import leads, precursors
 from geomfast.analysis.probes import FIRST_TOKEN, probe_leads
 from geomfast.analysis.remember import remember
 from geomfast.analysis.topdown import top_down
-from geomfast.analysis.trajectories import CELL, in_order
+from geomfast.analysis.trajectories import TRAJECTORY, in_order
 from geomfast.records import RecordsError, load_records
 from geomfast.report.names import one_line, one_line_columns
 from geomfast.report.settings import read_settings
@@ -32,7 +32,7 @@ TRACKER = "geomfast tracker 1"
 
 
 @dataclass(frozen=True)
-class Found:
+class ReportData:
     """What a report is made from.
 
     Attributes:
@@ -53,7 +53,7 @@ class Found:
     claims: Sequence[Claim]
     wall: pd.DataFrame
 
-    def renamed(self, name: str) -> Found:
+    def renamed(self, name: str) -> ReportData:
         """The same under another name."""
         return replace(self, name=one_line(name))
 
@@ -113,11 +113,11 @@ class Found:
         if not (self.records["measure"] == FIRST_TOKEN).any():
             return table.assign(first_token=math.nan)
         alike = probe_leads(self.records, chance=self.chance, behaviour=FIRST_TOKEN)
-        first = alike[[*CELL, "emerged"]].rename(columns={"emerged": "first_token"})
-        return table.merge(first, on=CELL, how="left")
+        first = alike[[*TRAJECTORY, "emerged"]].rename(columns={"emerged": "first_token"})
+        return table.merge(first, on=TRAJECTORY, how="left")
 
 
-def read(out: Path) -> Found:
+def read(out: Path) -> ReportData:
     """Read and analyse a sweep, which is called what its folder is.
 
     Args:
@@ -144,7 +144,7 @@ def read(out: Path) -> Found:
     if table.empty:
         lacking = "neither RankMe nor behaviour" if _of_a_sweep(settings) else "no value"
         raise RecordsError(f"{out}: the records hold {lacking} of any task")
-    return Found(
+    return ReportData(
         name=one_line(out.resolve().name),
         records=records,
         settings=settings,
@@ -172,12 +172,14 @@ def _every_cell(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
 
     Trackers and series of checkpoints may have taken other measures than those of the table.
     """
-    valued = records.loc[records["value"].notna() & (records["level"] > 0), CELL].drop_duplicates()
-    whole = table.merge(valued, on=CELL, how="outer")
+    valued = records.loc[
+        records["value"].notna() & (records["level"] > 0), TRAJECTORY
+    ].drop_duplicates()
+    whole = table.merge(valued, on=TRAJECTORY, how="outer")
     flags = ["collapsed", "recovered", "exceeded", "pending"]
     for flag in flags:
         whole[flag] = whole[flag].eq(True)
     # Columns of an empty table are of no type.
-    numbers = [name for name in whole.columns if name not in (*CELL, *flags)]
+    numbers = [name for name in whole.columns if name not in (*TRAJECTORY, *flags)]
     whole[numbers] = whole[numbers].astype(float)
     return in_order(whole)

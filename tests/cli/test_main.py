@@ -1,0 +1,40 @@
+"""The list of commands: all of them, said as they are, without importing what they need."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from geomfast.cli.main import COMMANDS, main
+
+HEAVY = ("torch", "pandas", "scipy", "numpy", "pyarrow", "matplotlib")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_there_under_its_name(name):
+    command = main.get_command(click.Context(main), name)
+    assert isinstance(command, click.Command) and command.name == name
+    done = CliRunner().invoke(main, [name, "--help"])
+    assert done.exit_code == 0 and f"main {name} [OPTIONS]" in done.output
+
+
+def test_the_help_lists_all_and_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from geomfast.cli.main import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "[]"
+    for name, (_, said) in COMMANDS.items():
+        assert any(line.split()[:1] == [name] and said[:40] in line for line in lines), name
+
+
+@pytest.mark.parametrize("name", ["swep", "calibrate_llc", "main"])
+def test_what_is_no_command_is_refused(name):
+    done = CliRunner().invoke(main, [name])
+    assert done.exit_code == 2 and f"No such command '{name}'" in done.output
