@@ -1,6 +1,7 @@
 """Data flows one way: no room of the house imports a later one."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def room(path: Path) -> str:
     return path.relative_to(HOUSE).with_suffix("").parts[0]
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Top-level packages and geomfast rooms a file imports, wherever in it."""
     found = set()

@@ -58,6 +58,13 @@ def test_work_is_watched_then_captured_then_replayed(cuda):
     assert cuda.mode == 0
 
 
+def repeat(run, times, caplog):
+    """With what is said meanwhile in caplog."""
+    with caplog.at_level(logging.WARNING):
+        for _ in range(times):
+            run()
+
+
 def test_what_waits_is_not_captured_and_is_done_whole(cuda, caplog):
     done = []
 
@@ -66,9 +73,7 @@ def test_what_waits_is_not_captured_and_is_done_whole(cuda, caplog):
         done.append(1)
 
     run = replay_on(cuda).captured(work)
-    with caplog.at_level(logging.WARNING):
-        for _ in range(4):
-            run()
+    repeat(run, 4, caplog)
     assert len(done) == 4
     assert cuda.steps == []
     assert caplog.text.count("this is not captured as a CUDA graph: it waits for the device") == 1
@@ -99,9 +104,7 @@ def test_a_failed_capture_leaves_no_trace(cuda, caplog):
         done.append(1)
 
     run = replay_on(cuda).captured(work)
-    with caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            run()
+    repeat(run, 3, caplog)
     assert len(done) == 3
     assert "this is not captured" in caplog.text and "not permitted" in caplog.text
     assert cuda.steps == ["begin", "end", "end pool", "release pool", "reset"]

@@ -15,21 +15,10 @@ from geomfast.cli.main import main
 from geomfast.report import extras
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.folder import prepare_folder
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import cells
+from tests.sweep.tiny import tiny
 
-SETTINGS = Settings(
-    mixture="joint",
-    tasks=("COPY", "MOD"),
-    levels=(1,),
-    steps=4,
-    batch_size=8,
-    learning_rate=None,
-    precision="fp32",
-    dense_until=4,
-    dense_every=2,
-    checkpoints=3,
-    samples=12,
-)
+SETTINGS = tiny(steps=4, dense_until=4, checkpoints=3, samples=12)
 SHORT = ["--draws", "4", "--burn-in", "2", "--chains", "2", "--threads", "1"]
 
 

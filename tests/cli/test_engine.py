@@ -150,7 +150,7 @@ def test_an_address_that_does_not_answer_is_an_error_in_time(tmp_path: Path) -> 
         result = CliRunner().invoke(
             main, ["sweep", str(tmp_path), *RAY.split(), "--address", address]
         )
-        assert time.monotonic() - begin < 20
+        assert time.monotonic() - begin < 60  # with the import of Ray in another process
         assert result.exit_code == 2
         assert f"--address {address}: no answer" in result.output
         return result

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from geomfast.report.data import read
 from geomfast.series.language_model import OpenedModel
 from tests.lm.hub_stand_in import MODEL, stand_in
 from tests.lm.language_models import WORDS, save
+from tests.recorded import values
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 128, 256, 512)
 FIVE = "rankme,fisher_rank,gradient_covariance_rank,hessian_top,llc"
@@ -75,8 +76,7 @@ def measured(series: Path, probes: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def same(one: Path, other: Path) -> None:
-    frames = [load_records(out).drop(columns="seconds") for out in (one, other)]
-    pd.testing.assert_frame_equal(*frames)
+    pd.testing.assert_frame_equal(values(one), values(other))
 
 
 def test_ten_checkpoints_by_five_measures(measured: Path) -> None:
@@ -199,17 +199,22 @@ def test_asked_to_stop_it_leaves_between_measures(
     assert set(load_records(tmp_path / "out").query("step == 1")["measure"]) >= {"fisher_rank"}
 
 
+def at_fisher_rank(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """Something that happens as that measure begins."""
+    take = OpenedModel.take
+
+    def and_more(self: OpenedModel, measures: set[str]) -> list[dict[str, Any]]:
+        if measures == {"fisher_rank"}:
+            happens()
+        return take(self, measures)
+
+    monkeypatch.setattr(OpenedModel, "take", and_more)
+
+
 def test_asked_to_stop_it_drops_the_measure_in_hand(
     series: Path, probes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = OpenedModel.take
-
-    def and_stop(self: OpenedModel, measures: set[str]) -> list[dict[str, Any]]:
-        if measures == {"fisher_rank"}:
-            signal.raise_signal(signal.SIGTERM)
-        return take(self, measures)
-
-    monkeypatch.setattr(OpenedModel, "take", and_stop)
+    at_fisher_rank(monkeypatch, lambda: signal.raise_signal(signal.SIGTERM))
     two = ["--measures", "rankme,fisher_rank", "--probes", probes, "--threads", "1"]
     told(series, "--out", tmp_path / "out", *two, code=130)
     parts = [path.name for path in (tmp_path / "out" / "records" / "tiny").iterdir()]
@@ -219,14 +224,10 @@ def test_asked_to_stop_it_drops_the_measure_in_hand(
 def test_a_measure_that_fails_leaves_those_before_it(
     series: Path, probes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = OpenedModel.take
+    def lack() -> None:
+        raise MemoryError("too large")
 
-    def and_fail(self: OpenedModel, measures: set[str]) -> list[dict[str, Any]]:
-        if measures == {"fisher_rank"}:
-            raise MemoryError("too large")
-        return take(self, measures)
-
-    monkeypatch.setattr(OpenedModel, "take", and_fail)
+    at_fisher_rank(monkeypatch, lack)
     two = ["--measures", "rankme,fisher_rank", "--probes", probes, "--threads", "1"]
     outcome = told(series / "step0", "--out", tmp_path / "out", *two, code=1)
     assert "step0: MemoryError: too large" in outcome["jobs"][0]["error"]

@@ -21,6 +21,8 @@ from geomfast.measures.spec import BEHAVIOUR
 from geomfast.records import load_records
 from geomfast.sweep.kept import load_kept
 from geomfast.testbed.training.checkpoints import weights_hash
+from tests.fuzz.folders import in_process
+from tests.recorded import values
 
 SMALL = [
     "--tasks",
@@ -40,7 +42,9 @@ COMMAND = [sys.executable, "-m", "geomfast.cli.main", "sweep"]
 
 
 def call(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["sweep", *map(str, arguments)])
+    """The command in this process, and its runs in it too."""
+    with in_process():
+        return CliRunner().invoke(main, ["sweep", *map(str, arguments)])
 
 
 #: Smoke's probes at three of the 21 checkpoints.
@@ -189,66 +193,66 @@ def test_other_settings_are_refused(finished: tuple[Path, dict[str, object]]) ->
     assert "steps: 40 there, 41 asked for" in result.output
 
 
-@pytest.mark.parametrize("state_every", ["0", "60"])
-def test_three_kills_at_random_moments_change_no_record(
-    finished: tuple[Path, dict[str, object]], tmp_path: Path, state_every: str
+def ends_like(straight: Path, out: Path) -> None:
+    """Resumed and let end, it has the records of one that nothing has stopped."""
+    result = call(out, *SMALL, *CADENCE, "--threads", 1)
+    assert result.exit_code == 0, result.output
+    pd.testing.assert_frame_equal(values(straight), values(out))
+
+
+def wait_for_parts(out: Path, parts: int, process: subprocess.Popen[str]) -> None:
+    """Until so many are written; the limit is for what never comes."""
+    deadline = time.monotonic() + 120
+    while len(list(out.rglob("step-*.parquet"))) < parts:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_kills_at_random_moments_change_no_record(
+    finished: tuple[Path, dict[str, object]], tmp_path: Path
 ) -> None:
-    """Whether it goes on from the last checkpoint or, with no state yet, from the beginning."""
+    """Whether it resumes from the last checkpoint or, with no state yet, from the beginning."""
     straight, _ = finished
     out = tmp_path / "out"
     generator = random.Random(time.time_ns())
-    kills = 0
-    while kills < 3:
-        parts = len(list(out.rglob("step-*.parquet")))
-        process = start(out, "--state-every", state_every)
-        deadline = time.monotonic() + 60
-        # Wait until it has done something new, then a random moment more.
-        while len(list(out.rglob("step-*.parquet"))) < parts + 2 and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(generator.uniform(0, 0.15))
-        if kills == 1:
-            # Only the sweep: its orphaned run must notice, and let the next sweep have the run.
-            process.kill()
-            process.stdout.close()  # type: ignore[union-attr]
-            process.stderr.close()  # type: ignore[union-attr]
-            process.wait()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        kills += 1
-        load_records(out)  # always readable
-    code, _, stderr = finish(start(out))
-    assert code == 0, stderr
-    drop = "seconds"
-    pd.testing.assert_frame_equal(
-        load_records(straight).drop(columns=drop), load_records(out).drop(columns=drop)
-    )
+    for state_every in ("60", "0"):
+        for alone in (True, False):
+            parts = len(list(out.rglob("step-*.parquet")))
+            process = start(out, "--state-every", state_every)
+            # Until it has done something new, then a random moment more.
+            wait_for_parts(out, parts + 2, process)
+            time.sleep(generator.uniform(0, 0.15))
+            if alone:
+                # Only the sweep: its orphaned run must notice, and let the next sweep have the run.
+                process.kill()
+                process.stdout.close()  # type: ignore[union-attr]
+                process.stderr.close()  # type: ignore[union-attr]
+                process.wait()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+            load_records(out)  # always readable
+    ends_like(straight, out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_a_polite_stop_saves_and_resumes(
-    finished: tuple[Path, dict[str, object]], tmp_path: Path, number: int
+    finished: tuple[Path, dict[str, object]], tmp_path: Path
 ) -> None:
     straight, _ = finished
     out = tmp_path / "out"
-    process = start(out, "--json")
-    while len(list(out.rglob("step-*.parquet"))) < 3 and process.poll() is None:
-        time.sleep(0.005)
     # A terminal sends Ctrl-C to the whole group; a scheduler sends SIGTERM to one process.
-    if number == signal.SIGINT:
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
-    code, stdout, stderr = finish(process)
-    assert "Traceback" not in stderr
-    assert code == 130, stderr
-    assert json.loads(stdout)["runs"][0]["state"] == "stopped"
-    assert not list(out.rglob(".tmp-*"))
-    code, _, stderr = finish(start(out))
-    assert code == 0, stderr
-    pd.testing.assert_frame_equal(
-        load_records(straight).drop(columns="seconds"), load_records(out).drop(columns="seconds")
-    )
+    for number, send in ((signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)):
+        parts = len(list(out.rglob("step-*.parquet")))
+        process = start(out, "--json")
+        wait_for_parts(out, parts + 3, process)
+        send(process.pid, number)
+        code, stdout, stderr = finish(process)
+        assert "Traceback" not in stderr
+        assert code == 130, stderr
+        assert json.loads(stdout)["runs"][0]["state"] == "stopped"
+        assert not list(out.rglob(".tmp-*"))
+    ends_like(straight, out)
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
@@ -268,8 +272,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 def test_a_run_that_is_killed_is_a_failed_run(tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = start(out, "--json")
-    while len(list(out.rglob("step-*.parquet"))) < 3 and process.poll() is None:
-        time.sleep(0.005)
+    wait_for_parts(out, 3, process)
     (child,) = children(process)
     os.kill(child, signal.SIGKILL)
     code, stdout, stderr = finish(process)
@@ -280,15 +283,15 @@ def test_a_run_that_is_killed_is_a_failed_run(tmp_path: Path) -> None:
     assert "SIGKILL" in (out / "failures" / "joint-nano-seed0.txt").read_text()
 
 
-def test_a_failed_cell_leaves_the_others_and_is_listed(
-    finished: tuple[Path, dict[str, object]], tmp_path: Path
-) -> None:
-    out = shutil.copytree(finished[0], tmp_path / "out")
+def test_a_failed_cell_leaves_the_others_and_is_listed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    few = [*SMALL, "--steps", 4, "--checkpoints", 3, "--threads", 1, "--stack", "never", "--json"]
+    assert call(out, *few).exit_code == 0
     # Seed 1's folder is a file: that cell cannot run, seed 2's can.
     (out / "checkpoints" / "joint-nano-seed1").write_text("in the way")
-    code, stdout, stderr = finish(start(out, "--seeds", "0..2", "--stack", "never", "--json"))
-    states = {run["run"]: run["state"] for run in json.loads(stdout)["runs"]}
-    assert code == 1, stderr
+    result = call(out, *few, "--seeds", "0..2")
+    states = {run["run"]: run["state"] for run in json.loads(result.stdout)["runs"]}
+    assert result.exit_code == 1, result.output
     assert states == {
         "joint-nano-seed0": "finished",
         "joint-nano-seed1": "failed",
@@ -299,9 +302,9 @@ def test_a_failed_cell_leaves_the_others_and_is_listed(
     assert "Traceback" in why.read_text() and "joint-nano-seed1 failed" in why.read_text()
     # Tried again by the same command, and forgotten where it succeeds.
     (out / "checkpoints" / "joint-nano-seed1").unlink()
-    code, stdout, stderr = finish(start(out, "--seeds", "0..2", "--stack", "never", "--json"))
-    assert code == 0, stderr
-    assert {run["state"] for run in json.loads(stdout)["runs"]} == {"finished"}
+    result = call(out, *few, "--seeds", "0..2")
+    assert result.exit_code == 0, result.output
+    assert {run["state"] for run in json.loads(result.stdout)["runs"]} == {"finished"}
     assert not list((out / "failures").iterdir())
 
 

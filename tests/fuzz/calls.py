@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import sys
@@ -25,6 +24,7 @@ from torch import nn
 import geomfast as gf
 from geomfast import losses
 from geomfast.files import FileError
+from tests.fuzz.seeds import asked, outcomes
 
 X = torch.linspace(-1.0, 1.0, 24).sin().reshape(6, 4)
 HUGE = 10**30
@@ -312,29 +312,18 @@ def _shown(value: Any) -> str:
     return f"{value!r:.100}"
 
 
-def run(first: int, count: int, say: Callable[[str], object]) -> Counter[str]:
+def run(seeds: range, say: Callable[[str], object]) -> Counter[str]:
     """Try seeds; counts of what came out, of which only "named" is good."""
-    counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as root:
         every = functions(Path(root))
-        for seed in range(first, first + count):
-            outcome = tried(seed, every)
-            kind = outcome.partition(":")[0]
-            counts[kind] += 1
-            if kind != "named":
-                say(f"seed {seed}: {outcome}\n")
-    return counts
+        return outcomes(seeds, lambda seed: tried(seed, every), ["named"], say)
 
 
 def main() -> None:
     """Try as many seeds as are asked for."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.calls", description=__doc__)
-    parser.add_argument("first", type=int)
-    parser.add_argument("count", type=int)
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    counts = run(chosen.first, chosen.count, lambda text: print(text, flush=True))
-    print(f"{chosen.count} calls from seed {chosen.first}:", dict(counts))
+    seeds = asked("calls", __doc__)
+    counts = run(seeds, lambda text: print(text, flush=True))
+    print(f"{len(seeds)} calls from seed {seeds.start}:", dict(counts))
     sys.exit(set(counts) != {"named"})
 
 

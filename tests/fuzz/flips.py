@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 import tempfile
-import traceback
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,11 +29,14 @@ from geomfast.sweep.folder import read_folder
 from geomfast.testbed.training import checkpoints
 from geomfast.tracker.folder import KIND as TRACKER
 from tests.fuzz.folders import make
+from tests.fuzz.seeds import asked, outcomes
 
 KINDS = {"alone": "sweep", "stacked": "sweep", "population": "population"}
 KINDS |= {"series": SERIES, "tracker": TRACKER}
 #: What a reader of the folder is told; a file that only geomfast's own output has is rewritten.
 _OUTPUT = (".lock", ".settings.lock")
+#: What may come of a flipped bit.
+GOOD = ("same", "named")
 #: A key that a flip has renamed is one that nothing reads.
 _READ = ("format", "settings", "recipes", "grid", "groups", "chance", "hashes", "calls", "tracking")
 
@@ -117,26 +117,13 @@ def tried(seed: int, folders: dict[str, Path], before: dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.flips", description=__doc__)
-    parser.add_argument("first", type=int)
-    parser.add_argument("count", type=int)
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
+    seeds = asked("flips", __doc__)
     with tempfile.TemporaryDirectory() as root:
         folders = make(Path(root))
         before = {name: read(out, KINDS[name]) for name, out in folders.items()}
-        counts: Counter[str] = Counter()
-        for seed in range(chosen.first, chosen.first + chosen.count):
-            try:
-                outcome = tried(seed, folders, before)
-            except Exception:
-                print(f"seed {seed}: the fuzzer itself failed", file=sys.stderr)
-                traceback.print_exc()
-                continue
-            counts[outcome.partition(":")[0]] += 1
-            if outcome not in ("same", "named"):
-                print(f"seed {seed}: {outcome}")
-    print(f"{chosen.count} flipped bits from seed {chosen.first}:", dict(counts))
+        counts = outcomes(seeds, lambda seed: tried(seed, folders, before), GOOD, print)
+    print(f"{len(seeds)} flipped bits from seed {seeds.start}:", dict(counts))
+    sys.exit(not set(counts) <= set(GOOD))
 
 
 if __name__ == "__main__":

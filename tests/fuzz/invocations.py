@@ -6,7 +6,6 @@ out.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import random
@@ -22,7 +21,6 @@ from typing import Any
 from unittest import mock
 
 import click
-import torch
 from click.testing import CliRunner
 
 from geomfast.cli import calibrate, doctor, measure, population, sweep
@@ -40,6 +38,7 @@ from geomfast.cli.choices import (
 from geomfast.cli.engine import Engine
 from geomfast.cli.main import main as geomfast
 from tests.fuzz.folders import SWEEP, invoke
+from tests.fuzz.seeds import asked, outcomes
 
 TINY = [*SWEEP[:-6], "--measures", "rankme", "--threads", "1", "--seeds", "0"]
 POPULATION = "--scales 1x8 --seeds 0 --steps 2 --train-length 3 --test-lengths 4 --threads 1 "
@@ -281,31 +280,24 @@ def _names(output: str, named: list[str]) -> bool:
     return False
 
 
-def run(first: int, count: int, say: Callable[[str], object]) -> Counter[str]:
-    """Try seeds in a folder of their own; counts of what came out, "refused" and "valid" good."""
-    counts: Counter[str] = Counter()
+#: What may come of a command line.
+GOOD = ("refused", "valid")
+
+
+def run(seeds: range, say: Callable[[str], object]) -> Counter[str]:
+    """Try seeds in a folder of their own; counts of what came out, of which some is good."""
     with tempfile.TemporaryDirectory() as root:
         places = Places(Path(root))
         places.make()
-        for seed in range(first, first + count):
-            outcome = tried(seed, places)
-            kind = outcome.partition(":")[0].partition(" ")[0]
-            counts[kind] += 1
-            if kind not in ("refused", "valid"):
-                say(f"seed {seed}: {outcome}\n")
-    return counts
+        return outcomes(seeds, lambda seed: tried(seed, places), GOOD, say)
 
 
 def main() -> None:
     """Try as many seeds as are asked for."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.invocations", description=__doc__)
-    parser.add_argument("first", type=int)
-    parser.add_argument("count", type=int)
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    counts = run(chosen.first, chosen.count, print)
-    print(f"{chosen.count} command lines from seed {chosen.first}:", dict(counts))
-    sys.exit(set(counts) - {"refused", "valid"} != set())
+    seeds = asked("invocations", __doc__)
+    counts = run(seeds, print)
+    print(f"{len(seeds)} command lines from seed {seeds.start}:", dict(counts))
+    sys.exit(not set(counts) <= set(GOOD))
 
 
 if __name__ == "__main__":

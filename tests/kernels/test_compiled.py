@@ -182,14 +182,14 @@ def spectra(request, tmp_path_factory):
         pytest.skip("nvcc was not found")
     if importlib.util.find_spec("triton") is None:
         pytest.skip("the package triton, which brings cuobjdump, is not installed")
-    from tests.kernels.triton_to_sass import cuobjdump
+    from tests.kernels.triton_to_sass import tool
 
     code = f"-gencode=arch=compute_{request.param},code=sm_{request.param}"
     output = tmp_path_factory.mktemp("spectra") / "spectra.cubin"
     source = ROOT / "csrc" / "spectra_cuda.cu"
     command = [nvcc, "-O3", "-std=c++17", code, "-cubin", source, "-o", output]
     subprocess.run(command, check=True, capture_output=True)
-    dump = [cuobjdump(), "-sass", output]
+    dump = [tool("cuobjdump"), "-sass", output]
     text = subprocess.run(dump, check=True, capture_output=True, text=True).stdout
     kernels = {}
     for part in text.split("Function : ")[1:]:

@@ -9,14 +9,17 @@ instruction: count}, "multiplied": a warp's pairs of entries in its DMMA, "stack
 TRITON_INTERPRET=1, which the tests set, nothing can be compiled. Needs no GPU.
 """
 
+import bisect
 import collections
 import functools
+import itertools
 import json
 import math
 import multiprocessing
 import os
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -236,38 +239,71 @@ def adamw() -> dict[str, Compilation]:
     return found
 
 
-def cuobjdump() -> str:
+def tool(name: str) -> str:
     """Triton's own, wherever its version keeps it, or the toolkit's."""
     packages = map(Path, triton.__path__)
     found = [
-        os.environ.get("TRITON_CUOBJDUMP_PATH", ""),
-        *(str(folder / "bin" / "cuobjdump") for folder in map(Path, nvidia.__path__)),
-        *(str(path) for package in packages for path in sorted(package.rglob("cuobjdump"))),
-        "cuobjdump",
+        os.environ.get(f"TRITON_{name.upper()}_PATH", ""),
+        *(str(folder / "bin" / name) for folder in map(Path, nvidia.__path__)),
+        *(str(path) for package in packages for path in sorted(package.rglob(name))),
+        name,
     ]
     for candidate in found:
         if candidate and (path := shutil.which(candidate)):
             return path
-    raise FileNotFoundError("cuobjdump is neither in Triton's package nor on the PATH")
+    raise FileNotFoundError(f"{name} is neither in Triton's package nor on the PATH")
 
 
 def compiled(name: str) -> dict[str, Any]:
-    """What the disassembly of one kernel holds."""
+    """Stages of one kernel: its PTX, and the cubin that the assembler makes of it."""
     kernel, types, constants, options, aligned = kernels()[name]
     attributes = {(list(types).index(of),): [["tt.divisibility", 16]] for of in aligned}
     source = ASTSource(kernel, types, constants, attributes)
     stages = triton.compile(source, target=SM_90, options=options).asm
-    program = cuobjdump()
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(stages["cubin"])
-        file.flush()
-        sass, usage = (
-            subprocess.run([program, what, file.name], capture_output=True, text=True, check=True)
-            for what in ("--dump-sass", "--dump-resource-usage")
-        )
-    instructions = re.findall(
-        r"^\s+/\*[0-9a-f]+\*/\s+(?:@\S+\s+)?([A-Z0-9.]+)", sass.stdout, re.MULTILINE
+    return {"ptx": stages["ptx"], "cubin": stages["cubin"]}
+
+
+def text_of(cubin: bytes) -> bytes:
+    """The instructions in a cubin, an ELF file of 64 bits: its sections called .text.*"""
+    (start,) = struct.unpack_from("<Q", cubin, 40)
+    size, count, names = struct.unpack_from("<HHH", cubin, 58)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, start + size * i) for i in range(count)]
+    table = sections[names][4]
+    return b"".join(
+        cubin[offset : offset + length]
+        for name, _, _, _, offset, length in sections
+        if cubin.startswith(b".text.", table + name)
     )
+
+
+def disassembled(codes: list[bytes]) -> list[list[str]]:
+    """Opcodes with their modifiers, of each; in one go, for nvdisasm is slow to begin."""
+    with tempfile.NamedTemporaryFile(suffix=".bin") as file:
+        file.write(b"".join(codes))
+        file.flush()
+        command = [tool("nvdisasm"), "--binary", "SM90a", file.name]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    ends = list(itertools.accumulate(map(len, codes)))
+    found: list[list[str]] = [[] for _ in codes]
+    for address, opcode in re.findall(
+        r"^\s+/\*([0-9a-f]+)\*/\s+(?:@\S+\s+)?([A-Zx0-9.]+)", said, re.MULTILINE
+    ):
+        found[bisect.bisect_right(ends, int(address, 16))].append(opcode)
+    assert all(found)
+    return found
+
+
+def usage(cubin: bytes) -> str:
+    """What the assembler says that a kernel uses."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [tool("cuobjdump"), "--dump-resource-usage", file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def counted(stages: dict[str, Any], instructions: list[str]) -> dict[str, Any]:
+    """What one kernel holds."""
     opcodes = collections.Counter(instruction.split(".")[0] for instruction in instructions)
     moved, moves = collections.Counter(), collections.Counter()
     for opcode, *modifiers in (instruction.split(".") for instruction in instructions):
@@ -277,9 +313,11 @@ def compiled(name: str) -> dict[str, Any]:
             moved[opcode] += width
             moves[width] += 1
     # The versions of Triton choose other shapes: 8x8x4, 16x8x16.
-    shapes = re.findall(r"\bDMMA\.(\d+)x(\d+)x(\d+)", sass.stdout)
-    (stack,) = re.findall(r"STACK:(\d+)", usage.stdout)
-    (registers,) = re.findall(r"REG:(\d+)", usage.stdout)
+    found = (re.fullmatch(r"DMMA\.(\d+)x(\d+)x(\d+).*", told) for told in instructions)
+    shapes = [shape.groups() for shape in found if shape]
+    uses = usage(stages["cubin"])
+    (stack,) = re.findall(r"STACK:(\d+)", uses)
+    (registers,) = re.findall(r"REG:(\d+)", uses)
     return {
         "opcodes": opcodes,
         "instructions": opcodes.total() - opcodes["NOP"],
@@ -292,6 +330,13 @@ def compiled(name: str) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
+def main() -> None:
+    names = list(kernels())
     with multiprocessing.Pool() as workers:
-        print(json.dumps(dict(zip(kernels(), workers.map(compiled, kernels(), 1), strict=True))))
+        stages = workers.map(compiled, names, 1)
+    instructions = disassembled([text_of(stage["cubin"]) for stage in stages])
+    print(json.dumps(dict(zip(names, map(counted, stages, instructions), strict=True))))
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,8 @@ import pytest
 
 from geomfast.measures import Column, MeasureSpec, Need, UnknownMeasure, catalog, measures, spec_of
 from geomfast.measures.catalog import measure_of
-from tests.measures.plugin import PARTICIPATION, install
+from geomfast.records import load_records
+from tests.measures.plugin import PARTICIPATION, install, lay_down
 
 NAMES = [
     *("rankme", "probe_accuracy", "fisher_rank", "gradient_covariance_rank"),
@@ -109,6 +110,13 @@ with gf.Tracker(model, None, x, measures=("rankme", "participation"), layers=["1
     tracker.step(0)
 there = set(gf.load_records(sys.argv[1])["measure"])
 assert there - {"tracker_overhead"} == {"rankme", "participation"}, there
+
+import json
+from click.testing import CliRunner
+from geomfast.cli.main import main
+for step in json.loads(sys.argv[2]):
+    done = CliRunner().invoke(main, step)
+    assert done.exit_code == 0, (step, done.output)
 """
 
 
@@ -116,9 +124,6 @@ def test_a_measure_of_another_package_is_taken_everywhere(tmp_path):
     site = install(tmp_path)
     (own,) = [one for one in listed(site)["measures"] if one["name"] == "participation"]
     assert own["package"] == "little" and own["settings"] == {"power": 2.0} and own["per_layer"]
-    done = ran(site, "-c", _EVERYWHERE, tmp_path / "tracked")
-    assert done.returncode == 0, done.stderr
-    geomfast = ("-m", "geomfast.cli.main")
     sweep = (
         "--tasks COPY --levels 1 --steps 2 --checkpoints 2 --samples 8 --batch-size 4 --keep all"
     )
@@ -133,48 +138,51 @@ def test_a_measure_of_another_package_is_taken_everywhere(tmp_path):
         ("measure", tmp_path / "out", "--measures", "participation", "--threads", "1"),
         ("report", tmp_path / "out"),
     )
-    for step in steps:
-        done = ran(site, *geomfast, *step)
-        assert done.returncode == 0, done.stdout + done.stderr
-    count = "import sys, geomfast as gf; d = gf.load_records(sys.argv[1]); "
-    count += "print((d['measure'] == 'participation').sum())"
+    commands = json.dumps([[str(word) for word in step] for step in steps])
+    done = ran(site, "-c", _EVERYWHERE, tmp_path / "tracked", commands)
+    assert done.returncode == 0, done.stdout + done.stderr
     # Steps and layers; members and lengths, too.
     for out, values in (("out", 2 * 3), ("out-measured", 2 * 3), ("members", 2 * 2 * 2 * 2)):
-        assert ran(site, "-c", count, tmp_path / out).stdout.strip() == str(values), out
+        assert (load_records(tmp_path / out)["measure"] == "participation").sum() == values, out
 
 
 def test_two_packages_with_one_name_are_both_named_and_neither_is_loaded(tmp_path):
     for package in ("first", "second"):
-        site = install(tmp_path, package=package)
-    found = listed(site)
+        lay_down(tmp_path, package)
+    found = listed(tmp_path)
     assert "participation" not in {one["name"] for one in found["measures"]}
     assert set(found["failures"]) == {"first of first", "second of second"}
     assert "is also a measure" in found["failures"]["first of first"]
     assert "second of second" in found["failures"]["first of first"]
 
 
-@pytest.mark.parametrize("name", ["rankme", "llc_rhat", "llc_of_mine"])
-def test_a_package_cannot_replace_a_measure_of_ours(tmp_path, name):
-    source = PARTICIPATION.replace('"participation"', f'"{name}"')
-    found = listed(install(tmp_path, source=source))
+def test_a_package_cannot_replace_a_measure_of_ours(tmp_path):
+    taken = {"one": "rankme", "two": "llc_rhat", "three": "llc_of_mine"}
+    for package, name in taken.items():
+        lay_down(tmp_path, package, PARTICIPATION.replace('"participation"', f'"{name}"'))
+    found = listed(tmp_path)
     assert [one["name"] for one in found["measures"]] == NAMES
-    assert "it is not loaded" in found["failures"]["little of little"]
+    assert set(found["failures"]) == {f"{package} of {package}" for package in taken}
+    for said in found["failures"].values():
+        assert "it is not loaded" in said
 
 
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("raise RuntimeError('no licence')", "no licence"),
-        ("import does_not_exist_anywhere", "does_not_exist_anywhere"),
-        ("MEASURE = 3", "not iterable"),
-        ("MEASURE = [3]", "holds no MeasureSpec"),
-        ("nothing = 1", "no attribute 'MEASURE'"),
-    ],
-)
-def test_a_package_that_fails_is_said_with_its_traceback_and_others_go_on(tmp_path, source, said):
-    site = install(tmp_path, source=source)
-    found = listed(site)
-    assert [one["name"] for one in found["measures"]] == NAMES
-    assert said in found["failures"]["little of little"]
-    shown = ran(site, "-m", "geomfast.cli.main", "measures")
-    assert shown.returncode == 0 and "could not be loaded" in shown.stdout and said in shown.stdout
+def test_packages_that_fail_are_said_with_their_tracebacks_and_others_go_on(tmp_path):
+    faulty = {
+        "licensed": ("raise RuntimeError('no licence')", "no licence"),
+        "importing": ("import does_not_exist_anywhere", "does_not_exist_anywhere"),
+        "number": ("MEASURE = 3", "not iterable"),
+        "numbered": ("MEASURE = [3]", "holds no MeasureSpec"),
+        "empty": ("nothing = 1", "no attribute 'MEASURE'"),
+    }
+    for package, (source, _) in faulty.items():
+        lay_down(tmp_path, package, source)
+    lay_down(tmp_path, "little")
+    found = listed(tmp_path)
+    assert [one["name"] for one in found["measures"]] == [*NAMES, "participation"]
+    shown = ran(tmp_path, "-m", "geomfast.cli.main", "measures")
+    assert shown.returncode == 0 and "could not be loaded" in shown.stdout
+    assert set(found["failures"]) == {f"{package} of {package}" for package in faulty}
+    for package, (_, said) in faulty.items():
+        assert said in found["failures"][f"{package} of {package}"]
+        assert said in shown.stdout

@@ -21,6 +21,7 @@ from geomfast.runs.failures import failed_before
 from geomfast.runs.groups import Group
 from geomfast.testbed.models.stacked import StackedGPT
 from geomfast.testbed.training.stacked import StackedTrainer
+from tests.recorded import values
 
 SETTINGS = PopulationSettings("count", 3, (5,), 12, 6, None, 10, 11)
 SEEDS = (1, 0, 5)
@@ -29,11 +30,6 @@ GROUP = Group("count-2x16-seeds1-5", "2x16", SEEDS, 2)
 
 def job(out: Path, group: Group = GROUP, **changes: Any) -> GroupJob:
     return GroupJob(group, dataclasses.replace(SETTINGS, **changes), out, "cpu", threads=1)
-
-
-def values(out: Path) -> pd.DataFrame:
-    """Records without the one column a rerun does not repeat."""
-    return load_records(out).drop(columns="seconds")
 
 
 def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:

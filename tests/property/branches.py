@@ -10,18 +10,18 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
-from tests.property.pieces import ROUTES, Piece, matrix, recurrent, variant
+from tests.property.pieces import ROUTES, Piece, matrix, recurrent
 
 
 class Experts(Piece):
     """Rows go to the layer that `route` names; some layers may see none, or none of a sample."""
 
+    ways = """
+        masks; masks, skipped; index_add; sort and split; gathered matrices; samples, skipped;
+        einsum; scatter; loop over samples; slots
+    """
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "masks; masks, skipped; index_add; sort and split; gathered matrices; "
-            "samples, skipped; einsum; scatter; loop over samples; slots",
-        )
         self.gate = pick.random() < 0.4
         many = ROUTES + pick.choice([0, 0, 1])
         if self.what in ("gathered matrices", "einsum"):
@@ -97,10 +97,9 @@ class Experts(Piece):
 class Sorted(Piece):
     """Samples in another order inside: by length, in groups of one length, or from the back."""
 
+    ways = "by length; groups; groups, cut; index_select; chunks; halves; lists"
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick, "by length; groups; groups, cut; index_select; chunks; halves; lists"
-        )
         self.rnn = pick.random() < 0.3
         self.inner, kind = recurrent(pick, d, True) if self.rnn else (nn.Linear(d, d), "Linear")
         self.what_inner = kind
@@ -143,12 +142,12 @@ class Sorted(Piece):
 class Conditional(Piece):
     """Branches and steps that some samples take and others do not."""
 
+    ways = """
+        branch; two branches; steps; early exit; long ones; where; any, one by one;
+        switch on the first sample's shape; zero rows
+    """
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "branch; two branches; steps; early exit; long ones; where; any, one by one; "
-            "switch on the first sample's shape; zero rows",
-        )
         self.a, self.b = nn.Linear(d, d), nn.Linear(d, d, bias=False)
 
     def forward(self, h, mask, route):
@@ -198,12 +197,12 @@ class Conditional(Piece):
 class Reuse(Piece):
     """One module several times, on inputs of other shapes too."""
 
+    ways = """
+        twice; pooled too; shared weight; tied transposed; in a loop; ragged too;
+        other order too; submodule
+    """
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "twice; pooled too; shared weight; tied transposed; in a loop; ragged too; "
-            "other order too; submodule",
-        )
         self.a, self.b = nn.Linear(d, d), nn.Linear(d, d)
         if self.what == "shared weight":
             self.b.weight = self.a.weight
@@ -243,12 +242,12 @@ class Reuse(Piece):
 class Reparametrised(Piece):
     """Weights that are computed from the parameters, in torch's ways and by hand."""
 
+    ways = """
+        weight_norm; weight_norm of conv; old weight_norm; spectral_norm; old spectral_norm;
+        orthogonal; lora; own; masked; quantised
+    """
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "weight_norm; weight_norm of conv; old weight_norm; spectral_norm; "
-            "old spectral_norm; orthogonal; lora; own; masked; quantised",
-        )
         self.eval_only = "spectral_norm" in self.what
         # torch's fused second derivative of weight_norm is wrong (torch 2.13).
         self.trusted = not self.what.startswith(("weight_norm", "old weight_norm"))
@@ -299,12 +298,12 @@ class Symmetric(nn.Module):
 
 
 class Misc(Piece):
+    ways = """
+        checkpoint; prelu; residual; frozen; dropout off; identity dropout; in place; glu;
+        cumsum; no batch share; detached; fold
+    """
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "checkpoint; prelu; residual; frozen; dropout off; identity dropout; in place; "
-            "glu; cumsum; no batch share; detached; fold",
-        )
         self.eval_only = self.what == "dropout off"
         self.smooth = self.what != "prelu"
         self.curved = self.what != "detached"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.property.pieces import ROUTES, Piece, matrix, variant
+from tests.property.pieces import ROUTES, Piece, matrix
 
 
 class Attention(Piece):
@@ -97,11 +97,9 @@ class Encoder(Piece):
 
 
 class Norm(Piece):
+    ways = "layer; layer without bias; layer over all; rms; group; batch; batch rows; instance"
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "layer; layer without bias; layer over all; rms; group; batch; batch rows; instance",
-        )
         if self.what in ("instance", "group") and length == 1:  # torch wants more than one value
             self.what = "layer"
         self.eval_only = self.what.startswith("batch")
@@ -176,8 +174,9 @@ class Conv(Piece):
 class OneByOne(Piece):
     """A loop over the samples of the batch, with what layers do without a batch dimension."""
 
+    ways = "conv1d; linear; table[k]; attention; lstm; vmap"
+
     def make(self, pick, d, length):
-        self.what = pick.choice(["conv1d", "linear", "table[k]", "attention", "lstm", "vmap"])
         self.inner = {
             "conv1d": lambda: nn.Conv1d(d, d, 3, padding=1),
             "linear": lambda: nn.Linear(d, d),
@@ -208,12 +207,12 @@ class OneByOne(Piece):
 class Table(Piece):
     """A table of positions or kinds, looked up by what is no sample."""
 
+    ways = """
+        arange; [:T]; [None]; expand; kinds; F.embedding; sliced; arange (1, T); take;
+        index_select; one hot; broadcast_to
+    """
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "arange; [:T]; [None]; expand; kinds; F.embedding; sliced; arange (1, T); take; "
-            "index_select; one hot; broadcast_to",
-        )
         if self.what in ("arange", "arange (1, T)"):
             self.table = nn.Embedding(length + 1, d)
         elif self.what == "kinds":
@@ -251,8 +250,9 @@ class Table(Piece):
 
 
 class Scalars(Piece):
+    ways = "a * b * h; a * (b * h); exp; vector; in place; fill"
+
     def make(self, pick, d, length):
-        self.what = pick.choice(["a * b * h", "a * (b * h)", "exp", "vector", "in place", "fill"])
         self.a, self.b = (nn.Parameter(torch.tensor(pick.uniform(0.5, 1.5))) for _ in range(2))
         if self.what in ("vector", "in place"):
             del self.a, self.b

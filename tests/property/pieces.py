@@ -8,6 +8,7 @@ numbers in 0..3 to choose experts and branches by.
 from __future__ import annotations
 
 import random
+import re
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ class Piece(nn.Module):
     """A part of a drawn model.
 
     Attributes:
+        ways: its variants, which semicolons part.
         what: the variant, for a description.
         eval_only: whether the part means something else in training mode.
         smooth: whether finite differences tell its second derivative.
@@ -29,6 +31,7 @@ class Piece(nn.Module):
             (straight-through, detached parts) there is none to compare with.
     """
 
+    ways = ""
     eval_only = False
     smooth = True
     trusted = True
@@ -36,7 +39,7 @@ class Piece(nn.Module):
 
     def __init__(self, pick: random.Random, d: int, length: int):
         super().__init__()
-        self.what = ""
+        self.what = pick.choice(re.split(r";\s+", self.ways.strip())) if self.ways else ""
         self.make(pick, d, length)
 
     def make(self, pick: random.Random, d: int, length: int) -> None:
@@ -46,11 +49,6 @@ class Piece(nn.Module):
         raise NotImplementedError
 
 
-def variant(pick: random.Random, names: str) -> str:
-    """One of the names, which semicolons part."""
-    return pick.choice(names.split("; "))
-
-
 def matrix(rows: int, columns: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(rows, columns) / columns**0.5)
 
@@ -58,13 +56,12 @@ def matrix(rows: int, columns: int) -> nn.Parameter:
 class Dense(Piece):
     """One matrix, used in the ways that people write it."""
 
+    ways = """
+        module; no bias; @ W; @ W.T; W.mT; einsum; addmm; bmm expand; repeat; einsum per sample;
+        cat; stacked; transposed view; bilinear; tensordot; W @ h; row by row
+    """
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "module; no bias; @ W; @ W.T; W.mT; einsum; addmm; bmm expand; repeat; "
-            "einsum per sample; cat; stacked; transposed view; bilinear; tensordot; W @ h; "
-            "row by row",
-        )
         if self.what in ("module", "no bias"):
             self.layer = nn.Linear(d, d, bias=self.what == "module")
         elif self.what == "bilinear":
@@ -116,12 +113,12 @@ class Dense(Piece):
 class Rows(Piece):
     """A layer on rows that are samples and positions in one dimension, or in another order."""
 
+    ways = """
+        sample-major; time-major; time first; flip; roll; roll all; reversed; shuffled;
+        row blocks; column; unfold
+    """
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "sample-major; time-major; time first; flip; roll; roll all; reversed; shuffled; "
-            "row blocks; column; unfold",
-        )
         self.layer = nn.Linear(d, d, bias=pick.random() < 0.7)
         self.norm = nn.LayerNorm(d) if pick.random() < 0.3 else nn.Identity()
 
@@ -164,12 +161,12 @@ class Rows(Piece):
 class Ragged(Piece):
     """A layer on the rows that exist, put back where they were."""
 
+    ways = """
+        h[mask]; masked_scatter; index_select; index_add; scatter_add; index_copy;
+        masked_select; split; cat of lists; gather; nonzero; padding to longest
+    """
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "h[mask]; masked_scatter; index_select; index_add; scatter_add; index_copy; "
-            "masked_select; split; cat of lists; gather; nonzero; padding to longest",
-        )
         self.layer = nn.Linear(d, d, bias=pick.random() < 0.7)
         self.scale = nn.Parameter(torch.rand(d) + 0.5) if pick.random() < 0.4 else None
 

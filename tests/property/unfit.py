@@ -6,17 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.property.pieces import Piece, variant
+from tests.property.pieces import Piece
 
 
 class Coupled(Piece):
+    ways = """
+        less the mean; softmax; sorted; batch norm; batch norm without statistics; rolled;
+        attention across; lstm across; cumsum; over the norm; similarity; max of the batch;
+        next sample; padded to the longest
+    """
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "less the mean; softmax; sorted; batch norm; batch norm without statistics; "
-            "rolled; attention across; lstm across; cumsum; over the norm; similarity; "
-            "max of the batch; next sample; padded to the longest",
-        )
         if self.what.startswith("batch norm"):
             self.inner = nn.BatchNorm1d(d, track_running_stats=self.what == "batch norm")
         elif self.what == "attention across":
@@ -57,13 +57,13 @@ class Coupled(Piece):
 
 
 class Random(Piece):
+    ways = """
+        dropout; F.dropout; dropout1d; alpha_dropout; rrelu; lstm; attention; encoder;
+        rand_like; randn; bernoulli; drop path; torch.dropout; feature_alpha_dropout; gumbel;
+        noise in place; randperm; gru
+    """
+
     def make(self, pick, d, length):
-        self.what = variant(
-            pick,
-            "dropout; F.dropout; dropout1d; alpha_dropout; rrelu; lstm; attention; encoder; "
-            "rand_like; randn; bernoulli; drop path; torch.dropout; feature_alpha_dropout; "
-            "gumbel; noise in place; randperm; gru",
-        )
         heads = pick.choice([h for h in (1, 2) if d % h == 0])
         match self.what:
             case "lstm" | "gru":

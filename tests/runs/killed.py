@@ -9,6 +9,9 @@ import uuid
 from pathlib import Path
 
 MARK = "GEOMFAST_TEST_MARK"
+#: Seconds that what should happen at once may take where many others use the processors; what it
+#: is told from takes minutes.
+SOON = 60.0
 
 
 class Command:
@@ -29,12 +32,12 @@ class Command:
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def ended(self, within: float) -> tuple[int, str]:
+    def ended(self, within: float = SOON) -> tuple[int, str]:
         """Its exit code and all that it printed; a timeout is a failure."""
         said, _ = self.process.communicate(timeout=within)
         return self.process.returncode, said
 
-    def left(self, within: float) -> dict[int, str]:
+    def left(self, within: float = SOON) -> dict[int, str]:
         """The processes with its mark that are there after so many seconds, or as soon as none."""
         deadline = time.monotonic() + within
         while (found := marked(self.mark)) and time.monotonic() < deadline:

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from geomfast.records import load_records
 from geomfast.runs.executors import orphans, processes
 from geomfast.runs.executors.events import Progress
 from geomfast.runs.executors.orphans import body_of, watched
-from tests.runs.killed import Command, marked
+from tests.fuzz.folders import invoke
+from tests.recorded import values
+from tests.runs.killed import SOON, Command, marked
 
 TINY = ("--tasks", "COPY", "--levels", "1", "--scales", "nano", "--seeds", "0,1")
 TINY += ("--samples", "8", "--batch-size", "4", "--threads", "1", "--stack", "never")
@@ -41,7 +42,7 @@ def test_a_command_killed_at_its_start_leaves_nobody(tmp_path: Path, seconds: fl
     with command("sweep", tmp_path / "out", *TINY, *LONG, "--workers", 2) as sweep:
         time.sleep(seconds)
         sweep.send(signal.SIGKILL)
-        assert sweep.left(within=10.0) == {}
+        assert sweep.left() == {}
 
 
 def workers(sweep: Command) -> dict[int, str]:
@@ -49,7 +50,7 @@ def workers(sweep: Command) -> dict[int, str]:
 
 
 def wait_for_workers(sweep: Command) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not workers(sweep):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -63,12 +64,12 @@ def test_a_command_killed_while_its_workers_begin_leaves_nobody(
         wait_for_workers(sweep)
         time.sleep(seconds)
         sweep.send(signal.SIGKILL)
-        assert sweep.left(within=10.0) == {}
+        assert sweep.left() == {}
 
 
 def wait_for_llc(out: Path, parts: int) -> None:
     """Until so many runs are at their first checkpoint, and a little longer."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len([*(out / "checkpoints").glob("*/.lock")]) < parts:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -80,11 +81,12 @@ def test_a_command_killed_during_a_long_measure_leaves_nobody(tmp_path: Path) ->
     with command("sweep", tmp_path / "out", *arguments, "--workers", 2) as sweep:
         wait_for_llc(tmp_path / "out", 2)
         sweep.send(signal.SIGKILL)
-        assert sweep.left(within=10.0) == {}
+        assert sweep.left() == {}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("stack", ["never", "always"])
+@pytest.mark.parametrize(
+    ("number", "stack"), [(signal.SIGTERM, "never"), (signal.SIGINT, "always")]
+)
 def test_a_long_measure_does_not_keep_a_stop_waiting(
     tmp_path: Path, number: signal.Signals, stack: str
 ) -> None:
@@ -92,7 +94,7 @@ def test_a_long_measure_does_not_keep_a_stop_waiting(
     with command("sweep", tmp_path / "out", *arguments, "--stack", stack) as sweep:
         wait_for_llc(tmp_path / "out", 1)
         sweep.send(number)
-        code, said = sweep.ended(within=10.0)
+        code, said = sweep.ended()
     assert code == 130, said
     assert "Traceback" not in said and "stopped" in said
 
@@ -105,8 +107,8 @@ def test_a_second_interrupt_ends_it_at_once(tmp_path: Path) -> None:
         sweep.send(signal.SIGINT)
         time.sleep(0.5)
         sweep.send(signal.SIGINT)
-        code, said = sweep.ended(within=5.0)
-        assert sweep.left(within=2.0) == {}
+        code, said = sweep.ended()
+        assert sweep.left() == {}
     assert code == 130
     assert "Traceback" not in said and "run the same command again" in said.lower()
 
@@ -115,31 +117,29 @@ def test_what_is_stopped_and_gone_on_with_has_the_same_values(tmp_path: Path) ->
     few = ("--llc-chains", "2", "--llc-draws", "20", "--measures", "llc,hessian_top")
     arguments = (*TINY[:-2], "--steps", "4", "--checkpoints", "2", *few, "--seeds", "0")
     found = []
-    for name, stops in (("whole", 0), ("stopped", 1)):
-        out = tmp_path / name
-        for _ in range(stops):
+    for out in (tmp_path / "whole", tmp_path / "stopped"):
+        if out.name == "stopped":
             with command("sweep", out, *arguments) as sweep:
                 wait_for_llc(out, 1)
                 sweep.send(signal.SIGTERM)
-                assert sweep.ended(within=20.0)[0] == 130
-        with command("sweep", out, *arguments) as sweep:
-            code, said = sweep.ended(within=120.0)
-        assert code == 0, said
-        table = load_records(out).drop(columns="seconds")
+                assert sweep.ended()[0] == 130
+        invoke("sweep", str(out), *arguments)
         keys = ["run", "step", "task", "level", "layer", "measure"]
-        found.append(table.sort_values(keys, ignore_index=True))
+        found.append(values(out).sort_values(keys, ignore_index=True))
     assert found[0].equals(found[1])
 
 
 class Slow:
     """What takes long to be torn down."""
 
+    seconds = 30.0
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def __call__(self) -> None:
         (self.folder / "torn down").touch()
-        time.sleep(5.0)
+        time.sleep(self.seconds)
 
 
 @dataclass(frozen=True)
@@ -185,13 +185,13 @@ def test_a_process_that_does_not_listen_is_ended(monkeypatch: pytest.MonkeyPatch
     child = ours.recv()
     parent.kill()
     parent.join()
-    deadline = time.monotonic() + 5.0
+    deadline = time.monotonic() + SOON
     with pytest.raises(EOFError):  # the child held the last other end
         ours.poll(deadline - time.monotonic())
         ours.recv()
     assert time.monotonic() < deadline
     with pytest.raises(ProcessLookupError):
-        for _ in range(50):
+        for _ in range(600):
             os.kill(child, 0)
             time.sleep(0.1)
 
@@ -205,8 +205,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep with two checkpoints of each run."""
     out = tmp_path_factory.mktemp("swept") / "out"
     kept = ("--steps", "2", "--checkpoints", "2", "--measures", "rankme", "--keep", "all")
-    with command("sweep", out, *TINY, *kept) as sweep:
-        assert sweep.ended(within=60.0)[0] == 0
+    invoke("sweep", str(out), *TINY, *kept)
     return out
 
 
@@ -218,7 +217,7 @@ def test_measuring_checkpoints_in_two_processes(
     chains = ("--measures", "llc", "--llc-chains", "2", "--llc-draws", "300000")
     measure = ("measure", checkpoints, "--out", measured, *chains, "--workers", 2, "--threads", 1)
     with command(*measure) as measuring:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len([*measured.glob(".jobs/*/.lock")]) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -226,10 +225,10 @@ def test_measuring_checkpoints_in_two_processes(
         measuring.send(number)
         if number == signal.SIGTERM:
             # Several of them are of the first import of what counts operations, twice at once.
-            code, said = measuring.ended(within=20.0)
+            code, said = measuring.ended()
             assert code == 130, said
             assert "Traceback" not in said and "stopped" in said
-        assert measuring.left(within=10.0) == {}
+        assert measuring.left() == {}
     parts = [path.name for path in (measured / "records").glob("*/*.parquet")]
     assert not any("llc" in name for name in parts)
     if number == signal.SIGTERM:  # what was complete is kept
@@ -247,8 +246,8 @@ def test_a_worker_that_has_done_its_work_is_gone_at_once(tmp_path: Path) -> None
     theirs.close()
     assert ours.recv().kind == "finished"
     began = time.monotonic()
-    child.join(10.0)
-    assert child.exitcode == 0 and time.monotonic() - began < 1.0
+    child.join(SOON)
+    assert child.exitcode == 0 and time.monotonic() - began < Slow.seconds
     assert not (tmp_path / "torn down").exists()
 
 
@@ -260,4 +259,4 @@ def test_a_cluster_of_its_own_ends_with_the_command(tmp_path: Path, seconds: flo
         wait_for_workers(sweep)  # its driver is one of them
         time.sleep(seconds)
         sweep.send(signal.SIGKILL)
-        assert sweep.left(within=10.0) == {}
+        assert sweep.left() == {}

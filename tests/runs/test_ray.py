@@ -21,7 +21,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from geomfast.cli.main import main
-from geomfast.records import load_records
 from geomfast.runs.errors import PlanError
 from geomfast.runs.executors import ray_cluster
 from geomfast.runs.executors.events import Event
@@ -31,6 +30,8 @@ from geomfast.runs.executors.ray_runs import Wanted
 from geomfast.sweep.cell import Job
 from geomfast.sweep.plan import Settings, cells
 from geomfast.testbed.training.checkpoints import steps_saved
+from tests.fuzz.folders import invoke
+from tests.recorded import values
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed (geomfast[ray])"
@@ -50,10 +51,6 @@ def sweep(out: Path, *engine: str) -> Result:
 
 def kinds(events: list[Event], run: str) -> list[str]:
     return [event.kind for event in events if event.run == run and event.kind != "progress"]
-
-
-def values(out: Path) -> pd.DataFrame:
-    return load_records(out).drop(columns="seconds")
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -140,7 +137,7 @@ def test_same_records_as_local_also_when_a_worker_is_killed(
     after = seen[[event.kind for event in seen].index("lost") + 1]
     assert after.step > saved > 0
 
-    assert sweep(tmp_path / "local", "--engine", "local").exit_code == 0
+    invoke("sweep", str(tmp_path / "local"), *SHORT.split(), "--engine", "local")
     pd.testing.assert_frame_equal(values(tmp_path / "local"), values(out))
 
 

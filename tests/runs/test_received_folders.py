@@ -20,8 +20,8 @@ import geomfast as gf
 from geomfast.analysis import check
 from geomfast.cli.main import main
 from geomfast.files import FileError, UnsafeName, read_sealed, write_sealed
-from geomfast.records import SCHEMA, RecordsError, load_records, read_part, write_part
-from geomfast.records.part import LARGEST, content_hash
+from geomfast.records import SCHEMA, RecordsError, load_records, part, read_part, write_part
+from geomfast.records.part import content_hash
 from geomfast.report.data import read
 from geomfast.runs import failures
 from geomfast.runs.errors import CellError, PlanError
@@ -191,8 +191,8 @@ def test_a_damaged_file_is_named_in_one_line(
     path = next(p for p in sorted(out.rglob("*")) if p.name.startswith(name))
     path.write_bytes(content)
     # Work is left that needs it: the last checkpoint of each run is gone.
-    for part in out.glob("records/*/step-00000008.*"):
-        part.unlink()
+    for file in out.glob("records/*/step-00000008.*"):
+        file.unlink()
     code, said = again("alone", out)
     assert "Traceback" not in said
     if code:  # a state of an earlier step is not read
@@ -297,13 +297,17 @@ def test_an_older_part_with_half_of_the_values_is_not_complete(tmp_path: Path) -
         recorded(records, 3)
 
 
-def test_what_expands_to_gigabytes_is_refused_by_its_footer(tmp_path: Path) -> None:
-    count = LARGEST // (8 * 18) + 1
+def test_what_expands_beyond_reason_is_refused_by_its_footer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert part.LARGEST == 2 << 30
+    monkeypatch.setattr(part, "LARGEST", 1 << 26)  # to write more takes ten seconds
+    count = part.LARGEST // (8 * 18) + 1
     one = pa.Table.from_pylist(rows()[:1], schema=SCHEMA)
     columns = [pa.repeat(column[0], count) for column in one.columns]
     path = tmp_path / "huge.parquet"
     pyarrow.parquet.write_table(pa.table(columns, schema=one.schema), path, compression="zstd")
-    assert path.stat().st_size < 1 << 24
+    assert path.stat().st_size < part.LARGEST >> 7
     with pytest.raises(RecordsError, match="expands to"):
         load_records(path)
 

@@ -16,37 +16,22 @@ from geomfast.runs.errors import CellError, PlanError
 from geomfast.sweep import cell as cell_module
 from geomfast.sweep import rows
 from geomfast.sweep.cell import Job, missing, run, schedule
-from geomfast.sweep.plan import Settings, cells, train_settings
+from geomfast.sweep.plan import cells, train_settings
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.loop import TrainingDiverged
+from tests.recorded import values
 from tests.sweep.defaults import change
+from tests.sweep.tiny import tiny
 
-SETTINGS = Settings(
-    mixture="joint",
-    tasks=("COPY", "MOD"),
-    levels=(1,),
-    steps=12,
-    batch_size=8,
-    learning_rate=None,
-    precision="fp32",
-    dense_until=6,
-    dense_every=2,
-    checkpoints=14,
-    samples=16,
-)
+SETTINGS = tiny(steps=12, dense_until=6, checkpoints=14, samples=16)
 
 
 def job(out: Path, **changes: Any) -> Job:
     settings = dataclasses.replace(SETTINGS, **changes)
     (one,) = cells(settings, ("nano",), (0,))
     return Job(one, settings, ("rankme",), out, "cpu", threads=1)
-
-
-def values(out: Path) -> pd.DataFrame:
-    """Records without the one column a rerun does not repeat."""
-    return load_records(out).drop(columns="seconds")
 
 
 def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:

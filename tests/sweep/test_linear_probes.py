@@ -1,8 +1,10 @@
 """Linear probes of a sweep: what is recorded is what a call finds, held out by input."""
 
 import dataclasses
+import gc
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -91,6 +93,16 @@ def test_activations_that_hold_the_answer_are_refused(samples: list[Probe]) -> N
         measure(GPT(SCALES["nano"], 0), samples, {"probe_accuracy"}, settings, NOWHERE)
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """Garbage of other tests takes longer to collect than what is measured here."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(
     "names",
     [

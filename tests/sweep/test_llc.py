@@ -15,7 +15,6 @@ from geomfast.records import load_records
 from geomfast.sweep.cell import Job, run
 from geomfast.sweep.plan import (
     Cell,
-    Settings,
     cells,
     measure_settings,
     mixture_settings,
@@ -26,22 +25,9 @@ from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TASK_NAMES
 from tests.sweep.defaults import change
+from tests.sweep.tiny import tiny
 
-SETTINGS = Settings(
-    mixture="joint",
-    tasks=("COPY", "MOD"),
-    levels=(1,),
-    steps=2,
-    batch_size=8,
-    learning_rate=None,
-    precision="fp32",
-    dense_until=2,
-    dense_every=2,
-    checkpoints=2,
-    samples=12,
-    llc_chains=2,
-    llc_draws=4,
-)
+SETTINGS = tiny(steps=2, dense_until=2, checkpoints=2, samples=12, llc_chains=2, llc_draws=4)
 BESIDE = ("diverged", "rhat", "ess", "step_bias", "acceptance", "localization_effect")
 NAMES = {"llc"} | {f"llc_{name}" for name in BESIDE}
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from geomfast.sweep import stacked_cells
 from geomfast.sweep.cell import Job, missing, schedule
 from geomfast.sweep.cell import run as run_alone
 from geomfast.sweep.groups import groups_of_cells
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import cells
 from geomfast.sweep.stacked_cells import (
     StackedJob,
     members_of,
@@ -30,20 +30,10 @@ from geomfast.sweep.stacked_cells import (
 from geomfast.testbed.tasks import TASK_NAMES
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.stacked import StackedTrainer
+from tests.recorded import values
+from tests.sweep.tiny import tiny
 
-SETTINGS = Settings(
-    mixture="joint",
-    tasks=("COPY", "MOD"),
-    levels=(1,),
-    steps=8,
-    batch_size=8,
-    learning_rate=None,
-    precision="fp32",
-    dense_until=4,
-    dense_every=2,
-    checkpoints=6,
-    samples=16,
-)
+SETTINGS = tiny(steps=8, dense_until=4, checkpoints=6, samples=16)
 SEEDS = (0, 1, 5)
 NAMES = [f"joint-nano-seed{seed}" for seed in SEEDS]
 
@@ -61,11 +51,6 @@ def job(out: Path, *, measures: tuple[str, ...] = ("rankme",), **changes: Any) -
 
 def go(one: StackedJob, stop: Any = lambda: False) -> bool:
     return run(one, lambda step, state: None, stop)
-
-
-def values(out: Path) -> pd.DataFrame:
-    """Records without the one column a rerun does not repeat."""
-    return load_records(out).drop(columns="seconds")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Into evaluation mode and back through the modules' own methods, with nothing left behind."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -120,6 +121,15 @@ def test_gradients_of_what_eval_folds_away(middle, mode):
     assert found.value == pytest.approx(expected, rel=1e-6)
 
 
+@contextmanager
+def refused(model, error, said):
+    """An error that leaves the model as it was."""
+    before = state(model)
+    with pytest.raises(error, match=said):
+        yield
+    assert state(model) == before
+
+
 class Folding(nn.Linear):
     """Without a sign of what it has folded, and so not to be unfolded in evaluation mode."""
 
@@ -139,10 +149,8 @@ class Folding(nn.Linear):
 
 def test_what_eval_folds_without_a_sign_is_refused():
     model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), Folding())
-    before = state(model)
-    with pytest.raises(ValueError, match=r"eval\(\) of 2 \(Folding\) changes parameter 2\.weight"):
+    with refused(model, ValueError, r"eval\(\) of 2 \(Folding\) changes parameter 2\.weight"):
         measure_model(model, loss_fn, (X, Y), ["fisher_rank"])
-    assert state(model) == before
 
 
 def test_a_train_that_fails_is_named_and_the_rest_put_back():
@@ -153,10 +161,8 @@ def test_a_train_that_fails_is_named_and_the_rest_put_back():
             return super().train(mode)
 
     model = nn.Sequential(LoraLinear(WIDTH, WIDTH), Broken(WIDTH, 4))
-    before = state(model)
-    with pytest.raises(RuntimeError, match=r"1 \(Broken\): its own train\(True\) raised KeyError"):
+    with refused(model, RuntimeError, r"1 \(Broken\): its own train\(True\) raised KeyError"):
         measure_model(model, loss_fn, (X, Y), ["fisher_rank"])
-    assert state(model) == before
 
 
 def test_attributes_that_training_changes_are_taken_over():
