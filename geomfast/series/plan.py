@@ -116,11 +116,9 @@ def jobs_of(
         steps = sorted(missing(one, measures, out))
         count = min(len(steps), workers or math.ceil(len(steps) / STRETCH))
         for index in range(count):
-            # Every so manieth, so that all jobs get through the training at the same pace.
-            name = one.run if count == 1 else f"{one.run}-{index + 1}of{count}"
-            jobs.append(
-                MeasureJob(name, one, tuple(steps[index::count]), measures, out, device, threads)
-            )
+            # Every count-th, so that all jobs get through the training at the same pace.
+            own, share = tuple(steps[index::count]), (index + 1, count)
+            jobs.append(MeasureJob(one, own, measures, out, device, threads, share))
     return jobs
 
 

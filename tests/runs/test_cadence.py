@@ -14,8 +14,8 @@ from geomfast.estimators import hessian
 from geomfast.files import read_sealed
 from geomfast.records import load_records
 from geomfast.runs.cadence import grown, taken_at
-from geomfast.sweep.cell import Job, missing, run, schedule
 from geomfast.sweep.folder import prepare_folder
+from geomfast.sweep.jobs import Job, missing, schedule
 from geomfast.sweep.plan import Settings, cells
 
 SETTINGS = Settings("joint", ("COPY", "MOD"), (1,), 12, 8, None, "fp32", 6, 2, 14, 16)
@@ -104,7 +104,7 @@ def test_a_folder_notes_the_cadence_and_takes_the_larger(tmp_path: Path) -> None
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("straight")
     assert schedule(SETTINGS) == STEPS
-    assert run(job(out))
+    assert job(out).carry_out()
     return out
 
 
@@ -131,7 +131,7 @@ def test_stopping_and_resuming_keeps_to_the_cadence(
     monkeypatch.setattr(hessian, "hessian_top_eigenvalues", spy)
     asked = itertools.count(1)
     calls = 0
-    while not run(job(tmp_path), stop=lambda: next(asked) % 3 == 0):
+    while not job(tmp_path).carry_out(stop=lambda: next(asked) % 3 == 0):
         calls += 1
     assert calls == 3  # at steps 3, 6 and 9
     columns = load_records(straight).columns.drop("seconds")
@@ -143,12 +143,12 @@ def test_stopping_and_resuming_keeps_to_the_cadence(
 
 def test_more_checkpoints_of_a_measure_add_work_and_fewer_none(tmp_path: Path) -> None:
     ranks = {"measures": ("rankme",)}
-    assert run(job(tmp_path, **ranks, cadence={"rankme": 3}))
+    assert job(tmp_path, **ranks, cadence={"rankme": 3}).carry_out()
     few = load_records(tmp_path)
     assert missing(job(tmp_path, **ranks, cadence={"rankme": 2})) == {}
     more = job(tmp_path, **ranks, cadence={"rankme": 4})
     assert missing(more) == {6: {"rankme"}, 9: {"rankme"}}
-    assert run(more)
+    assert more.carry_out()
     frame = load_records(tmp_path)
     assert steps_of(tmp_path, "rankme") == [0, 6, 7, 9, 12]
     assert (frame.groupby("step")["weights"].nunique() == 1).all()

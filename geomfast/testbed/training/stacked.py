@@ -7,8 +7,9 @@ clipped by its own norm, and products of batches keep members apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def _rates(settings: TrainSettings, peak: float) -> list[float]:
 
 
 class StackedTrainer:
-    """A group of members in progress; ``step`` says how far they are.
+    """A group of members in progress, see :mod:`geomfast.testbed.training.protocol`.
 
     Args:
         scale: of every member.
@@ -209,6 +210,17 @@ class StackedTrainer:
         steps = torch.cat([program.failed_at for program in self.programs]).tolist()
         pairs = zip(self.seeds, steps, strict=True)
         return {seed: step for seed, step in pairs if step != _RUNNING}
+
+    def states(self) -> Iterator[dict[str, Tensor]]:
+        """Every member's weights in order, by name as a GPT has them; views, not copies."""
+        return chain.from_iterable(program.model.states() for program in self.programs)
+
+    def progress(self) -> dict[str, float]:
+        """Loss in nats per answer token, mean of those that train, and how many have failed."""
+        failed, losses = self.failed(), self.losses()
+        running = [i for i, seed in enumerate(self.seeds) if seed not in failed]
+        loss = float(losses[running].mean()) if running else float("nan")
+        return {"loss": loss, "failed": len(failed)}
 
     def save(self, run_folder: Path, identity: dict[str, Any]) -> Path:
         """Write the state that training can be resumed from; returns the checkpoint's folder.
