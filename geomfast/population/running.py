@@ -85,7 +85,7 @@ class GroupJob(TrainingJob):
                 written.add(trainer.step)
 
         steps = schedule(self.settings)
-        wanted = lacking[0], lacking[-1]
+        wanted = min(lacking), max(lacking)
         if not train_to_checkpoints(self, trainer, steps, wanted, measured, progress, stop):
             return False
         refuse_gone(self.records, written - recorded(self.records).keys())
