@@ -220,7 +220,7 @@ def _run(
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.cli.progress import display
     from geomfast.runs.executors.events import LAST, Event
-    from geomfast.sweep.jobs import missing, news_of_members
+    from geomfast.sweep.jobs import member_events, missing
 
     ended: dict[str, Event] = {}
     todo = {each.name: each for each in work if any(map(missing, each.members))}
@@ -238,7 +238,7 @@ def _run(
             if event.kind == "failed":
                 for job in todo[event.run].members:
                     mark_failed(out, job.cell.run, event.step, event.error, event.details)
-            for own in news_of_members(todo[event.run], event):
+            for own in member_events(todo[event.run], event):
                 ended[own.run] = own
                 if own.kind == "finished":
                     clear_failure(out, own.run)
@@ -267,7 +267,7 @@ def _work(
     engine: Engine,
 ) -> tuple[list[dict[str, Any]], list[Job | StackedJob]]:
     """The groups of seeds that the folder has then, and the pieces of work asked for."""
-    from geomfast.sweep.jobs import Job, together, work_of
+    from geomfast.sweep.jobs import Job, runs_per_program, work_of
 
     what = (settings, chosen["measures"], out, engine.device, engine.threads, options["keep"])
     asked = cells(settings, chosen["scales"], chosen["seeds"])
@@ -278,7 +278,7 @@ def _work(
     }
 
     def at_once(cell: Cell, members: int) -> int:
-        return together(every[cell.run], members, options["stack"])
+        return runs_per_program(every[cell.run], members, options["stack"])
 
     groups = groups_of_cells(content["groups"], asked, out, at_once, engine.workers or 1)
     wanted = {cell.run for cell in asked}

@@ -117,7 +117,7 @@ class TrainingJob(Job):
 
     def _work(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         for job in (self, *self.members):
-            checkpoints.sweep_up(job.checkpoints)
+            checkpoints.remove_partial_writes(job.checkpoints)
             for remains in job.records.glob(".tmp-*"):
                 remains.unlink(missing_ok=True)
         return self._train(progress, stop)

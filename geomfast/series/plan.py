@@ -122,10 +122,10 @@ def jobs_of(
     return jobs
 
 
-def sweep_up(out: Path, jobs: Sequence[MeasureJob]) -> None:
+def remove_partial_writes(out: Path, jobs: Sequence[MeasureJob]) -> None:
     """Remove what processes that were killed have left behind, before any job begins.
 
-    Downloads of what is still to be measured stay, and are gone on with.
+    Downloads of what is still to be measured stay, and are resumed.
 
     Args:
         out: folder of the results, which the caller holds.

@@ -158,7 +158,7 @@ def _measure_all(
                 done.steps.add(checkpoint.step)
                 clear_failure(job.out, _name(job, checkpoint.step))
         if finished:
-            job.series.release(checkpoint)  # one half done is gone on with
+            job.series.release(checkpoint)  # one half done is resumed
         ended += finished
         done.seconds["measure"] += time.perf_counter() - began
         progress(checkpoint.step, done.state())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geomfast.measures.spec import BEHAVIOUR
-from geomfast.runs.cadence import Cadence, taken_at
+from geomfast.runs.cadence import Cadence, measurement_steps
 from geomfast.runs.executors.events import Event, Progress
 from geomfast.runs.failures import failed_before
 from geomfast.runs.job import TrainingJob
@@ -19,7 +19,7 @@ from geomfast.sweep.plan import KEEP, Cell, Settings, run_identity
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training.mixture_batches import MixtureBatches
 from geomfast.testbed.training.schedule import checkpoint_steps
-from geomfast.testbed.training.stacking import at_once
+from geomfast.testbed.training.stacking import members_per_program
 
 
 class SweepJob(TrainingJob):
@@ -161,7 +161,7 @@ def wanted(job: Job) -> dict[int, set[str]]:
     steps = schedule(job.settings)
     named = {step: {BEHAVIOUR} for step in steps}
     for name in job.measures:
-        for step in taken_at(steps, job.cadence.get(name)):
+        for step in measurement_steps(steps, job.cadence.get(name)):
             named[step].add(name)
     return named
 
@@ -194,20 +194,20 @@ def work_of(jobs: Iterable[Job], groups: Iterable[Mapping[str, Any]]) -> list[Jo
     return [*found, *alone.values()]
 
 
-def together(job: Job, members: int, stack: str) -> int:
+def runs_per_program(job: Job, members: int, stack: str) -> int:
     """How many of so many runs like this one are trained as one program.
 
     Args:
         job: one of them.
         members: how many there are.
-        stack: see :func:`geomfast.testbed.training.stacking.at_once`.
+        stack: see :func:`geomfast.testbed.training.stacking.members_per_program`.
     """
     settings, scale = job.settings, SCALES[job.cell.scale]
     tokens = MixtureBatches(job.cell.task_levels, settings.batch_size).processed
-    return at_once(members, scale, tokens, job.device, stack, settings.precision)
+    return members_per_program(members, scale, tokens, job.device, stack, settings.precision)
 
 
-def news_of_members(job: Job | StackedJob, event: Event) -> list[Event]:
+def member_events(job: Job | StackedJob, event: Event) -> list[Event]:
     """The last event of a piece of work as that of each of its runs.
 
     A member of a group that failed while the others went on has its failure in OUT/failures; of the

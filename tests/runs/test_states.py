@@ -294,7 +294,7 @@ def test_a_state_half_written_over_kept_weights_does_not_count(
     assert (half / "optimizer.safetensors").exists()
     assert checkpoints.steps_saved(job.checkpoints) == []
     assert 2 in checkpoints.steps_kept(job.checkpoints)
-    checkpoints.sweep_up(job.checkpoints)
+    checkpoints.remove_partial_writes(job.checkpoints)
     assert not (half / "optimizer.safetensors").exists()
     assert (half / "weights.safetensors").exists()
     assert go(job)

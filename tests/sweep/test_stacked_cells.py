@@ -18,10 +18,10 @@ from geomfast.sweep.groups import groups_of_cells
 from geomfast.sweep.jobs import (
     Job,
     StackedJob,
+    member_events,
     missing,
-    news_of_members,
+    runs_per_program,
     schedule,
-    together,
     work_of,
 )
 from geomfast.sweep.plan import Settings, cells
@@ -206,7 +206,7 @@ def test_a_member_that_fails_leaves_the_others_as_they_are(
     )
     assert frame[frame["run"] == "joint-nano-seed1"]["step"].max() == 2
     assert list(failed_before(tmp_path)) == ["joint-nano-seed1"]
-    told = {own.run: own for own in news_of_members(one, event)}
+    told = {own.run: own for own in member_events(one, event)}
     assert [told[name].kind for name in NAMES] == ["finished", "failed", "finished"]
     assert "not finite at step 2" in told["joint-nano-seed1"].error
     assert "lower the learning rate" in told["joint-nano-seed1"].error
@@ -216,7 +216,7 @@ def test_a_member_that_fails_leaves_the_others_as_they_are(
     # Again: it would fail again, and nothing is trained to see that.
     monkeypatch.setattr(running, "StackedTrainer", None)
     again = attempt(one, lambda event: None, lambda: False, patience=0.0)
-    assert [own.kind for own in news_of_members(one, again)] == ["finished", "failed", "finished"]
+    assert [own.kind for own in member_events(one, again)] == ["finished", "failed", "finished"]
     assert "not finite at step 2" in failed_before(tmp_path)["joint-nano-seed1"]
 
 
@@ -261,7 +261,7 @@ def test_a_group_goes_on_only_as_it_was_begun(tmp_path: Path) -> None:
     event = attempt(job(tmp_path, at_once=3), lambda event: None, lambda: False, patience=0.0)
     assert (event.kind, event.explained) == ("failed", True)
     assert "at_once 2 there, 3 here" in event.error
-    own = news_of_members(job(tmp_path), event)
+    own = member_events(job(tmp_path), event)
     assert [told.kind for told in own] == ["failed"] * 3
     assert go(job(tmp_path))
 
@@ -318,13 +318,13 @@ def test_work_is_groups_and_runs_by_themselves(tmp_path: Path) -> None:
     assert isinstance(first, StackedJob) and first.members == jobs[:2]
     assert second == jobs[2] and second.members == (jobs[2],)
     assert first.cost == 2 * second.cost
-    assert news_of_members(jobs[2], Event(NAMES[2], "finished")) == [Event(NAMES[2], "finished")]
+    assert member_events(jobs[2], Event(NAMES[2], "finished")) == [Event(NAMES[2], "finished")]
 
 
 def test_the_rule_of_sizes_is_asked_and_bf16_is_not_stacked(tmp_path: Path) -> None:
-    assert together(job(tmp_path).members[0], 8, "auto") == 8  # a few short examples
+    assert runs_per_program(job(tmp_path).members[0], 8, "auto") == 8  # a few short examples
     one = job(tmp_path, batch_size=168, tasks=TASK_NAMES, levels=(1, 2, 3)).members[0]
-    assert together(one, 8, "auto") == 1  # the preset's batch fills a core
-    assert 1 < together(one, 8, "always") <= 8
+    assert runs_per_program(one, 8, "auto") == 1  # the preset's batch fills a core
+    assert 1 < runs_per_program(one, 8, "always") <= 8
     half = job(tmp_path, precision="bf16").members[0]
-    assert together(half, 8, "always") == 1
+    assert runs_per_program(half, 8, "always") == 1

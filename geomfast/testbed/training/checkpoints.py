@@ -184,7 +184,7 @@ def prune(run_folder: Path, step: int, *, keep_states: int, keep_weights: bool) 
             shutil.rmtree(folder)
 
 
-def sweep_up(run_folder: Path) -> None:
+def remove_partial_writes(run_folder: Path) -> None:
     """Remove what writes that were killed have left behind; only the run's one writer may."""
     for remains in run_folder.rglob(".tmp-*"):
         remains.unlink(missing_ok=True)

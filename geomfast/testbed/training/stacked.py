@@ -145,12 +145,12 @@ class StackedTrainer:
         seeds: of their initialisations and their examples, each below 2^32.
         settings: see :class:`TrainSettings`; in float32.
         batches: what they are trained on.
-        at_once: members that are one program; see
-            :func:`geomfast.testbed.training.stacking.at_once`.
+        members_per_program: members that are one program; see
+            :func:`geomfast.testbed.training.stacking.members_per_program`.
         device: where to train.
 
     Raises:
-        ValueError: a seed or ``at_once`` out of range, or another precision.
+        ValueError: a seed or ``members_per_program`` out of range, or another precision.
     """
 
     def __init__(
@@ -159,20 +159,23 @@ class StackedTrainer:
         seeds: Sequence[int],
         settings: TrainSettings,
         batches: Batches,
-        at_once: int,
+        members_per_program: int,
         device: torch.device | str = "cpu",
     ) -> None:
         if not seeds or any(not 0 <= seed < 2**32 for seed in seeds):
             raise ValueError(f"seeds must be from 0 to 2^32 - 1, one at least, not {list(seeds)}")
-        if at_once < 1:
-            raise ValueError(f"at_once must be 1 or more, not {at_once}")
+        if members_per_program < 1:
+            raise ValueError(f"members_per_program must be 1 or more, not {members_per_program}")
         if settings.precision != "fp32":
             raise ValueError(
                 f"precision must be fp32 in stacked training, not {settings.precision}"
             )
         self.seeds = tuple(seeds)
         self.device = torch.device(device)
-        groups = [self.seeds[i : i + at_once] for i in range(0, len(self.seeds), at_once)]
+        groups = [
+            self.seeds[i : i + members_per_program]
+            for i in range(0, len(self.seeds), members_per_program)
+        ]
         buffers = Buffers()
         self.programs = [Program(scale, g, settings, batches, self.device, buffers) for g in groups]
         self.batches, self.steps = batches, settings.steps

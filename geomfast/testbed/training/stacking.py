@@ -1,6 +1,6 @@
 """What decides whether members train as one program or in turn. No torch here.
 
-:func:`at_once` is the rule, and all of it: sweeps and populations ask it once for every
+:func:`members_per_program` is the rule, and all of it: sweeps and populations ask it once for every
 new group and keep the answer in ``settings.json``, so that what was begun is resumed alike.
 
 A step of a small model is hundreds of operations that take longer to start than to do; stacked,
@@ -42,7 +42,7 @@ def member_bytes(scale: Scale, tokens: int) -> int:
     return 4 * (kept + 4 * scale.parameters)
 
 
-def at_once(
+def members_per_program(
     members: int,
     scale: Scale,
     tokens: int,
