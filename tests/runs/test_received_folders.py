@@ -30,8 +30,7 @@ from geomfast.sweep import running
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.checkpoints import CheckpointError
 from tests.fuzz.folders import POPULATION, SWEEP, in_process, invoke, make
-from tests.sweep.test_cell import job
-from tests.sweep.test_cell import run as go
+from tests.sweep.test_running import job
 
 
 @pytest.fixture(scope="module")
@@ -333,9 +332,9 @@ def test_records_removed_while_a_run_goes_on_are_missed_at_its_end(
 
     monkeypatch.setattr(running, "record", removing)
     with pytest.raises(CellError, match=r"have been removed or moved.*run the same command again"):
-        go(one)
+        one.carry_out()
     monkeypatch.undo()
-    assert go(one)
+    assert one.carry_out()
 
 
 def test_a_folder_removed_while_a_sweep_goes_on_is_missed(
