@@ -216,15 +216,8 @@ def member_events(job: Job | StackedJob, event: Event) -> list[Event]:
     if isinstance(job, Job):
         return [event]
     failed = failed_before(job.out) if event.kind == "finished" else {}
-    seconds = {
-        name: value / len(job.cells)
-        for name, value in event.state.items()
-        if name.endswith("_seconds")
-    }
-    own = [replace(event, run=cell.run, state=seconds) for cell in job.cells]
-    return [
-        replace(one, kind="failed", error=failed[one.run], explained=True)
-        if one.run in failed
-        else one
-        for one in own
-    ]
+    count = len(job.cells)
+    seconds = {k: took / count for k, took in event.state.items() if k.endswith("_seconds")}
+    of_failed = {run: {"kind": "failed", "error": failed[run], "explained": True} for run in failed}
+    runs = [cell.run for cell in job.cells]
+    return [replace(event, run=run, state=seconds, **of_failed.get(run, {})) for run in runs]
