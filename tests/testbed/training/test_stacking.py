@@ -30,6 +30,7 @@ def test_members_that_fill_the_processor_alone_are_not(
 def test_programs_are_of_like_size_and_what_is_asked_for_is_done() -> None:
     small = scale(1, 16)
     assert members_per_program(64, small, 144, "cpu", "never") == 1
+    assert members_per_program(64, small, 144, "cpu", "always", "bf16") == 1
     assert members_per_program(1, small, 144, "cpu") == 1
     large = scale(4, 128)
     fits = (1 << 30) // member_bytes(large, 1200)
