@@ -32,7 +32,7 @@ from geomfast.testbed.tasks import LENGTH_TASKS
 from geomfast.testbed.training.length_batches import LengthBatches
 from geomfast.testbed.training.settings import TrainSettings
 from geomfast.testbed.training.stacked import Program
-from geomfast.testbed.training.stacking import at_once, step_operations
+from geomfast.testbed.training.stacking import members_per_program, step_operations
 
 #: Layers, width, members, train length, examples of a step. Those of length 12 are what
 #: `geomfast population` trains by default, up to the largest; at the last ones it stops paying.
@@ -240,7 +240,7 @@ def bench_stacked(benchmark, results, full, device, restore_threads, index):
     tokens = batches.processed
     where = f" on {device}" if device != "cpu" else ""
     size = f"{members} members {scale.name}, {tokens} tokens each{where}"
-    chosen = at_once(members, scale, tokens, device)
+    chosen = members_per_program(members, scale, tokens, device)
     results.add(
         f"stacked step {size}",
         seconds,

@@ -17,7 +17,7 @@ GPU_TESTS = (
     "tests/kernels/test_spectra.py",
     "tests/estimators/curvature/test_gpt.py",
     "tests/sweep/test_sharing.py",
-    "tests/sweep/test_stacked_cells.py",
+    "tests/sweep/test_running_groups.py",
     "tests/runs/test_states.py",
 )
 SANITIZER_SECONDS = 60.0

@@ -32,6 +32,8 @@ MOVED = {
     "training": "testbed.training",
     "sweep.engines.sharing": "sweep.sharing",
     "sweep.engines": "runs.executors",
+    "sweep.cell": "sweep.jobs",
+    "sweep.stacked_cells": "sweep.jobs",
     "sweep.population": "population",
     **{
         f"sweep.{name}": f"runs.{name}"

@@ -12,7 +12,7 @@ from geomfast.losses import next_token
 from geomfast.measures import measures
 from geomfast.measures.model.measuring import MEASURES
 from geomfast.records import load_records
-from geomfast.sweep.cell import Job, run
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
@@ -121,7 +121,7 @@ def test_a_sweep_does_not_depend_on_it(tmp_path, monkeypatch):
     change(monkeypatch, "llc", burn_in=2)
     for name, inside in (("without", contextlib.nullcontext()), ("with", foreign())):
         with inside:
-            assert run(Job(one, settings, measures(), tmp_path / name, "cpu", threads=1))
+            assert Job(one, settings, measures(), tmp_path / name, "cpu", threads=1).carry_out()
     expected, found = (load_records(tmp_path / name) for name in ("without", "with"))
     assert expected.drop(columns="seconds").equals(found.drop(columns="seconds"))
 

@@ -23,9 +23,8 @@ _NO_MEASURE = (STARTING, TRAINING, WRITING)
 
 if TYPE_CHECKING:  # which bring torch with them
     from geomfast.sweep.assumed import Assumed
-    from geomfast.sweep.cell import Job
+    from geomfast.sweep.jobs import Job, StackedJob
     from geomfast.sweep.pace import Pace
-    from geomfast.sweep.stacked_cells import StackedJob
 
 
 def check_assumed(options: Mapping[str, Any]) -> None:
@@ -60,14 +59,13 @@ def planned(
     """
     from geomfast.sweep.estimate import MODELLED, UNCERTAINTY
     from geomfast.sweep.pace import as_in_a_run, measure_pace
-    from geomfast.sweep.stacked_cells import members_of
 
     if assumed is None:
         check_device(engine.device)
     paces: dict[str, Pace] = {}
     runs = []
     for each in work:
-        job = members_of(each)[0]
+        job = each.members[0]
 
         def pace(job: Job = job) -> Pace | Assumed:
             if assumed is not None:
@@ -101,8 +99,8 @@ def planned(
 
 def _row(work: Job | StackedJob, pace: Callable[[], Pace | Assumed]) -> dict[str, Any]:
     """What is left of a run, or of several that are trained together."""
-    from geomfast.sweep.cell import Job, wanted
     from geomfast.sweep.estimate import estimate, left, left_together, together
+    from geomfast.sweep.jobs import Job, wanted
 
     members = (work,) if isinstance(work, Job) else work.members
     todo = [left(work)] if isinstance(work, Job) else left_together(work)

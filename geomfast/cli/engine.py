@@ -16,8 +16,7 @@ from geomfast.cli.choices import MOST_THREADS, Finite
 if TYPE_CHECKING:  # these bring torch with them
     from geomfast.runs.executors.events import Event, Work
     from geomfast.sweep.assumed import Assumed
-    from geomfast.sweep.cell import Job
-    from geomfast.sweep.stacked_cells import StackedJob
+    from geomfast.sweep.jobs import Job, StackedJob
 
 ENGINES = ("local", "ray")
 

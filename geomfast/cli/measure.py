@@ -127,7 +127,7 @@ def _measure(
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.runs.model_folder import settled
     from geomfast.series.checkpoint import SourceUnreachable
-    from geomfast.series.plan import default_out, jobs_of, series_of, sweep_up
+    from geomfast.series.plan import default_out, jobs_of, remove_partial_writes, series_of
 
     out = default_out(source) if out is None else out
     check_folder(out, make=not options["dry_run"])
@@ -161,7 +161,7 @@ def _measure(
     with locked(out, str(out)):
         write_settings(out, content, described_call())
         jobs = jobs_of(series, measures, out, **what)
-        sweep_up(out, jobs)
+        remove_partial_writes(out, jobs)
         outcome = _run(out, series, jobs, engine, console)
         check_still_there(out)
         return outcome

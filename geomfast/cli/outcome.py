@@ -12,7 +12,7 @@ from geomfast.runs.wall import TRAINING, WRITING, wall_time
 
 if TYPE_CHECKING:  # which bring torch with them
     from geomfast.runs.executors.events import Event
-    from geomfast.sweep.cell import Job
+    from geomfast.sweep.jobs import Job
 
 
 def outcome_of(

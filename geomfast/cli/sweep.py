@@ -38,8 +38,7 @@ from geomfast.testbed.training.settings import PRECISIONS, check_precision
 from geomfast.testbed.training.stacking import STACK
 
 if TYPE_CHECKING:  # which brings torch with it
-    from geomfast.sweep.cell import Job
-    from geomfast.sweep.stacked_cells import StackedJob
+    from geomfast.sweep.jobs import Job, StackedJob
 
 _GRID = ("scales", "seeds", "measures")
 #: Settings of one measure, each with a default of its own.
@@ -221,12 +220,11 @@ def _run(
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.cli.progress import display
     from geomfast.runs.executors.events import LAST, Event
-    from geomfast.sweep.cell import missing
-    from geomfast.sweep.stacked_cells import members_of, news_of_members
+    from geomfast.sweep.jobs import member_events, missing
 
     ended: dict[str, Event] = {}
-    todo = {each.name: each for each in work if any(map(missing, members_of(each)))}
-    for job in (job for each in work if each.name not in todo for job in members_of(each)):
+    todo = {each.name: each for each in work if any(map(missing, each.members))}
+    for job in (job for each in work if each.name not in todo for job in each.members):
         clear_failure(out, job.cell.run)
     with ExitStack() as stack:
         stopping = stack.enter_context(asked_to_stop())
@@ -238,14 +236,14 @@ def _run(
             if event.kind not in LAST:
                 continue
             if event.kind == "failed":
-                for job in members_of(todo[event.run]):
+                for job in todo[event.run].members:
                     mark_failed(out, job.cell.run, event.step, event.error, event.details)
-            for own in news_of_members(todo[event.run], event):
+            for own in member_events(todo[event.run], event):
                 ended[own.run] = own
                 if own.kind == "finished":
                     clear_failure(out, own.run)
-    jobs = [job for each in work for job in members_of(each)]
-    left = [job for each in todo.values() for job in members_of(each)]
+    jobs = [job for each in work for job in each.members]
+    left = [job for each in todo.values() for job in each.members]
     return outcome_of(out, jobs, left, ended)
 
 
@@ -269,8 +267,7 @@ def _work(
     engine: Engine,
 ) -> tuple[list[dict[str, Any]], list[Job | StackedJob]]:
     """The groups of seeds that the folder has then, and the pieces of work asked for."""
-    from geomfast.sweep.cell import Job
-    from geomfast.sweep.stacked_cells import together, work_of
+    from geomfast.sweep.jobs import Job, runs_per_program, work_of
 
     what = (settings, chosen["measures"], out, engine.device, engine.threads, options["keep"])
     asked = cells(settings, chosen["scales"], chosen["seeds"])
@@ -281,7 +278,7 @@ def _work(
     }
 
     def at_once(cell: Cell, members: int) -> int:
-        return together(every[cell.run], members, options["stack"])
+        return runs_per_program(every[cell.run], members, options["stack"])
 
     groups = groups_of_cells(content["groups"], asked, out, at_once, engine.workers or 1)
     wanted = {cell.run for cell in asked}

@@ -19,7 +19,7 @@ from geomfast.population.plan import (
 from geomfast.runs.folder import refuse_other
 from geomfast.runs.groups import Group, parts
 from geomfast.runs.settings_file import plain, read_settings
-from geomfast.testbed.training.stacking import at_once
+from geomfast.testbed.training.stacking import members_per_program
 
 KIND = "population"
 
@@ -37,13 +37,13 @@ def settled(
     """What OUT's ``settings.json`` says once these members are asked of it.
 
     Members that no group has yet form new ones; a group stays as it was begun, so that what it has
-    done can be gone on with.
+    done can be resumed.
 
     Args:
         out: the population's folder; nothing is written.
         settings: what its members share.
         scales, seeds: asked for.
-        stack: see :func:`geomfast.testbed.training.stacking.at_once`.
+        stack: see :func:`geomfast.testbed.training.stacking.members_per_program`.
         device: where new groups will be trained.
         tokens: of a member's step, padding included.
 
@@ -69,9 +69,9 @@ def settled(
         known = {seed for group in groups if group["scale"] == name for seed in group["seeds"]}
         fresh = [seed for seed in seeds if seed not in known]
         for part in parts(fresh):
-            together = at_once(len(part), scale_of(settings, name), tokens, device, stack)
+            count = members_per_program(len(part), scale_of(settings, name), tokens, device, stack)
             group = f"{settings.task}-{name}-seeds{part[0]}-{part[-1]}"
-            groups.append({"name": group, "scale": name, "seeds": list(part), "at_once": together})
+            groups.append({"name": group, "scale": name, "seeds": list(part), "at_once": count})
     hashes = {
         fingerprint(told): told for told in (measure_settings(settings, m) for m in settings.taken)
     }

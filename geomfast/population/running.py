@@ -1,14 +1,11 @@
-"""One group of a population: train to the next checkpoint, measure it, write it, go on."""
+"""A group of a population: what is trained, and how its members are measured together."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from geomfast.population.measuring import LengthProbe, length_probes, measure
 from geomfast.population.plan import (
@@ -23,26 +20,25 @@ from geomfast.records import part_name, write_part
 from geomfast.runs.executors.events import Progress
 from geomfast.runs.failures import mark_failed
 from geomfast.runs.groups import Group
-from geomfast.runs.locks import locked
+from geomfast.runs.job import TrainingJob
 from geomfast.runs.parts import recorded, refuse_gone
-from geomfast.runs.stacked_loop import go_on, resume
 from geomfast.runs.states import STATE_EVERY
-from geomfast.testbed.training import checkpoints
+from geomfast.runs.training import timed, train_to_checkpoints
 from geomfast.testbed.training.length_batches import LengthBatches
 from geomfast.testbed.training.stacked import StackedTrainer
 
 
 @dataclass(frozen=True)
-class GroupJob:
-    """A group with what it needs to run.
+class GroupJob(TrainingJob):
+    """A group with what it needs to be trained in a process of its own.
+
+    A member whose loss or gradient is not finite stays at its last finite state, has no records
+    from there on, and its failure is written down in OUT/failures.
 
     Attributes:
         group: which members.
         settings: the population's.
-        out: its folder.
-        device: where to train and measure.
-        threads: CPU threads; results are bit-identical for the same number.
-        state_every: seconds between the states that a group can be resumed from, at least.
+        out, device, threads, state_every: see :class:`TrainingJob`.
     """
 
     group: Group
@@ -53,13 +49,8 @@ class GroupJob:
     state_every: float = STATE_EVERY
 
     @property
-    def records(self) -> Path:
-        """Folder of the group's record parts."""
-        return self.out / "records" / self.group.name
-
-    @property
     def name(self) -> str:
-        """Of the group."""
+        """Name of the group."""
         return self.group.name
 
     @property
@@ -69,14 +60,36 @@ class GroupJob:
         scale = scale_of(self.settings, group.scale)
         return float(len(group.seeds) * scale.parameters * self.settings.steps)
 
-    def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
-        """Train and measure it; see :func:`run`."""
-        return run(self, progress, stop)
-
     @property
-    def checkpoints(self) -> Path:
-        """Folder of the group's checkpoints."""
-        return self.out / "checkpoints" / self.group.name
+    def identity(self) -> dict[str, Any]:
+        """What a state must agree on before it is resumed from."""
+        return {
+            "group": self.group.name,
+            "at_once": self.group.at_once,
+            "task": self.settings.task,
+            "train_length": self.settings.train_length,
+            **self._place,
+            **recipe(self.settings, self.group.scale),
+        }
+
+    def _train(self, progress: Progress, stop: Callable[[], bool]) -> bool:
+        lacking = missing(self)
+        if not lacking:
+            return True
+        trainer = _trainer(self)
+        probes = length_probes(self.settings, trainer.device)
+        written: set[int] = set()
+
+        def measured(failed: dict[int, int]) -> None:
+            if trainer.step in lacking and _measure(trainer, self, probes, failed):
+                written.add(trainer.step)
+
+        steps = schedule(self.settings)
+        wanted = min(lacking), max(lacking)
+        if not train_to_checkpoints(self, trainer, steps, wanted, measured, progress, stop):
+            return False
+        refuse_gone(self.records, written - recorded(self.records).keys())
+        return True
 
 
 def batches_of(settings: PopulationSettings, device: str) -> LengthBatches:
@@ -100,55 +113,6 @@ def missing(job: GroupJob) -> list[int]:
     return [step for step in schedule(job.settings) if step not in there]
 
 
-def run(
-    job: GroupJob,
-    progress: Progress = lambda step, state: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> bool:
-    """Train and measure a group from wherever it was left.
-
-    A member whose loss or gradient is not finite stays at its last finite state, has no records
-    from there on, and its failure is written down in OUT/failures.
-
-    Args:
-        job: the group.
-        progress, stop: see :func:`geomfast.runs.stacked_loop.go_on`.
-
-    Returns:
-        Whether the group is finished.
-
-    Raises:
-        CellError, CheckpointError, OSError: it cannot go on; what was written before stays.
-    """
-    with locked(job.checkpoints, f"group {job.group.name}"):
-        checkpoints.sweep_up(job.checkpoints)
-        for remains in job.records.glob(".tmp-*"):
-            remains.unlink(missing_ok=True)
-        torch.set_num_threads(job.threads)
-        lacking = missing(job)
-        if not lacking:
-            return True
-        trainer = _trainer(job)
-        identity = _identity(job)
-        resume(trainer, job.checkpoints, identity, lacking[0])
-        probes = length_probes(job.settings, trainer.device)
-
-        written: set[int] = set()
-
-        def measured(failed: dict[int, int]) -> None:
-            if trainer.step in lacking and _measure(trainer, job, probes, failed):
-                written.add(trainer.step)
-
-        steps = [step for step in schedule(job.settings) if step <= lacking[-1]]
-        walls, every = [job.records], job.state_every
-        if not go_on(
-            trainer, job.checkpoints, identity, walls, steps, measured, progress, stop, every
-        ):
-            return False
-        refuse_gone(job.records, written - recorded(job.records).keys())
-        return True
-
-
 def _trainer(job: GroupJob) -> StackedTrainer:
     return StackedTrainer(
         scale_of(job.settings, job.group.scale),
@@ -164,34 +128,19 @@ def _measure(
     trainer: StackedTrainer, job: GroupJob, probes: list[LengthProbe], failed: dict[int, int]
 ) -> bool:
     """Measure the members that have not failed and write that; whether there are any."""
-    begin = time.perf_counter()
     rows = []
     seeds = iter(trainer.seeds)
-    for program in trainer.programs:
-        own = [next(seeds) for _ in range(program.model.members)]
-        rows += measure(program.model, own, probes, job.settings, failed)
-    trainer.seconds["measure"] += time.perf_counter() - begin
-    begin = time.perf_counter()
-    shared = {"step": trainer.step, "tokens": trainer.tokens}
-    if rows:
-        part = job.records / part_name(trainer.step, job.settings.taken)
-        write_part(part, [{**shared, **row} for row in rows])
-    rate = scale_of(job.settings, job.group.scale).learning_rate
-    for seed, step in failed.items():
-        why = f"loss or gradient not finite at step {step} (learning rate {rate:g})"
-        mark_failed(job.out, run_name(job.settings, job.group.scale, seed), step, why, "")
-    trainer.seconds["write"] += time.perf_counter() - begin
+    with timed(trainer, "measure"):
+        for program in trainer.programs:
+            own = [next(seeds) for _ in range(program.model.members)]
+            rows += measure(program.model, own, probes, job.settings, failed)
+    with timed(trainer, "write"):
+        shared = {"step": trainer.step, "tokens": trainer.tokens}
+        if rows:
+            part = job.records / part_name(trainer.step, job.settings.taken)
+            write_part(part, [{**shared, **row} for row in rows])
+        rate = scale_of(job.settings, job.group.scale).learning_rate
+        for seed, step in failed.items():
+            why = f"loss or gradient not finite at step {step} (learning rate {rate:g})"
+            mark_failed(job.out, run_name(job.settings, job.group.scale, seed), step, why, "")
     return bool(rows)
-
-
-def _identity(job: GroupJob) -> dict[str, Any]:
-    """What a checkpoint must agree on before it is resumed from, as a sweep's runs have it."""
-    return {
-        "group": job.group.name,
-        "at_once": job.group.at_once,
-        "task": job.settings.task,
-        "train_length": job.settings.train_length,
-        "device": torch.device(job.device).type,
-        "threads": job.threads,
-        **recipe(job.settings, job.group.scale),
-    }

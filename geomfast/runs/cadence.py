@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 Cadence = Mapping[str, int]
 
 
-def taken_at(steps: Sequence[int], count: int | None) -> list[int]:
+def measurement_steps(steps: Sequence[int], count: int | None) -> list[int]:
     """The checkpoints a measure is taken of, evenly over the list of them.
 
     Checkpoints lie where there is most to see: close together early, where representations
-    collapse, then evenly in the logarithm of the step. Every so manieth of them keeps that, and
+    collapse, then evenly in the logarithm of the step. Every k-th of them keeps that, and
     measures with the same count share their checkpoints.
 
     Args:
@@ -27,7 +27,7 @@ def taken_at(steps: Sequence[int], count: int | None) -> list[int]:
     return [steps[round(i * last / (count - 1))] for i in range(count)]
 
 
-def grown(
+def merge_cadences(
     before: Cadence, measures_before: Sequence[str], now: Cadence, measures: Sequence[str]
 ) -> dict[str, int]:
     """The cadence of a sweep that was one and is asked to be another: of each measure the larger.

@@ -1,4 +1,4 @@
-"""Why work cannot begin, or a run cannot go on."""
+"""Why work cannot begin, or a run cannot be resumed or finished."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ class PlanError(Exception):
 
 
 class CellError(Exception):
-    """A run that cannot go on; the message says why."""
+    """A run that cannot be resumed or finished; the message says why."""

@@ -1,6 +1,6 @@
 """Members of one scale that are trained, saved and resumed together. No torch here.
 
-A group stays as it was begun, so that what it has done can be gone on with; seeds asked for later
+A group stays as it was begun, so that what it has done can be resumed; seeds asked for later
 form groups of their own.
 """
 

@@ -116,18 +116,16 @@ def jobs_of(
         steps = sorted(missing(one, measures, out))
         count = min(len(steps), workers or math.ceil(len(steps) / STRETCH))
         for index in range(count):
-            # Every so manieth, so that all jobs get through the training at the same pace.
-            name = one.run if count == 1 else f"{one.run}-{index + 1}of{count}"
-            jobs.append(
-                MeasureJob(name, one, tuple(steps[index::count]), measures, out, device, threads)
-            )
+            # Every count-th, so that all jobs get through the training at the same pace.
+            own, share = tuple(steps[index::count]), (index + 1, count)
+            jobs.append(MeasureJob(one, own, measures, out, device, threads, share))
     return jobs
 
 
-def sweep_up(out: Path, jobs: Sequence[MeasureJob]) -> None:
+def remove_partial_writes(out: Path, jobs: Sequence[MeasureJob]) -> None:
     """Remove what processes that were killed have left behind, before any job begins.
 
-    Downloads of what is still to be measured stay, and are gone on with.
+    Downloads of what is still to be measured stay, and are resumed.
 
     Args:
         out: folder of the results, which the caller holds.

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from geomfast.estimators.stopping import Stopped
 from geomfast.files import write_atomically
 from geomfast.lm.hub import LoadError
@@ -20,7 +18,7 @@ from geomfast.records import part_name, write_part
 from geomfast.runs.errors import CellError
 from geomfast.runs.executors.events import EXPLAINED, Progress
 from geomfast.runs.failures import clear_failure, mark_failed
-from geomfast.runs.locks import locked
+from geomfast.runs.job import Job
 from geomfast.runs.model_folder import remember
 from geomfast.runs.parts import of_other_weights, recorded, refuse_gone
 from geomfast.series.checkpoint import Checkpoint, Opened, Series, SourceUnreachable
@@ -36,26 +34,35 @@ class SomeFailed(CellError):
 
 
 @dataclass(frozen=True)
-class MeasureJob:
+class MeasureJob(Job):
     """Checkpoints of a series with what it takes to measure them in a process of its own.
 
+    A checkpoint that cannot be measured is written down in OUT/failures, and the next one taken;
+    in the end SomeFailed has a line for each. Where no more checkpoints come, SourceUnreachable
+    says how many are measured. When told to stop, the measure in hand is dropped, and all else that
+    the checkpoint has is written.
+
     Attributes:
-        name: of the job.
         series: that they are of.
         steps: theirs.
         measures: to take; behaviour is always taken.
-        out: folder of the results.
-        device: where to measure.
-        threads: CPU threads.
+        out, device, threads: see :class:`geomfast.runs.job.Job`.
+        share: number of the job among those of the series, from 1, and how many they are.
     """
 
-    name: str
     series: Series
     steps: tuple[int, ...]
     measures: tuple[str, ...]
     out: Path
     device: str
     threads: int
+    share: tuple[int, int] = (1, 1)
+
+    @property
+    def name(self) -> str:
+        """Name of the run, and which share of it where there are several."""
+        number, count = self.share
+        return self.series.run if count == 1 else f"{self.series.run}-{number}of{count}"
 
     @property
     def cost(self) -> float:
@@ -67,9 +74,20 @@ class MeasureJob:
         """Folder of the run's record parts."""
         return self.out / "records" / self.series.run
 
-    def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
-        """Measure them; see :func:`run`."""
-        return run(self, progress, stop)
+    def _work(self, progress: Progress, stop: Callable[[], bool]) -> bool:
+        lacking = missing(self.series, self.measures, self.out, self.steps)
+        todo = [c for c in self.series.checkpoints if c.step in lacking]
+        for step in self.steps:
+            if step not in lacking:
+                clear_failure(self.out, _name(self, step))
+        done = _Done()
+        left = _measure_all(self, todo, lacking, done, progress, stop)
+        gone = done.steps & missing(self.series, self.measures, self.out, self.steps).keys()
+        refuse_gone(self.records, gone)
+        if done.failed:
+            kept = f"{done.measured} of {len(todo)} checkpoints are measured; "
+            raise SomeFailed(kept + "not so:\n" + "\n".join(f"  {line}" for line in done.failed))
+        return not left
 
 
 @dataclass
@@ -107,42 +125,6 @@ def missing(
     return {step: names for step, names in lacking.items() if names}
 
 
-def run(job: MeasureJob, progress: Progress, stop: Callable[[], bool]) -> bool:
-    """Measure what is missing of a job's checkpoints.
-
-    A checkpoint that cannot be measured is written down in OUT/failures, and the next one taken.
-    When told to stop, the measure in hand is dropped, and all that the checkpoint has is written.
-
-    Args:
-        job: the checkpoints.
-        progress: called with the step of every checkpoint as it is begun and done, and a state of
-            measured, failed, wait_seconds (for files) and measure_seconds.
-        stop: asked before every group of measures.
-
-    Returns:
-        Whether nothing is left.
-
-    Raises:
-        SomeFailed: some could not be measured; the message has a line for each.
-        SourceUnreachable: no more checkpoints came; the message says how many are measured.
-    """
-    with locked(job.out / ".jobs" / job.name, f"{job.name} in {job.out}"):
-        torch.set_num_threads(job.threads)
-        lacking = missing(job.series, job.measures, job.out, job.steps)
-        todo = [c for c in job.series.checkpoints if c.step in lacking]
-        for step in job.steps:
-            if step not in lacking:
-                clear_failure(job.out, _name(job, step))
-        done = _Done()
-        left = _measure_all(job, todo, lacking, done, progress, stop)
-        gone = done.steps & missing(job.series, job.measures, job.out, job.steps).keys()
-        refuse_gone(job.records, gone)
-        if done.failed:
-            kept = f"{done.measured} of {len(todo)} checkpoints are measured; "
-            raise SomeFailed(kept + "not so:\n" + "\n".join(f"  {line}" for line in done.failed))
-        return not left
-
-
 def _measure_all(
     job: MeasureJob,
     todo: list[Checkpoint],
@@ -176,7 +158,7 @@ def _measure_all(
                 done.steps.add(checkpoint.step)
                 clear_failure(job.out, _name(job, checkpoint.step))
         if finished:
-            job.series.release(checkpoint)  # one half done is gone on with
+            job.series.release(checkpoint)  # one half done is resumed
         ended += finished
         done.seconds["measure"] += time.perf_counter() - began
         progress(checkpoint.step, done.state())

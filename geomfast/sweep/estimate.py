@@ -15,7 +15,6 @@ from pathlib import Path
 from geomfast.runs.states import states_written
 from geomfast.runs.wall import TRAINING, WRITING
 from geomfast.sweep.assumed import Assumed
-from geomfast.sweep.cell import Job, missing, schedule, wanted
 from geomfast.sweep.footprint import (
     disk_bytes,
     eigenvector_bytes,
@@ -24,9 +23,9 @@ from geomfast.sweep.footprint import (
     searches,
     state_bytes,
 )
+from geomfast.sweep.jobs import Job, StackedJob, missing, schedule, wanted
 from geomfast.sweep.modelled import Modelled, Part, parts_of
 from geomfast.sweep.pace import Pace
-from geomfast.sweep.stacked_cells import StackedJob
 from geomfast.sweep.workload import Workload
 from geomfast.testbed.training.checkpoints import steps_kept, steps_saved
 

@@ -14,7 +14,7 @@ from typing import Any
 from geomfast.files import fingerprint
 from geomfast.measures import measures
 from geomfast.measures.spec import BEHAVIOUR
-from geomfast.runs.cadence import grown
+from geomfast.runs.cadence import merge_cadences
 from geomfast.runs.errors import PlanError
 from geomfast.runs.folder import refuse_other
 from geomfast.runs.settings_file import NAME as _SETTINGS
@@ -184,5 +184,5 @@ def _grown(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     lists = {key: before.get(key, []) for key in now if key != "cadence"}
     return {
         **{key: list(dict.fromkeys((*values, *now[key]))) for key, values in lists.items()},
-        "cadence": grown(cadence, measures, now["cadence"], now["measures"]),
+        "cadence": merge_cadences(cadence, measures, now["cadence"], now["measures"]),
     }

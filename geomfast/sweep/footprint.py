@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from geomfast.estimators.curvature.lanczos import BASIS_BYTES, HELD_BYTES
 from geomfast.measures import Need, measures, needing, spec_of
 from geomfast.runs.states import KEPT_STATES
-from geomfast.sweep.cell import Job
 from geomfast.sweep.eigenvectors import LARGEST_FILE
+from geomfast.sweep.jobs import Job, StackedJob
 from geomfast.sweep.plan import taken
-from geomfast.sweep.stacked_cells import StackedJob
 from geomfast.sweep.workload import batch_tokens, lengths, products
 from geomfast.testbed.training.stacking import member_bytes
 

@@ -15,18 +15,18 @@ def groups_of_cells(
     before: Sequence[dict[str, Any]],
     asked: Sequence[Cell],
     out: Path,
-    together: Callable[[Cell, int], int],
+    per_program: Callable[[Cell, int], int],
     workers: int,
 ) -> list[dict[str, Any]]:
     """The groups of a sweep once these runs are asked of it, as ``settings.json`` has them.
 
-    Runs that were begun by themselves go on by themselves.
+    Runs that were begun by themselves stay by themselves.
 
     Args:
         before: the groups it has already.
         asked: runs of the grid; those that differ only in their seeds can be a group.
         out: the sweep's folder.
-        together: how many of so many runs like this one are one program.
+        per_program: how many of so many runs like this one are one program.
         workers: groups of a scale there should be at least, so that none has nothing to do.
 
     Returns:
@@ -41,7 +41,7 @@ def groups_of_cells(
     for cells in alike.values():
         most = min(GROUP_SIZE, -(-len(cells) // workers))
         for part in parts(cells, most):
-            count = together(part[0], len(part)) if len(part) > 1 else 1
+            count = per_program(part[0], len(part)) if len(part) > 1 else 1
             if count > 1:
                 first, last = part[0].seed, part[-1].seed
                 name = f"{part[0].run.removesuffix(f'seed{first}')}seeds{first}-{last}"

@@ -9,12 +9,7 @@ from geomfast.runs.errors import PlanError
 from geomfast.sweep.folder import read_folder
 from geomfast.sweep.plan import Cell, Settings
 from geomfast.testbed.models.gpt import GPT
-from geomfast.testbed.training.checkpoints import (
-    CheckpointError,
-    folder_name,
-    read_weights,
-    steps_kept,
-)
+from geomfast.testbed.training.checkpoints import folder_name, load_weights, steps_kept
 
 
 @dataclass(frozen=True)
@@ -65,9 +60,5 @@ def load_kept(out: Path, run: str | None = None, step: int | None = None) -> Kep
                 f"no weights of {run} at step {step}; there are those of: {there} "
                 "(geomfast sweep --keep all keeps every checkpoint's)"
             )
-        folder = out / "checkpoints" / run / folder_name(step)
-        try:
-            model.load_state_dict(read_weights(folder))
-        except RuntimeError as error:
-            raise CheckpointError(f"{folder}: not this model's weights: {error}") from error
+        load_weights(model, out / "checkpoints" / run / folder_name(step))
     return Kept(cell, settings, step, model.eval())

@@ -15,7 +15,7 @@ from geomfast.measures.spec import BEHAVIOUR
 from geomfast.replay import BREAK_EVEN, WARM_UP
 from geomfast.runs.wall import STARTING, TRAINING
 from geomfast.sweep.assumed import Assumed
-from geomfast.sweep.cell import Job
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import BLOCK
 from geomfast.sweep.plan import taken
 from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths, products

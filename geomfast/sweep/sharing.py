@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from geomfast.sweep.cell import Job, missing
 from geomfast.sweep.footprint import group_bytes, memory_bytes
-from geomfast.sweep.stacked_cells import StackedJob, members_of
+from geomfast.sweep.jobs import Job, StackedJob, missing
 
 #: Of a process on a GPU that has done nothing yet: context, kernels, workspaces of libraries.
 CONTEXT = 1 << 30
@@ -30,7 +29,7 @@ def free_bytes(device: str) -> int:
 
 def footprint(work: Job | StackedJob) -> int:
     """Bytes of a GPU that a run, or a group of runs, takes until it is done; 0 if it is done."""
-    members = [(job, missing(job)) for job in members_of(work)]
+    members = [(job, missing(job)) for job in work.members]
     left = [memory_bytes(job, lacking.values()) for job, lacking in members if lacking]
     if not left:
         return 0

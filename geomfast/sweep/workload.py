@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from geomfast.measures import Need, needing, spec_of
 from geomfast.measures.spec import BEHAVIOUR
-from geomfast.sweep.cell import Job
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import BLOCK, Pace
 from geomfast.sweep.plan import Settings, taken
 from geomfast.testbed.models.scales import Scale

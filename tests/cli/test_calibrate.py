@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from geomfast.cli.choices import Ladder, OneTaskLevel
 from geomfast.cli.main import main
 from geomfast.report import extras
-from geomfast.sweep.cell import Job, run
 from geomfast.sweep.folder import prepare_folder
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import cells
 from tests.sweep.tiny import tiny
 
@@ -30,7 +30,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     prepare_folder(folder, SETTINGS, grid, {"command": "geomfast sweep out"})
     one, _ = cells(SETTINGS, ("nano",), (0, 1))
-    assert run(Job(one, SETTINGS, (), folder, "cpu", threads=1, keep="all"))
+    assert Job(one, SETTINGS, (), folder, "cpu", threads=1, keep="all").carry_out()
     return folder
 
 

@@ -13,8 +13,8 @@ from geomfast.cli.dry_run import _makespan, show_plan
 from geomfast.cli.main import main
 from geomfast.measures import measures
 from geomfast.runs.failures import mark_failed
-from geomfast.sweep.cell import Job, run
 from geomfast.sweep.folder import prepare_folder
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 from geomfast.testbed.models.scales import SCALES
 
@@ -73,7 +73,7 @@ def test_what_is_recorded_is_taken_off_and_failures_are_named(tmp_path: Path) ->
     grid = {"scales": ["nano"], "seeds": [0], "measures": ["rankme"]}
     prepare_folder(tmp_path, SETTINGS, grid, {})
     (cell,) = cells(SETTINGS, ("nano",), (0,))
-    assert run(Job(cell, SETTINGS, ("rankme",), tmp_path, "cpu", threads=1, state_every=0.0))
+    assert Job(cell, SETTINGS, ("rankme",), tmp_path, "cpu", threads=1, state_every=0.0).carry_out()
     mark_failed(tmp_path, "joint-nano-seed1", 2, "ValueError: bad", "Traceback")
     before = written(tmp_path)
     plan = planned(tmp_path, "--measures", "rankme", "--seeds", "0,1")

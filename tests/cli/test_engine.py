@@ -20,7 +20,7 @@ from geomfast.cli.engine import Engine, chosen_engine, engine_options
 from geomfast.cli.main import main
 from geomfast.cli.progress import Bars, Lines
 from geomfast.runs.executors.events import Event
-from geomfast.sweep.cell import Job
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 from geomfast.sweep.sharing import fitting, footprint
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from geomfast.cli.outcome import outcome_of, show_outcome
 from geomfast.runs.executors.events import Event
-from geomfast.sweep.cell import Job, run
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 2, 8, None, "fp32", 2, 2, 3, 16)
@@ -58,7 +58,7 @@ def test_a_traceback_is_shown_where_the_error_does_not_explain_itself() -> None:
 
 def test_an_outcome_has_every_run_and_its_seconds(tmp_path: Path) -> None:
     jobs = [Job(c, SETTINGS, (), tmp_path, "cpu", 1) for c in cells(SETTINGS, ("nano",), (0, 1, 2))]
-    assert run(jobs[0])
+    assert jobs[0].carry_out()
     failed = Event("joint-nano-seed1", "failed", 2, {"loss": 1.0}, "bad", "Traceback", True)
     ended = {"joint-nano-seed0": Event("joint-nano-seed0", "finished", 2), failed.run: failed}
     runs = outcome_of(tmp_path, jobs, jobs[:2], ended)["runs"]

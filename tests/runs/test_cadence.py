@@ -13,9 +13,9 @@ import torch
 from geomfast.estimators import hessian
 from geomfast.files import read_sealed
 from geomfast.records import load_records
-from geomfast.runs.cadence import grown, taken_at
-from geomfast.sweep.cell import Job, missing, run, schedule
+from geomfast.runs.cadence import measurement_steps, merge_cadences
 from geomfast.sweep.folder import prepare_folder
+from geomfast.sweep.jobs import Job, missing, schedule
 from geomfast.sweep.plan import Settings, cells
 
 SETTINGS = Settings("joint", ("COPY", "MOD"), (1,), 12, 8, None, "fp32", 6, 2, 14, 16)
@@ -48,14 +48,14 @@ def steps_of(out: Path, measure: str) -> list[int]:
 def test_some_of_the_checkpoints_evenly_over_their_list(
     count: int | None, expected: list[int]
 ) -> None:
-    assert taken_at(STEPS, count) == expected
+    assert measurement_steps(STEPS, count) == expected
 
 
 def test_as_many_as_asked_for_with_the_first_and_the_last() -> None:
     for length in range(2, 60):
         steps = [step**2 for step in range(length)]
         for count in range(2, length + 1):
-            found = taken_at(steps, count)
+            found = measurement_steps(steps, count)
             assert len(found) == count and found == sorted(set(found))
             assert (found[0], found[-1]) == (steps[0], steps[-1]) and set(found) <= set(steps)
 
@@ -63,24 +63,26 @@ def test_as_many_as_asked_for_with_the_first_and_the_last() -> None:
 @pytest.mark.parametrize(("few", "many"), [(7, 13), (7, 25), (13, 25), (25, 97), (49, 97)])
 def test_counts_that_divide_each_other_share_their_checkpoints(few: int, many: int) -> None:
     for length in range(many, 230):
-        assert set(taken_at(range(length), few)) <= set(taken_at(range(length), many))
+        assert set(measurement_steps(range(length), few)) <= set(
+            measurement_steps(range(length), many)
+        )
 
 
 def test_one_checkpoint_is_no_cadence() -> None:
     with pytest.raises(ValueError, match=r"2 checkpoints or more.*not 1"):
-        taken_at(STEPS, 1)
+        measurement_steps(STEPS, 1)
 
 
 def test_a_grown_cadence_is_the_larger_of_each_measure() -> None:
     before = {"llc": 7, "fisher_rank": 25}
     asked = {"llc": 13, "fisher_rank": 5}
     both = ["llc", "fisher_rank"]
-    assert grown(before, both, asked, both) == {"llc": 13, "fisher_rank": 25}
+    assert merge_cadences(before, both, asked, both) == {"llc": 13, "fisher_rank": 25}
     # A measure without a count is taken at every checkpoint, and stays so.
-    assert grown({"fisher_rank": 25}, both, asked, both) == {"fisher_rank": 25}
-    assert grown(before, both, {"fisher_rank": 5}, both) == {"fisher_rank": 25}
+    assert merge_cadences({"fisher_rank": 25}, both, asked, both) == {"fisher_rank": 25}
+    assert merge_cadences(before, both, {"fisher_rank": 5}, both) == {"fisher_rank": 25}
     # A count of one call says nothing of a measure that it does not take.
-    assert grown(before, ["llc"], asked, ["fisher_rank"]) == {"llc": 7, "fisher_rank": 5}
+    assert merge_cadences(before, ["llc"], asked, ["fisher_rank"]) == {"llc": 7, "fisher_rank": 5}
 
 
 def test_a_folder_notes_the_cadence_and_takes_the_larger(tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_a_folder_notes_the_cadence_and_takes_the_larger(tmp_path: Path) -> None
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("straight")
     assert schedule(SETTINGS) == STEPS
-    assert run(job(out))
+    assert job(out).carry_out()
     return out
 
 
@@ -131,9 +133,9 @@ def test_stopping_and_resuming_keeps_to_the_cadence(
     monkeypatch.setattr(hessian, "hessian_top_eigenvalues", spy)
     asked = itertools.count(1)
     calls = 0
-    while not run(job(tmp_path), stop=lambda: next(asked) % 3 == 0):
+    while not job(tmp_path).carry_out(stop=lambda: next(asked) % 3 == 0):
         calls += 1
-    assert calls == 3  # at steps 3, 6 and 9
+    assert calls == 5  # at steps 2, 4, 6, 8 and 10
     columns = load_records(straight).columns.drop("seconds")
     pd.testing.assert_frame_equal(load_records(tmp_path)[columns], load_records(straight)[columns])
     assert len(starts) == 3 * 2 and starts[:2] == [None, None]
@@ -143,12 +145,12 @@ def test_stopping_and_resuming_keeps_to_the_cadence(
 
 def test_more_checkpoints_of_a_measure_add_work_and_fewer_none(tmp_path: Path) -> None:
     ranks = {"measures": ("rankme",)}
-    assert run(job(tmp_path, **ranks, cadence={"rankme": 3}))
+    assert job(tmp_path, **ranks, cadence={"rankme": 3}).carry_out()
     few = load_records(tmp_path)
     assert missing(job(tmp_path, **ranks, cadence={"rankme": 2})) == {}
     more = job(tmp_path, **ranks, cadence={"rankme": 4})
     assert missing(more) == {6: {"rankme"}, 9: {"rankme"}}
-    assert run(more)
+    assert more.carry_out()
     frame = load_records(tmp_path)
     assert steps_of(tmp_path, "rankme") == [0, 6, 7, 9, 12]
     assert (frame.groupby("step")["weights"].nunique() == 1).all()

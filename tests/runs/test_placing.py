@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from geomfast.runs.executors.placing import devices, largest_first, least_loaded, only, room
-from geomfast.sweep.cell import Job
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 100, 8, None, "fp32", 4, 2, 8, 16)

@@ -14,7 +14,7 @@ from geomfast.records import load_records
 from geomfast.runs.executors import processes
 from geomfast.runs.executors.events import Event
 from geomfast.runs.executors.processes import local
-from geomfast.sweep.cell import Job
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 3, 8, None, "fp32", 2, 2, 3, 16)

@@ -27,7 +27,7 @@ from geomfast.runs.executors.events import Event
 from geomfast.runs.executors.ray_cluster import on_ray
 from geomfast.runs.executors.ray_node import TOKEN
 from geomfast.runs.executors.ray_runs import Wanted
-from geomfast.sweep.cell import Job
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 from geomfast.testbed.training.checkpoints import steps_saved
 from tests.fuzz.folders import invoke

@@ -23,7 +23,7 @@ from geomfast.runs.executors.ray_cluster import on_ray, refuse_dead
 from geomfast.runs.executors.ray_node import look, token_in
 from geomfast.runs.executors.ray_runs import Runs, Wanted
 from geomfast.runs.executors.ray_worker import Worker
-from geomfast.sweep.cell import Job
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 6, 8, None, "fp32", 6, 2, 6, 16)

@@ -26,12 +26,11 @@ from geomfast.report.data import read
 from geomfast.runs import failures
 from geomfast.runs.errors import CellError, PlanError
 from geomfast.runs.parts import recorded
-from geomfast.sweep import cell as cell_module
+from geomfast.sweep import running
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.checkpoints import CheckpointError
 from tests.fuzz.folders import POPULATION, SWEEP, in_process, invoke, make
-from tests.sweep.test_cell import job
-from tests.sweep.test_cell import run as go
+from tests.sweep.test_running import job
 
 
 @pytest.fixture(scope="module")
@@ -329,17 +328,17 @@ def test_records_removed_while_a_run_goes_on_are_missed_at_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = job(tmp_path)
-    original = cell_module.record
+    original = running.record
 
     def removing(*arguments: Any) -> Any:
         shutil.rmtree(one.records, ignore_errors=True)
         return original(*arguments)
 
-    monkeypatch.setattr(cell_module, "record", removing)
+    monkeypatch.setattr(running, "record", removing)
     with pytest.raises(CellError, match=r"have been removed or moved.*run the same command again"):
-        go(one)
+        one.carry_out()
     monkeypatch.undo()
-    assert go(one)
+    assert one.carry_out()
 
 
 def test_a_folder_removed_while_a_sweep_goes_on_is_missed(

@@ -9,19 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
-from geomfast.population import running
+from geomfast.population import running as population_running
 from geomfast.population.plan import PopulationSettings
 from geomfast.population.plan import schedule as population_schedule
 from geomfast.population.running import GroupJob
 from geomfast.records import load_records
-from geomfast.runs import stacked_loop
+from geomfast.runs import training
 from geomfast.runs.groups import Group
 from geomfast.runs.states import KEPT_STATES, States, states_written
 from geomfast.runs.wall import read_wall
-from geomfast.sweep import cell as cell_module
-from geomfast.sweep.cell import Job
+from geomfast.sweep import running
+from geomfast.sweep.jobs import Job, StackedJob
 from geomfast.sweep.plan import Settings, cells
-from geomfast.sweep.stacked_cells import StackedJob
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.loop import Trainer
 
@@ -72,7 +71,7 @@ class Writing:
         self.written: list[tuple[str, int]] = []
         self.kill_at: tuple[str, int] | None = None
         self.after = False
-        for module in (cell_module, running):
+        for module in (running, population_running):
             monkeypatch.setattr(module, "write_part", self._instead_of(module.write_part))
 
     def _instead_of(self, original: Callable[..., None]) -> Callable[..., None]:
@@ -138,9 +137,8 @@ def test_so_many_states_are_written(
         return noted
 
     monkeypatch.setattr(checkpoints, "write", write)
-    for module in (cell_module, stacked_loop):
-        monkeypatch.setattr(module, "States", lambda every: States(every, lambda: now[0]))
-        monkeypatch.setattr(module, "write_wall", tick(module.write_wall))
+    monkeypatch.setattr(training, "States", lambda every: States(every, lambda: now[0]))
+    monkeypatch.setattr(training, "write_wall", tick(training.write_wall))
     job = kind(tmp_path, state_every=every)
     assert go(job)
     steps = population_schedule(MEMBERS) if kind is population else STEPS
@@ -241,10 +239,10 @@ def test_a_population_too_is_the_same_after_a_kill(
 
 def test_a_folder_is_gone_on_with_at_another_interval(straight: Path, tmp_path: Path) -> None:
     """A state in the middle, then a kill, then a stop, each with an interval of its own."""
-    asked = iter([False] * 7 + [True])
+    asked = iter([False] * 11 + [True])  # asked after a checkpoint, too
     assert not go(alone(tmp_path), stop=lambda: next(asked))
     assert checkpoints.steps_saved(alone(tmp_path).checkpoints) == [8]
-    asked = iter([False, True])
+    asked = iter([False] * 3 + [True])
     assert not go(alone(tmp_path, state_every=0.0), stop=lambda: next(asked))
     assert checkpoints.steps_saved(alone(tmp_path).checkpoints) == [9, 10]
     assert go(alone(tmp_path, state_every=5.0))
@@ -256,7 +254,7 @@ def test_wall_time_is_that_of_one_pass_whatever_was_repeated(
 ) -> None:
     """By a clock that every training step takes a second on."""
     now = [0.0]
-    monkeypatch.setattr(cell_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(training.time, "perf_counter", lambda: now[0])
     step = Trainer.train_step
 
     def slow(self: Trainer) -> None:
@@ -296,7 +294,7 @@ def test_a_state_half_written_over_kept_weights_does_not_count(
     assert (half / "optimizer.safetensors").exists()
     assert checkpoints.steps_saved(job.checkpoints) == []
     assert 2 in checkpoints.steps_kept(job.checkpoints)
-    checkpoints.sweep_up(job.checkpoints)
+    checkpoints.remove_partial_writes(job.checkpoints)
     assert not (half / "optimizer.safetensors").exists()
     assert (half / "weights.safetensors").exists()
     assert go(job)

@@ -11,7 +11,7 @@ from geomfast.measures import measures
 from geomfast.measures.catalog import part_of
 from geomfast.records import SCHEMA, load_records, part_name, write_part
 from geomfast.runs.wall import wall_time, write_wall
-from geomfast.sweep.cell import Job, run
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 6, 8, None, "fp32", 2, 2, 4, 16)
@@ -84,7 +84,7 @@ def test_a_run_notes_its_seconds_through_stops(
     def noted(one: Job, stop_at: int) -> dict[str, float]:
         ticks, asked = itertools.count(), itertools.count(1)
         monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
-        while not run(one, stop=lambda: next(asked) == stop_at):
+        while not one.carry_out(stop=lambda: next(asked) == stop_at):
             pass
         return dict(wall_time(one.out).set_index("part")["seconds"])
 

@@ -12,7 +12,7 @@ from geomfast.series.checkpoint import Checkpoint, in_order
 from geomfast.series.folders import checkpoints_in
 from geomfast.series.hub import HubSeries, place_in, remove_download
 from geomfast.series.language_model import Probing
-from geomfast.series.plan import series_of, sweep_up
+from geomfast.series.plan import remove_partial_writes, series_of
 
 REVISIONS = ("..", ".", "", "../..", "/", "/etc", "~", "refs/pr/1", "refs--pr--1", "refs-pr-1")
 REVISIONS += ("refs\\pr\\1", "Main", "main", "MAIN", "a/b", "a--b", "a//b", "a\0b", "a\nb", ".git")
@@ -62,7 +62,7 @@ def test_only_what_was_downloaded_is_removed(tmp_path: Path) -> None:
     theirs.mkdir()
     (theirs / "cat.jpg").write_text("theirs")
     (downloads / "note.txt").write_text("theirs")
-    sweep_up(tmp_path / "out", [])
+    remove_partial_writes(tmp_path / "out", [])
     assert not (downloads / "step1").exists()
     assert (theirs / "cat.jpg").exists() and (downloads / "note.txt").exists()
 
@@ -76,7 +76,7 @@ def test_links_are_not_followed(tmp_path: Path, link: str) -> None:
     (out / link).symlink_to(victim)
     before = everything(victim)
     with pytest.raises(UnsafeName, match="link"):
-        sweep_up(out, [])
+        remove_partial_writes(out, [])
     series = hub_series(out, "step1")
     if link != "records":
         with pytest.raises(UnsafeName, match="link"):
@@ -132,7 +132,7 @@ def test_links_of_a_source_are_only_read(tmp_path: Path) -> None:
     for checkpoint in one.checkpoints:
         assert (one.fetch(checkpoint) / "config.json").exists()
         one.release(checkpoint)
-    sweep_up(tmp_path / "out", [])
+    remove_partial_writes(tmp_path / "out", [])
     assert everything(tmp_path) == before
 
 

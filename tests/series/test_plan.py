@@ -11,8 +11,8 @@ from geomfast.series.plan import (
     STRETCH,
     default_out,
     jobs_of,
+    remove_partial_writes,
     series_of,
-    sweep_up,
 )
 
 STEPS = [0, *(2**k for k in range(10)), *range(1000, 11000, 1000)]
@@ -53,7 +53,7 @@ def test_what_a_kill_leaves_behind_goes(tmp_path: Path) -> None:
     remains = tmp_path / "records" / "some-160m" / ".tmp-part-7"
     remains.parent.mkdir(parents=True)
     remains.touch()
-    sweep_up(tmp_path, jobs(tmp_path, 1))
+    remove_partial_writes(tmp_path, jobs(tmp_path, 1))
     assert [path.name for path in (tmp_path / "downloads").iterdir()] == ["step0"]
     assert not remains.exists()
 

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from geomfast.cli.main import main
 from geomfast.records import load_records
-from geomfast.sweep.cell import Job, run
 from geomfast.sweep.folder import prepare_folder
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 
 SETTINGS = Settings("joint", ("COPY", "MOD"), (1,), 4, 4, None, "fp32", 2, 1, 2, 12)
@@ -24,7 +24,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grid = {"scales": ["nano"], "seeds": [0, 1], "measures": list(MEASURES)}
     prepare_folder(out, SETTINGS, grid, {})
     for cell in cells(SETTINGS, ("nano",), (0, 1)):
-        run(Job(cell, SETTINGS, MEASURES, out, "cpu", 1, keep="all"))
+        Job(cell, SETTINGS, MEASURES, out, "cpu", 1, keep="all").carry_out()
     return out
 
 

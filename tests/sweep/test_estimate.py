@@ -11,9 +11,9 @@ import torch
 
 from geomfast.measures import spec_of
 from geomfast.runs.wall import wall_time
-from geomfast.sweep.cell import Job, run
 from geomfast.sweep.estimate import DISK, SYNC, Estimate, estimate, left
 from geomfast.sweep.footprint import disk_bytes, eigenvector_bytes, memory_bytes, state_bytes
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import Pace, as_in_a_run, measure_pace
 from geomfast.sweep.plan import Settings, cells, train_settings
 from geomfast.sweep.workload import PRODUCT, PRODUCTS, Workload, lengths
@@ -48,12 +48,12 @@ def test_of_a_new_run_everything_is_left(tmp_path: Path) -> None:
 
 def test_of_a_stopped_run_what_comes_after_its_state_is_left(tmp_path: Path) -> None:
     one = job(tmp_path)
-    asked = iter([False] * 7 + [True])
-    assert not run(one, stop=lambda: next(asked))
+    asked = iter([False] * 11 + [True])  # asked after a checkpoint, too
+    assert not one.carry_out(stop=lambda: next(asked))
     found = left(one)
     assert list(found.measures) == [9, 10, 11, 12]
     assert (found.steps, found.saves) == (4, 4)
-    assert run(one)
+    assert one.carry_out()
     assert left(one).measures == {} and (left(one).steps, left(one).saves) == (0, 0)
     # A measure added later: the last weights are there, those of step 7 have to be trained again.
     more = job(tmp_path, measures=("rankme",), cadence={"rankme": 3})
@@ -62,7 +62,7 @@ def test_of_a_stopped_run_what_comes_after_its_state_is_left(tmp_path: Path) -> 
 
 
 def test_weights_that_were_kept_need_no_training(tmp_path: Path) -> None:
-    assert run(job(tmp_path, keep="all"))
+    assert job(tmp_path, keep="all").carry_out()
     found = left(job(tmp_path, measures=("rankme",), keep="all"))
     assert list(found.measures) == STEPS
     assert (found.steps, found.saves) == (0, 0)
@@ -104,8 +104,8 @@ def test_one_pass_serves_both_gradient_ranks(tmp_path: Path) -> None:
 def test_what_is_done_is_taken_off(tmp_path: Path) -> None:
     one = job(tmp_path)
     before = at_pace(one, token=1.0, train_token=1.0)
-    asked = iter([False] * 7 + [True])
-    run(one, stop=lambda: next(asked))
+    asked = iter([False] * 11 + [True])  # asked after a checkpoint, too
+    one.carry_out(stop=lambda: next(asked))
     after = at_pace(one, token=1.0, train_token=1.0)
     assert after.seconds["training"] == pytest.approx(before.seconds["training"] * 4 / 12)
     assert after.seconds["behaviour"] == pytest.approx(before.seconds["behaviour"] * 4 / 10)
@@ -208,7 +208,7 @@ def test_a_real_run_takes_about_what_was_estimated(
     with as_in_a_run(1):
         pace = measure_pace(SCALES["nano"], one.settings, one.cell.task_levels, "cpu")
         found = estimate(one, left(one), pace)
-        assert run(one)
+        assert one.carry_out()
     real = dict(wall_time(tmp_path).set_index("part")["seconds"])
     assert set(found.seconds) == set(real) == {"training", "writing", "behaviour", *MEASURES}
     # The disk's time is not the processor's.

@@ -16,8 +16,8 @@ from geomfast.estimators.activations import observe
 from geomfast.files import fingerprint
 from geomfast.measures import spec_of
 from geomfast.records import load_records
-from geomfast.sweep.cell import Job, run
 from geomfast.sweep.eigenvectors import Eigenvectors
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import Settings, cells, measure_settings
 from geomfast.sweep.rows import Probe, probes
@@ -37,7 +37,7 @@ def samples() -> list[Probe]:
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     out = tmp_path_factory.mktemp("probes")
-    assert run(Job(CELL, SETTINGS, ("probe_accuracy",), out, "cpu", threads=1))
+    assert Job(CELL, SETTINGS, ("probe_accuracy",), out, "cpu", threads=1).carry_out()
     frame = load_records(out)
     return frame[frame["measure"].str.startswith("probe_accuracy")]
 

@@ -12,7 +12,7 @@ import geomfast as gf
 from geomfast.estimators.sampling import calibrate as module
 from geomfast.files import fingerprint
 from geomfast.records import load_records
-from geomfast.sweep.cell import Job, run
+from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import (
     Cell,
     cells,
@@ -74,7 +74,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     out = tmp_path_factory.mktemp("llc")
     with pytest.MonkeyPatch.context() as patch:
         change(patch, "llc", burn_in=2)
-        assert run(job(out))
+        assert job(out).carry_out()
     frame = load_records(out)
     return frame[frame["measure"].str.startswith("llc")]
 
@@ -125,7 +125,7 @@ def test_a_run_whose_chains_diverge_goes_on(
         return None if len(calls) == 2 else original(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "attempt", lost_once)
-    assert run(job(tmp_path))
+    assert job(tmp_path).carry_out()
     frame = load_records(tmp_path)
     lost = frame[(frame["step"] == 0) & (frame["task"] == "MOD")].set_index("measure")["value"]
     assert math.isnan(lost["llc"]) and math.isnan(lost["llc_rhat"])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from geomfast.measures import measures
-from geomfast.runs.cadence import taken_at
+from geomfast.runs.cadence import measurement_steps
 from geomfast.sweep.plan import MEASURE_SETTINGS, Settings, cells, taken
 from geomfast.sweep.presets import PRESETS
 from geomfast.testbed.models.scales import SCALES
@@ -57,7 +57,7 @@ def test_a_cadence_leaves_checkpoints_out_and_has_some_of_collapse_and_of_recove
     steps = schedule(preset)
     assert set(preset["cadence"]) <= set(preset["measures"])
     for count in preset["cadence"].values():
-        at = taken_at(steps, count)
+        at = measurement_steps(steps, count)
         assert 2 < len(at) == count < len(steps)
         assert any(0 < step <= preset["dense_until"] for step in at)
         assert any(step > preset["dense_until"] for step in at)
@@ -68,7 +68,7 @@ def test_dearer_measures_share_their_checkpoints_with_cheaper_ones() -> None:
         counts = sorted({*preset["cadence"].values()})
         steps = schedule(preset)
         for few, many in pairwise(counts):
-            assert set(taken_at(steps, few)) <= set(taken_at(steps, many))
+            assert set(measurement_steps(steps, few)) <= set(measurement_steps(steps, many))
 
 
 def test_paper_is_the_papers_grid() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from geomfast.sweep.cell import Job, run
 from geomfast.sweep.footprint import memory_bytes
+from geomfast.sweep.jobs import Job, StackedJob
 from geomfast.sweep.plan import Settings, cells
 from geomfast.sweep.sharing import (
     CONTEXT,
@@ -17,7 +17,6 @@ from geomfast.sweep.sharing import (
     free_bytes,
     runs_at_once,
 )
-from geomfast.sweep.stacked_cells import StackedJob
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 4, 8, None, "fp32", 4, 2, 8, 16)
 GIB = 1 << 30
@@ -43,7 +42,7 @@ def test_the_largest_of_them_have_to_fit_together() -> None:
 def test_a_footprint_is_of_what_is_left(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, "nano", device="cpu")
     assert footprint(job) == memory_bytes(job, [{"behaviour", "rankme"}])
-    assert run(job)
+    assert job.carry_out()
     assert footprint(job) == 0
 
 
@@ -83,5 +82,5 @@ def test_a_run_on_a_gpu_takes_no_more_than_it_is_given(tmp_path: Path) -> None:
     given = MARGIN * footprint(job) + CONTEXT
     assert 0 < free_bytes("cuda") <= torch.cuda.get_device_properties(0).total_memory
     torch.cuda.reset_peak_memory_stats()
-    assert run(job)
+    assert job.carry_out()
     assert torch.cuda.max_memory_reserved() < given

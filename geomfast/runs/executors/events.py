@@ -70,7 +70,7 @@ class Event:
         kind: ``started``, ``progress``, ``lost`` (its worker; another one will go on from the last
             checkpoint), or one of :data:`LAST`.
         step: optimiser steps taken.
-        state: see :func:`geomfast.sweep.cell.run`.
+        state: see :func:`geomfast.runs.training.train_to_checkpoints`.
         error: for ``failed`` and ``lost``, why.
         details: for ``failed``, the traceback where there is one.
         explained: whether the error says all that a user needs.

@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from geomfast.files import DamagedFile, FileError, read_sealed, write_atomically, write_sealed
-from geomfast.testbed.training.loop import Trainer
 
 _FORMAT = "geomfast checkpoint 1"
 _NAME = re.compile("step-([0-9]{8,19})")
@@ -50,33 +49,6 @@ def tensors_hash(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def save(
-    trainer: Trainer, run_folder: Path, identity: dict[str, Any], *, resumable: bool = True
-) -> Path:
-    """Write the state a run can be resumed from; returns the checkpoint's folder.
-
-    Args:
-        trainer: the run.
-        run_folder: folder of the run's checkpoints.
-        identity: JSON-able description of run and settings, compared when loading.
-        resumable: without, only what measuring needs: a third of the bytes.
-
-    Raises:
-        OSError: the disk is full or not writable; earlier checkpoints are untouched.
-    """
-    folder = run_folder / folder_name(trainer.step)
-    meta = {
-        "step": trainer.step,
-        "tokens": trainer.tokens,
-        "processed_tokens": trainer.processed_tokens,
-        "seconds": trainer.seconds,
-        "loss": float(trainer.loss),
-    }
-    optimizer = _optimizer_tensors(trainer) if resumable else None
-    write(folder, trainer.model.state_dict(), optimizer, identity, meta)
-    return folder
-
-
 def write(
     folder: Path,
     weights: dict[str, Tensor],
@@ -89,7 +61,7 @@ def write(
     Args:
         folder: named by :func:`folder_name`.
         weights, optimizer: by name, on any device; without the latter it cannot be resumed from.
-        identity: as in :func:`save`.
+        identity: JSON-able description of run and settings, compared when loading.
         meta: JSON-able; ``step`` and all else that :func:`read_meta` is to return.
 
     Raises:
@@ -117,49 +89,17 @@ def steps_kept(run_folder: Path) -> list[int]:
     return sorted(int(named[1]) for named in found if named)
 
 
-def load(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> None:
-    """Put a trainer into the state of a checkpoint.
+def load_weights(model: torch.nn.Module, folder: Path) -> None:
+    """Give a model the weights in a checkpoint folder.
 
     Raises:
-        CheckpointError: damaged, foreign, or of another run.
+        CheckpointError: damaged, foreign, or of another model.
     """
-    meta = load_weights(trainer, folder, identity)
-    optimizer = read_optimizer(folder)
-    require(meta, folder, "processed_tokens", "seconds", "loss")
-    try:
-        for name, parameter in trainer.model.named_parameters():
-            trainer.optimizer.state[parameter] = {
-                "step": torch.tensor(float(meta["step"]), device=trainer.device),
-                "exp_avg": optimizer[f"exp_avg.{name}"].to(trainer.device),
-                "exp_avg_sq": optimizer[f"exp_avg_sq.{name}"].to(trainer.device),
-            }
-    except KeyError as error:
-        raise CheckpointError(f"{folder}: a state without {error}") from error
-    trainer.processed_tokens = meta["processed_tokens"]
-    trainer.seconds = dict(meta["seconds"])
-    trainer.loss = torch.tensor(meta["loss"], device=trainer.device)
-    trainer.state_replaced()
-
-
-def load_weights(trainer: Trainer, folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """Put a trainer at a checkpoint as far as measuring goes: weights, step and tokens.
-
-    Returns:
-        The checkpoint's metadata.
-
-    Raises:
-        CheckpointError: damaged, foreign, or of another run.
-    """
-    meta = read_meta_of(folder, identity)
     weights = read_weights(folder)
     try:
-        trainer.model.load_state_dict(weights)
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{folder / _WEIGHTS}: not this model's weights: {error}") from error
-    require(meta, folder, "tokens")
-    trainer.step = meta["step"]
-    trainer.tokens = meta["tokens"]
-    return meta
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -244,7 +184,7 @@ def prune(run_folder: Path, step: int, *, keep_states: int, keep_weights: bool) 
             shutil.rmtree(folder)
 
 
-def sweep_up(run_folder: Path) -> None:
+def remove_partial_writes(run_folder: Path) -> None:
     """Remove what writes that were killed have left behind; only the run's one writer may."""
     for remains in run_folder.rglob(".tmp-*"):
         remains.unlink(missing_ok=True)
@@ -295,15 +235,6 @@ def _refuse_other(folder: Path, there: dict[str, Any], here: dict[str, Any]) -> 
     ]
     if changed:
         raise CheckpointError(f"{folder}: of another run: {'; '.join(changed)}")
-
-
-def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
-    tensors = {}
-    for name, parameter in trainer.model.named_parameters():
-        state = trainer.optimizer.state.get(parameter) or {}
-        for key in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{key}.{name}"] = state.get(key, torch.zeros_like(parameter))
-    return tensors
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

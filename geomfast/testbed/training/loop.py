@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +13,8 @@ from torch import Tensor
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import scale_for
 from geomfast.testbed.tasks import TaskLevel
+from geomfast.testbed.training import checkpoints
+from geomfast.testbed.training.checkpoints import CheckpointError
 from geomfast.testbed.training.mixture import IGNORE, Bucket, Mixture
 from geomfast.testbed.training.precision import tf32
 from geomfast.testbed.training.schedule import learning_rate
@@ -21,11 +27,9 @@ class TrainingDiverged(Exception):
 
 
 class Trainer:
-    """One run in progress; ``step`` and ``tokens`` say how far it is.
+    """One run in progress: a group of one, see :mod:`geomfast.testbed.training.protocol`.
 
-    ``seconds`` is wall time by what it went into; the caller keeps it, and it is saved and restored
-    with the run. On a GPU steps are replayed CUDA graphs, see
-    :mod:`geomfast.testbed.training.step_graphs`.
+    On a GPU steps are replayed CUDA graphs, see :mod:`geomfast.testbed.training.step_graphs`.
 
     Args:
         scale: name of the model scale.
@@ -94,8 +98,80 @@ class Trainer:
         self.tokens += batch.real_tokens
         self.processed_tokens += batch.processed_tokens
 
-    def state_replaced(self) -> None:
-        """To be called by whoever gives the optimiser other tensors than it had."""
+    def advance(self, target: int, after_round: Callable[[], bool] = lambda: False) -> None:
+        """Train up to a step.
+
+        Args:
+            target: step to reach.
+            after_round: called after every step; true to stop there.
+
+        Raises:
+            TrainingDiverged: the last loss or a weight is not finite.
+        """
+        while self.step < target:
+            self.train_step()
+            if after_round():
+                break
+        self.check_finite()
+
+    def failed(self) -> dict[int, int]:
+        """Nobody: a run that diverges ends."""
+        return {}
+
+    def states(self) -> Iterator[dict[str, Tensor]]:
+        """The run's weights, by name; views, not copies."""
+        return iter([self.model.state_dict()])
+
+    def progress(self) -> dict[str, float]:
+        """Loss in nats per answer token, tokens, and real_fraction, of the processed ones."""
+        real = self.tokens / max(1, self.processed_tokens)
+        return {"loss": float(self.loss), "tokens": self.tokens, "real_fraction": real}
+
+    def save(self, run_folder: Path, identity: dict[str, Any]) -> Path:
+        """Write the state a run can be resumed from; returns the checkpoint's folder.
+
+        Raises:
+            OSError: the disk is full or not writable; earlier checkpoints are untouched.
+        """
+        folder = run_folder / checkpoints.folder_name(self.step)
+        optimizer = {}
+        for name, parameter in self.model.named_parameters():
+            state = self.optimizer.state.get(parameter) or {}
+            for key in ("exp_avg", "exp_avg_sq"):
+                optimizer[f"{key}.{name}"] = state.get(key, torch.zeros_like(parameter))
+        meta = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "processed_tokens": self.processed_tokens,
+            "seconds": self.seconds,
+            "loss": float(self.loss),
+        }
+        checkpoints.write(folder, self.model.state_dict(), optimizer, identity, meta)
+        return folder
+
+    def load(self, folder: Path, identity: dict[str, Any]) -> None:
+        """Put the run into the state of a checkpoint.
+
+        Raises:
+            CheckpointError: damaged, foreign, or of another run.
+        """
+        meta = checkpoints.read_meta_of(folder, identity)
+        checkpoints.require(meta, folder, "tokens", "processed_tokens", "seconds", "loss")
+        optimizer = checkpoints.read_optimizer(folder)
+        checkpoints.load_weights(self.model, folder)
+        try:
+            for name, parameter in self.model.named_parameters():
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(meta["step"]), device=self.device),
+                    "exp_avg": optimizer[f"exp_avg.{name}"].to(self.device),
+                    "exp_avg_sq": optimizer[f"exp_avg_sq.{name}"].to(self.device),
+                }
+        except KeyError as error:
+            raise CheckpointError(f"{folder}: a state without {error}") from error
+        self.step, self.tokens = meta["step"], meta["tokens"]
+        self.processed_tokens = meta["processed_tokens"]
+        self.seconds = dict(meta["seconds"])
+        self.loss = torch.tensor(meta["loss"], device=self.device)
         self._graphs.forget()
 
     def _step(self, buckets: list[Bucket]) -> None:

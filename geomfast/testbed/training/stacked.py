@@ -7,8 +7,9 @@ clipped by its own norm, and products of batches keep members apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -137,19 +138,19 @@ def _rates(settings: TrainSettings, peak: float) -> list[float]:
 
 
 class StackedTrainer:
-    """A group of members in progress; ``step`` says how far they are.
+    """A group of members in progress, see :mod:`geomfast.testbed.training.protocol`.
 
     Args:
         scale: of every member.
         seeds: of their initialisations and their examples, each below 2^32.
         settings: see :class:`TrainSettings`; in float32.
         batches: what they are trained on.
-        at_once: members that are one program; see
-            :func:`geomfast.testbed.training.stacking.at_once`.
+        members_per_program: members that are one program; see
+            :func:`geomfast.testbed.training.stacking.members_per_program`.
         device: where to train.
 
     Raises:
-        ValueError: a seed or ``at_once`` out of range, or another precision.
+        ValueError: a seed or ``members_per_program`` out of range, or another precision.
     """
 
     def __init__(
@@ -158,20 +159,23 @@ class StackedTrainer:
         seeds: Sequence[int],
         settings: TrainSettings,
         batches: Batches,
-        at_once: int,
+        members_per_program: int,
         device: torch.device | str = "cpu",
     ) -> None:
         if not seeds or any(not 0 <= seed < 2**32 for seed in seeds):
             raise ValueError(f"seeds must be from 0 to 2^32 - 1, one at least, not {list(seeds)}")
-        if at_once < 1:
-            raise ValueError(f"at_once must be 1 or more, not {at_once}")
+        if members_per_program < 1:
+            raise ValueError(f"members_per_program must be 1 or more, not {members_per_program}")
         if settings.precision != "fp32":
             raise ValueError(
                 f"precision must be fp32 in stacked training, not {settings.precision}"
             )
         self.seeds = tuple(seeds)
         self.device = torch.device(device)
-        groups = [self.seeds[i : i + at_once] for i in range(0, len(self.seeds), at_once)]
+        groups = [
+            self.seeds[i : i + members_per_program]
+            for i in range(0, len(self.seeds), members_per_program)
+        ]
         buffers = Buffers()
         self.programs = [Program(scale, g, settings, batches, self.device, buffers) for g in groups]
         self.batches, self.steps = batches, settings.steps
@@ -209,6 +213,17 @@ class StackedTrainer:
         steps = torch.cat([program.failed_at for program in self.programs]).tolist()
         pairs = zip(self.seeds, steps, strict=True)
         return {seed: step for seed, step in pairs if step != _RUNNING}
+
+    def states(self) -> Iterator[dict[str, Tensor]]:
+        """Every member's weights in order, by name as a GPT has them; views, not copies."""
+        return chain.from_iterable(program.model.states() for program in self.programs)
+
+    def progress(self) -> dict[str, float]:
+        """Loss in nats per answer token, mean of those that train, and how many have failed."""
+        failed, losses = self.failed(), self.losses()
+        running = [i for i, seed in enumerate(self.seeds) if seed not in failed]
+        loss = float(losses[running].mean()) if running else float("nan")
+        return {"loss": loss, "failed": len(failed)}
 
     def save(self, run_folder: Path, identity: dict[str, Any]) -> Path:
         """Write the state that training can be resumed from; returns the checkpoint's folder.

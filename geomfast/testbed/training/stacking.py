@@ -1,4 +1,7 @@
-"""How many members train as one program: what is faster, by measured sizes. No torch here.
+"""What decides whether members train as one program or in turn. No torch here.
+
+:func:`members_per_program` is the rule, and all of it: sweeps and populations ask it once for every
+new group and keep the answer in ``settings.json``, so that what was begun is resumed alike.
 
 A step of a small model is hundreds of operations that take longer to start than to do; stacked,
 they are started once for all members.  Once a member's own products fill the processor, stacking
@@ -39,16 +42,29 @@ def member_bytes(scale: Scale, tokens: int) -> int:
     return 4 * (kept + 4 * scale.parameters)
 
 
-def at_once(members: int, scale: Scale, tokens: int, device: str, stack: str = "auto") -> int:
-    """How many of the members are trained as one program.
+def members_per_program(
+    members: int,
+    scale: Scale,
+    tokens: int,
+    device: str,
+    stack: str = "auto",
+    precision: str = "fp32",
+) -> int:
+    """How many of the members are trained as one program; 1 is one after the other.
+
+    The rule: never another precision than float32, which stacked training has none of; with
+    ``never``, none; with ``auto``, none where a member's step has so many operations that it fills
+    the processor by itself (3e9 on a CPU, 1e11 on a GPU); else as many as fit into memory (1 GiB on
+    a CPU, 8 GiB on a GPU).
 
     Args:
         members: there are.
         scale: of each.
         tokens: of a member's step, padding included.
         device: where they are trained.
-        stack: ``always`` for as many as fit into memory, ``never`` for one after the other,
-            ``auto`` for what is faster.
+        stack: ``auto`` for what is faster, ``always`` for as many as fit into memory, ``never`` for
+            one after the other.
+        precision: of the products, one of :data:`geomfast.testbed.training.settings.PRECISIONS`.
 
     Returns:
         From 1 to ``members``; programs are then of like size.
@@ -58,10 +74,9 @@ def at_once(members: int, scale: Scale, tokens: int, device: str, stack: str = "
     """
     if stack not in STACK:
         raise ValueError(f"stack must be one of {', '.join(STACK)}, not {stack!r}")
-    if stack == "never":
-        return 1
     kind = device.partition(":")[0]
-    if stack == "auto" and step_operations(scale, tokens) > _ALONE.get(kind, _ALONE["cuda"]):
+    alone = step_operations(scale, tokens) > _ALONE.get(kind, _ALONE["cuda"])
+    if stack == "never" or precision != "fp32" or (stack == "auto" and alone):
         return 1
     fits = _MOST_BYTES.get(kind, _MOST_BYTES["cuda"]) // member_bytes(scale, tokens)
     programs = -(-members // max(1, min(members, fits)))

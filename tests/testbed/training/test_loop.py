@@ -77,9 +77,9 @@ def test_buckets_change_the_work_and_not_the_gradient() -> None:
 def test_a_resumed_run_is_bit_identical(tmp_path: Path) -> None:
     straight = after(12, trainer())
     interrupted = after(7, trainer())
-    folder = checkpoints.save(interrupted, tmp_path, IDENTITY)
+    folder = interrupted.save(tmp_path, IDENTITY)
     resumed = trainer()
-    checkpoints.load(resumed, folder, IDENTITY)
+    resumed.load(folder, IDENTITY)
     after(5, resumed)
     assert same_weights(straight, resumed)
     assert (resumed.step, resumed.tokens) == (straight.step, straight.tokens)
@@ -110,25 +110,25 @@ def test_decay_spares_biases_and_gains() -> None:
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors"])
 def test_a_truncated_checkpoint_is_named_and_refused(tmp_path: Path, name: str) -> None:
-    folder = checkpoints.save(after(1, trainer()), tmp_path, IDENTITY)
+    folder = after(1, trainer()).save(tmp_path, IDENTITY)
     path = folder / name
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=f"{name}.*truncated"):
-        checkpoints.load(trainer(), folder, IDENTITY)
+        trainer().load(folder, IDENTITY)
 
 
 def test_a_foreign_file_is_refused_and_never_unpickled(tmp_path: Path) -> None:
-    folder = checkpoints.save(after(1, trainer()), tmp_path, IDENTITY)
+    folder = after(1, trainer()).save(tmp_path, IDENTITY)
     path = folder / "weights.safetensors"
     torch.save({"a": Boom()}, path)
     with pytest.raises(CheckpointError, match=r"weights\.safetensors"):
-        checkpoints.load(trainer(), folder, IDENTITY)
+        trainer().load(folder, IDENTITY)
     # Even one whose hash was forged to match is only ever parsed as safetensors.
     meta = checkpoints.read_meta(folder)
     meta["sha256"]["weights.safetensors"] = checkpoints._sha256(path.read_bytes())
     (folder / "checkpoint.json").write_text(json.dumps(meta))
     with pytest.raises(CheckpointError, match="not a safetensors file"):
-        checkpoints.load(trainer(), folder, IDENTITY)
+        trainer().load(folder, IDENTITY)
 
 
 class Boom:
@@ -139,28 +139,28 @@ class Boom:
 
 
 def test_another_run_and_other_metadata_are_refused(tmp_path: Path) -> None:
-    folder = checkpoints.save(after(1, trainer()), tmp_path, IDENTITY)
+    folder = after(1, trainer()).save(tmp_path, IDENTITY)
     with pytest.raises(CheckpointError, match="another run"):
-        checkpoints.load(trainer(), folder, {"run": "other"})
+        trainer().load(folder, {"run": "other"})
     (folder / "checkpoint.json").write_text("[1, 2")
     with pytest.raises(CheckpointError, match=r"checkpoint\.json"):
-        checkpoints.load(trainer(), folder, IDENTITY)
+        trainer().load(folder, IDENTITY)
     (folder / "checkpoint.json").write_text("{}")
     with pytest.raises(CheckpointError, match="not a geomfast checkpoint"):
-        checkpoints.load(trainer(), folder, IDENTITY)
+        trainer().load(folder, IDENTITY)
 
 
 def test_an_unfinished_folder_does_not_count_and_pruning_keeps_the_last(tmp_path: Path) -> None:
     one = trainer()
     for _ in range(4):
         one.train_step()
-        checkpoints.save(one, tmp_path, IDENTITY)
+        one.save(tmp_path, IDENTITY)
     (tmp_path / "step-00000004" / "checkpoint.json").unlink()
     assert checkpoints.steps_saved(tmp_path) == [1, 2, 3]
     checkpoints.prune(tmp_path, 3, keep_states=1, keep_weights=True)
     assert checkpoints.steps_saved(tmp_path) == [3]
     assert (tmp_path / "step-00000001" / "weights.safetensors").exists()
-    checkpoints.save(after(1, one), tmp_path, IDENTITY)
+    after(1, one).save(tmp_path, IDENTITY)
     checkpoints.prune(tmp_path, 5, keep_states=1, keep_weights=False)
     assert checkpoints.steps_saved(tmp_path) == [5]
     assert not (tmp_path / "step-00000003").exists()
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = after(1, trainer())
-    checkpoints.save(one, tmp_path, IDENTITY)
+    one.save(tmp_path, IDENTITY)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -178,8 +178,8 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     one.train_step()
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        checkpoints.save(one, tmp_path, IDENTITY)
+        one.save(tmp_path, IDENTITY)
     monkeypatch.undo()
     assert checkpoints.steps_saved(tmp_path) == [1]
     assert not list(tmp_path.rglob(".tmp-*"))
-    checkpoints.load(trainer(), tmp_path / "step-00000001", IDENTITY)
+    trainer().load(tmp_path / "step-00000001", IDENTITY)

@@ -186,7 +186,7 @@ def test_training_stops_between_rounds_with_all_members_at_one_step() -> None:
     [
         ({"seeds": ()}, "seeds"),
         ({"seeds": (2**32,)}, "seeds"),
-        ({"at_once": 0}, "at_once"),
+        ({"at_once": 0}, "members_per_program"),
         ({"precision": "bf16"}, "precision"),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 
 from geomfast.testbed.models.scales import Scale
-from geomfast.testbed.training.stacking import at_once, member_bytes
+from geomfast.testbed.training.stacking import member_bytes, members_per_program
 
 
 def scale(layers: int, width: int) -> Scale:
@@ -12,7 +12,7 @@ def scale(layers: int, width: int) -> Scale:
 
 @pytest.mark.parametrize(("layers", "width", "tokens"), [(1, 8, 144), (2, 32, 144), (2, 64, 348)])
 def test_small_members_are_stacked(layers: int, width: int, tokens: int) -> None:
-    assert at_once(64, scale(layers, width), tokens, "cpu") >= 16
+    assert members_per_program(64, scale(layers, width), tokens, "cpu") >= 16
 
 
 @pytest.mark.parametrize(("layers", "width", "tokens"), [(4, 128, 1200), (2, 256, 500)])
@@ -20,21 +20,22 @@ def test_members_that_fill_the_processor_alone_are_not(
     layers: int, width: int, tokens: int
 ) -> None:
     one = scale(layers, width)
-    assert at_once(64, one, tokens, "cpu") == 1
-    assert at_once(32, one, tokens, "cuda:1") == 32
-    assert at_once(2, scale(8, 512), 3500, "cuda") == 1
-    assert at_once(2, scale(8, 512), 3500, "cuda", "always") == 2
-    assert 1 < at_once(32, one, tokens, "cpu", "always") < 32
+    assert members_per_program(64, one, tokens, "cpu") == 1
+    assert members_per_program(32, one, tokens, "cuda:1") == 32
+    assert members_per_program(2, scale(8, 512), 3500, "cuda") == 1
+    assert members_per_program(2, scale(8, 512), 3500, "cuda", "always") == 2
+    assert 1 < members_per_program(32, one, tokens, "cpu", "always") < 32
 
 
 def test_programs_are_of_like_size_and_what_is_asked_for_is_done() -> None:
     small = scale(1, 16)
-    assert at_once(64, small, 144, "cpu", "never") == 1
-    assert at_once(1, small, 144, "cpu") == 1
+    assert members_per_program(64, small, 144, "cpu", "never") == 1
+    assert members_per_program(64, small, 144, "cpu", "always", "bf16") == 1
+    assert members_per_program(1, small, 144, "cpu") == 1
     large = scale(4, 128)
     fits = (1 << 30) // member_bytes(large, 1200)
     assert 2 < fits < 64
-    together = at_once(fits + 1, large, 1200, "cpu", "always")
+    together = members_per_program(fits + 1, large, 1200, "cpu", "always")
     assert together == -(-(fits + 1) // 2)
     with pytest.raises(ValueError, match="stack must be one of auto, always, never, not 'yes'"):
-        at_once(4, small, 144, "cpu", "yes")
+        members_per_program(4, small, 144, "cpu", "yes")

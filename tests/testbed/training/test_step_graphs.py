@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from geomfast.testbed.training import checkpoints, step_graphs
+from geomfast.testbed.training import step_graphs
 from geomfast.testbed.training.precision import tf32
 from geomfast.testbed.training.settings import check_precision
 from geomfast.testbed.training.step_graphs import MOST_SHAPES
@@ -77,9 +77,9 @@ def test_shapes_that_take_turns_have_a_graph_each_up_to_a_number(monkeypatch, re
 
 def test_a_loaded_state_drops_the_graphs_of_the_one_before(tmp_path: Path, recorders) -> None:
     one = after(3, trainer())
-    folder = checkpoints.save(one, tmp_path, IDENTITY)
+    folder = one.save(tmp_path, IDENTITY)
     after(4, one)
-    checkpoints.load(one, folder, IDENTITY)
+    one.load(folder, IDENTITY)
     after(4, one)
     (recorder,) = recorders
     assert recorder.calls == [SETTINGS.steps - 1, SETTINGS.steps - 4]

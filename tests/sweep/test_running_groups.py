@@ -13,20 +13,19 @@ from geomfast.runs.executors.events import Event, attempt
 from geomfast.runs.failures import failed_before
 from geomfast.runs.groups import GROUP_SIZE
 from geomfast.runs.wall import wall_time
-from geomfast.sweep import cell as cell_module
-from geomfast.sweep import stacked_cells
-from geomfast.sweep.cell import Job, missing, schedule
-from geomfast.sweep.cell import run as run_alone
+from geomfast.sweep import running
 from geomfast.sweep.groups import groups_of_cells
-from geomfast.sweep.plan import cells
-from geomfast.sweep.stacked_cells import (
+from geomfast.sweep.jobs import (
+    Job,
     StackedJob,
-    members_of,
-    news_of_members,
-    run,
-    together,
+    member_events,
+    missing,
+    runs_per_program,
+    schedule,
     work_of,
 )
+from geomfast.sweep.plan import cells
+from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TASK_NAMES
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.stacked import StackedTrainer
@@ -50,7 +49,7 @@ def job(out: Path, *, measures: tuple[str, ...] = ("rankme",), **changes: Any) -
 
 
 def go(one: StackedJob, stop: Any = lambda: False) -> bool:
-    return run(one, lambda step, state: None, stop)
+    return one.carry_out(stop=stop)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_members_record_what_each_would_alone(straight: Path, tmp_path: Path) -> None:
     for member in job(tmp_path).members:
-        run_alone(member)
+        member.carry_out()
     keys = ["run", "scale", "seed", "step", "task", "level", "layer", "measure"]
     keys += ["n", "settings", "data", "device", "tokens", "backend"]
     alone, stacked = values(tmp_path), values(straight)
@@ -79,7 +78,7 @@ def test_members_record_what_each_would_alone(straight: Path, tmp_path: Path) ->
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_members_record_what_each_would_alone(tmp_path: Path) -> None:
     for member in job(tmp_path / "alone", device="cuda").members:
-        run_alone(member)
+        member.carry_out()
     assert go(job(tmp_path / "stacked", device="cuda"))
     keys = ["run", "step", "task", "level", "layer", "measure"]
     alone, stacked = values(tmp_path / "alone"), values(tmp_path / "stacked")
@@ -99,7 +98,7 @@ def test_wall_time_is_shared_and_weights_are_kept_of_every_member(straight: Path
     hashes = load_records(straight).drop_duplicates(["run", "step"]).set_index(["run", "step"])
     for name in NAMES:
         folder = straight / "checkpoints" / name / "step-00000008"
-        model = stacked_cells.GPT(stacked_cells.SCALES["nano"])
+        model = running.GPT(SCALES["nano"])
         model.load_state_dict(checkpoints.read_weights(folder))
         assert checkpoints.weights_hash(model) == hashes["weights"][name, 8]
 
@@ -121,7 +120,7 @@ def test_stopping_now_and_then_and_resuming_changes_nothing(straight: Path, tmp_
     def stop() -> bool:
         nonlocal asked
         asked += 1
-        return asked % 3 == 0
+        return asked % 2 == 0
 
     while not go(job(tmp_path), stop=stop):
         attempts += 1
@@ -154,7 +153,7 @@ def test_kept_weights_are_measured_without_training(
         rows = load_records(part).to_dict("records")
         path = part.with_name("step-00000000.rankme.parquet")
         write_part(path, [{**row, "measure": "rankme", "value": 2.0} for row in rows[:1]])
-    monkeypatch.setattr(stacked_cells, "StackedTrainer", None)
+    monkeypatch.setattr(running, "StackedTrainer", None)
     assert go(job(tmp_path))
     ranks = load_records(tmp_path).query("measure == 'rankme'")
     assert sorted(ranks["step"].unique()) == schedule(SETTINGS)
@@ -173,7 +172,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, *rows: int) -> None:
                     for i in rows:
                         weights[i].mul_(1e25)
 
-    monkeypatch.setattr(stacked_cells, "StackedTrainer", Poisoned)
+    monkeypatch.setattr(running, "StackedTrainer", Poisoned)
 
 
 def test_a_member_that_fails_leaves_the_others_as_they_are(
@@ -193,7 +192,7 @@ def test_a_member_that_fails_leaves_the_others_as_they_are(
     )
     assert frame[frame["run"] == "joint-nano-seed1"]["step"].max() == 2
     assert list(failed_before(tmp_path)) == ["joint-nano-seed1"]
-    told = {own.run: own for own in news_of_members(one, event)}
+    told = {own.run: own for own in member_events(one, event)}
     assert [told[name].kind for name in NAMES] == ["finished", "failed", "finished"]
     assert "not finite at step 2" in told["joint-nano-seed1"].error
     assert "lower the learning rate" in told["joint-nano-seed1"].error
@@ -201,9 +200,9 @@ def test_a_member_that_fails_leaves_the_others_as_they_are(
     assert sum(seconds) == pytest.approx(event.state["train_seconds"])
 
     # Again: it would fail again, and nothing is trained to see that.
-    monkeypatch.setattr(stacked_cells, "StackedTrainer", None)
+    monkeypatch.setattr(running, "StackedTrainer", None)
     again = attempt(one, lambda event: None, lambda: False, patience=0.0)
-    assert [own.kind for own in news_of_members(one, again)] == ["finished", "failed", "finished"]
+    assert [own.kind for own in member_events(one, again)] == ["finished", "failed", "finished"]
     assert "not finite at step 2" in failed_before(tmp_path)["joint-nano-seed1"]
 
 
@@ -212,7 +211,7 @@ def test_when_all_members_have_failed_training_ends(
 ) -> None:
     poisoned(monkeypatch, 0, 1, 2)
     reached: list[int] = []
-    assert run(job(tmp_path, measures=()), lambda step, state: reached.append(step), lambda: False)
+    assert job(tmp_path, measures=()).carry_out(lambda step, state: reached.append(step))
     assert max(reached) == 4
     assert set(failed_before(tmp_path)) == set(NAMES)
 
@@ -220,14 +219,14 @@ def test_when_all_members_have_failed_training_ends(
 def test_a_member_that_cannot_be_measured_fails_alone(
     straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = stacked_cells.record
+    original = running.record
 
     def record(member: Job, model: Any, step: int, *rest: Any) -> Any:
         if member.cell.seed == 5 and step == 4:
             raise ValueError("activations of COPY-1 at final are not finite")
         return original(member, model, step, *rest)
 
-    monkeypatch.setattr(stacked_cells, "record", record)
+    monkeypatch.setattr(running, "record", record)
     assert go(job(tmp_path))
     assert failed_before(tmp_path) == {
         "joint-nano-seed5": "ValueError: activations of COPY-1 at final are not finite"
@@ -236,7 +235,7 @@ def test_a_member_that_cannot_be_measured_fails_alone(
     assert "Traceback" in text and "failed at step 4" in text
     assert values(tmp_path).query("run == 'joint-nano-seed5'")["step"].max() == 2
     # Nothing is wrong with it any more: it is caught up with, and so is the note of it.
-    monkeypatch.setattr(stacked_cells, "record", original)
+    monkeypatch.setattr(running, "record", original)
     assert go(job(tmp_path))
     assert failed_before(tmp_path) == {}
     pd.testing.assert_frame_equal(values(tmp_path), values(straight))
@@ -248,7 +247,7 @@ def test_a_group_goes_on_only_as_it_was_begun(tmp_path: Path) -> None:
     event = attempt(job(tmp_path, at_once=3), lambda event: None, lambda: False, patience=0.0)
     assert (event.kind, event.explained) == ("failed", True)
     assert "at_once 2 there, 3 here" in event.error
-    own = news_of_members(job(tmp_path), event)
+    own = member_events(job(tmp_path), event)
     assert [told.kind for told in own] == ["failed"] * 3
     assert go(job(tmp_path))
 
@@ -257,7 +256,7 @@ def test_a_full_disk_stops_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cell_module, "write_part", full)
+    monkeypatch.setattr(running, "write_part", full)
     with pytest.raises(OSError, match="No space left"):
         go(job(tmp_path))
 
@@ -303,15 +302,15 @@ def test_work_is_groups_and_runs_by_themselves(tmp_path: Path) -> None:
     groups = [{"name": "joint-nano-seeds0-1", "runs": NAMES[:2], "at_once": 2}]
     first, second = work_of(jobs, groups)
     assert isinstance(first, StackedJob) and first.members == jobs[:2]
-    assert second == jobs[2] and members_of(second) == (jobs[2],)
+    assert second == jobs[2] and second.members == (jobs[2],)
     assert first.cost == 2 * second.cost
-    assert news_of_members(jobs[2], Event(NAMES[2], "finished")) == [Event(NAMES[2], "finished")]
+    assert member_events(jobs[2], Event(NAMES[2], "finished")) == [Event(NAMES[2], "finished")]
 
 
 def test_the_rule_of_sizes_is_asked_and_bf16_is_not_stacked(tmp_path: Path) -> None:
-    assert together(job(tmp_path).members[0], 8, "auto") == 8  # a few short examples
+    assert runs_per_program(job(tmp_path).members[0], 8, "auto") == 8  # a few short examples
     one = job(tmp_path, batch_size=168, tasks=TASK_NAMES, levels=(1, 2, 3)).members[0]
-    assert together(one, 8, "auto") == 1  # the preset's batch fills a core
-    assert 1 < together(one, 8, "always") <= 8
+    assert runs_per_program(one, 8, "auto") == 1  # the preset's batch fills a core
+    assert 1 < runs_per_program(one, 8, "always") <= 8
     half = job(tmp_path, precision="bf16").members[0]
-    assert together(half, 8, "always") == 1
+    assert runs_per_program(half, 8, "always") == 1

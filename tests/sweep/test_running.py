@@ -13,9 +13,8 @@ from geomfast.estimators.gradients import fisher_effective_rank, gradient_covari
 from geomfast.estimators.hessian import hessian_top_eigenvalues
 from geomfast.records import load_records
 from geomfast.runs.errors import CellError, PlanError
-from geomfast.sweep import cell as cell_module
-from geomfast.sweep import rows
-from geomfast.sweep.cell import Job, missing, run, schedule
+from geomfast.sweep import rows, running
+from geomfast.sweep.jobs import Job, missing, schedule
 from geomfast.sweep.plan import cells, train_settings
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
@@ -35,7 +34,7 @@ def job(out: Path, **changes: Any) -> Job:
 
 
 def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:
-    assert run(job(tmp_path))
+    assert job(tmp_path).carry_out()
     frame = load_records(tmp_path)
     at = schedule(SETTINGS)
     assert at == [0, 2, 4, 6, 7, 8, 9, 10, 11, 12]
@@ -55,11 +54,10 @@ def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:
 def test_recorded_rankme_is_that_of_the_recorded_weights(tmp_path: Path) -> None:
     """The last record against a slow float64 computation on the saved weights."""
     one = job(tmp_path)
-    run(one)
-    model = cell_module.Trainer("nano", 0, one.cell.task_levels, train_settings(SETTINGS))
+    one.carry_out()
+    model = running.Trainer("nano", 0, one.cell.task_levels, train_settings(SETTINGS))
     folder = one.checkpoints / "step-00000012"
-    identity = cell_module._identity(one)
-    checkpoints.load(model, folder, identity)
+    model.load(folder, one.identity)
     drawn = one.cell.task_levels[1].examples("diagnostic", 0, 16)
     collected: list[torch.Tensor] = []
     with torch.no_grad():
@@ -74,9 +72,9 @@ def test_recorded_rankme_is_that_of_the_recorded_weights(tmp_path: Path) -> None
 
 
 def test_stopping_and_resuming_at_every_step_changes_nothing(tmp_path: Path) -> None:
-    run(job(tmp_path / "straight"))
+    job(tmp_path / "straight").carry_out()
     stopped = 0
-    while not run(job(tmp_path / "stopped"), stop=lambda: True):
+    while not job(tmp_path / "stopped").carry_out(stop=lambda: True):
         stopped += 1
     assert stopped == 11  # a checkpoint step is as good a place to stop as any
     pd.testing.assert_frame_equal(values(tmp_path / "straight"), values(tmp_path / "stopped"))
@@ -85,65 +83,65 @@ def test_stopping_and_resuming_at_every_step_changes_nothing(tmp_path: Path) -> 
 def test_recorded_checkpoints_are_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(job(tmp_path))
+    job(tmp_path).carry_out()
     last = max((job(tmp_path).records).glob("*.parquet"))
     last.unlink()
     asked: list[set[str]] = []
-    original = cell_module.measure
+    original = running.measure
 
     def spy(model: Any, samples: Any, names: set[str], settings: Any, eigenvectors: Any) -> Any:
         asked.append(names)
         return original(model, samples, names, settings, eigenvectors)
 
-    monkeypatch.setattr(cell_module, "measure", spy)
+    monkeypatch.setattr(running, "measure", spy)
     assert list(missing(job(tmp_path))) == [12]
-    run(job(tmp_path))
+    job(tmp_path).carry_out()
     assert asked == [{"rankme", "behaviour"}]
     assert missing(job(tmp_path)) == {}
 
 
 def test_a_measure_added_later_is_taken_of_the_same_weights(tmp_path: Path) -> None:
     bare = dataclasses.replace(job(tmp_path), measures=())
-    run(bare)
+    bare.carry_out()
     assert set(load_records(tmp_path)["measure"]) == {"accuracy", "answer_logprob"}
     assert all(names == {"rankme"} for names in missing(job(tmp_path)).values())
-    run(job(tmp_path))
+    job(tmp_path).carry_out()
     frame = load_records(tmp_path)
     assert (frame.groupby("step")["weights"].nunique() == 1).all()
-    run(job(tmp_path / "at-once"))
+    job(tmp_path / "at-once").carry_out()
     pd.testing.assert_frame_equal(values(tmp_path), values(tmp_path / "at-once"))
 
 
 def test_a_measure_added_later_resumes_like_any_other_work(tmp_path: Path) -> None:
     """The states of the first time, further on than the repeat, are not in its way."""
-    run(dataclasses.replace(job(tmp_path), measures=()))
+    dataclasses.replace(job(tmp_path), measures=()).carry_out()
     calls = 0
-    while not run(job(tmp_path), stop=lambda: True):
+    while not job(tmp_path).carry_out(stop=lambda: True):
         calls += 1
         assert calls < 20
-    run(job(tmp_path / "at-once"))
+    job(tmp_path / "at-once").carry_out()
     pd.testing.assert_frame_equal(values(tmp_path), values(tmp_path / "at-once"))
 
 
 def test_kept_weights_are_measured_without_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(dataclasses.replace(job(tmp_path), measures=(), keep="all"))
+    dataclasses.replace(job(tmp_path), measures=(), keep="all").carry_out()
     trained: list[int] = []
-    original = cell_module.Trainer.train_step
+    original = running.Trainer.train_step
     monkeypatch.setattr(
-        cell_module.Trainer, "train_step", lambda self: (trained.append(self.step), original(self))
+        running.Trainer, "train_step", lambda self: (trained.append(self.step), original(self))
     )
-    run(dataclasses.replace(job(tmp_path), keep="all"))
+    dataclasses.replace(job(tmp_path), keep="all").carry_out()
     assert trained == []  # step 0 needs no kept weights: it is the initialisation
-    run(job(tmp_path / "at-once"))
+    job(tmp_path / "at-once").carry_out()
     pd.testing.assert_frame_equal(values(tmp_path), values(tmp_path / "at-once"))
 
 
 def test_other_threads_are_refused_by_name(tmp_path: Path) -> None:
-    run(job(tmp_path), stop=lambda: True)
+    job(tmp_path).carry_out(stop=lambda: True)
     with pytest.raises(CellError, match="threads 1 there, 2 here"):
-        run(dataclasses.replace(job(tmp_path), threads=2))
+        dataclasses.replace(job(tmp_path), threads=2).carry_out()
 
 
 @pytest.mark.parametrize("name", ["step-00000002.rankme.parquet", "notes.parquet"])
@@ -157,42 +155,42 @@ def test_a_file_that_is_no_part_is_named(tmp_path: Path, name: str) -> None:
 
 def test_the_remains_of_kills_are_swept_up(tmp_path: Path) -> None:
     one = job(tmp_path)
-    run(one, stop=lambda: True)
+    one.carry_out(stop=lambda: True)
     half = one.checkpoints / "step-00000099"
     half.mkdir()
     remains = [half / "weights.safetensors", one.checkpoints / "step-00000001" / ".tmp-w-1"]
     remains.append(one.records / ".tmp-part-1")
     for file in remains:
         file.write_bytes(b"half")
-    run(one)
+    one.carry_out()
     assert not any(file.exists() for file in remains)
 
 
 def test_weights_that_do_not_reproduce_are_refused(tmp_path: Path) -> None:
-    run(dataclasses.replace(job(tmp_path), measures=()))
+    dataclasses.replace(job(tmp_path), measures=()).carry_out()
     parts = sorted(job(tmp_path).records.glob("*.parquet"))
     frame = load_records(parts[0])
     frame["weights"] = "0" * 16
     frame.to_parquet(parts[0])
     with pytest.raises(CellError, match="came out different"):
-        run(job(tmp_path))
+        job(tmp_path).carry_out()
 
 
 def test_a_damaged_checkpoint_is_named_and_records_stay(tmp_path: Path) -> None:
     one = dataclasses.replace(job(tmp_path), state_every=0.0)
-    calls = iter([False] * 7 + [True])
-    assert not run(one, stop=lambda: next(calls))
+    calls = iter([False] * 11 + [True])  # asked after a checkpoint, too
+    assert not one.carry_out(stop=lambda: next(calls))
     before = values(tmp_path)
     last = one.checkpoints / checkpoints.folder_name(checkpoints.steps_saved(one.checkpoints)[-1])
     (last / "weights.safetensors").write_bytes(b"truncated")
-    with pytest.raises(CellError, match=r"truncated(.|\n)*go on from step 7 instead, delete"):
-        run(one)
+    with pytest.raises(CellError, match=r"truncated(.|\n)*resume from step 7 instead, delete"):
+        one.carry_out()
     pd.testing.assert_frame_equal(values(tmp_path), before)
 
 
 def test_divergence_ends_the_run_and_keeps_what_was_measured(tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match="lower the learning rate"):
-        run(job(tmp_path, learning_rate=1e30))
+        job(tmp_path, learning_rate=1e30).carry_out()
     assert set(load_records(tmp_path)["step"]) == {0}
 
 
@@ -204,14 +202,14 @@ def test_nan_of_a_backend_that_cannot_raise_is_not_recorded(tmp_path: Path, monk
 
     monkeypatch.setattr(spectra, "rankme", one_nan)
     with pytest.raises(ValueError, match=r"activations at final are not finite \(MOD, level 1\)"):
-        run(job(tmp_path))
+        job(tmp_path).carry_out()
 
 
 def test_gradient_ranks_are_recorded_exact_and_truncated(tmp_path: Path) -> None:
     one = dataclasses.replace(
         job(tmp_path, steps=1), measures=("fisher_rank", "gradient_covariance_rank")
     )
-    assert run(one)
+    assert one.carry_out()
     frame = load_records(tmp_path)
     names = ["fisher_rank", "gradient_covariance_rank"]
     both = [*names, *(f"{name}_first_50k" for name in names)]
@@ -235,7 +233,7 @@ def test_hessians_start_from_the_last_ones_also_after_a_kill(tmp_path: Path, mon
     change(monkeypatch, "hessian_density", probes=1, iterations=5)
     measures = ("hessian_top", "hessian_trace", "hessian_density")
     whole = dataclasses.replace(job(tmp_path / "whole", steps=4), measures=measures)
-    assert run(whole)
+    assert whole.carry_out()
     frame = load_records(tmp_path / "whole")
     top = frame[frame["measure"] == "hessian_top"]
     first = top[(top["step"] == 0) & (top["task"] == "COPY")].iloc[0]
@@ -253,7 +251,7 @@ def test_hessians_start_from_the_last_ones_also_after_a_kill(tmp_path: Path, mon
 
     # Killed after the eigenvectors of the second checkpoint, before its records.
     broken = dataclasses.replace(whole, out=tmp_path / "broken")
-    write, written = cell_module.write_part, []
+    write, written = running.write_part, []
 
     def killed(path, rows):
         written.append(path)
@@ -261,10 +259,10 @@ def test_hessians_start_from_the_last_ones_also_after_a_kill(tmp_path: Path, mon
             raise KeyboardInterrupt
         return write(path, rows)
 
-    monkeypatch.setattr(cell_module, "write_part", killed)
+    monkeypatch.setattr(running, "write_part", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(broken)
-    assert run(broken)
+        broken.carry_out()
+    assert broken.carry_out()
     columns = ["step", "task", "level", "measure", "value", "stderr"]
     again = load_records(tmp_path / "broken")[columns]
     pd.testing.assert_frame_equal(again, frame[columns])
@@ -274,6 +272,6 @@ def test_hessians_start_from_the_last_ones_also_after_a_kill(tmp_path: Path, mon
 @pytest.mark.parametrize(("state_every", "states"), [(0.0, 2), (3600.0, 1)])
 def test_keep_all_keeps_every_weight(tmp_path: Path, state_every: float, states: int) -> None:
     one = dataclasses.replace(job(tmp_path), keep="all", state_every=state_every)
-    run(one)
+    one.carry_out()
     assert len(list(one.checkpoints.glob("*/weights.safetensors"))) == 9
     assert len(list(one.checkpoints.glob("*/optimizer.safetensors"))) == states
