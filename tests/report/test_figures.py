@@ -38,8 +38,8 @@ def said(figure):
     return " | ".join(words for words, _ in texts(figure))
 
 
-#: What a sweep's run has; behaviour on probe sets is in test_behaviour.py.
-OF_A_SWEEP = [picture for picture in figures.FIGURES if picture.name != "behaviour"]
+#: What a sweep's run has; the others are in test_behaviour.py and test_other_measures.py.
+OF_A_SWEEP = [p for p in figures.FIGURES if not p.name.startswith(("behaviour", "measure-"))]
 
 
 @pytest.mark.parametrize("picture", figures.OVERVIEW, ids=lambda picture: picture.name)

@@ -34,7 +34,8 @@ def other_figure(spec: MeasureSpec, run: pd.DataFrame, table: pd.DataFrame) -> A
     if rows.empty:
         return None
     label, unit = spec_texts(spec)
-    cells = {task_level(*key): part for key, part in rows.groupby(["task", "level"], sort=False)}
+    groups = rows.groupby(["task", "level"], sort=False)
+    cells = {task_level(str(task), int(str(level))): part for (task, level), part in groups}
     figure, panels = multiples(list(cells), float(run["step"].max()), unit)
     lines = {name: spec_lines(cells[name], spec) for name in cells}
     for name, axes in panels.items():
