@@ -21,7 +21,7 @@ import torch
 from bench.gpu_lines import emit
 from geomfast.estimators.curvature.fused import FusedProducts
 from geomfast.kernels import adamw, sgld
-from geomfast.kernels.gradient_gram import Factors, plain, triton
+from geomfast.kernels.gradient_gram import Factors, eager, triton
 from geomfast.kernels.spectra import op
 from geomfast.losses import next_token
 from geomfast.testbed.models.gpt import GPT
@@ -60,7 +60,7 @@ def gradient_gram() -> None:
             [dense(5, 4, 9, 16, dtype), one_hot(5, 7, 9, 16, dtype)],
         ):
             onto = [Factors(use.left.cuda(), use.right.cuda(), use.rows) for use in uses]
-            expected = plain.ghost(uses, 1 << 20)
+            expected = eager.ghost(uses, 1 << 20)
             largest = expected.abs().max().item()
             for found in (triton.ghost(onto, 1 << 20), triton.materialised(onto, 1 << 20, False)):
                 torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=tolerance * largest)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from geomfast.kernels.backends import interpreting_triton, missing_reason, native_module
-from geomfast.kernels.spectra import backend_for, cuda, gram_eigenvalues, plain, singular_values
+from geomfast.kernels.spectra import backend_for, cuda, eager, gram_eigenvalues, singular_values
 from geomfast.kernels.spectra.op import backends_serving
 from tests import cases
 
@@ -239,7 +239,7 @@ def test_eigenvalues_around_the_gpu_kernel(monkeypatch, n, scale):
 
     def queue(plan, given, eps):
         assert given.shape == (1, n, n) and given.is_contiguous() and given.abs().max() <= 2.0
-        return plain.values_of_gram(given), given.fill_(torch.nan)
+        return eager.values_of_gram(given), given.fill_(torch.nan)
 
     monkeypatch.setattr(cuda, "native_module", lambda name: Native())
     monkeypatch.setattr(cuda, "_queue", queue)

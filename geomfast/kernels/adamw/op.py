@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geomfast.kernels.adamw import plain, reference, triton
+from geomfast.kernels.adamw import eager, reference, triton
 from geomfast.kernels.adamw.rule import AdamW
 from geomfast.kernels.backends import Candidate, choose, triton_candidate
 
 __all__ = ["AdamW", "adamw_step", "backend_for", "backends_serving", "step_on"]
 
 # Backend -> module with `step`.
-IMPLEMENTATIONS = {"triton": triton, "torch": plain, "reference": reference}
+IMPLEMENTATIONS = {"triton": triton, "torch": eager, "reference": reference}
 
 
 def _candidates(weights: Tensor) -> list[Candidate]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from geomfast.kernels.backends import Candidate, choose, cpu_candidate, triton_candidate
-from geomfast.kernels.gradient_gram import cpu, plain, reference, triton
+from geomfast.kernels.gradient_gram import cpu, eager, reference, triton
 from geomfast.kernels.gradient_gram.factors import Factors, stored
 
 #: Bytes of temporaries at a time: what a processor's last cache holds, more or less.
 CHUNK_BYTES = 16 << 20
 
 # Backend -> module with `ghost`, `materialised` and `gram_of_rows`.
-IMPLEMENTATIONS = {"triton": triton, "cpu": cpu, "torch": plain}
+IMPLEMENTATIONS = {"triton": triton, "cpu": cpu, "torch": eager}
 
 # What a GPU spends on materialised gradients besides their products, in the units of the cost rule:
 # per sample, traffic through its cache and launches of every chunk. Predicted from the rates of an
@@ -91,11 +91,11 @@ def gram_on(
         return implementation.materialised(uses, max_bytes, centered)
     gradients = stored(uses)
     if gradients is not None:
-        return implementation.gram_of_rows(plain.less_mean(gradients) if centered else gradients)
+        return implementation.gram_of_rows(eager.less_mean(gradients) if centered else gradients)
     if not centered and prefers_ghost(uses):
         return implementation.ghost(uses, max_bytes)
     if backend == "cpu" and _packing_dominates(uses):
-        implementation = plain
+        implementation = eager
     return implementation.materialised(uses, max_bytes, centered)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geomfast.kernels.backends import Candidate, choose, cpu_candidate
-from geomfast.kernels.member_norm import cpu, plain, reference
+from geomfast.kernels.member_norm import cpu, eager, reference
 
 __all__ = [
     "EPS",
@@ -22,7 +22,7 @@ __all__ = [
 EPS = 1e-5
 
 # Backend -> module with `forward` and `backward`.
-IMPLEMENTATIONS = {"cpu": cpu, "torch": plain, "reference": reference}
+IMPLEMENTATIONS = {"cpu": cpu, "torch": eager, "reference": reference}
 
 
 def _candidates(x: Tensor) -> list[Candidate]:

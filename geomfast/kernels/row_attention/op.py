@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geomfast.kernels.backends import Candidate, choose, cpu_candidate
-from geomfast.kernels.row_attention import cpu, plain, reference
+from geomfast.kernels.row_attention import cpu, eager, reference
 
 __all__ = [
     "backend_for",
@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 # Backend -> module with `run`.
-IMPLEMENTATIONS = {"cpu": cpu, "torch": plain, "reference": reference}
+IMPLEMENTATIONS = {"cpu": cpu, "torch": eager, "reference": reference}
 
 
 def _candidates(qkv: Tensor) -> list[Candidate]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from geomfast.kernels.backends import Candidate, choose, cpu_candidate, triton_candidate
-from geomfast.kernels.sgld import cpu, plain, reference, triton
+from geomfast.kernels.sgld import cpu, eager, reference, triton
 from geomfast.kernels.sgld.dynamics import Dynamics, RmsProp
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 # Backend -> module with `step` and `normals`.
-IMPLEMENTATIONS = {"triton": triton, "cpu": cpu, "torch": plain, "reference": reference}
+IMPLEMENTATIONS = {"triton": triton, "cpu": cpu, "torch": eager, "reference": reference}
 
 
 def _candidates(weights: Tensor) -> list[Candidate]:

@@ -21,7 +21,7 @@ ANY_VALUE = ("seed_low", "seed_high", "first_chain")
 
 @triton.jit
 def _box_muller(x, y):
-    """As `geomfast.kernels.sgld.plain.box_muller`, of uint32."""
+    """As `geomfast.kernels.sgld.eager.box_muller`, of uint32."""
     u = (x >> 1).to(tl.int32).to(tl.float32) * 4.656612873077393e-10 + 2.3283064365386963e-10
     bits = u.to(tl.int32, bitcast=True)
     e = (bits - 0x3F3504F3) >> 23

@@ -17,7 +17,7 @@ from geomfast.kernels.backends import (
     triton_candidate,
 )
 from geomfast.kernels.checks import all_finite, not_finite_error
-from geomfast.kernels.spectra import cpu, cuda, plain, reference, triton
+from geomfast.kernels.spectra import cpu, cuda, eager, reference, triton
 from geomfast.kernels.spectra.entropy import exp_entropy
 
 # Backend -> function (..., N, d) of any floating-point type, at least one entry -> singular values.
@@ -25,7 +25,7 @@ IMPLEMENTATIONS = {
     "cuda": cuda.singular_values,
     "triton": triton.singular_values,
     "cpu": cpu.singular_values,
-    "torch": plain.singular_values,
+    "torch": eager.singular_values,
     "reference": reference.singular_values,
 }
 

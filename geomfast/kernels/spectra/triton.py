@@ -6,7 +6,7 @@ Serves CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPR
 import torch
 
 from geomfast.kernels.checks import not_finite_error
-from geomfast.kernels.spectra.plain import values_of_gram
+from geomfast.kernels.spectra.eager import values_of_gram
 from geomfast.kernels.spectra.scaling import power_of_two
 
 

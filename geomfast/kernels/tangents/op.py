@@ -11,12 +11,12 @@ from types import ModuleType
 from torch import Tensor
 
 from geomfast.kernels.backends import Candidate, choose, triton_candidate
-from geomfast.kernels.tangents import plain, reference, triton
+from geomfast.kernels.tangents import eager, reference, triton
 
 #: Backend -> module with the operations.
 IMPLEMENTATIONS: dict[str, ModuleType] = {
     "triton": triton,
-    "torch": plain,
+    "torch": eager,
     "reference": reference,
 }
 

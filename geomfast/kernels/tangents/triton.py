@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geomfast.kernels.tangents import plain
+from geomfast.kernels.tangents import eager
 from geomfast.kernels.tangents.primal import Attention, AttentionTangent, Gelu, Norm, NormTangent
 
 #: Entries of a row that one program takes.
@@ -28,7 +28,7 @@ def layer_norm_tangent(norm: Norm, x_dot: Tensor) -> NormTangent:
     from geomfast.kernels.tangents import row_kernels as kernels
 
     if x_dot.shape[-1] > _LONGEST_ROW:
-        return plain.layer_norm_tangent(norm, x_dot)
+        return eager.layer_norm_tangent(norm, x_dot)
     x_dot = x_dot.contiguous()
     probes, rows, width = x_dot.shape
     out = torch.empty_like(x_dot)
@@ -49,7 +49,7 @@ def layer_norm_adjoint_tangent(
     from geomfast.kernels.tangents import row_kernels as kernels
 
     if a_dot.shape[-1] > _LONGEST_ROW or not out.is_contiguous():
-        return plain.layer_norm_adjoint_tangent(norm, tangent, a_dot, out)
+        return eager.layer_norm_adjoint_tangent(norm, tangent, a_dot, out)
     a_dot = a_dot.contiguous()
     probes, rows, width = a_dot.shape
     tile = kernels.tile_for(width)
@@ -95,7 +95,7 @@ def softmax_hessian_product(p: Tensor, weight: Tensor, z_dot: Tensor) -> Tensor:
 
     probes, rows, width = z_dot.shape
     if width > _LONGEST_ROW:
-        return plain.softmax_hessian_product(p, weight, z_dot)
+        return eager.softmax_hessian_product(p, weight, z_dot)
     p, weight, z_dot = p.contiguous(), weight.contiguous(), z_dot.contiguous()
     out, tile = torch.empty_like(z_dot), kernels.tile_for(width)
     _launch(
@@ -115,7 +115,7 @@ def attention_tangent(
     a = attention
     (samples, heads, asking, width), asked = a.q.shape, a.k.shape[2]
     if width > kernels.WIDEST:
-        return plain.attention_tangent(a, q_dot, kv_dot)
+        return eager.attention_tangent(a, q_dot, kv_dot)
     q_dot, kv_dot = q_dot.contiguous(), kv_dot.contiguous()
     entries, o_dot = q_dot.new_empty(len(q_dot), *a.p.shape), torch.empty_like(q_dot)
     sums = entries.new_empty(entries.shape[:-1])
@@ -139,7 +139,7 @@ def attention_adjoint_tangent(
     a = attention
     (samples, heads, asking, width), asked = a.q.shape, a.k.shape[2]
     if width > kernels.WIDEST:
-        return plain.attention_adjoint_tangent(a, tangent, o_bar_dot)
+        return eager.attention_adjoint_tangent(a, tangent, o_bar_dot)
     q_dot, kv_dot, entries, sums = tangent
     o_bar_dot = o_bar_dot.contiguous()
     entries_bar, sums_bar = torch.empty_like(entries), torch.empty_like(sums)
