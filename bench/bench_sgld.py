@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from bench.interleave import finished, interleave
 from bench.llc_peers import StepMaker, step_peers
 from geomfast.kernels.sgld import (
+    OP,
     Dynamics,
     RmsProp,
-    backend_for,
     normals,
     sgld_step,
     step_on,
@@ -124,7 +124,7 @@ def ours(start: Start, dynamics: Dynamics, tracked: bool = False) -> Callable[[]
     steps = itertools.count()
     # On a GPU the number of the step is read there: to send it would be to wait.
     number = torch.zeros((), dtype=torch.int64, device=weights.device)
-    backend = backend_for(weights)  # asked once, and the buffers checked once, as chains do
+    backend = OP.backend_for(weights)  # asked once, and the buffers checked once, as chains do
 
     def step() -> None:
         step_on(
@@ -236,7 +236,7 @@ def bench_sgld(benchmark, results, full, device, restore_threads, index):
         errors,
         ("copy, TB/s read and written", 16.0 * size),
         **{
-            "backend": backend_for(start.weights[None]),
+            "backend": OP.backend_for(start.weights[None]),
             "ns per parameter": "; ".join(
                 f"{who} {1e9 * value / size:.3g}" for who, value in seconds.items()
             ),

@@ -345,7 +345,7 @@ def bench_rows_of_attention(benchmark, results, full, device, restore_threads):
     members, heads, d = (64, 4, 64) if full else (2, 2, 8)
     rows = Rows([4, 4, 6, 6, 7, 7, 9, 9, 10, 10, 12, 12, 13, 13, 13, 13], members, heads, d)
     calls = {
-        "geomfast": lambda: rows.on(row_attention.backend_for(rows.qkv)),
+        "geomfast": lambda: rows.on(row_attention.OP.backend_for(rows.qkv)),
         "sdpa by length": lambda: rows.on("torch"),
         "sdpa padded": rows.padded,
         "by hand": rows.by_hand,
@@ -394,7 +394,7 @@ def bench_member_norm(benchmark, results, full, device, restore_threads):
         return normed.detach(), stream, *found[1:]
 
     calls = {
-        "geomfast": lambda: ours(member_norm.backend_for(x)),
+        "geomfast": lambda: ours(member_norm.OP.backend_for(x)),
         "torch's operators": lambda: ours("torch"),
         "autograd": autograd,
     }

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import geomfast as gf
+from geomfast.kernels import spectra
 from geomfast.kernels.backends import cuda_missing, native_module
 from geomfast.kernels.gradient_gram import Factors, reference, triton
 from geomfast.kernels.sgld import Dynamics, op, sgld_step
-from geomfast.kernels.spectra.op import backend_for
 from geomfast.records import load_records
 from geomfast.replay import WARM_UP
 from geomfast.sweep.cell import Job, run
@@ -38,7 +38,7 @@ def forced(request, monkeypatch) -> str:
 
 def test_the_native_module_is_there_and_serves():
     assert cuda_missing() == ""
-    assert backend_for(torch.ones(2, 3, 4, device="cuda")) == "cuda"
+    assert spectra.OP.backend_for(torch.ones(2, 3, 4, device="cuda")) == "cuda"
 
 
 @pytest.mark.parametrize("name", cases.matrices())
@@ -252,7 +252,7 @@ def on_gpu(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def test_langevin_steps_are_triton_s():
-    assert op.backend_for(torch.zeros(1, 1, device="cuda")) == "triton"
+    assert op.OP.backend_for(torch.zeros(1, 1, device="cuda")) == "triton"
 
 
 @pytest.mark.parametrize("backend", ["triton", "torch"])

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from geomfast.kernels.adamw import AdamW, adamw_step, backends_serving, step_on
+from geomfast.kernels.adamw import OP, AdamW, adamw_step, step_on
 from tests import cases
 
 RULE = AdamW((0.9, 0.98), 0.1)
-BACKENDS = backends_serving(torch.empty(0))
+BACKENDS = OP.available_backends(torch.empty(0))
 # Around the block of the Triton kernel, and members without any parameter.
 SIZES = [1, 7, 1023, 1024, 1025, 0]
 

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geomfast.kernels.member_norm import (
-    backend_for,
-    backends_serving,
+    OP,
     backward_on,
     forward_on,
     member_norm,
@@ -49,7 +48,7 @@ def exact(x: Tensor, into: Tensor, gain: Tensor, bias: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_is_layer_norm_and_its_gradient(backend: str, sizes: tuple[int, int, int]) -> None:
-    assert backend == backend_for(torch.empty(0))
+    assert backend == OP.backend_for(torch.empty(0))
     x, into, gain, bias = given(*sizes)
     expected = exact(x, into, gain, bias)
     out, statistics = member_norm(x, gain, bias)
@@ -140,7 +139,7 @@ def test_strides_that_mean_nothing_are_no_matter(backend: str) -> None:
 
 def test_double_is_served_in_double() -> None:
     x, into, gain, bias = (y.double() for y in given(2, 5, 12))
-    assert backends_serving(x) == ["torch", "reference"]
+    assert OP.available_backends(x) == ["torch", "reference"]
     out, statistics = member_norm(x, gain, bias)
     found = [out, *member_norm_backward(into, x, statistics, gain)]
     for one, other in zip(found, exact(x, into, gain, bias), strict=True):

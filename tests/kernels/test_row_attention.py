@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from geomfast.kernels.row_attention import (
-    backend_for,
-    backends_serving,
+    OP,
     row_attention,
     row_attention_backward,
     run_on,
@@ -55,7 +54,7 @@ def exact(qkv: Tensor, lengths: list[int], heads: int) -> Tensor:
 def test_is_attention_and_its_gradient(
     backend: str, heads: int, width: int, lengths: list[int], spread: float
 ) -> None:
-    assert backend == backend_for(torch.empty(0))
+    assert backend == OP.backend_for(torch.empty(0))
     rows = [length for length in lengths if length]
     qkv = cases.normal(3, sum(lengths), 3 * heads * width, seed=len(lengths))
     qkv[..., : 2 * heads * width] *= spread
@@ -123,13 +122,13 @@ def test_nothing_is_recorded_for_autograd(backend: str) -> None:
 
 def test_double_is_served_in_double() -> None:
     qkv = cases.normal(2, 9, 24, dtype=torch.float64)
-    assert backends_serving(qkv) == ["torch", "reference"]
+    assert OP.available_backends(qkv) == ["torch", "reference"]
     found = row_attention(qkv, offsets_of([4, 5]), 2)
     torch.testing.assert_close(found, exact(qkv, [4, 5], 2), rtol=1e-12, atol=1e-14)
 
 
 def test_nothing_to_attend_to() -> None:
-    for backend in backends_serving(torch.empty(0)):
+    for backend in OP.available_backends(torch.empty(0)):
         out = torch.empty(2, 0, 4)
         run_on(backend, torch.empty(2, 0, 12), offsets_of([]), 1, out)
         run_on(backend, torch.empty(0, 5, 12), offsets_of([5]), 1, torch.empty(0, 5, 4))

@@ -265,8 +265,8 @@ def test_empty_input(backend):
 
 def test_float64_weights_are_served_by_torch():
     given = state(1, 50, torch.float64)
-    assert op.backend_for(given["weights"]) == "torch"
-    assert op.backends_serving(given["weights"]) == ["torch", "reference"]
+    assert op.OP.backend_for(given["weights"]) == "torch"
+    assert op.OP.available_backends(given["weights"]) == ["torch", "reference"]
 
 
 def test_a_step_tensor_is_read(backend):
@@ -299,4 +299,4 @@ def test_bad_input(change, message):
 
 def test_what_runs_can_be_forced(monkeypatch):
     monkeypatch.setitem(os.environ, "GEOMFAST_BACKEND", "torch")
-    assert op.backend_for(torch.zeros(1, 1)) == "torch"
+    assert op.OP.backend_for(torch.zeros(1, 1)) == "torch"

@@ -15,7 +15,7 @@ from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.sampling.gradients import ChainGradients
 from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.estimators.stopping import check_stop
-from geomfast.kernels.sgld import Dynamics, backend_for, step_on
+from geomfast.kernels.sgld import OP, Dynamics, step_on
 from geomfast.replay import WARM_UP, Replay
 
 #: Bytes of the buffers of chains that run as one program.
@@ -166,7 +166,7 @@ class _Group:
         device = self.center.device
         self.active = torch.ones(chains, dtype=torch.bool, device=device)
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
-        self.backend = backend_for(self.weights)
+        self.backend = OP.backend_for(self.weights)
         self.samples = len(sampling.initial)
         self.indices: Tensor | None = None
         if sampling.batch_size is not None:

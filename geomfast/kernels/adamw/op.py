@@ -7,31 +7,12 @@ from torch import Tensor
 
 from geomfast.kernels.adamw import eager, reference, triton
 from geomfast.kernels.adamw.rule import AdamW
-from geomfast.kernels.backends import Candidate, choose, triton_candidate
+from geomfast.kernels.registry import Op, Placement
 
-__all__ = ["AdamW", "adamw_step", "backend_for", "backends_serving", "step_on"]
+__all__ = ["OP", "AdamW", "adamw_step", "step_on"]
 
-# Backend -> module with `step`.
-IMPLEMENTATIONS = {"triton": triton, "torch": eager, "reference": reference}
-
-
-def _candidates(weights: Tensor) -> list[Candidate]:
-    """Who serves weights in this place, best first."""
-    return [
-        triton_candidate(weights.device),
-        Candidate("torch"),
-        Candidate("reference", slower="for comparison only"),
-    ]
-
-
-def backend_for(weights: Tensor) -> str:
-    """Name of the backend that serves these weights."""
-    return choose("adamw_step", _candidates(weights))
-
-
-def backends_serving(weights: Tensor) -> list[str]:
-    """Names of all backends that can serve these weights, best first."""
-    return [candidate.name for candidate in _candidates(weights) if not candidate.refusal]
+#: Modules with `step`.
+OP = Op("adamw_step", {"triton": triton, "torch": eager, "reference": reference})
 
 
 def adamw_step(
@@ -65,7 +46,7 @@ def adamw_step(
     """
     _check(weights, gradients, exp_avg, exp_avg_sq, matrices, factors, scales, active)
     step_on(
-        backend_for(weights), weights, gradients, exp_avg, exp_avg_sq, rule,
+        OP.backend_for(weights), weights, gradients, exp_avg, exp_avg_sq, rule,
         matrices=matrices, factors=factors, scales=scales, active=active,
     )  # fmt: skip
 
@@ -84,7 +65,7 @@ def step_on(
     active: Tensor,
 ) -> None:
     """As `adamw_step`, by one backend, of input that is known to fit."""
-    IMPLEMENTATIONS[backend].step(
+    OP[backend].step(
         weights, gradients, exp_avg, exp_avg_sq, rule, matrices, factors, scales, active
     )
 
@@ -121,3 +102,20 @@ def _check(
             )
         if not x.is_contiguous():
             raise ValueError(f"{name} must be contiguous")
+
+
+@OP.self_test({"adamw_step": 1e-6})
+def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
+    """A later step of members of more than one block, one of which stays as it is."""
+    generator = torch.Generator().manual_seed(0)
+    state = torch.randn(4, 3, 1100, generator=generator, device="cpu")
+    state[3] **= 2  # the mean of squares
+    rule = AdamW((0.9, 0.98), 0.1)
+    weights, gradients, exp_avg, exp_avg_sq = place(state)
+    step_on(
+        backend, weights, gradients, exp_avg, exp_avg_sq, rule, matrices=700,
+        factors=place(rule.factors([1e-2] * 9)[8]),
+        scales=place(torch.tensor([1.0, 0.3, 0.5], device="cpu")),
+        active=place(torch.tensor([True, True, False], device="cpu")),
+    )  # fmt: skip
+    return {"adamw_step": torch.stack([weights, exp_avg, exp_avg_sq])}

@@ -1,8 +1,7 @@
 """LayerNorm of many members' tokens, each member with its own gain and bias, and its gradient."""
 
 from geomfast.kernels.member_norm.op import (
-    backend_for,
-    backends_serving,
+    OP,
     backward_on,
     forward_on,
     member_norm,
@@ -10,8 +9,7 @@ from geomfast.kernels.member_norm.op import (
 )
 
 __all__ = [
-    "backend_for",
-    "backends_serving",
+    "OP",
     "backward_on",
     "forward_on",
     "member_norm",

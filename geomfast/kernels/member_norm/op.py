@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geomfast.kernels.backends import Candidate, choose, cpu_candidate
 from geomfast.kernels.member_norm import cpu, eager, reference
+from geomfast.kernels.registry import Op, Placement, float32_only
 
 __all__ = [
     "EPS",
-    "backend_for",
-    "backends_serving",
+    "OP",
     "backward_on",
     "forward_on",
     "member_norm",
@@ -21,26 +20,12 @@ __all__ = [
 #: Added to the variance, as in torch's LayerNorm.
 EPS = 1e-5
 
-# Backend -> module with `forward` and `backward`.
-IMPLEMENTATIONS = {"cpu": cpu, "torch": eager, "reference": reference}
-
-
-def _candidates(x: Tensor) -> list[Candidate]:
-    """Who serves tokens of this type and place, best first."""
-    fused = cpu_candidate(x.device)
-    if x.dtype != torch.float32:
-        fused = Candidate(fused.name, f"serves float32, not {x.dtype}")
-    return [fused, Candidate("torch"), Candidate("reference", slower="for comparison only")]
-
-
-def backend_for(x: Tensor) -> str:
-    """Name of the backend that serves these tokens."""
-    return choose("member_norm", _candidates(x))
-
-
-def backends_serving(x: Tensor) -> list[str]:
-    """Names of all backends that can serve these tokens, best first."""
-    return [candidate.name for candidate in _candidates(x) if not candidate.refusal]
+#: Modules with `forward` and `backward`.
+OP = Op(
+    "member_norm",
+    {"cpu": cpu, "torch": eager, "reference": reference},
+    refusals={"cpu": float32_only},
+)
 
 
 @torch.no_grad()
@@ -66,7 +51,7 @@ def member_norm(
     """
     _check(x, gain=gain, bias=bias)
     out, statistics = torch.empty_like(x), x.new_empty(*x.shape[:2], 2)
-    forward_on(backend_for(x), x, gain, bias, out, statistics, eps)
+    forward_on(OP.backend_for(x), x, gain, bias, out, statistics, eps)
     return out, statistics
 
 
@@ -101,7 +86,7 @@ def member_norm_backward(
         if not given.is_contiguous():
             raise ValueError(f"{name} must be contiguous")
     out, of_gain, of_bias = torch.zeros_like(x), *x.new_empty(2, len(x), x.shape[2])
-    backward_on(backend_for(x), into, x, statistics, gain, out, of_gain, of_bias)
+    backward_on(OP.backend_for(x), into, x, statistics, gain, out, of_gain, of_bias)
     return out, of_gain, of_bias
 
 
@@ -115,7 +100,7 @@ def forward_on(
     eps: float = EPS,
 ) -> None:
     """As `member_norm` into ``out`` and ``statistics``, by one backend, of input that fits."""
-    IMPLEMENTATIONS[backend].forward(x, gain, bias, out, statistics, eps)
+    OP[backend].forward(x, gain, bias, out, statistics, eps)
 
 
 def backward_on(
@@ -133,7 +118,7 @@ def backward_on(
     The gradient of x is added to ``out``; the others, (C, d) of rows as far apart as each other's,
     are written.
     """
-    IMPLEMENTATIONS[backend].backward(into, x, statistics, gain, out, gain_gradient, bias_gradient)
+    OP[backend].backward(into, x, statistics, gain, out, gain_gradient, bias_gradient)
 
 
 def _check(x: Tensor, **given: Tensor) -> None:
@@ -152,3 +137,17 @@ def _check(x: Tensor, **given: Tensor) -> None:
             raise ValueError(f"{name} must hold a member's numbers beside each other")
     if expected[0] > 1 and len({of.stride(0) for of in given.values()}) > 1:
         raise ValueError("rows of gain and bias must lie as far apart")
+
+
+@OP.self_test({"member_norm": 1e-6, "member_norm backward": 1e-5})
+def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
+    """Tokens that do not fill whole vectors, there and back."""
+    generator = torch.Generator().manual_seed(0)
+    x, into = place(torch.randn(2, 3, 50, 20, generator=generator, device="cpu"))
+    gain, bias = place(torch.randn(2, 3, 20, generator=generator, device="cpu"))
+    out, statistics = torch.empty_like(x), x.new_empty(3, 50, 2)
+    forward_on(backend, x, gain, bias, out, statistics)
+    gradients = torch.zeros_like(x), torch.empty_like(gain), torch.empty_like(gain)
+    backward_on(backend, into, x, statistics, gain, *gradients)
+    back = torch.cat([gradient.flatten() for gradient in gradients])
+    return {"member_norm": out, "member_norm backward": back}

@@ -5,37 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geomfast.kernels.backends import Candidate, choose, cpu_candidate
+from geomfast.kernels.registry import Op, Placement, float32_only
 from geomfast.kernels.row_attention import cpu, eager, reference
 
-__all__ = [
-    "backend_for",
-    "backends_serving",
+__all__ = ["OP", "row_attention", "row_attention_backward", "run_on"]
+
+#: Modules with `run`.
+OP = Op(
     "row_attention",
-    "row_attention_backward",
-    "run_on",
-]
-
-# Backend -> module with `run`.
-IMPLEMENTATIONS = {"cpu": cpu, "torch": eager, "reference": reference}
-
-
-def _candidates(qkv: Tensor) -> list[Candidate]:
-    """Who serves queries, keys and values of this type and place, best first."""
-    fused = cpu_candidate(qkv.device)
-    if qkv.dtype != torch.float32:
-        fused = Candidate(fused.name, f"serves float32, not {qkv.dtype}")
-    return [fused, Candidate("torch"), Candidate("reference", slower="for comparison only")]
-
-
-def backend_for(qkv: Tensor) -> str:
-    """Name of the backend that serves these queries, keys and values."""
-    return choose("row_attention", _candidates(qkv))
-
-
-def backends_serving(qkv: Tensor) -> list[str]:
-    """Names of all backends that can serve these queries, keys and values, best first."""
-    return [candidate.name for candidate in _candidates(qkv) if not candidate.refusal]
+    {"cpu": cpu, "torch": eager, "reference": reference},
+    refusals={"cpu": float32_only},
+)
 
 
 @torch.no_grad()
@@ -62,7 +42,7 @@ def row_attention(qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
     """
     _check(qkv, offsets, heads)
     out = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
-    run_on(backend_for(qkv), qkv, offsets, heads, out)
+    run_on(OP.backend_for(qkv), qkv, offsets, heads, out)
     return out
 
 
@@ -89,7 +69,7 @@ def row_attention_backward(into: Tensor, qkv: Tensor, offsets: Tensor, heads: in
             f"{tuple(into.shape)} {into.dtype} on {into.device}"
         )
     out = torch.empty_like(qkv)
-    run_on(backend_for(qkv), qkv, offsets, heads, out, into.contiguous())
+    run_on(OP.backend_for(qkv), qkv, offsets, heads, out, into.contiguous())
     return out
 
 
@@ -105,7 +85,7 @@ def run_on(
 
     All input is known to fit and contiguous.
     """
-    IMPLEMENTATIONS[backend].run(qkv, offsets, heads, out, into)
+    OP[backend].run(qkv, offsets, heads, out, into)
 
 
 def _check(qkv: Tensor, offsets: Tensor, heads: int) -> None:
@@ -127,3 +107,16 @@ def _check(qkv: Tensor, offsets: Tensor, heads: int) -> None:
     at = offsets.tolist()
     if not at or at[0] or at[-1] != qkv.shape[1] or at != sorted(at):
         raise ValueError(f"offsets must rise from 0 to R = {qkv.shape[1]}, not {at}")
+
+
+@OP.self_test({"row_attention": 1e-6, "row_attention backward": 1e-5})
+def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
+    """Rows on both sides of a vector's length, there and back."""
+    generator = torch.Generator().manual_seed(0)
+    offsets, heads, width = torch.tensor([0, 3, 18, 35], device="cpu"), 2, 12
+    qkv = place(torch.randn(2, 35, 3 * heads * width, generator=generator, device="cpu"))
+    into = place(torch.randn(2, 35, heads * width, generator=generator, device="cpu"))
+    mixed, gradient = torch.empty_like(into), torch.empty_like(qkv)
+    run_on(backend, qkv, offsets, heads, mixed)
+    run_on(backend, qkv, offsets, heads, gradient, into)
+    return {"row_attention": mixed, "row_attention backward": gradient}

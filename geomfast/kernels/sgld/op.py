@@ -5,42 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geomfast.kernels.backends import Candidate, choose, cpu_candidate, triton_candidate
+from geomfast.kernels.registry import Op, Placement, float32_only
 from geomfast.kernels.sgld import cpu, eager, reference, triton
 from geomfast.kernels.sgld.dynamics import Dynamics, RmsProp
 
 __all__ = [
+    "OP",
     "Dynamics",
     "RmsProp",
-    "backend_for",
-    "backends_serving",
     "normals",
     "normals_on",
     "sgld_step",
     "step_on",
 ]
 
-# Backend -> module with `step` and `normals`.
-IMPLEMENTATIONS = {"triton": triton, "cpu": cpu, "torch": eager, "reference": reference}
-
-
-def _candidates(weights: Tensor) -> list[Candidate]:
-    """Who serves weights of this type and place, best first."""
-    fused = [triton_candidate(weights.device), cpu_candidate(weights.device)]
-    if weights.dtype != torch.float32:
-        refusal = f"serves float32 weights, not {weights.dtype}"
-        fused = [Candidate(candidate.name, refusal) for candidate in fused]
-    return [*fused, Candidate("torch"), Candidate("reference", slower="for comparison only")]
-
-
-def backend_for(weights: Tensor) -> str:
-    """Name of the backend that serves these weights."""
-    return choose("sgld_step", _candidates(weights))
-
-
-def backends_serving(weights: Tensor) -> list[str]:
-    """Names of all backends that can serve these weights, best first."""
-    return [candidate.name for candidate in _candidates(weights) if not candidate.refusal]
+#: Modules with `step` and `normals`.
+OP = Op(
+    "sgld_step",
+    {"triton": triton, "cpu": cpu, "torch": eager, "reference": reference},
+    refusals={"triton": float32_only, "cpu": float32_only},
+)
 
 
 def sgld_step(
@@ -86,7 +70,7 @@ def sgld_step(
     """
     _check(weights, gradients, center, dynamics, step, square_average, previous, active)
     return step_on(
-        backend_for(weights),
+        OP.backend_for(weights),
         weights,
         gradients,
         center,
@@ -115,7 +99,7 @@ def step_on(
     first_chain: int = 0,
 ) -> Tensor:
     """As `sgld_step`, by one backend, of input that is known to fit."""
-    return IMPLEMENTATIONS[backend].step(
+    return OP[backend].step(
         weights, gradients, center, dynamics, seed, step, square_average, previous, active,
         first_chain,
     )  # fmt: skip
@@ -132,7 +116,7 @@ def normals(
 ) -> Tensor:
     """(chains, size) float32: the noise that `sgld_step` would add, before it is scaled."""
     where = torch.empty(0, device=device)
-    return normals_on(backend_for(where), chains, size, seed, step, first_chain, where.device)
+    return normals_on(OP.backend_for(where), chains, size, seed, step, first_chain, where.device)
 
 
 def normals_on(
@@ -145,7 +129,7 @@ def normals_on(
     device: torch.device,
 ) -> Tensor:
     """As `normals`, by one backend."""
-    return IMPLEMENTATIONS[backend].normals(chains, size, seed, step, first_chain, device)
+    return OP[backend].normals(chains, size, seed, step, first_chain, device)
 
 
 def _check(
@@ -184,3 +168,17 @@ def _check(
             raise ValueError(f"{name} must be contiguous")
     if (dynamics.preconditioner is None) != (square_average is None):
         raise ValueError("square_average goes with a preconditioner, and only with one")
+
+
+@OP.self_test({"sgld normals": 1e-6, "sgld_step": 1e-6, "sgld_step sums": 1e-5})
+def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
+    """Noise, and steps with a preconditioner; several groups of counters, the last not full."""
+    generator = torch.Generator().manual_seed(0)
+    weights, gradients, previous = place(torch.randn(3, 3, 300, generator=generator, device="cpu"))
+    square_average, center = torch.zeros_like(gradients), torch.zeros_like(gradients[0])
+    sums = step_on(
+        backend, weights, gradients, center, Dynamics(0.1, 5.0, 1.0, RmsProp()), seed=1, step=2,
+        previous=previous, square_average=square_average,
+    )  # fmt: skip
+    noise = normals_on(backend, *weights.shape, 1, 2, 3, weights.device)
+    return {"sgld normals": noise, "sgld_step": weights, "sgld_step sums": sums}

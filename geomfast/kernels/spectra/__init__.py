@@ -2,7 +2,7 @@
 
 from geomfast.kernels.spectra.entropy import exp_entropy
 from geomfast.kernels.spectra.op import (
-    backend_for,
+    OP,
     check,
     gram_eigenvalues,
     rankme,
@@ -10,7 +10,7 @@ from geomfast.kernels.spectra.op import (
 )
 
 __all__ = [
-    "backend_for",
+    "OP",
     "check",
     "exp_entropy",
     "gram_eigenvalues",

@@ -59,8 +59,8 @@ class StackedGradients:
         self.model, self._buffer = model, buffers
         self._p = dict(zip(model.names, model.views(model.weights), strict=True))
         self._g = dict(zip(model.names, model.views(gradients), strict=True))
-        self._attend_on = row_attention.backend_for(gradients)
-        self._norm_on = member_norm.backend_for(gradients)
+        self._attend_on = row_attention.OP.backend_for(gradients)
+        self._norm_on = member_norm.OP.backend_for(gradients)
         self._layouts: dict[Hashable, Layout] = {}
 
     @torch.no_grad()

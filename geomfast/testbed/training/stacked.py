@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geomfast.kernels.adamw import AdamW, backend_for, step_on
+from geomfast.kernels.adamw import OP, AdamW, step_on
 from geomfast.replay import WARM_UP, Replay
 from geomfast.testbed.models.scales import Scale
 from geomfast.testbed.models.stacked import StackedGPT
@@ -73,7 +73,7 @@ class Program:
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self.losses = torch.zeros(len(seeds), device=device)
         self.failed_at = torch.full_like(self.seeds, _RUNNING)
-        self._backend = backend_for(weights)
+        self._backend = OP.backend_for(weights)
         self._by_hand = (
             StackedGradients(self.model, self.gradients, buffers or Buffers())
             if device.type == "cpu"
