@@ -110,12 +110,12 @@ def stacked_adamw() -> None:
         weights, gradients, exp_avg, exp_avg_sq = torch.randn(4, 3, size, generator=generator)
         gradients[1] = torch.nan
         given = {"weights": weights, "gradients": gradients, "exp_avg": exp_avg}
-        given |= {"exp_avg_sq": exp_avg_sq**2, "factors": rule.factors([1e-2] * 5)[4]}
+        given |= {"exp_avg_sq": exp_avg_sq**2, "step_scalars": rule.step_scalars([1e-2] * 5)[4]}
         given |= {"scales": torch.rand(3, generator=generator)}
         given |= {"active": torch.tensor([True, False, True])}
         onto = {name: x.cuda() for name, x in given.items()}
-        adamw.adamw_step(**onto, rule=rule, matrices=size // 2)
-        adamw.adamw_step(**given, rule=rule, matrices=size // 2)
+        adamw.adamw_step(**onto, rule=rule, num_decayed=size // 2)
+        adamw.adamw_step(**given, rule=rule, num_decayed=size // 2)
         for name in ("weights", "exp_avg", "exp_avg_sq"):
             torch.testing.assert_close(onto[name].cpu(), given[name], rtol=1e-5, atol=1e-7)
 

@@ -33,8 +33,8 @@ def moved(backend: str, given: dict[str, Tensor], **options) -> dict[str, Tensor
         **after,
         rule=RULE,
         **{
-            "matrices": size // 2,
-            "factors": RULE.factors([1e-2] * 5)[4],
+            "num_decayed": size // 2,
+            "step_scalars": RULE.step_scalars([1e-2] * 5)[4],
             "scales": torch.linspace(0.3, 1.0, members),
             "active": torch.ones(members, dtype=torch.bool),
             **options,
@@ -51,7 +51,7 @@ def test_steps_are_those_of_torch(backend: str) -> None:
     groups = [{"params": [matrix], "weight_decay": 0.1}, {"params": [vector], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=RULE.betas)
     exp_avg, exp_avg_sq = torch.zeros_like(weights), torch.zeros_like(weights)
-    factors, active = RULE.factors(rates), torch.ones(3, dtype=torch.bool)
+    step_scalars, active = RULE.step_scalars(rates), torch.ones(3, dtype=torch.bool)
     for step, rate in enumerate(rates):
         gradients = cases.normal(3, 50, seed=10 + step)
         matrix.grad, vector.grad = 0.5 * gradients[:, :30], 0.5 * gradients[:, 30:]
@@ -59,8 +59,8 @@ def test_steps_are_those_of_torch(backend: str) -> None:
             group["lr"] = rate
         optimizer.step()
         step_on(
-            backend, weights, gradients, exp_avg, exp_avg_sq, RULE, matrices=30,
-            factors=factors[step], scales=torch.full((3,), 0.5), active=active,
+            backend, weights, gradients, exp_avg, exp_avg_sq, RULE, num_decayed=30,
+            step_scalars=step_scalars[step], scales=torch.full((3,), 0.5), active=active,
         )  # fmt: skip
     torch.testing.assert_close(weights, torch.cat([matrix, vector], 1), rtol=1e-5, atol=1e-7)
 
@@ -99,8 +99,8 @@ def test_a_member_moves_among_others_as_it_does_alone(backend: str) -> None:
         assert torch.equal(found[name][0], whole[name][1])
 
 
-def test_factors() -> None:
-    rate, t, means, root = RULE.factors([0.5, 0.25])[1].double().tolist()
+def test_step_scalars() -> None:
+    rate, t, means, root = RULE.step_scalars([0.5, 0.25])[1].double().tolist()
     assert (rate, t) == (0.25, 2.0)
     assert means == pytest.approx(1 / (1 - 0.9**2))
     assert root == pytest.approx((1 - 0.98**2) ** -0.5)
@@ -109,8 +109,8 @@ def test_factors() -> None:
 def test_what_does_not_fit_is_named() -> None:
     given = state(3, 8) | {"rule": RULE}
     rest = {
-        "matrices": 4,
-        "factors": torch.ones(4),
+        "num_decayed": 4,
+        "step_scalars": torch.ones(4),
         "scales": torch.ones(3),
         "active": torch.ones(3, dtype=torch.bool),
     }
@@ -124,7 +124,7 @@ def test_what_does_not_fit_is_named() -> None:
     ):
         with pytest.raises(ValueError, match=name):
             adamw_step(**{**given, **rest, name: wrong})
-    with pytest.raises(ValueError, match=r"matrices .* 9"):
-        adamw_step(**{**given, **rest, "matrices": 9})
+    with pytest.raises(ValueError, match=r"num_decayed .* 9"):
+        adamw_step(**{**given, **rest, "num_decayed": 9})
     with pytest.raises(ValueError, match="weights must be"):
         adamw_step(**{**given, **rest, "weights": torch.ones(8)})

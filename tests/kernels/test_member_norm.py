@@ -176,9 +176,9 @@ def test_bad_input_is_refused(changed: dict[str, Tensor], complaint: str) -> Non
 
 def test_gradients_that_do_not_fit_are_refused() -> None:
     x, gain, statistics = torch.zeros(2, 4, 8), torch.zeros(2, 8), torch.zeros(2, 4, 2)
-    with pytest.raises(ValueError, match="into must be"):
+    with pytest.raises(ValueError, match="grad_output must be"):
         member_norm_backward(torch.zeros(2, 4, 7), x, statistics, gain)
     with pytest.raises(ValueError, match="statistics must be"):
         member_norm_backward(x, x, torch.zeros(2, 4, 1), gain)
-    with pytest.raises(ValueError, match="into must be contiguous"):
+    with pytest.raises(ValueError, match="grad_output must be contiguous"):
         member_norm_backward(torch.zeros(2, 8, 4).mT, x, statistics, gain)

@@ -156,5 +156,5 @@ def test_bad_input_is_refused(qkv: Tensor, offsets: list, heads: int, complaint:
 
 
 def test_a_gradient_of_another_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"into must be \(2, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"grad_output must be \(2, 4, 4\)"):
         row_attention_backward(torch.zeros(2, 4, 12), torch.zeros(2, 4, 12), offsets_of([4]), 1)

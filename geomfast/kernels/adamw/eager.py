@@ -15,20 +15,20 @@ def step(
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     rule: AdamW,
-    matrices: int,
-    factors: Tensor,
+    num_decayed: int,
+    step_scalars: Tensor,
     scales: Tensor,
     active: Tensor,
 ) -> None:
-    """As `geomfast.kernels.adamw.adamw_step`; reads factors and mask on the host."""
-    rate, t, _, _ = factors.tolist()
+    """As `geomfast.kernels.adamw.adamw_step`; reads step_scalars and mask on the host."""
+    rate, t, _, _ = step_scalars.tolist()
     rows = active.nonzero().flatten().tolist()
     # Only those that are clipped: the step reads four buffers and writes three, this one more each.
     for c in (active & (scales != 1.0)).nonzero().flatten().tolist():
         gradients[c] *= scales[c]
     buffers = (weights, gradients, exp_avg, exp_avg_sq)
-    decayed = [x[:, :matrices].unbind() for x in buffers]
-    others = [x[:, matrices:].unbind() for x in buffers]
+    decayed = [x[:, :num_decayed].unbind() for x in buffers]
+    others = [x[:, num_decayed:].unbind() for x in buffers]
     for parts, weight_decay in ((decayed, rule.weight_decay), (others, 0.0)):
         w, g, m, v = ([part[c] for c in rows] for part in parts)
         # The function counts the steps on before it uses them.

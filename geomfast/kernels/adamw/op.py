@@ -1,4 +1,4 @@
-"""One AdamW step of all members: signature, checks, and who serves it."""
+"""One AdamW step of all members: signature, checks, and the table of backends."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def adamw_step(
     exp_avg_sq: Tensor,
     rule: AdamW,
     *,
-    matrices: int,
-    factors: Tensor,
+    num_decayed: int,
+    step_scalars: Tensor,
     scales: Tensor,
     active: Tensor,
 ) -> None:
@@ -35,19 +35,20 @@ def adamw_step(
             Contents after the call are unspecified.
         exp_avg, exp_avg_sq: (C, P), changed: running means of the gradient and of its square.
         rule: what does not change from step to step.
-        matrices: how many columns, the first ones, decay.
-        factors: (4,) float32, this step's row of :meth:`AdamW.factors`; read on the device.
+        num_decayed: how many columns, the first ones, decay.
+        step_scalars: (4,) float32, this step's row of :meth:`AdamW.step_scalars`, read on the
+            device.
         scales: (C,) float32, what each gradient is multiplied by first: clipping.
         active: (C,) bool, False for members that stay as they are.
 
     Raises:
         ValueError: shapes, types or places do not fit together.
-        BackendError: the forced backend cannot serve.
+        BackendError: the forced backend does not support the input.
     """
-    _check(weights, gradients, exp_avg, exp_avg_sq, matrices, factors, scales, active)
+    _check(weights, gradients, exp_avg, exp_avg_sq, num_decayed, step_scalars, scales, active)
     step_on(
         OP.backend_for(weights), weights, gradients, exp_avg, exp_avg_sq, rule,
-        matrices=matrices, factors=factors, scales=scales, active=active,
+        num_decayed=num_decayed, step_scalars=step_scalars, scales=scales, active=active,
     )  # fmt: skip
 
 
@@ -59,14 +60,14 @@ def step_on(
     exp_avg_sq: Tensor,
     rule: AdamW,
     *,
-    matrices: int,
-    factors: Tensor,
+    num_decayed: int,
+    step_scalars: Tensor,
     scales: Tensor,
     active: Tensor,
 ) -> None:
     """As `adamw_step`, by one backend, of input that is known to fit."""
     OP[backend].step(
-        weights, gradients, exp_avg, exp_avg_sq, rule, matrices, factors, scales, active
+        weights, gradients, exp_avg, exp_avg_sq, rule, num_decayed, step_scalars, scales, active
     )
 
 
@@ -75,22 +76,22 @@ def _check(
     gradients: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    matrices: int,
-    factors: Tensor,
+    num_decayed: int,
+    step_scalars: Tensor,
     scales: Tensor,
     active: Tensor,
 ) -> None:
     if weights.dim() != 2:
         raise ValueError(f"weights must be (C, P), not {tuple(weights.shape)}")
     rows = tuple(weights.shape)
-    if not 0 <= matrices <= rows[1]:
-        raise ValueError(f"matrices must be from 0 to P = {rows[1]}, not {matrices}")
+    if not 0 <= num_decayed <= rows[1]:
+        raise ValueError(f"num_decayed must be from 0 to P = {rows[1]}, not {num_decayed}")
     expected = {
         "weights": (weights, rows, torch.float32),
         "gradients": (gradients, rows, torch.float32),
         "exp_avg": (exp_avg, rows, torch.float32),
         "exp_avg_sq": (exp_avg_sq, rows, torch.float32),
-        "factors": (factors, (4,), torch.float32),
+        "step_scalars": (step_scalars, (4,), torch.float32),
         "scales": (scales, rows[:1], torch.float32),
         "active": (active, rows[:1], torch.bool),
     }
@@ -113,8 +114,8 @@ def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
     rule = AdamW((0.9, 0.98), 0.1)
     weights, gradients, exp_avg, exp_avg_sq = place(state)
     step_on(
-        backend, weights, gradients, exp_avg, exp_avg_sq, rule, matrices=700,
-        factors=place(rule.factors([1e-2] * 9)[8]),
+        backend, weights, gradients, exp_avg, exp_avg_sq, rule, num_decayed=700,
+        step_scalars=place(rule.step_scalars([1e-2] * 9)[8]),
         scales=place(torch.tensor([1.0, 0.3, 0.5], device="cpu")),
         active=place(torch.tensor([True, True, False], device="cpu")),
     )  # fmt: skip

@@ -16,14 +16,14 @@ class AdamW:
     Attributes:
         betas: of the running means of gradient and squared gradient.
         eps: added to the root of the latter.
-        weight_decay: of matrices.
+        weight_decay: of the columns that decay, those of matrices.
     """
 
     betas: tuple[float, float]
     weight_decay: float
     eps: float = 1e-8
 
-    def factors(self, rates: Sequence[float]) -> Tensor:
+    def step_scalars(self, rates: Sequence[float]) -> Tensor:
         """(steps, 4) float32: what changes from step to step.
 
         The rate, t, 1 / (1 - beta1^t) and 1 / sqrt(1 - beta2^t), t = 1, 2, ...: a table that lies

@@ -1,4 +1,4 @@
-"""Gram matrix of the per-sample gradients of one matrix-shaped parameter: who serves, and how."""
+"""Gram matrix of the per-sample gradients of one parameter, and the table of backends."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def forward(
 
 
 def backward(
-    into: Tensor,
+    grad_output: Tensor,
     x: Tensor,
     statistics: Tensor,
     gain: Tensor,
@@ -30,7 +30,7 @@ def backward(
     bias_gradient: Tensor,
 ) -> None:
     """As `geomfast.kernels.member_norm.backward_on`, of float32 on the CPU."""
-    others = {"into": into, "gain_gradient": gain_gradient, "bias_gradient": bias_gradient}
+    others = {"into": grad_output, "gain_gradient": gain_gradient, "bias_gradient": bias_gradient}
     _run(x, gain, statistics, out, others, gradient_stride=gain_gradient.stride(0))
 
 

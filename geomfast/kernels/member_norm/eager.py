@@ -16,7 +16,7 @@ def forward(
 
 
 def backward(
-    into: Tensor,
+    grad_output: Tensor,
     x: Tensor,
     statistics: Tensor,
     gain: Tensor,
@@ -27,11 +27,11 @@ def backward(
     """As `geomfast.kernels.member_norm.backward_on`."""
     mean, rstd = statistics.split(1, -1)
     normal = (x - mean).mul_(rstd)
-    along = into * normal
-    bias_gradient.copy_(into.sum(1))
+    along = grad_output * normal
+    bias_gradient.copy_(grad_output.sum(1))
     gain_gradient.copy_(along.sum(1))
     # What remains of it without its mean, and without its part along the normed input.
-    scaled = into * gain[:, None]
+    scaled = grad_output * gain[:, None]
     along *= gain[:, None]
     scaled -= scaled.mean(-1, keepdim=True)
     out += scaled.addcmul_(normal, along.mean(-1, keepdim=True), value=-1.0).mul_(rstd)

@@ -1,4 +1,4 @@
-"""LayerNorm of members' tokens: signatures, checks, and who serves them."""
+"""LayerNorm of members' tokens: signatures, checks, and the table of backends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def member_norm(
 
     Raises:
         ValueError: shapes, types or places do not fit together.
-        BackendError: the forced backend cannot serve.
+        BackendError: the forced backend does not support the input.
     """
     _check(x, gain=gain, bias=bias)
     out, statistics = torch.empty_like(x), x.new_empty(*x.shape[:2], 2)
@@ -57,12 +57,12 @@ def member_norm(
 
 @torch.no_grad()
 def member_norm_backward(
-    into: Tensor, x: Tensor, statistics: Tensor, gain: Tensor
+    grad_output: Tensor, x: Tensor, statistics: Tensor, gain: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """From the gradient of `member_norm`'s output to those of what it was given.
 
     Args:
-        into: (C, M, d), contiguous.
+        grad_output: (C, M, d), contiguous.
         x, gain: what `member_norm` was given.
         statistics: what it returned.
 
@@ -71,11 +71,11 @@ def member_norm_backward(
 
     Raises:
         ValueError: shapes, types or places do not fit together.
-        BackendError: the forced backend cannot serve.
+        BackendError: the forced backend does not support the input.
     """
     _check(x, gain=gain)
     for name, given, shape in (
-        ("into", into, x.shape),
+        ("grad_output", grad_output, x.shape),
         ("statistics", statistics, (*x.shape[:2], 2)),
     ):
         if given.shape != shape or given.dtype != x.dtype or given.device != x.device:
@@ -86,7 +86,7 @@ def member_norm_backward(
         if not given.is_contiguous():
             raise ValueError(f"{name} must be contiguous")
     out, of_gain, of_bias = torch.zeros_like(x), *x.new_empty(2, len(x), x.shape[2])
-    backward_on(OP.backend_for(x), into, x, statistics, gain, out, of_gain, of_bias)
+    backward_on(OP.backend_for(x), grad_output, x, statistics, gain, out, of_gain, of_bias)
     return out, of_gain, of_bias
 
 
@@ -105,7 +105,7 @@ def forward_on(
 
 def backward_on(
     backend: str,
-    into: Tensor,
+    grad_output: Tensor,
     x: Tensor,
     statistics: Tensor,
     gain: Tensor,
@@ -118,7 +118,7 @@ def backward_on(
     The gradient of x is added to ``out``; the others, (C, d) of rows as far apart as each other's,
     are written.
     """
-    OP[backend].backward(into, x, statistics, gain, out, gain_gradient, bias_gradient)
+    OP[backend].backward(grad_output, x, statistics, gain, out, gain_gradient, bias_gradient)
 
 
 def _check(x: Tensor, **given: Tensor) -> None:
@@ -143,11 +143,11 @@ def _check(x: Tensor, **given: Tensor) -> None:
 def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
     """Tokens that do not fill whole vectors, there and back."""
     generator = torch.Generator().manual_seed(0)
-    x, into = place(torch.randn(2, 3, 50, 20, generator=generator, device="cpu"))
+    x, grad_output = place(torch.randn(2, 3, 50, 20, generator=generator, device="cpu"))
     gain, bias = place(torch.randn(2, 3, 20, generator=generator, device="cpu"))
     out, statistics = torch.empty_like(x), x.new_empty(3, 50, 2)
     forward_on(backend, x, gain, bias, out, statistics)
     gradients = torch.zeros_like(x), torch.empty_like(gain), torch.empty_like(gain)
-    backward_on(backend, into, x, statistics, gain, *gradients)
+    backward_on(backend, grad_output, x, statistics, gain, *gradients)
     back = torch.cat([gradient.flatten() for gradient in gradients])
     return {"member_norm": out, "member_norm backward": back}

@@ -17,7 +17,7 @@ def forward(
 
 
 def backward(
-    into: Tensor,
+    grad_output: Tensor,
     x: Tensor,
     statistics: Tensor,
     gain: Tensor,
@@ -33,7 +33,7 @@ def backward(
         of, gains, biases = given
         mean, variance = _moments(of)
         normed = (of - mean) * (variance + eps).rsqrt() * gains[:, None] + biases[:, None]
-        found = torch.autograd.grad(normed, given, into.double())
+        found = torch.autograd.grad(normed, given, grad_output.double())
     out += found[0].to(out.dtype)
     gain_gradient.copy_(found[1])
     bias_gradient.copy_(found[2])

@@ -1,4 +1,4 @@
-"""Attention inside short rows: signatures, checks, and who serves them."""
+"""Attention inside short rows: signatures, checks, and the table of backends."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def row_attention(qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
 
     Raises:
         ValueError: shapes, types or places do not fit together, or offsets fall.
-        BackendError: the forced backend cannot serve.
+        BackendError: the forced backend does not support the input.
     """
     _check(qkv, offsets, heads)
     out = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
@@ -47,11 +47,11 @@ def row_attention(qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
 
 
 @torch.no_grad()
-def row_attention_backward(into: Tensor, qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
+def row_attention_backward(grad_output: Tensor, qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
     """From the gradient of `row_attention` to that of ``qkv``.
 
     Args:
-        into: (C, R, d), of qkv's type and in its place.
+        grad_output: (C, R, d), of qkv's type and in its place.
         qkv, offsets, heads: what `row_attention` was given.
 
     Returns:
@@ -59,17 +59,21 @@ def row_attention_backward(into: Tensor, qkv: Tensor, offsets: Tensor, heads: in
 
     Raises:
         ValueError: shapes, types or places do not fit together, or offsets fall.
-        BackendError: the forced backend cannot serve.
+        BackendError: the forced backend does not support the input.
     """
     _check(qkv, offsets, heads)
     expected = (*qkv.shape[:2], qkv.shape[2] // 3)
-    if into.shape != expected or into.dtype != qkv.dtype or into.device != qkv.device:
+    if (
+        grad_output.shape != expected
+        or grad_output.dtype != qkv.dtype
+        or grad_output.device != qkv.device
+    ):
         raise ValueError(
-            f"into must be {expected} {qkv.dtype} on {qkv.device}, not "
-            f"{tuple(into.shape)} {into.dtype} on {into.device}"
+            f"grad_output must be {expected} {qkv.dtype} on {qkv.device}, not "
+            f"{tuple(grad_output.shape)} {grad_output.dtype} on {grad_output.device}"
         )
     out = torch.empty_like(qkv)
-    run_on(OP.backend_for(qkv), qkv, offsets, heads, out, into.contiguous())
+    run_on(OP.backend_for(qkv), qkv, offsets, heads, out, grad_output.contiguous())
     return out
 
 
@@ -79,13 +83,13 @@ def run_on(
     offsets: Tensor,
     heads: int,
     out: Tensor,
-    into: Tensor | None = None,
+    grad_output: Tensor | None = None,
 ) -> None:
-    """As `row_attention` into ``out``, or with ``into`` its backward pass, by one backend.
+    """As `row_attention` into ``out``, or with ``grad_output`` its backward pass, by one backend.
 
     All input is known to fit and contiguous.
     """
-    OP[backend].run(qkv, offsets, heads, out, into)
+    OP[backend].run(qkv, offsets, heads, out, grad_output)
 
 
 def _check(qkv: Tensor, offsets: Tensor, heads: int) -> None:
@@ -115,8 +119,8 @@ def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
     offsets, heads, width = torch.tensor([0, 3, 18, 35], device="cpu"), 2, 12
     qkv = place(torch.randn(2, 35, 3 * heads * width, generator=generator, device="cpu"))
-    into = place(torch.randn(2, 35, heads * width, generator=generator, device="cpu"))
-    mixed, gradient = torch.empty_like(into), torch.empty_like(qkv)
+    grad_output = place(torch.randn(2, 35, heads * width, generator=generator, device="cpu"))
+    mixed, gradient = torch.empty_like(grad_output), torch.empty_like(qkv)
     run_on(backend, qkv, offsets, heads, mixed)
-    run_on(backend, qkv, offsets, heads, gradient, into)
+    run_on(backend, qkv, offsets, heads, gradient, grad_output)
     return {"row_attention": mixed, "row_attention backward": gradient}

@@ -1,4 +1,4 @@
-"""One Langevin step of all chains: signature, checks, and who serves it."""
+"""One Langevin step of all chains: signature, checks, and the table of backends."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def sgld_step(
 
     Raises:
         ValueError: shapes, types or places do not fit together.
-        BackendError: the forced backend cannot serve.
+        BackendError: the forced backend does not support the input.
     """
     _check(weights, gradients, center, dynamics, step, square_average, previous, active)
     return step_on(

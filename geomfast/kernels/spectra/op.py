@@ -1,4 +1,4 @@
-"""Singular values and RankMe: signatures, checks and the table of who serves.
+"""Singular values and RankMe: signatures, checks and the table of backends.
 
 Both are also operators of torch (`torch.ops.geomfast.singular_values`, `.rankme`), which is what
 `torch.compile` sees; eager calls go straight through, since passing the dispatcher costs more than
@@ -68,7 +68,7 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
         TypeError: x is not a floating-point tensor.
         ValueError: too few dimensions, an empty matrix; NaN or infinity, except on the backend
             "cuda", which does not wait for the GPU: there such a matrix gives NaN.
-        BackendError: the forced backend cannot serve.
+        BackendError: the forced backend does not support the input.
     """
     check(x)
     if torch.compiler.is_compiling():

@@ -44,8 +44,8 @@ def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
         return place(torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu"))
 
     there, back, out = (normal(2, *norm.normed.shape) for _ in range(3))
-    (n, heads, asking, width), length = attention.q.shape, attention.k.shape[2]
-    q_dot, o_bar_dot = (normal(2, n, asking, heads, width) for _ in range(2))
+    (n, heads, n_queries, width), length = attention.q.shape, attention.k.shape[2]
+    q_dot, o_bar_dot = (normal(2, n, n_queries, heads, width) for _ in range(2))
     kv_dot = normal(2, n, length, 2, heads, width)
     tangent = by.layer_norm_tangent(norm, there)
     by.layer_norm_adjoint_tangent(norm, tangent, back, out)

@@ -113,7 +113,7 @@ def attention_tangent(
     from geomfast.kernels.tangents import attention_kernels as kernels
 
     a = attention
-    (samples, heads, asking, width), asked = a.q.shape, a.k.shape[2]
+    (samples, heads, n_queries, width), n_keys = a.q.shape, a.k.shape[2]
     if width > kernels.WIDEST:
         return eager.attention_tangent(a, q_dot, kv_dot)
     q_dot, kv_dot = q_dot.contiguous(), kv_dot.contiguous()
@@ -121,10 +121,10 @@ def attention_tangent(
     sums = entries.new_empty(entries.shape[:-1])
     tile = kernels.tile_for(width)
     point = (a.q, a.k, a.v, a.p, a.o.contiguous())
-    sizes = (samples, heads, asking, asked, width)
+    sizes = (samples, heads, n_queries, n_keys, width)
     _launch(
         kernels.attention_tangent,
-        (len(q_dot) * samples * heads, -(-asking // kernels.ROWS)),
+        (len(q_dot) * samples * heads, -(-n_queries // kernels.ROWS)),
         (*point, q_dot, kv_dot, entries, sums, o_dot, *sizes),
         tile | kernels.OPTIONS,
     )
@@ -137,19 +137,19 @@ def attention_adjoint_tangent(
     from geomfast.kernels.tangents import attention_kernels as kernels
 
     a = attention
-    (samples, heads, asking, width), asked = a.q.shape, a.k.shape[2]
+    (samples, heads, n_queries, width), n_keys = a.q.shape, a.k.shape[2]
     if width > kernels.WIDEST:
         return eager.attention_adjoint_tangent(a, tangent, o_bar_dot)
     q_dot, kv_dot, entries, sums = tangent
     o_bar_dot = o_bar_dot.contiguous()
     entries_bar, sums_bar = torch.empty_like(entries), torch.empty_like(sums)
     q_bar_dot, kv_bar_dot = torch.empty_like(q_dot), torch.empty_like(kv_dot)
-    sizes, programs = (samples, heads, asking, asked, width), len(q_dot) * samples * heads
+    sizes, programs = (samples, heads, n_queries, n_keys, width), len(q_dot) * samples * heads
     tile = kernels.tile_for(width)
     point = (a.k, a.v, a.p, a.o_bar, a.s_bar, a.centered)
     _launch(
         kernels.queries_adjoint_tangent,
-        (programs, -(-asking // kernels.ROWS)),
+        (programs, -(-n_queries // kernels.ROWS)),
         (*point, kv_dot, entries, sums, o_bar_dot, entries_bar, sums_bar, q_bar_dot, *sizes),
         tile | kernels.OPTIONS,
     )
@@ -157,7 +157,7 @@ def attention_adjoint_tangent(
     dots = (q_dot, entries, sums, o_bar_dot, entries_bar, sums_bar)
     _launch(
         kernels.keys_adjoint_tangent,
-        (programs, -(-asked // kernels.ROWS)),
+        (programs, -(-n_keys // kernels.ROWS)),
         (*point, *dots, kv_bar_dot, *sizes),
         tile | kernels.OPTIONS,
     )

@@ -68,7 +68,7 @@ class Program:
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(weights), torch.zeros_like(weights)
         self.rule = AdamW(settings.betas, settings.weight_decay)
         peak = settings.learning_rate or scale.learning_rate
-        self.factors = self.rule.factors(_rates(settings, peak)).to(device)
+        self.step_scalars = self.rule.step_scalars(_rates(settings, peak)).to(device)
         self.seeds = torch.tensor(seeds, device=device)
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self.losses = torch.zeros(len(seeds), device=device)
@@ -104,8 +104,8 @@ class Program:
             self.exp_avg,
             self.exp_avg_sq,
             self.rule,
-            matrices=self.model.matrices,
-            factors=self.factors.index_select(0, self.at)[0],
+            num_decayed=self.model.matrices,
+            step_scalars=self.step_scalars.index_select(0, self.at)[0],
             # As torch's clip_grad_norm_ has it.
             scales=(self.clip / (norms + 1e-6)).clamp_max(1.0),
             active=running & finite,
