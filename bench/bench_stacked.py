@@ -285,8 +285,8 @@ class Rows:
 
     def on(self, backend: str) -> tuple[Tensor, Tensor]:
         given = (self.qkv, self.offsets, self.heads)
-        row_attention.run_on(backend, *given, self.mixed)
-        row_attention.run_on(backend, *given, self.gradient, self.into)
+        row_attention.OP[backend].run(*given, self.mixed)
+        row_attention.OP[backend].run(*given, self.gradient, self.into)
         return self.mixed, self.gradient
 
     def padded(self) -> tuple[Tensor, Tensor]:
@@ -379,9 +379,10 @@ def bench_member_norm(benchmark, results, full, device, restore_threads):
     of_gain, of_bias = torch.empty_like(gain), torch.empty_like(bias)
 
     def ours(backend: str) -> tuple[Tensor, ...]:
-        member_norm.forward_on(backend, x, gain, bias, out, statistics)
+        run, norm = member_norm.OP[backend], member_norm.MemberNorm(x, gain, bias, statistics)
+        run.forward(norm, out)
         stream.zero_()
-        member_norm.backward_on(backend, into, x, statistics, gain, stream, of_gain, of_bias)
+        run.backward(norm, into, stream, of_gain, of_bias)
         return out, stream, of_gain, of_bias
 
     def autograd() -> tuple[Tensor, ...]:

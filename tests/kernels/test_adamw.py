@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from geomfast.kernels.adamw import OP, AdamW, adamw_step, step_on
+from geomfast.kernels.adamw import OP, AdamW, AdamWState, adamw_step
 from tests import cases
 
 RULE = AdamW((0.9, 0.98), 0.1)
@@ -28,18 +28,12 @@ def moved(backend: str, given: dict[str, Tensor], **options) -> dict[str, Tensor
     """What one step makes of a copy of the state."""
     after = {name: x.clone() for name, x in given.items()}
     members, size = after["weights"].shape
-    step_on(
-        backend,
-        **after,
-        rule=RULE,
-        **{
-            "num_decayed": size // 2,
-            "step_scalars": RULE.step_scalars([1e-2] * 5)[4],
-            "scales": torch.linspace(0.3, 1.0, members),
-            "active": torch.ones(members, dtype=torch.bool),
-            **options,
-        },
-    )
+    rest = {
+        "step_scalars": RULE.step_scalars([1e-2] * 5)[4],
+        "scales": torch.linspace(0.3, 1.0, members),
+        "active": torch.ones(members, dtype=torch.bool),
+    }
+    OP[backend].step(AdamWState(**after, rule=RULE, num_decayed=size // 2), **rest | options)
     return after
 
 
@@ -58,10 +52,8 @@ def test_steps_are_those_of_torch(backend: str) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
-        step_on(
-            backend, weights, gradients, exp_avg, exp_avg_sq, RULE, num_decayed=30,
-            step_scalars=step_scalars[step], scales=torch.full((3,), 0.5), active=active,
-        )  # fmt: skip
+        state = AdamWState(weights, gradients, exp_avg, exp_avg_sq, RULE, num_decayed=30)
+        OP[backend].step(state, step_scalars[step], torch.full((3,), 0.5), active)
     torch.testing.assert_close(weights, torch.cat([matrix, vector], 1), rtol=1e-5, atol=1e-7)
 
 
@@ -107,24 +99,22 @@ def test_step_scalars() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    given = state(3, 8) | {"rule": RULE}
+    given = AdamWState(**state(3, 8), rule=RULE, num_decayed=4)
     rest = {
-        "num_decayed": 4,
         "step_scalars": torch.ones(4),
         "scales": torch.ones(3),
         "active": torch.ones(3, dtype=torch.bool),
     }
-    adamw_step(**given, **rest)
-    for name, wrong in (
-        ("exp_avg", torch.ones(3, 7)),
-        ("scales", torch.ones(4)),
-        ("active", torch.ones(3)),
-        ("weights", torch.ones(8, 3).mT),
-        ("gradients", torch.ones(3, 8, dtype=torch.float64)),
-    ):
+    adamw_step(given, **rest)
+    for name, wrong in (("scales", torch.ones(4)), ("active", torch.ones(3))):
         with pytest.raises(ValueError, match=name):
-            adamw_step(**{**given, **rest, name: wrong})
-    with pytest.raises(ValueError, match=r"num_decayed .* 9"):
-        adamw_step(**{**given, **rest, "num_decayed": 9})
-    with pytest.raises(ValueError, match="weights must be"):
-        adamw_step(**{**given, **rest, "weights": torch.ones(8)})
+            adamw_step(given, **rest | {name: wrong})
+    for name, wrong, complaint in (
+        ("exp_avg", torch.ones(3, 7), "exp_avg"),
+        ("weights", torch.ones(8, 3).mT, "weights"),
+        ("gradients", torch.ones(3, 8, dtype=torch.float64), "gradients"),
+        ("num_decayed", 9, r"num_decayed .* 9"),
+        ("weights", torch.ones(8), "weights must be"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            adamw_step(given._replace(**{name: wrong}), **rest)

@@ -10,7 +10,6 @@ from geomfast.kernels.row_attention import (
     OP,
     row_attention,
     row_attention_backward,
-    run_on,
 )
 from tests import cases
 
@@ -130,8 +129,8 @@ def test_double_is_served_in_double() -> None:
 def test_nothing_to_attend_to() -> None:
     for backend in OP.available_backends(torch.empty(0)):
         out = torch.empty(2, 0, 4)
-        run_on(backend, torch.empty(2, 0, 12), offsets_of([]), 1, out)
-        run_on(backend, torch.empty(0, 5, 12), offsets_of([5]), 1, torch.empty(0, 5, 4))
+        OP[backend].run(torch.empty(2, 0, 12), offsets_of([]), 1, out)
+        OP[backend].run(torch.empty(0, 5, 12), offsets_of([5]), 1, torch.empty(0, 5, 4))
 
 
 @pytest.mark.parametrize(

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from geomfast.kernels.adamw.rule import AdamW
+from geomfast.kernels.adamw.rule import AdamWState
 
 
-def step(
-    weights: Tensor,
-    gradients: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    rule: AdamW,
-    num_decayed: int,
-    step_scalars: Tensor,
-    scales: Tensor,
-    active: Tensor,
-) -> None:
+def step(state: AdamWState, step_scalars: Tensor, scales: Tensor, active: Tensor) -> None:
     """As `geomfast.kernels.adamw.adamw_step`."""
+    weights, gradients, exp_avg, exp_avg_sq, rule, num_decayed = state
     rate, _, means, root = step_scalars.double().tolist()
     beta1, beta2 = rule.betas
     for c in active.nonzero().flatten().tolist():

@@ -13,8 +13,10 @@ from torch import Tensor
 from geomfast.kernels.backends import native_module
 
 
-def run(qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None) -> None:
-    """As `geomfast.kernels.row_attention.run_on`, of float32 on the CPU."""
+def run(
+    qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None = None
+) -> None:
+    """As `geomfast.kernels.row_attention.op` says, of float32 on the CPU."""
     native_module("_cpu").row_attention(
         qkv=qkv.data_ptr(),
         into=0 if grad_output is None else grad_output.data_ptr(),

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def run(qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None) -> None:
-    """As `geomfast.kernels.row_attention.run_on`."""
+def run(
+    qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None = None
+) -> None:
+    """As `geomfast.kernels.row_attention.op` says."""
     for tokens, length in _runs(offsets):
         if grad_output is None:
             out[:, tokens] = _mixed(qkv[:, tokens], length, heads)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from geomfast.kernels.checks import check_like
 from geomfast.kernels.registry import Op, Placement, float32_only
 from geomfast.kernels.row_attention import cpu, eager, reference
 
-__all__ = ["OP", "row_attention", "row_attention_backward", "run_on"]
-
-#: Modules with `run`.
+#: Modules with `run(qkv, offsets, heads, out, grad_output=None)`: as `row_attention` into out, or
+#: with grad_output its backward pass; all contiguous.
 OP = Op(
     "row_attention",
     {"cpu": cpu, "torch": eager, "reference": reference},
@@ -42,7 +42,7 @@ def row_attention(qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
     """
     _check(qkv, offsets, heads)
     out = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
-    run_on(OP.backend_for(qkv), qkv, offsets, heads, out)
+    OP[OP.backend_for(qkv)].run(qkv, offsets, heads, out)
     return out
 
 
@@ -63,33 +63,10 @@ def row_attention_backward(grad_output: Tensor, qkv: Tensor, offsets: Tensor, he
     """
     _check(qkv, offsets, heads)
     expected = (*qkv.shape[:2], qkv.shape[2] // 3)
-    if (
-        grad_output.shape != expected
-        or grad_output.dtype != qkv.dtype
-        or grad_output.device != qkv.device
-    ):
-        raise ValueError(
-            f"grad_output must be {expected} {qkv.dtype} on {qkv.device}, not "
-            f"{tuple(grad_output.shape)} {grad_output.dtype} on {grad_output.device}"
-        )
+    check_like("grad_output", grad_output, expected, qkv.dtype, qkv.device)
     out = torch.empty_like(qkv)
-    run_on(OP.backend_for(qkv), qkv, offsets, heads, out, grad_output.contiguous())
+    OP[OP.backend_for(qkv)].run(qkv, offsets, heads, out, grad_output.contiguous())
     return out
-
-
-def run_on(
-    backend: str,
-    qkv: Tensor,
-    offsets: Tensor,
-    heads: int,
-    out: Tensor,
-    grad_output: Tensor | None = None,
-) -> None:
-    """As `row_attention` into ``out``, or with ``grad_output`` its backward pass, by one backend.
-
-    All input is known to fit and contiguous.
-    """
-    OP[backend].run(qkv, offsets, heads, out, grad_output)
 
 
 def _check(qkv: Tensor, offsets: Tensor, heads: int) -> None:
@@ -121,6 +98,6 @@ def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
     qkv = place(torch.randn(2, 35, 3 * heads * width, generator=generator, device="cpu"))
     grad_output = place(torch.randn(2, 35, heads * width, generator=generator, device="cpu"))
     mixed, gradient = torch.empty_like(grad_output), torch.empty_like(qkv)
-    run_on(backend, qkv, offsets, heads, mixed)
-    run_on(backend, qkv, offsets, heads, gradient, grad_output)
+    OP[backend].run(qkv, offsets, heads, mixed)
+    OP[backend].run(qkv, offsets, heads, gradient, grad_output)
     return {"row_attention": mixed, "row_attention backward": gradient}

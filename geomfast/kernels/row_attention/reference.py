@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 
-def run(qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None) -> None:
-    """As `geomfast.kernels.row_attention.run_on`."""
+def run(
+    qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None = None
+) -> None:
+    """As `geomfast.kernels.row_attention.op` says."""
     for first, last in pairwise(offsets.tolist()):
         c, t, size = qkv[:, first:last].shape
         width = size // (3 * heads)

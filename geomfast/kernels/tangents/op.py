@@ -38,7 +38,7 @@ def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
     """Two probes through every layer, there and back."""
     by: ModuleType = OP[backend]
     generator = torch.Generator().manual_seed(0)
-    norm, gelu, attention = (_placed(point, place) for point in _points(generator))
+    norm, gelu, attention = _points(generator, place)
 
     def normal(*shape: int) -> Tensor:
         return place(torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu"))
@@ -60,8 +60,8 @@ def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
     return {f"tangents of {n}": torch.cat([x.flatten() for x in found[n]]) for n in _LAYERS}
 
 
-def _points(generator: torch.Generator) -> tuple[Norm, Gelu, Attention]:
-    """Where tangents are taken: what the layers of a small model hold, in float64."""
+def _points(generator: torch.Generator, place: Placement) -> tuple[Norm, Gelu, Attention]:
+    """Where tangents are taken: what the layers of a small model hold."""
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64, device="cpu")
@@ -79,7 +79,8 @@ def _points(generator: torch.Generator) -> tuple[Norm, Gelu, Attention]:
     centered = p_bar - (p * p_bar).sum(-1, keepdim=True)
     o = (p @ v).transpose(1, 2).contiguous()
     attention = Attention(q, k, v, p, o, o_bar, p * centered, centered)
-    return norm, Gelu(normal(7, 12), normal(7, 12)), attention
+    gelu = Gelu(normal(7, 12), normal(7, 12))
+    return _placed(norm, place), _placed(gelu, place), _placed(attention, place)
 
 
 def _placed(point: Point, place: Placement) -> Point:
