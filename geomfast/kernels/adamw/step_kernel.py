@@ -13,23 +13,10 @@ OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 @triton.jit
 def step_kernel(
-    weights,
-    gradients,
-    exp_avg,
-    exp_avg_sq,
-    step_scalars,
-    scales,
-    active,
-    size,
-    num_decayed,
-    beta1,
-    rest1,
-    beta2,
-    rest2,
-    weight_decay,
-    eps,
+    weights, gradients, exp_avg, exp_avg_sq, step_scalars, scales, active, size, num_decayed, beta1,
+    rest1, beta2, rest2, weight_decay, eps,
     BLOCK: tl.constexpr,
-):
+):  # fmt: skip
     row = tl.program_id(1)
     if tl.load(active + row) != 0:
         rate = tl.load(step_scalars)

@@ -30,11 +30,17 @@ def _product(a, b, total):
 
 
 @triton.jit
-def _place(samples, heads):
-    """Which head of which sample of the point, sample of a probe, and head; 64 bits wide."""
+def _place(samples, heads, n_queries, n_keys, width):
+    """Where a program works: its head of a sample of the point, and number among all probes' heads.
+
+    Then where that head begins in what has queries' positions before heads, and in what has keys
+    and values, and how far apart the former's rows are. 64 bits wide.
+    """
     number = tl.program_id(0).to(tl.int64)
     head, sample = number % heads, number // heads
-    return (sample % samples) * heads + head, sample, head
+    queries = (sample * n_queries * heads + head) * width
+    keys = (sample * n_keys * 2 * heads + head) * width
+    return (sample % samples) * heads + head, number, queries, keys, heads * width
 
 
 @triton.jit
@@ -53,31 +59,14 @@ def _scores(row, n_queries, column, n_keys):
 
 @triton.jit
 def attention_tangent(
-    q,
-    k,
-    v,
-    p,
-    o,
-    q_dot,
-    kv_dot,
-    entries,
-    sums,
-    o_dot,
-    samples,
-    heads,
-    n_queries,
-    n_keys,
-    width,
-    ROWS: tl.constexpr,
-    STEP: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    point, sample, head = _place(samples, heads)
-    number = tl.program_id(0).to(tl.int64)
+    q, k, v, p, o, q_dot, kv_dot, entries, sums, o_dot, samples, heads, n_queries, n_keys, width,
+    ROWS: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    point, number, offset, keys_offset, row_stride = _place(
+        samples, heads, n_queries, n_keys, width
+    )
     row, e = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    row_stride = heads * width
-    offset = (sample * n_queries * heads + head) * width
-    keys = kv_dot + (sample * n_keys * 2 * heads + head) * width
+    keys = kv_dot + keys_offset
     queries = _rows(q + point * n_queries * width, row, n_queries, width, e, width)
     queries_dot = _rows(q_dot + offset, row, n_queries, row_stride, e, width)
     total = tl.zeros((ROWS,), dtype=tl.float32)
@@ -100,7 +89,7 @@ def attention_tangent(
         b = _rows(keys + row_stride, column, n_keys, 2 * row_stride, e, width)
         acc = _product(chances, b, acc)
     tl.store(sums + number * n_queries + row, total, mask=row < n_queries)
-    before = (point // heads * n_queries * heads + head) * width
+    before = (point // heads * n_queries * heads + point % heads) * width
     acc -= total[:, None] * _rows(o + before, row, n_queries, row_stride, e, width)
     inside = (row < n_queries)[:, None] & (e < width)[None, :]
     tl.store(o_dot + offset + row[:, None] * row_stride + e[None, :], acc, mask=inside)
@@ -108,34 +97,15 @@ def attention_tangent(
 
 @triton.jit
 def queries_adjoint_tangent(
-    k,
-    v,
-    p,
-    o_bar,
-    s_bar,
-    centered,
-    kv_dot,
-    entries,
-    sums,
-    o_bar_dot,
-    entries_bar,
-    sums_bar,
-    q_bar_dot,
-    samples,
-    heads,
-    n_queries,
-    n_keys,
-    width,
-    ROWS: tl.constexpr,
-    STEP: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    point, sample, head = _place(samples, heads)
-    number = tl.program_id(0).to(tl.int64)
+    k, v, p, o_bar, s_bar, centered, kv_dot, entries, sums, o_bar_dot, entries_bar, sums_bar,
+    q_bar_dot, samples, heads, n_queries, n_keys, width,
+    ROWS: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    point, number, offset, keys_offset, row_stride = _place(
+        samples, heads, n_queries, n_keys, width
+    )
     row, e = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    row_stride = heads * width
-    offset = (sample * n_queries * heads + head) * width
-    keys = kv_dot + (sample * n_keys * 2 * heads + head) * width
+    keys = kv_dot + keys_offset
     at, scores = point * n_queries * n_keys, number * n_queries * n_keys
     bar = _rows(o_bar + point * n_queries * width, row, n_queries, width, e, width)
     bar_dot = _rows(o_bar_dot + offset, row, n_queries, row_stride, e, width)
@@ -172,32 +142,15 @@ def queries_adjoint_tangent(
 
 @triton.jit
 def keys_adjoint_tangent(
-    q,
-    p,
-    o_bar,
-    s_bar,
-    q_dot,
-    entries,
-    sums,
-    o_bar_dot,
-    entries_bar,
-    sums_bar,
-    kv_bar_dot,
-    samples,
-    heads,
-    n_queries,
-    n_keys,
-    width,
-    ROWS: tl.constexpr,
-    STEP: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
+    q, p, o_bar, s_bar, q_dot, entries, sums, o_bar_dot, entries_bar, sums_bar, kv_bar_dot, samples,
+    heads, n_queries, n_keys, width,
+    ROWS: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
     # Here a block of ROWS keys meets all queries, STEP of them at a time.
-    point, sample, head = _place(samples, heads)
-    number = tl.program_id(0).to(tl.int64)
+    point, number, offset, keys_offset, row_stride = _place(
+        samples, heads, n_queries, n_keys, width
+    )
     column, e = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    row_stride = heads * width
-    offset = (sample * n_queries * heads + head) * width
     at, scores = point * n_queries * n_keys, number * n_queries * n_keys
     keys = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
     values = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
@@ -222,7 +175,7 @@ def keys_adjoint_tangent(
         values = _product(tl.trans(a), b, values)
         b = _rows(o_bar_dot + offset, row, n_queries, row_stride, e, width)
         values = _product(tl.trans(chances), b, values)
-    there = kv_bar_dot + (sample * n_keys * 2 * heads + head) * width
+    there = kv_bar_dot + keys_offset
     place = column[:, None] * 2 * row_stride + e[None, :]
     inside = (column < n_keys)[:, None] & (e < width)[None, :]
     tl.store(there + place, keys, mask=inside)
