@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.conftest import Results
 from bench.interleave import finished, interleave
 from geomfast.kernels import member_norm, row_attention
 from geomfast.testbed.models.gpt import GPT
@@ -353,17 +354,28 @@ def bench_rows_of_attention(benchmark, results, full, device, restore_threads):
     exact = Rows(rows.lengths, members, heads, d)
     exact.qkv, exact.into = exact.qkv.double(), exact.into.double()
     exact.mixed, exact.gradient = exact.mixed.double(), exact.gradient.double()
-    expected = torch.cat([x.flatten() for x in exact.on("reference")])
+    name = f"rows of attention {members} members, {sum(rows.lengths)} tokens"
+    _compare(results, name, calls, exact.on("reference"), full)
+    benchmark.pedantic(calls["geomfast"], rounds=1)
+
+
+def _compare(
+    results: Results,
+    name: str,
+    calls: dict[str, Callable[[], tuple[Tensor, ...]]],
+    expected: tuple[Tensor, ...],
+    full: bool,
+) -> None:
+    """Checks what the calls return, times them, and adds a row with ratios to geomfast's own."""
+    exact = torch.cat([x.flatten().double() for x in expected])
     errors = {}
     for who, call in calls.items():
         found = torch.cat([x.flatten() for x in call()])
-        errors[who] = ((found - expected).norm() / expected.norm()).item()
+        errors[who] = ((found - exact).norm() / exact.norm()).item()
     assert max(errors.values()) <= 1e-6, errors
     seconds = interleave(calls, rounds=4 * ROUNDS if full else 1, budget=BUDGET)
     ratios = {f"over {who}": (who, "geomfast") for who in calls if who != "geomfast"}
-    tokens = sum(rows.lengths)
-    results.add(f"rows of attention {members} members, {tokens} tokens", seconds, ratios, errors)
-    benchmark.pedantic(calls["geomfast"], rounds=1)
+    results.add(name, seconds, ratios, errors)
 
 
 def bench_member_norm(benchmark, results, full, device, restore_threads):
@@ -399,13 +411,5 @@ def bench_member_norm(benchmark, results, full, device, restore_threads):
         "torch's operators": lambda: ours("torch"),
         "autograd": autograd,
     }
-    expected = torch.cat([y.flatten().double() for y in ours("reference")])
-    errors = {}
-    for who, call in calls.items():
-        found = torch.cat([y.flatten() for y in call()])
-        errors[who] = ((found - expected).norm() / expected.norm()).item()
-    assert max(errors.values()) <= 1e-6, errors
-    seconds = interleave(calls, rounds=4 * ROUNDS if full else 1, budget=BUDGET)
-    ratios = {f"over {who}": (who, "geomfast") for who in calls if who != "geomfast"}
-    results.add(f"member norm {members} x {tokens} x {d}", seconds, ratios, errors)
+    _compare(results, f"member norm {members} x {tokens} x {d}", calls, ours("reference"), full)
     benchmark.pedantic(calls["geomfast"], rounds=1)
