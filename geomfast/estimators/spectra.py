@@ -17,7 +17,7 @@ def _check_samples(x: torch.Tensor) -> None:
 
 
 def backend(x: torch.Tensor) -> str:
-    """Name of the kernel backend that serves x here; records store it beside the value."""
+    """Name of the kernel backend for x; records store it beside the value."""
     return spectra.OP.backend_for(x)
 
 

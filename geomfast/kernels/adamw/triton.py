@@ -1,6 +1,6 @@
 """Backend "triton": clipping, both means, decay and the step in one pass over memory.
 
-Serves CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
+Supports CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
 Nothing waits for the GPU, and all of it can be captured in a CUDA graph.
 """
 

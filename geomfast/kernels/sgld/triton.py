@@ -1,6 +1,6 @@
 """Backend "triton": noise, update and sums by one Triton kernel.
 
-Serves CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
+Supports CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
 Nothing waits for the GPU, and all of it can be captured in a CUDA graph.
 """
 

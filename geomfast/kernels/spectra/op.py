@@ -19,7 +19,7 @@ from geomfast.kernels.spectra.entropy import exp_entropy
 _LARGEST_SIDE_ON_CPU = 2000
 
 # The bisection kernel keeps a tridiagonal matrix in shared memory; far above it lies the side at
-# which a whole GPU serves one matrix better than one cluster does. Not yet measured on a GPU.
+# which a whole GPU is faster on one matrix than one cluster. Not yet measured on a GPU.
 _LARGEST_SIDE_ON_CUDA = 2000
 
 
@@ -79,8 +79,8 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
 def gram_eigenvalues(gram: torch.Tensor) -> torch.Tensor:
     """Eigenvalues of one symmetric positive semi-definite matrix.
 
-    On a GPU by the kernel "cuda" where it serves: torch's `eigvalsh` takes milliseconds for each of
-    the small matrices that Gram matrices of gradients are.
+    On a GPU by the kernel "cuda" where it is available: torch's `eigvalsh` takes milliseconds for
+    each of the small matrices that Gram matrices of gradients are.
 
     Args:
         gram: (n, n) float64, n >= 1, finite.

@@ -1,6 +1,6 @@
 """Backend "triton": Gram matrices by a Triton kernel, their eigenvalues by torch.
 
-Serves CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
+Supports CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Backend "triton": float32, each operation one kernel, or two on the way back through attention.
 
-Serves CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
+Supports CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
 What is too wide for a tile goes to the backend "torch".
 """
 
@@ -17,11 +17,6 @@ from geomfast.kernels.tangents.primal import Attention, AttentionTangent, Gelu, 
 
 #: Entries of a row that one program takes.
 _LONGEST_ROW = 2048
-
-
-def refusal(x: Tensor) -> str:
-    """Why the kernels do not serve tensors of x's type; empty if they do."""
-    return "" if x.dtype == torch.float32 else f"serves float32, x is {x.dtype}"
 
 
 def layer_norm_tangent(norm: Norm, x_dot: Tensor) -> NormTangent:
