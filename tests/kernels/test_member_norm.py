@@ -19,18 +19,6 @@ from tests import cases
 SIZES = [(3, 70, 64), (1, 5, 20), (2, 1, 7), (2, 33, 128), (2, 40, 1), (2, 0, 8), (0, 3, 8)]
 
 
-def _backends() -> list[str]:
-    return [*(f"cpu {isa}" for isa in cases.isas()), "torch", "reference"]
-
-
-@pytest.fixture(params=_backends())
-def backend(request, monkeypatch) -> str:
-    name, _, isa = request.param.partition(" ")
-    monkeypatch.setenv("GEOMFAST_ISA", isa)
-    monkeypatch.setenv("GEOMFAST_BACKEND", name)
-    return name
-
-
 def given(members: int, tokens: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Tokens far from the origin, their gradient, and gain and bias among other parameters."""
     x = 3.0 * cases.normal(members, tokens, size) + 5.0

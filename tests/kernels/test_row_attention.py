@@ -19,19 +19,6 @@ HEADS = [(2, 4), (4, 16), (1, 8), (3, 20), (1, 1)]
 ROWS = [[1], [3, 4, 5, 0, 7], [8, 9], [15, 15, 16, 17], [48, 2, 33]]
 
 
-def _backends() -> list[str]:
-    fused = [f"cpu {isa}" for isa in cases.isas()]
-    return [*fused, "torch", "reference"]
-
-
-@pytest.fixture(params=_backends())
-def backend(request, monkeypatch) -> str:
-    name, _, isa = request.param.partition(" ")
-    monkeypatch.setenv("GEOMFAST_ISA", isa)
-    monkeypatch.setenv("GEOMFAST_BACKEND", name)
-    return name
-
-
 def offsets_of(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0)
 

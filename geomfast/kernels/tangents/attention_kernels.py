@@ -62,11 +62,9 @@ def attention_tangent(
     q, k, v, p, o, q_dot, kv_dot, entries, sums, o_dot, samples, heads, n_queries, n_keys, width,
     ROWS: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    point, number, offset, keys_offset, row_stride = _place(
-        samples, heads, n_queries, n_keys, width
-    )
+    point, number, offset, kv_offset, row_stride = _place(samples, heads, n_queries, n_keys, width)
     row, e = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    keys = kv_dot + keys_offset
+    keys = kv_dot + kv_offset
     queries = _rows(q + point * n_queries * width, row, n_queries, width, e, width)
     queries_dot = _rows(q_dot + offset, row, n_queries, row_stride, e, width)
     total = tl.zeros((ROWS,), dtype=tl.float32)
@@ -101,11 +99,9 @@ def queries_adjoint_tangent(
     q_bar_dot, samples, heads, n_queries, n_keys, width,
     ROWS: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    point, number, offset, keys_offset, row_stride = _place(
-        samples, heads, n_queries, n_keys, width
-    )
+    point, number, offset, kv_offset, row_stride = _place(samples, heads, n_queries, n_keys, width)
     row, e = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    keys = kv_dot + keys_offset
+    keys = kv_dot + kv_offset
     at, scores = point * n_queries * n_keys, number * n_queries * n_keys
     bar = _rows(o_bar + point * n_queries * width, row, n_queries, width, e, width)
     bar_dot = _rows(o_bar_dot + offset, row, n_queries, row_stride, e, width)
@@ -147,9 +143,7 @@ def keys_adjoint_tangent(
     ROWS: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     # Here a block of ROWS keys meets all queries, STEP of them at a time.
-    point, number, offset, keys_offset, row_stride = _place(
-        samples, heads, n_queries, n_keys, width
-    )
+    point, number, offset, kv_offset, row_stride = _place(samples, heads, n_queries, n_keys, width)
     column, e = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
     at, scores = point * n_queries * n_keys, number * n_queries * n_keys
     keys = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
@@ -175,7 +169,7 @@ def keys_adjoint_tangent(
         values = _product(tl.trans(a), b, values)
         b = _rows(o_bar_dot + offset, row, n_queries, row_stride, e, width)
         values = _product(tl.trans(chances), b, values)
-    there = kv_bar_dot + keys_offset
+    there = kv_bar_dot + kv_offset
     place = column[:, None] * 2 * row_stride + e[None, :]
     inside = (column < n_keys)[:, None] & (e < width)[None, :]
     tl.store(there + place, keys, mask=inside)
