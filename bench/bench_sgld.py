@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from bench.interleave import finished, interleave
 from bench.llc_peers import StepMaker, step_peers
 from geomfast.kernels.sgld import (
+    OP,
     Dynamics,
+    LangevinState,
     RmsProp,
-    backend_for,
     normals,
     sgld_step,
-    step_on,
 )
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
@@ -124,20 +124,12 @@ def ours(start: Start, dynamics: Dynamics, tracked: bool = False) -> Callable[[]
     steps = itertools.count()
     # On a GPU the number of the step is read there: to send it would be to wait.
     number = torch.zeros((), dtype=torch.int64, device=weights.device)
-    backend = backend_for(weights)  # asked once, and the buffers checked once, as chains do
+    state = LangevinState(weights, gradients, center, dynamics, 0, square_average, previous)
+    # Asked once, and the buffers checked once, as chains do.
+    sgld_step_on = OP[OP.backend_for(weights)].step
 
     def step() -> None:
-        step_on(
-            backend,
-            weights,
-            gradients,
-            center,
-            dynamics,
-            seed=0,
-            step=number if weights.is_cuda else next(steps),
-            square_average=square_average,
-            previous=previous,
-        )
+        sgld_step_on(state, number if weights.is_cuda else next(steps))
 
     return step
 
@@ -160,10 +152,10 @@ def moved_by_ours(start: Start, dynamics: Dynamics) -> Tensor:
     """The same of ours: what it added, less its own noise."""
     weights = start.weights.clone()[None]
     square_average = None if dynamics.preconditioner is None else torch.zeros_like(weights)
-    sgld_step(
-        weights, start.gradients[None], start.center, dynamics, seed=3, step=7,
-        square_average=square_average,
-    )  # fmt: skip
+    state = LangevinState(
+        weights, start.gradients[None], start.center, dynamics, 3, square_average=square_average
+    )
+    sgld_step(state, 7)
     z = normals(1, weights.shape[1], seed=3, step=7, device=weights.device)
     kick = dynamics.lr**0.5 * z[0].double()
     if dynamics.preconditioner is not None:
@@ -236,7 +228,7 @@ def bench_sgld(benchmark, results, full, device, restore_threads, index):
         errors,
         ("copy, TB/s read and written", 16.0 * size),
         **{
-            "backend": backend_for(start.weights[None]),
+            "backend": OP.backend_for(start.weights[None]),
             "ns per parameter": "; ".join(
                 f"{who} {1e9 * value / size:.3g}" for who, value in seconds.items()
             ),

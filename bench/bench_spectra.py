@@ -13,7 +13,7 @@ import torch
 from bench.interleave import interleave, scaled
 from bench.peers import spectra_peers
 from geomfast.estimators.spectra import effective_rank
-from geomfast.kernels.spectra import backend_for, singular_values
+from geomfast.kernels.spectra import OP, singular_values
 
 # A checkpoint's worth of matrices by scale, then few and many of the paper's shapes, then sides
 # beyond shared memory and the widest scale.
@@ -131,7 +131,7 @@ def bench_spectra(benchmark, results, full, device, restore_threads, index):
         ratios["2 threads over 1"] = ("geomfast", "geomfast 2 threads")
     where = "" if device == "cpu" else f" on {device}"
     name = f"spectra{where} {batch} x ({n} x {d})"
-    notes = {"backend": backend_for(x)}
+    notes = {"backend": OP.backend_for(x)}
     if few and part > 1:
         notes["scaled"] = f"timed on {TIMED} matrices, times {part:g}: {', '.join(sorted(few))}"
     # The Gram matrix, lower half, and its reduction to tridiagonal form.

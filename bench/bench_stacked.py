@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bench.conftest import Results
 from bench.interleave import finished, interleave
 from geomfast.kernels import member_norm, row_attention
 from geomfast.testbed.models.gpt import GPT
@@ -285,8 +286,8 @@ class Rows:
 
     def on(self, backend: str) -> tuple[Tensor, Tensor]:
         given = (self.qkv, self.offsets, self.heads)
-        row_attention.run_on(backend, *given, self.mixed)
-        row_attention.run_on(backend, *given, self.gradient, self.into)
+        row_attention.OP[backend].run(*given, self.mixed)
+        row_attention.OP[backend].run(*given, self.gradient, self.into)
         return self.mixed, self.gradient
 
     def padded(self) -> tuple[Tensor, Tensor]:
@@ -345,7 +346,7 @@ def bench_rows_of_attention(benchmark, results, full, device, restore_threads):
     members, heads, d = (64, 4, 64) if full else (2, 2, 8)
     rows = Rows([4, 4, 6, 6, 7, 7, 9, 9, 10, 10, 12, 12, 13, 13, 13, 13], members, heads, d)
     calls = {
-        "geomfast": lambda: rows.on(row_attention.backend_for(rows.qkv)),
+        "geomfast": lambda: rows.on(row_attention.OP.backend_for(rows.qkv)),
         "sdpa by length": lambda: rows.on("torch"),
         "sdpa padded": rows.padded,
         "by hand": rows.by_hand,
@@ -353,17 +354,28 @@ def bench_rows_of_attention(benchmark, results, full, device, restore_threads):
     exact = Rows(rows.lengths, members, heads, d)
     exact.qkv, exact.into = exact.qkv.double(), exact.into.double()
     exact.mixed, exact.gradient = exact.mixed.double(), exact.gradient.double()
-    expected = torch.cat([x.flatten() for x in exact.on("reference")])
+    name = f"rows of attention {members} members, {sum(rows.lengths)} tokens"
+    _compare(results, name, calls, exact.on("reference"), full)
+    benchmark.pedantic(calls["geomfast"], rounds=1)
+
+
+def _compare(
+    results: Results,
+    name: str,
+    calls: dict[str, Callable[[], tuple[Tensor, ...]]],
+    expected: tuple[Tensor, ...],
+    full: bool,
+) -> None:
+    """Checks what the calls return, times them, and adds a row with ratios to geomfast's own."""
+    exact = torch.cat([x.flatten().double() for x in expected])
     errors = {}
     for who, call in calls.items():
         found = torch.cat([x.flatten() for x in call()])
-        errors[who] = ((found - expected).norm() / expected.norm()).item()
+        errors[who] = ((found - exact).norm() / exact.norm()).item()
     assert max(errors.values()) <= 1e-6, errors
     seconds = interleave(calls, rounds=4 * ROUNDS if full else 1, budget=BUDGET)
     ratios = {f"over {who}": (who, "geomfast") for who in calls if who != "geomfast"}
-    tokens = sum(rows.lengths)
-    results.add(f"rows of attention {members} members, {tokens} tokens", seconds, ratios, errors)
-    benchmark.pedantic(calls["geomfast"], rounds=1)
+    results.add(name, seconds, ratios, errors)
 
 
 def bench_member_norm(benchmark, results, full, device, restore_threads):
@@ -379,9 +391,10 @@ def bench_member_norm(benchmark, results, full, device, restore_threads):
     of_gain, of_bias = torch.empty_like(gain), torch.empty_like(bias)
 
     def ours(backend: str) -> tuple[Tensor, ...]:
-        member_norm.forward_on(backend, x, gain, bias, out, statistics)
+        run, norm = member_norm.OP[backend], member_norm.MemberNorm(x, gain, bias, statistics)
+        run.forward(norm, out)
         stream.zero_()
-        member_norm.backward_on(backend, into, x, statistics, gain, stream, of_gain, of_bias)
+        run.backward(norm, into, stream, of_gain, of_bias)
         return out, stream, of_gain, of_bias
 
     def autograd() -> tuple[Tensor, ...]:
@@ -394,17 +407,9 @@ def bench_member_norm(benchmark, results, full, device, restore_threads):
         return normed.detach(), stream, *found[1:]
 
     calls = {
-        "geomfast": lambda: ours(member_norm.backend_for(x)),
+        "geomfast": lambda: ours(member_norm.OP.backend_for(x)),
         "torch's operators": lambda: ours("torch"),
         "autograd": autograd,
     }
-    expected = torch.cat([y.flatten().double() for y in ours("reference")])
-    errors = {}
-    for who, call in calls.items():
-        found = torch.cat([y.flatten() for y in call()])
-        errors[who] = ((found - expected).norm() / expected.norm()).item()
-    assert max(errors.values()) <= 1e-6, errors
-    seconds = interleave(calls, rounds=4 * ROUNDS if full else 1, budget=BUDGET)
-    ratios = {f"over {who}": (who, "geomfast") for who in calls if who != "geomfast"}
-    results.add(f"member norm {members} x {tokens} x {d}", seconds, ratios, errors)
+    _compare(results, f"member norm {members} x {tokens} x {d}", calls, ours("reference"), full)
     benchmark.pedantic(calls["geomfast"], rounds=1)

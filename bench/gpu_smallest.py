@@ -21,7 +21,7 @@ import torch
 from bench.gpu_lines import emit
 from geomfast.estimators.curvature.fused import FusedProducts
 from geomfast.kernels import adamw, sgld
-from geomfast.kernels.gradient_gram import Factors, plain, triton
+from geomfast.kernels.gradient_gram import Factors, eager, triton
 from geomfast.kernels.spectra import op
 from geomfast.losses import next_token
 from geomfast.testbed.models.gpt import GPT
@@ -60,7 +60,7 @@ def gradient_gram() -> None:
             [dense(5, 4, 9, 16, dtype), one_hot(5, 7, 9, 16, dtype)],
         ):
             onto = [Factors(use.left.cuda(), use.right.cuda(), use.rows) for use in uses]
-            expected = plain.ghost(uses, 1 << 20)
+            expected = eager.ghost(uses, 1 << 20)
             largest = expected.abs().max().item()
             for found in (triton.ghost(onto, 1 << 20), triton.materialised(onto, 1 << 20, False)):
                 torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=tolerance * largest)
@@ -95,8 +95,9 @@ def langevin() -> None:
                 given["active"] = torch.tensor([True, False, True])
             onto = {name: x.cuda() for name, x in given.items()}
             now: dict[str, Any] = {"dynamics": dynamics, "seed": 1}
-            found = sgld.sgld_step(**onto, step=torch.tensor(7, device="cuda"), **now)
-            expected = sgld.sgld_step(**given, step=7, **now)
+            number = torch.tensor(7, device="cuda")
+            found = sgld.sgld_step(sgld.LangevinState(**onto, **now), number)
+            expected = sgld.sgld_step(sgld.LangevinState(**given, **now), 7)
             torch.testing.assert_close(found.cpu(), expected, rtol=1e-5, atol=1e-9, equal_nan=True)
             for name, x in given.items():
                 assert torch.equal(onto[name].cpu(), x), name
@@ -109,15 +110,16 @@ def stacked_adamw() -> None:
     for size in (5, 1024, 1500):
         weights, gradients, exp_avg, exp_avg_sq = torch.randn(4, 3, size, generator=generator)
         gradients[1] = torch.nan
-        given = {"weights": weights, "gradients": gradients, "exp_avg": exp_avg}
-        given |= {"exp_avg_sq": exp_avg_sq**2, "factors": rule.factors([1e-2] * 5)[4]}
-        given |= {"scales": torch.rand(3, generator=generator)}
-        given |= {"active": torch.tensor([True, False, True])}
-        onto = {name: x.cuda() for name, x in given.items()}
-        adamw.adamw_step(**onto, rule=rule, matrices=size // 2)
-        adamw.adamw_step(**given, rule=rule, matrices=size // 2)
-        for name in ("weights", "exp_avg", "exp_avg_sq"):
-            torch.testing.assert_close(onto[name].cpu(), given[name], rtol=1e-5, atol=1e-7)
+        x = torch.stack([weights, gradients, exp_avg, exp_avg_sq**2])
+        scalars = rule.step_scalars([1e-2] * 5)[4]
+        rest = scalars, torch.rand(3, generator=generator), torch.tensor([True, False, True])
+        moved = []
+        for device in ("cuda", "cpu"):
+            w, g, m, v = x.to(device, copy=True)
+            state = adamw.AdamWState(w, g, m, v, rule, size // 2)
+            adamw.adamw_step(state, *(y.to(device) for y in rest))
+            moved.append(torch.stack([w, m, v]).cpu())
+        torch.testing.assert_close(*moved, rtol=1e-5, atol=1e-7)
 
 
 if __name__ == "__main__":

@@ -10,28 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from geomfast.testbed.models.gpt import Block
 from geomfast.testbed.models.scales import Scale
 
 
-class UntiedBlock(nn.Module):
-    """Causal self-attention and an MLP, each after a LayerNorm and added to the stream."""
+class UntiedBlock(Block):
+    """A block of our own GPT on rows of one length, whose batch axis the peers want to see."""
 
-    def __init__(self, d_model: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_1 = nn.LayerNorm(d_model)
-        self.attention_in = nn.Linear(d_model, 3 * d_model)
-        self.attention_out = nn.Linear(d_model, d_model)
-        self.norm_2 = nn.LayerNorm(d_model)
-        self.mlp_in = nn.Linear(d_model, 4 * d_model)
-        self.mlp_out = nn.Linear(4 * d_model, d_model)
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """(N, T, d) -> (N, T, d)."""
         qkv = self.attention_in(self.norm_1(x)).unflatten(2, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.attention_out(mixed.transpose(1, 2).flatten(2))
+        x = x + self.attention_out(self._attend(qkv).flatten(2))
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_2(x))))
 
 

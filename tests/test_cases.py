@@ -1,9 +1,9 @@
-"""What float64 Gram matrices allow: the plain backend keeps to it, less precision does not."""
+"""What float64 Gram matrices allow: the backend "torch" keeps to it, less precision does not."""
 
 import pytest
 import torch
 
-from geomfast.kernels.spectra import plain
+from geomfast.kernels.spectra import eager
 from geomfast.kernels.spectra.entropy import exp_entropy
 from tests import cases
 
@@ -11,7 +11,7 @@ from tests import cases
 @pytest.mark.parametrize("name", cases.matrices())
 def test_singular_values_are_within_the_bound(name):
     x = cases.matrices()[name]
-    values = plain.singular_values(x)
+    values = eager.singular_values(x)
     cases.assert_values_of_gram(values, cases.reference_values(name), *x.shape)
 
 
@@ -30,9 +30,9 @@ def test_rankme_is_within_the_bound_with_and_without_the_cloud_cleared(name):
     x = cases.families(n, d)[name]
     bound = cases.rankme_error_of_gram(torch.linalg.svdvals(x.double()), n, d)
     exact = cases.exact_rankme(n, d, name)
-    gram, scale = plain.gram_and_scale(x)
+    gram, scale = eager.gram_and_scale(x)
     uncleared = torch.linalg.eigvalsh(gram).clamp_min(0.0).sqrt()
-    for values in (plain.singular_values(x), uncleared if scale is None else uncleared * scale):
+    for values in (eager.singular_values(x), uncleared if scale is None else uncleared * scale):
         assert exp_entropy(values, 0.0).item() == pytest.approx(exact, rel=bound)
     # No looser than a thousandth, and almost exact where no value is near zero.
     assert bound <= (1e-11 if name in ("random", "bfloat16") else 1e-3)

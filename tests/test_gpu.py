@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import geomfast as gf
+from geomfast.kernels import spectra
 from geomfast.kernels.backends import cuda_missing, native_module
 from geomfast.kernels.gradient_gram import Factors, reference, triton
-from geomfast.kernels.sgld import Dynamics, op, sgld_step
-from geomfast.kernels.spectra.op import backend_for
+from geomfast.kernels.sgld import OP, Dynamics, LangevinState, sgld_step
 from geomfast.records import load_records
 from geomfast.replay import WARM_UP
 from geomfast.sweep.jobs import Job
@@ -38,7 +38,7 @@ def forced(request, monkeypatch) -> str:
 
 def test_the_native_module_is_there_and_serves():
     assert cuda_missing() == ""
-    assert backend_for(torch.ones(2, 3, 4, device="cuda")) == "cuda"
+    assert spectra.OP.backend_for(torch.ones(2, 3, 4, device="cuda")) == "cuda"
 
 
 @pytest.mark.parametrize("name", cases.matrices())
@@ -252,15 +252,15 @@ def on_gpu(given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def test_langevin_steps_are_triton_s():
-    assert op.backend_for(torch.zeros(1, 1, device="cuda")) == "triton"
+    assert OP.backend_for(torch.zeros(1, 1, device="cuda")) == "triton"
 
 
 @pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("size", STEP_SIZES)
 def test_noise_has_the_bits_of_the_cpu(backend, size):
     place = (2**63 + 2**31 + 1, 2**33 + 2**31 + 5, 9)
-    found = op.normals_on(backend, 3, size, *place, torch.device("cuda"))
-    assert torch.equal(found.cpu(), op.normals_on("torch", 3, size, *place, CPU))
+    found = OP[backend].normals(3, size, *place, torch.device("cuda"))
+    assert torch.equal(found.cpu(), OP["torch"].normals(3, size, *place, CPU))
 
 
 @pytest.mark.parametrize("backend", ["triton", "torch"])
@@ -300,13 +300,14 @@ def test_a_replayed_step_makes_new_noise_and_is_the_eager_one():
     first = 2**32 - 2  # the upper word of the step changes on the way
     step = torch.tensor(first, device="cuda")
     expected, at = [weights.clone()], weights.clone()
+    chains = LangevinState(weights, gradients, center, free, seed=3)
     sums = []
     for number in range(first, first + 5):
-        sums.append(sgld_step(at, gradients, center, free, seed=3, step=number))
+        sums.append(sgld_step(chains._replace(weights=at), number))
         expected.append(at.clone())
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        statistics = sgld_step(weights, gradients, center, free, seed=3, step=step)
+        statistics = sgld_step(chains, step)
         step += 1
     found = [weights.clone()]
     for before in sums:

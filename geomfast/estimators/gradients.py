@@ -327,5 +327,5 @@ def _mean_dominates(gram: Tensor, centred: Tensor) -> bool:
 
 
 def backend(x: Tensor) -> str:
-    """Name of the kernel backend that serves gradients on x's device; records store it."""
-    return kernel.backend_for(x)
+    """Name of the kernel backend for gradients on x's device; records store it."""
+    return kernel.OP.backend_for(x)

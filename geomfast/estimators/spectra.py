@@ -18,7 +18,7 @@ def _check_samples(x: torch.Tensor) -> None:
 
 def backend(x: torch.Tensor) -> str:
     """Name of the kernel backend that computes spectra of x; records store it beside the value."""
-    return spectra.backend_for(x)
+    return spectra.OP.backend_for(x)
 
 
 def singular_values(x: torch.Tensor) -> torch.Tensor:

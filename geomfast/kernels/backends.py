@@ -1,9 +1,4 @@
-"""Which backends exist here, why the others do not, and how one of them is chosen.
-
-`GEOMFAST_BACKEND` forces one backend for every operation; an operation that it cannot serve then
-raises. Without it an operation takes the first backend of its own table that serves the input, and
-a fall-back caused by something missing is logged once.
-"""
+"""Which backends exist on this machine, and why the others do not."""
 
 import contextlib
 import functools
@@ -12,22 +7,18 @@ import importlib.metadata
 import importlib.resources
 import importlib.util
 import json
-import logging
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
-
-logger = logging.getLogger("geomfast")
 
 NAMES = ("reference", "torch", "cpu", "triton", "cuda")
 ENVIRONMENT_VARIABLE = "GEOMFAST_BACKEND"
 
 
 class BackendError(RuntimeError):
-    """The backend asked for does not exist here or cannot serve the input."""
+    """The backend asked for does not exist here or does not support the input."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +90,13 @@ def cuda_missing() -> str:
     return f"built, but CUDA says: {refused}" if refused else ""
 
 
+def missing_on_device(backend: str) -> str:
+    """Why a compiled backend cannot run on tensors of its own device; empty if it can."""
+    if backend == "cpu":
+        return missing_reason("_cpu")
+    return triton_missing() if backend == "triton" else cuda_missing()
+
+
 def _build_failure(module: str) -> str:
     """What setup.py wrote down when it could not build the module; empty if nothing."""
     report = importlib.resources.files("geomfast") / "_build_report.json"
@@ -121,7 +119,7 @@ def backend_report() -> list[Backend]:
     without_triton = triton_missing()
     triton = without_triton or f"Triton {importlib.metadata.version('triton')}"
     if interpreting_triton():
-        without_triton, triton = "", f"{triton}; its interpreter serves tensors on the cpu"
+        without_triton, triton = "", f"{triton}; its interpreter takes tensors on the cpu"
     without_cuda = cuda_missing()
     cuda = without_cuda or f"CUDA C++, {torch.cuda.device_count()} device(s)"
     return [
@@ -133,88 +131,6 @@ def backend_report() -> list[Backend]:
     ]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A backend's answer for one input.
-
-    Attributes:
-        name: of the backend.
-        refusal: why it cannot serve the input; empty if it can.
-        missing: the refusal is due to something missing on this machine, worth telling the user.
-        slower: why another backend is preferred although this one could serve; empty if not.
-    """
-
-    name: str
-    refusal: str = ""
-    missing: bool = False
-    slower: str = ""
-
-
-def triton_candidate(device: torch.device) -> Candidate:
-    """What the backend "triton" answers for a tensor on this device."""
-    if device.type == "cuda":
-        missing = triton_missing()
-        return Candidate("triton", missing, missing=bool(missing))
-    if device.type == "cpu" and interpreting_triton():
-        return Candidate("triton", slower="the interpreter is for tests")
-    return Candidate("triton", f"serves tensors on the cuda device, x is on {device}")
-
-
 def launching_on(device: torch.device) -> contextlib.AbstractContextManager:
     """Inside, Triton launches on this device and not on whichever is the current one."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
-def cpu_candidate(device: torch.device, slower: str = "") -> Candidate:
-    """What the backend "cpu" answers for a tensor on this device.
-
-    Args:
-        device: of the tensor.
-        slower: why another is preferred nevertheless; empty if none is.
-    """
-    if device.type != "cpu":
-        return Candidate("cpu", f"serves tensors on the cpu, x is on {device}")
-    missing = missing_reason("_cpu")
-    return Candidate("cpu", missing, missing=bool(missing), slower=slower)
-
-
-def choose(operation: str, candidates: Iterable[Candidate]) -> str:
-    """Picks the backend for one call.
-
-    Args:
-        operation: name for messages.
-        candidates: the operation's table for this input, best first.
-
-    Returns:
-        The name of the forced backend, else of the first candidate that serves.
-
-    Raises:
-        BackendError: the forced backend is unknown, not available or cannot serve, or none can.
-    """
-    table = {candidate.name: candidate for candidate in candidates}
-    forced = os.environ.get(ENVIRONMENT_VARIABLE, "")
-    if forced:
-        if forced not in NAMES:
-            raise BackendError(f"{ENVIRONMENT_VARIABLE}={forced!r} is not one of {list(NAMES)}")
-        if forced not in table:
-            detail = next(b.detail for b in backend_report() if b.name == forced)
-            raise BackendError(
-                f"{ENVIRONMENT_VARIABLE}={forced}: not available for {operation}: {detail}"
-            )
-        if table[forced].refusal:
-            raise BackendError(
-                f"{ENVIRONMENT_VARIABLE}={forced} cannot serve {operation}: {table[forced].refusal}"
-            )
-        return forced
-    for candidate in table.values():
-        if candidate.missing:
-            _log_once(operation, candidate.name, candidate.refusal)
-        if not candidate.refusal and not candidate.slower:
-            return candidate.name
-    reasons = "; ".join(f"{c.name}: {c.refusal or c.slower}" for c in table.values())
-    raise BackendError(f"no backend serves {operation}: {reasons}")
-
-
-@functools.cache
-def _log_once(operation: str, name: str, reason: str) -> None:
-    logger.warning("%s: backend %s is not used: %s", operation, name, reason)

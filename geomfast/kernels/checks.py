@@ -23,3 +23,23 @@ def bad_entry_error(x: torch.Tensor, bad: torch.Tensor, argument: str, wanted: s
         f"{argument} of shape {tuple(x.shape)} must be {wanted}: "
         f"{argument}[{', '.join(map(str, index))}] is {x[index].item()}"
     )
+
+
+def check_fits(
+    name: str, x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Raises ValueError unless x has this shape and type, is on the device and contiguous."""
+    check_like(name, x, shape, dtype, device)
+    if not x.is_contiguous():
+        raise ValueError(f"{name} must be contiguous")
+
+
+def check_like(
+    name: str, x: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> None:
+    """As `check_fits`, whatever the strides."""
+    if x.shape != shape or x.dtype != dtype or x.device != device:
+        raise ValueError(
+            f"{name} must be {tuple(shape)} {dtype} on {device}, not "
+            f"{tuple(x.shape)} {x.dtype} on {x.device}"
+        )

@@ -17,7 +17,7 @@ from geomfast.estimators.gradients import (
 )
 from geomfast.estimators.per_sample.attribution import Attribution
 from geomfast.kernels.gradient_gram import Factors, parameter_gram
-from geomfast.kernels.gradient_gram import plain as plain_module
+from geomfast.kernels.gradient_gram import eager as eager_module
 from geomfast.kernels.gradient_gram import reference as reference_module
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
@@ -164,10 +164,10 @@ def test_paths_agree(samples, length, rows, columns, one_hot):
     exact = reference_module.gram(uses, centered=False)
     tolerance = {"rtol": 0.0, "atol": 2e-6 * exact.abs().max().item()}
     for budget in (1, 10_000, 10**9):
-        torch.testing.assert_close(plain_module.ghost(uses, budget), exact, **tolerance)
-        stored = plain_module.materialised(uses, budget, centered=False)
+        torch.testing.assert_close(eager_module.ghost(uses, budget), exact, **tolerance)
+        stored = eager_module.materialised(uses, budget, centered=False)
         torch.testing.assert_close(stored, exact, **tolerance)
-        centred = plain_module.materialised(uses, budget, centered=True)
+        centred = eager_module.materialised(uses, budget, centered=True)
         torch.testing.assert_close(centred, reference_module.gram(uses, True), **tolerance)
     torch.testing.assert_close(parameter_gram(uses), exact, **tolerance)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import geomfast as gf
-from geomfast.kernels.sgld import Dynamics, RmsProp, sgld_step
+from geomfast.kernels.sgld import Dynamics, LangevinState, RmsProp, sgld_step
 from tests import cases
 from tests.estimators.sampling.cases import (
     Polynomial,
@@ -111,7 +111,8 @@ def test_stationary_variances(lr, nbeta, localization, preconditioner):
     total, kept = torch.zeros(126, dtype=torch.float64), 200
     for step in range(100 + kept):
         gradients = curvature * (weights - center)
-        sgld_step(weights, gradients, center, dynamics, seed=1, step=step, square_average=average)
+        state = LangevinState(weights, gradients, center, dynamics, 1, square_average=average)
+        sgld_step(state, step)
         if step >= 100:
             total += (weights - center).double().square().mean(0)
     if preconditioner is not None:

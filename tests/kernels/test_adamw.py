@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from geomfast.kernels.adamw import AdamW, adamw_step, backends_serving, step_on
+from geomfast.kernels.adamw import OP, AdamW, AdamWState, adamw_step
 from tests import cases
 
 RULE = AdamW((0.9, 0.98), 0.1)
-BACKENDS = backends_serving(torch.empty(0))
+BACKENDS = OP.available_backends(torch.empty(0))
 # Around the block of the Triton kernel, and members without any parameter.
 SIZES = [1, 7, 1023, 1024, 1025, 0]
 
@@ -28,18 +28,12 @@ def moved(backend: str, given: dict[str, Tensor], **options) -> dict[str, Tensor
     """What one step makes of a copy of the state."""
     after = {name: x.clone() for name, x in given.items()}
     members, size = after["weights"].shape
-    step_on(
-        backend,
-        **after,
-        rule=RULE,
-        **{
-            "matrices": size // 2,
-            "factors": RULE.factors([1e-2] * 5)[4],
-            "scales": torch.linspace(0.3, 1.0, members),
-            "active": torch.ones(members, dtype=torch.bool),
-            **options,
-        },
-    )
+    rest = {
+        "step_scalars": RULE.step_scalars([1e-2] * 5)[4],
+        "scales": torch.linspace(0.3, 1.0, members),
+        "active": torch.ones(members, dtype=torch.bool),
+    }
+    OP[backend].step(AdamWState(**after, rule=RULE, num_decayed=size // 2), **rest | options)
     return after
 
 
@@ -51,17 +45,15 @@ def test_steps_are_those_of_torch(backend: str) -> None:
     groups = [{"params": [matrix], "weight_decay": 0.1}, {"params": [vector], "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=RULE.betas)
     exp_avg, exp_avg_sq = torch.zeros_like(weights), torch.zeros_like(weights)
-    factors, active = RULE.factors(rates), torch.ones(3, dtype=torch.bool)
+    step_scalars, active = RULE.step_scalars(rates), torch.ones(3, dtype=torch.bool)
     for step, rate in enumerate(rates):
         gradients = cases.normal(3, 50, seed=10 + step)
         matrix.grad, vector.grad = 0.5 * gradients[:, :30], 0.5 * gradients[:, 30:]
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
-        step_on(
-            backend, weights, gradients, exp_avg, exp_avg_sq, RULE, matrices=30,
-            factors=factors[step], scales=torch.full((3,), 0.5), active=active,
-        )  # fmt: skip
+        state = AdamWState(weights, gradients, exp_avg, exp_avg_sq, RULE, num_decayed=30)
+        OP[backend].step(state, step_scalars[step], torch.full((3,), 0.5), active)
     torch.testing.assert_close(weights, torch.cat([matrix, vector], 1), rtol=1e-5, atol=1e-7)
 
 
@@ -99,32 +91,30 @@ def test_a_member_moves_among_others_as_it_does_alone(backend: str) -> None:
         assert torch.equal(found[name][0], whole[name][1])
 
 
-def test_factors() -> None:
-    rate, t, means, root = RULE.factors([0.5, 0.25])[1].double().tolist()
+def test_step_scalars() -> None:
+    rate, t, means, root = RULE.step_scalars([0.5, 0.25])[1].double().tolist()
     assert (rate, t) == (0.25, 2.0)
     assert means == pytest.approx(1 / (1 - 0.9**2))
     assert root == pytest.approx((1 - 0.98**2) ** -0.5)
 
 
 def test_what_does_not_fit_is_named() -> None:
-    given = state(3, 8) | {"rule": RULE}
+    given = AdamWState(**state(3, 8), rule=RULE, num_decayed=4)
     rest = {
-        "matrices": 4,
-        "factors": torch.ones(4),
+        "step_scalars": torch.ones(4),
         "scales": torch.ones(3),
         "active": torch.ones(3, dtype=torch.bool),
     }
-    adamw_step(**given, **rest)
-    for name, wrong in (
-        ("exp_avg", torch.ones(3, 7)),
-        ("scales", torch.ones(4)),
-        ("active", torch.ones(3)),
-        ("weights", torch.ones(8, 3).mT),
-        ("gradients", torch.ones(3, 8, dtype=torch.float64)),
-    ):
+    adamw_step(given, **rest)
+    for name, wrong in (("scales", torch.ones(4)), ("active", torch.ones(3))):
         with pytest.raises(ValueError, match=name):
-            adamw_step(**{**given, **rest, name: wrong})
-    with pytest.raises(ValueError, match=r"matrices .* 9"):
-        adamw_step(**{**given, **rest, "matrices": 9})
-    with pytest.raises(ValueError, match="weights must be"):
-        adamw_step(**{**given, **rest, "weights": torch.ones(8)})
+            adamw_step(given, **rest | {name: wrong})
+    for name, wrong, complaint in (
+        ("exp_avg", torch.ones(3, 7), "exp_avg"),
+        ("weights", torch.ones(8, 3).mT, "weights"),
+        ("gradients", torch.ones(3, 8, dtype=torch.float64), "gradients"),
+        ("num_decayed", 9, r"num_decayed .* 9"),
+        ("weights", torch.ones(8), "weights must be"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            adamw_step(given._replace(**{name: wrong}), **rest)

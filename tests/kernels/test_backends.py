@@ -2,18 +2,20 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
 
-from geomfast.kernels import backends, spectra
-from geomfast.kernels.backends import Backend, BackendError, Candidate, MissingModule, choose
+from geomfast.kernels import backends, registry, spectra
+from geomfast.kernels.backends import Backend, BackendError, MissingModule
+from geomfast.kernels.registry import Op, ops
 
 
 @pytest.fixture(autouse=True)
 def _not_forced(monkeypatch):
     monkeypatch.delenv("GEOMFAST_BACKEND", raising=False)
-    backends._log_once.cache_clear()
+    registry._log_once.cache_clear()
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_report_without_native_module(no_native_module):
 def test_falls_back_without_native_module_and_logs_once(no_native_module, caplog):
     with caplog.at_level(logging.WARNING, "geomfast"):
         for _ in range(3):
-            assert spectra.backend_for(torch.eye(3)) == "torch"
+            assert spectra.OP.backend_for(torch.eye(3)) == "torch"
     assert spectra.singular_values(torch.eye(3)).tolist() == [1.0, 1.0, 1.0]
     assert len(caplog.records) == 1
     assert "no compiler was found" in caplog.text
@@ -69,7 +71,7 @@ def test_forced_but_missing(no_native_module, monkeypatch):
 def test_forced_gpu_backend_on_the_cpu(name, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setenv("GEOMFAST_BACKEND", name)
-    with pytest.raises(BackendError, match=f"{name} cannot serve .* cuda device, x is on cpu"):
+    with pytest.raises(BackendError, match=f"{name} does not support .* cuda device, x is on cpu"):
         spectra.singular_values(torch.eye(3))
 
 
@@ -82,25 +84,41 @@ def test_forced_backend_with_unknown_name(monkeypatch):
 @pytest.mark.parametrize("name", ["reference", "torch"])
 def test_forced_backend_is_the_one_recorded(name, monkeypatch):
     monkeypatch.setenv("GEOMFAST_BACKEND", name)
-    assert spectra.backend_for(torch.eye(3)) == name
+    assert spectra.OP.backend_for(torch.eye(3)) == name
 
 
 def test_forced_backend_on_another_device(monkeypatch):
     monkeypatch.setenv("GEOMFAST_BACKEND", "cpu")
     with pytest.raises(BackendError, match="x is on meta"):
-        spectra.backend_for(torch.empty(3, 3, device="meta"))
+        spectra.OP.backend_for(torch.empty(3, 3, device="meta"))
 
 
-def test_forced_backend_serves_although_slower(monkeypatch):
-    table = [Candidate("cpu"), Candidate("reference", slower="for comparison only")]
-    assert choose("op", table) == "cpu"
-    monkeypatch.setenv("GEOMFAST_BACKEND", "reference")
-    assert choose("op", table) == "reference"
+def test_forced_backend_runs_although_slower(monkeypatch):
+    op = Op("op", {"cpu": None, "torch": None}, slower={"cpu": lambda x: "too large"})
+    assert op.backend_for(torch.eye(3)) == "torch"
+    assert op.available_backends(torch.eye(3)) == ["cpu", "torch"]
+    monkeypatch.setenv("GEOMFAST_BACKEND", "cpu")
+    assert op.backend_for(torch.eye(3)) == "cpu"
 
 
-def test_nobody_serves():
-    with pytest.raises(BackendError, match=r"no backend serves op: cpu: too large; torch: gone"):
-        choose("op", [Candidate("cpu", "too large"), Candidate("torch", "gone")])
+def test_forced_backend_that_the_operation_does_not_have(monkeypatch):
+    monkeypatch.setenv("GEOMFAST_BACKEND", "cuda")
+    with pytest.raises(BackendError, match="cuda: not available for op: "):
+        Op("op", {"torch": None}).backend_for(torch.eye(3))
+
+
+def test_no_backend_supports_the_input():
+    against = {"cpu": lambda x: "too large", "torch": lambda x: "gone"}
+    op = Op("op", dict.fromkeys(against), refusals=against)
+    with pytest.raises(BackendError, match=r"no backend supports op: cpu: too large; torch: gone"):
+        op.backend_for(torch.eye(3))
+
+
+def test_the_registry_has_every_operation_with_its_reference_and_self_test():
+    folders = {path.parent.name for path in Path(registry.__file__).parent.glob("*/op.py")}
+    assert len(ops()) == len(folders) == len({op.name for op in ops()}) > 0
+    for op in ops():
+        assert "reference" in op.implementations and op.tolerances, op.name
 
 
 def test_missing_module_explains_itself():

@@ -8,10 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geomfast.kernels.member_norm import (
-    backend_for,
-    backends_serving,
-    backward_on,
-    forward_on,
+    OP,
+    MemberNorm,
     member_norm,
     member_norm_backward,
 )
@@ -19,18 +17,6 @@ from tests import cases
 
 #: Members, tokens and numbers: less than a vector, whole ones, neither; more tokens than one sum.
 SIZES = [(3, 70, 64), (1, 5, 20), (2, 1, 7), (2, 33, 128), (2, 40, 1), (2, 0, 8), (0, 3, 8)]
-
-
-def _backends() -> list[str]:
-    return [*(f"cpu {isa}" for isa in cases.isas()), "torch", "reference"]
-
-
-@pytest.fixture(params=_backends())
-def backend(request, monkeypatch) -> str:
-    name, _, isa = request.param.partition(" ")
-    monkeypatch.setenv("GEOMFAST_ISA", isa)
-    monkeypatch.setenv("GEOMFAST_BACKEND", name)
-    return name
 
 
 def given(members: int, tokens: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -49,11 +35,11 @@ def exact(x: Tensor, into: Tensor, gain: Tensor, bias: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_is_layer_norm_and_its_gradient(backend: str, sizes: tuple[int, int, int]) -> None:
-    assert backend == backend_for(torch.empty(0))
+    assert backend == OP.backend_for(torch.empty(0))
     x, into, gain, bias = given(*sizes)
     expected = exact(x, into, gain, bias)
-    out, statistics = member_norm(x, gain, bias)
-    found = [out, *member_norm_backward(into, x, statistics, gain)]
+    out, norm = member_norm(x, gain, bias)
+    found = [out, *member_norm_backward(norm, into)]
     for one, other in zip(found, expected, strict=True):
         # Of one number nothing is left but the bias: gradients are zero, as far as they are known.
         assert (one - other).norm() <= 5e-7 * other.norm() + 1e-6
@@ -61,19 +47,19 @@ def test_is_layer_norm_and_its_gradient(backend: str, sizes: tuple[int, int, int
 
 def test_many_tokens_lose_no_digits(backend: str) -> None:
     x, into, gain, bias = given(1, 20_000, 16)
-    _, statistics = member_norm(x, gain, bias)
-    found = member_norm_backward(into, x, statistics, gain)
+    _, norm = member_norm(x, gain, bias)
+    found = member_norm_backward(norm, into)
     for one, other in zip(found, exact(x, into, gain, bias)[1:], strict=True):
         assert (one - other).norm() <= 1e-6 * other.norm()
 
 
 def test_the_gradient_is_added_to_what_there_is(backend: str) -> None:
     x, into, gain, bias = given(3, 6, 20)
-    _, statistics = member_norm(x, gain, bias)
-    alone = member_norm_backward(into, x, statistics, gain)[0]
+    _, norm = member_norm(x, gain, bias)
+    alone = member_norm_backward(norm, into)[0]
     beside = cases.normal(2, 3, 29, seed=3)
     sums, kept = torch.ones_like(x), beside[..., 20:].clone()
-    backward_on(backend, into, x, statistics, gain, sums, *beside[..., :20])
+    OP[backend].backward(norm, into, sums, *beside[..., :20])
     torch.testing.assert_close(sums, 1.0 + alone)
     assert torch.equal(beside[..., 20:], kept)
 
@@ -89,12 +75,12 @@ def test_members_do_not_know_of_each_other(isa: str, monkeypatch) -> None:
         runs = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            out, statistics = member_norm(x, gain, bias)
-            runs.append([out, *member_norm_backward(into, x, statistics, gain)])
+            out, norm = member_norm(x, gain, bias)
+            runs.append([out, *member_norm_backward(norm, into)])
     finally:
         torch.set_num_threads(before)
-    out, statistics = member_norm(x[2:3], gain[2:3], bias[2:3])
-    alone = [out, *member_norm_backward(into[2:3], x[2:3], statistics, gain[2:3])]
+    out, norm = member_norm(x[2:3], gain[2:3], bias[2:3])
+    alone = [out, *member_norm_backward(norm, into[2:3])]
     for one, other, own in zip(*runs, alone, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
         assert one[[0, *range(2, 24)]].isfinite().all()
@@ -111,8 +97,8 @@ def test_threads_share_the_tokens_of_one_member(isa: str, monkeypatch) -> None:
         runs = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            out, statistics = member_norm(x, gain, bias)
-            runs.append([out, statistics, *member_norm_backward(into, x, statistics, gain)])
+            out, norm = member_norm(x, gain, bias)
+            runs.append([out, norm.statistics, *member_norm_backward(norm, into)])
     finally:
         torch.set_num_threads(before)
     for one, other in zip(*runs, strict=True):
@@ -121,28 +107,28 @@ def test_threads_share_the_tokens_of_one_member(isa: str, monkeypatch) -> None:
 
 def test_nothing_is_recorded_for_autograd(backend: str) -> None:
     x, into, gain, bias = (y.requires_grad_() for y in given(2, 3, 8))
-    out, statistics = member_norm(x, gain, bias)
-    found = [out, statistics, *member_norm_backward(into, x, statistics, gain)]
+    out, norm = member_norm(x, gain, bias)
+    found = [out, norm.statistics, *member_norm_backward(norm, into)]
     assert not any(y.requires_grad for y in found)
 
 
 def test_strides_that_mean_nothing_are_no_matter(backend: str) -> None:
     """Of one member, rows of gain and bias are no distance apart."""
     x, into, gain, bias = given(1, 5, 8)
-    out, statistics = member_norm(x, gain, bias.contiguous())
+    out, norm = member_norm(x, gain, bias.contiguous())
     again, _ = member_norm(x, gain.T.contiguous().T, bias)
     assert torch.equal(again, out)
     x, into, gain, bias = given(2, 5, 1)
-    out, statistics = member_norm(x, gain, gain)
+    out, norm = member_norm(x, gain, gain)
     torch.testing.assert_close(out, gain[:, None].expand_as(x))
-    member_norm_backward(into, x, statistics, gain)
+    member_norm_backward(norm, into)
 
 
 def test_double_is_served_in_double() -> None:
     x, into, gain, bias = (y.double() for y in given(2, 5, 12))
-    assert backends_serving(x) == ["torch", "reference"]
-    out, statistics = member_norm(x, gain, bias)
-    found = [out, *member_norm_backward(into, x, statistics, gain)]
+    assert OP.available_backends(x) == ["torch", "reference"]
+    out, norm = member_norm(x, gain, bias)
+    found = [out, *member_norm_backward(norm, into)]
     for one, other in zip(found, exact(x, into, gain, bias), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
 
@@ -152,8 +138,8 @@ def test_what_is_added_to_the_variance(backend: str) -> None:
     found, _ = member_norm(x, gain, bias, eps=2.0)
     expected = F.layer_norm(x.double(), (8,), eps=2.0) * gain[:, None] + bias[:, None]
     torch.testing.assert_close(found, expected.float())
-    out, statistics = torch.empty_like(x), torch.empty(2, 3, 2)
-    forward_on(backend, x, gain, bias, out, statistics, 2.0)
+    out = torch.empty_like(x)
+    OP[backend].forward(MemberNorm(x, gain, bias, torch.empty(2, 3, 2), 2.0), out)
     assert torch.equal(out, found)
 
 
@@ -176,10 +162,11 @@ def test_bad_input_is_refused(changed: dict[str, Tensor], complaint: str) -> Non
 
 
 def test_gradients_that_do_not_fit_are_refused() -> None:
-    x, gain, statistics = torch.zeros(2, 4, 8), torch.zeros(2, 8), torch.zeros(2, 4, 2)
-    with pytest.raises(ValueError, match="into must be"):
-        member_norm_backward(torch.zeros(2, 4, 7), x, statistics, gain)
+    x, gain = torch.zeros(2, 4, 8), torch.zeros(2, 8)
+    norm = MemberNorm(x, gain, gain, torch.zeros(2, 4, 2))
+    with pytest.raises(ValueError, match="grad_output must be"):
+        member_norm_backward(norm, torch.zeros(2, 4, 7))
     with pytest.raises(ValueError, match="statistics must be"):
-        member_norm_backward(x, x, torch.zeros(2, 4, 1), gain)
-    with pytest.raises(ValueError, match="into must be contiguous"):
-        member_norm_backward(torch.zeros(2, 8, 4).mT, x, statistics, gain)
+        member_norm_backward(norm._replace(statistics=torch.zeros(2, 4, 1)), x)
+    with pytest.raises(ValueError, match="grad_output must be contiguous"):
+        member_norm_backward(norm, torch.zeros(2, 8, 4).mT)

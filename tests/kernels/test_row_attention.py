@@ -7,11 +7,9 @@ import torch
 from torch import Tensor
 
 from geomfast.kernels.row_attention import (
-    backend_for,
-    backends_serving,
+    OP,
     row_attention,
     row_attention_backward,
-    run_on,
 )
 from tests import cases
 
@@ -19,19 +17,6 @@ from tests import cases
 HEADS = [(2, 4), (4, 16), (1, 8), (3, 20), (1, 1)]
 #: Lengths of rows: on both sides of tiles of 4 and of vectors of 4, 8 and 16; and none.
 ROWS = [[1], [3, 4, 5, 0, 7], [8, 9], [15, 15, 16, 17], [48, 2, 33]]
-
-
-def _backends() -> list[str]:
-    fused = [f"cpu {isa}" for isa in cases.isas()]
-    return [*fused, "torch", "reference"]
-
-
-@pytest.fixture(params=_backends())
-def backend(request, monkeypatch) -> str:
-    name, _, isa = request.param.partition(" ")
-    monkeypatch.setenv("GEOMFAST_ISA", isa)
-    monkeypatch.setenv("GEOMFAST_BACKEND", name)
-    return name
 
 
 def offsets_of(lengths: list[int]) -> Tensor:
@@ -55,7 +40,7 @@ def exact(qkv: Tensor, lengths: list[int], heads: int) -> Tensor:
 def test_is_attention_and_its_gradient(
     backend: str, heads: int, width: int, lengths: list[int], spread: float
 ) -> None:
-    assert backend == backend_for(torch.empty(0))
+    assert backend == OP.backend_for(torch.empty(0))
     rows = [length for length in lengths if length]
     qkv = cases.normal(3, sum(lengths), 3 * heads * width, seed=len(lengths))
     qkv[..., : 2 * heads * width] *= spread
@@ -123,16 +108,16 @@ def test_nothing_is_recorded_for_autograd(backend: str) -> None:
 
 def test_double_is_served_in_double() -> None:
     qkv = cases.normal(2, 9, 24, dtype=torch.float64)
-    assert backends_serving(qkv) == ["torch", "reference"]
+    assert OP.available_backends(qkv) == ["torch", "reference"]
     found = row_attention(qkv, offsets_of([4, 5]), 2)
     torch.testing.assert_close(found, exact(qkv, [4, 5], 2), rtol=1e-12, atol=1e-14)
 
 
 def test_nothing_to_attend_to() -> None:
-    for backend in backends_serving(torch.empty(0)):
+    for backend in OP.available_backends(torch.empty(0)):
         out = torch.empty(2, 0, 4)
-        run_on(backend, torch.empty(2, 0, 12), offsets_of([]), 1, out)
-        run_on(backend, torch.empty(0, 5, 12), offsets_of([5]), 1, torch.empty(0, 5, 4))
+        OP[backend].run(torch.empty(2, 0, 12), offsets_of([]), 1, out)
+        OP[backend].run(torch.empty(0, 5, 12), offsets_of([5]), 1, torch.empty(0, 5, 4))
 
 
 @pytest.mark.parametrize(
@@ -157,5 +142,5 @@ def test_bad_input_is_refused(qkv: Tensor, offsets: list, heads: int, complaint:
 
 
 def test_a_gradient_of_another_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"into must be \(2, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"grad_output must be \(2, 4, 4\)"):
         row_attention_backward(torch.zeros(2, 4, 12), torch.zeros(2, 4, 12), offsets_of([4]), 1)

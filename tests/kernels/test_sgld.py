@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from geomfast.kernels.backends import interpreting_triton, missing_reason, native_module
-from geomfast.kernels.sgld import Dynamics, RmsProp, normals, op, sgld_step
+from geomfast.kernels.sgld import OP, Dynamics, LangevinState, RmsProp, normals, sgld_step
 from geomfast.kernels.sgld.philox import philox
 from tests import cases
 
@@ -67,20 +67,17 @@ def moved(
     given: dict[str, Tensor],
     dynamics: Dynamics = PLAIN,
     tracked: bool = True,
+    step: int | Tensor = 5,
     **options,
 ) -> dict[str, Tensor]:
     """What a step makes of a copy of the state, and the statistics."""
     after = {name: x.clone() for name, x in given.items()}
-    statistics = op.step_on(
-        backend,
-        after["weights"],
-        after["gradients"],
-        after["center"],
-        dynamics,
-        square_average=after["square_average"] if dynamics.preconditioner else None,
-        previous=after["previous"] if tracked else None,
-        **{"seed": 11, "step": 5, **options},
-    )
+    state = LangevinState(
+        after["weights"], after["gradients"], after["center"], dynamics, 11,
+        after["square_average"] if dynamics.preconditioner else None,
+        after["previous"] if tracked else None, **options,
+    )  # fmt: skip
+    statistics = OP[backend].step(state, step)
     return after | {"statistics": statistics}
 
 
@@ -108,7 +105,7 @@ def test_known_answers_of_triton(counter, key, expected):
 def test_the_noise_is_made_of_the_numbers_that_its_place_names(backend):
     """Entry k * 32 + j of the second group: number k of counter 32 + j."""
     seed, chain, step = 0x123456789ABCDEF, 3, 2**32 + 9
-    z = op.normals_on(backend, 1, 256, seed, step, chain, CPU)[0]
+    z = OP[backend].normals(1, 256, seed, step, chain, CPU)[0]
     j = 7
     counter = tuple(torch.tensor([x]) for x in (32 + j, chain, 9, 1))
     x = philox(counter, (seed & 0xFFFFFFFF, seed >> 32))
@@ -120,13 +117,13 @@ def test_the_noise_is_made_of_the_numbers_that_its_place_names(backend):
 def test_noise_has_the_same_bits_everywhere(backend, size):
     # Words that are negative when taken as signed.
     place = (2**63 + 2**31 + 1, 2**33 + 2**31 + 5, 9, CPU)
-    expected = op.normals_on("torch", 3, size, *place)
-    assert torch.equal(op.normals_on(backend, 3, size, *place), expected)
+    expected = OP["torch"].normals(3, size, *place)
+    assert torch.equal(OP[backend].normals(3, size, *place), expected)
 
 
 def test_noise_is_close_to_that_of_exact_logarithms_and_angles():
-    exact = op.normals_on("reference", 2, 200_000, 1, 2, 3, CPU)
-    found = op.normals_on("torch", 2, 200_000, 1, 2, 3, CPU)
+    exact = OP["reference"].normals(2, 200_000, 1, 2, 3, CPU)
+    found = OP["torch"].normals(2, 200_000, 1, 2, 3, CPU)
     error = (found - exact).abs()
     assert error.mean() <= 1e-7
     # Where both are near zero, u near 1 has no more digits than float32 leaves it.
@@ -194,8 +191,8 @@ def test_a_chain_that_is_not_active_stays_and_others_do_not_notice(backend):
 
 
 def test_chunks_of_chains_make_the_same_noise(backend):
-    together = op.normals_on(backend, 5, 300, 3, 4, 0, CPU)
-    apart = [op.normals_on(backend, n, 300, 3, 4, first, CPU) for first, n in ((0, 2), (2, 3))]
+    together = OP[backend].normals(5, 300, 3, 4, 0, CPU)
+    apart = [OP[backend].normals(n, 300, 3, 4, first, CPU) for first, n in ((0, 2), (2, 3))]
     assert torch.equal(together, torch.cat(apart))
 
 
@@ -258,15 +255,15 @@ def test_chains_seeds_and_steps_are_unrelated():
 
 
 def test_empty_input(backend):
-    assert op.normals_on(backend, 0, 5, 1, 1, 0, CPU).shape == (0, 5)
-    assert op.normals_on(backend, 2, 0, 1, 1, 0, CPU).shape == (2, 0)
+    assert OP[backend].normals(0, 5, 1, 1, 0, CPU).shape == (0, 5)
+    assert OP[backend].normals(2, 0, 1, 1, 0, CPU).shape == (2, 0)
     assert torch.equal(moved(backend, state(2, 0))["statistics"], torch.zeros(2, 4).double())
 
 
 def test_float64_weights_are_served_by_torch():
     given = state(1, 50, torch.float64)
-    assert op.backend_for(given["weights"]) == "torch"
-    assert op.backends_serving(given["weights"]) == ["torch", "reference"]
+    assert OP.backend_for(given["weights"]) == "torch"
+    assert OP.available_backends(given["weights"]) == ["torch", "reference"]
 
 
 def test_a_step_tensor_is_read(backend):
@@ -292,11 +289,12 @@ def test_a_step_tensor_is_read(backend):
 )
 def test_bad_input(change, message):
     given = {"weights": torch.zeros(1, 4), "gradients": torch.zeros(1, 4), "center": torch.zeros(4)}
-    given |= change
+    given |= {"step": 0, **change}
+    step = given.pop("step")
     with pytest.raises(ValueError, match=message):
-        sgld_step(**{"step": 0, **given}, dynamics=PLAIN, seed=0)
+        sgld_step(LangevinState(**given, dynamics=PLAIN, seed=0), step)
 
 
 def test_what_runs_can_be_forced(monkeypatch):
     monkeypatch.setitem(os.environ, "GEOMFAST_BACKEND", "torch")
-    assert op.backend_for(torch.zeros(1, 1)) == "torch"
+    assert OP.backend_for(torch.zeros(1, 1)) == "torch"

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from geomfast.kernels.backends import interpreting_triton, missing_reason, native_module
-from geomfast.kernels.spectra import backend_for, cuda, gram_eigenvalues, plain, singular_values
-from geomfast.kernels.spectra.op import backends_serving
+from geomfast.kernels.spectra import OP, cuda, eager, gram_eigenvalues, singular_values
 from tests import cases
 
 ISAS = ("avx512", "avx2", "portable")
@@ -184,14 +183,14 @@ def test_unknown_instruction_set(monkeypatch):
 
 
 def test_huge_matrices_go_to_torch():
-    assert backend_for(torch.empty(1, 1).expand(3000, 3000)) == "torch"
+    assert OP.backend_for(torch.empty(1, 1).expand(3000, 3000)) == "torch"
 
 
-def test_backends_serving():
+def test_available_backends():
     native = [] if missing_reason("_cpu") else ["cpu"]
     interpreted = ["triton"] if interpreting_triton() else []
-    assert backends_serving(torch.eye(3)) == [*interpreted, *native, "torch", "reference"]
-    assert backends_serving(torch.empty(3, 3, device="meta")) == ["torch", "reference"]
+    assert OP.available_backends(torch.eye(3)) == [*interpreted, *native, "torch", "reference"]
+    assert OP.available_backends(torch.empty(3, 3, device="meta")) == ["torch", "reference"]
 
 
 @pytest.mark.parametrize("run", NATIVE, indirect=True)
@@ -239,7 +238,7 @@ def test_eigenvalues_around_the_gpu_kernel(monkeypatch, n, scale):
 
     def queue(plan, given, eps):
         assert given.shape == (1, n, n) and given.is_contiguous() and given.abs().max() <= 2.0
-        return plain.values_of_gram(given), given.fill_(torch.nan)
+        return eager.values_of_gram(given), given.fill_(torch.nan)
 
     monkeypatch.setattr(cuda, "native_module", lambda name: Native())
     monkeypatch.setattr(cuda, "_queue", queue)
@@ -255,6 +254,6 @@ def test_eigenvalues_around_the_gpu_kernel(monkeypatch, n, scale):
 @pytest.mark.parametrize(("n", "scale"), GRAMS)
 def test_eigenvalues_of_a_gram_matrix_on_the_gpu(n, scale):
     x = gram(n, scale)
-    if backend_for(x.cuda()) != "cuda":
+    if OP.backend_for(x.cuda()) != "cuda":
         pytest.skip("the kernels for CUDA are not built")
     require_close(gram_eigenvalues(x.cuda()).cpu(), x)

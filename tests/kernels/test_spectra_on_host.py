@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from geomfast.kernels.backends import missing_reason, native_module
+from geomfast.kernels.spectra.eager import gram_and_scale
 from geomfast.kernels.spectra.entropy import exp_entropy
-from geomfast.kernels.spectra.plain import gram_and_scale
 from tests import cases
 
 pytestmark = pytest.mark.skipif(bool(missing_reason("_cpu")), reason="no native module")

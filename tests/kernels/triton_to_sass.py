@@ -172,7 +172,7 @@ def tangents() -> dict[str, Compilation]:
     found = {}
     for kernel, constants, width, options in tiles:
         names = [name for name in kernel.arg_names if name not in constants]
-        sizes = {"samples", "heads", "asking", "asked", "width", "rows", "size"}
+        sizes = {"samples", "heads", "n_queries", "n_keys", "width", "rows", "size"}
         types = {name: "i32" if name in sizes else "*fp32" for name in names}
         aligned = [name for name in names if name not in sizes]
         aligned += ["width"] if width and width % 16 == 0 else []
@@ -222,13 +222,13 @@ def adamw() -> dict[str, Compilation]:
     found = {}
     pointers = {
         **dict.fromkeys(("weights", "gradients", "exp_avg", "exp_avg_sq"), "*fp32"),
-        **dict.fromkeys(("factors", "scales"), "*fp32"),
+        **dict.fromkeys(("step_scalars", "scales"), "*fp32"),
         "active": "*i1",
     }
-    types = pointers | dict.fromkeys(("size", "matrices"), "i32")
+    types = pointers | dict.fromkeys(("size", "num_decayed"), "i32")
     types |= dict.fromkeys(("beta1", "rest1", "beta2", "rest2", "weight_decay", "eps"), "fp32")
     constants = {"BLOCK": adamw_kernel.BLOCK}
-    for name, sizes in (("even", ("size", "matrices")), ("odd", ())):
+    for name, sizes in (("even", ("size", "num_decayed")), ("odd", ())):
         found[f"adamw {name}"] = (
             adamw_kernel.step_kernel,
             types | {"BLOCK": "constexpr"},

@@ -1,4 +1,4 @@
-"""Which products serve a model: hand-written ones for geomfast's own, autograd's for others."""
+"""The products of a model's Hessian: by hand for geomfast's own, by autograd for others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from geomfast.estimators.batches import batches_of
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.curvature.gpt import GptProducts, NotPlain
-from geomfast.estimators.curvature.products import KEPT_BYTES, DataProducts, HessianProducts
+from geomfast.estimators.curvature.products import DataProducts, HessianProducts
 from geomfast.testbed.models.gpt import GPT
 
 
@@ -21,16 +21,8 @@ class FusedProducts(DataProducts):
         NotPlain: the model or the loss is of another kind, or what has to be kept is too much.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss_fn: LossFunction,
-        data: Any,
-        params: Iterable[str] | None = None,
-        *,
-        kept_bytes: int = KEPT_BYTES,
-    ):
-        super().__init__(model, loss_fn, data, params)
+    def _build(self, kept_bytes: int) -> None:
+        model = self.model
         if not isinstance(model, GPT) or not all(isinstance(x, Tensor) for x in self.batches):
             raise NotPlain("not geomfast's GPT on token ids")
         if sum(_kept(model, batch) for batch in self.batches) > kept_bytes:

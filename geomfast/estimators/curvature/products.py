@@ -56,6 +56,7 @@ class DataProducts(abc.ABC):
         model, loss_fn: as everywhere in geomfast.
         data: one batch, or an iterable of batches that count by their samples.
         params: names of parameters, with shell wildcards; None for all that require gradients.
+        kept_bytes: of what is kept between products.
 
     Attributes:
         parameters: by name, those chosen.
@@ -74,6 +75,8 @@ class DataProducts(abc.ABC):
         loss_fn: LossFunction,
         data: Any,
         params: Iterable[str] | None = None,
+        *,
+        kept_bytes: int = KEPT_BYTES,
     ):
         refuse_coupled(model)
         self.model, self.loss_fn = model, loss_fn
@@ -93,6 +96,11 @@ class DataProducts(abc.ABC):
         self.like = first.detach().new_empty(
             0, dtype=torch.promote_types(first.dtype, torch.float32)
         )
+        self._build(kept_bytes)
+
+    @abc.abstractmethod
+    def _build(self, kept_bytes: int) -> None:
+        """Computes what all products share."""
 
     @abc.abstractmethod
     def __call__(self, v: Tensor) -> Tensor:
@@ -130,22 +138,11 @@ class DataProducts(abc.ABC):
 class HessianProducts(DataProducts):
     """Products of the Hessian of the mean loss over data, of any model.
 
-    Args:
-        model, loss_fn, data, params: as in `DataProducts`.
-        kept_bytes: of graphs to keep; batches beyond it are differentiated anew each time.
+    Batches whose graphs take more than ``kept_bytes`` are differentiated anew each time.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss_fn: LossFunction,
-        data: Any,
-        params: Iterable[str] | None = None,
-        *,
-        kept_bytes: int = KEPT_BYTES,
-    ):
-        super().__init__(model, loss_fn, data, params)
-        self._module = LossModule(model, loss_fn)
+    def _build(self, kept_bytes: int) -> None:
+        self._module = LossModule(self.model, self.loss_fn)
         # By name in that module, what the model is called with in place of its own parameters.
         # Those may have nodes in graphs of the user's, made on the stream of the user's: a capture
         # in which such a node takes part fails. The entries are the model's.
@@ -154,7 +151,7 @@ class HessianProducts(DataProducts):
             with self.replay.on_stream():
                 leaves = {
                     name: p.detach().requires_grad_()
-                    for name, p in model.named_parameters()
+                    for name, p in self.model.named_parameters()
                     if p.requires_grad
                 }
             self.parameters = {name: leaves[name] for name in self.parameters}

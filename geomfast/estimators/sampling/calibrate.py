@@ -14,7 +14,7 @@ from geomfast.estimators.batches import batches_of, count
 from geomfast.estimators.checks import LossFunction, chosen
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
 from geomfast.estimators.sampling.rules import STABLE, steepest, usual_nbeta
-from geomfast.kernels.sgld import backend_for
+from geomfast.kernels import sgld
 
 #: A trace is flat where its last quarter differs from the one before by at most this share of the
 #: coefficient, or two of its standard errors; two coefficients agree where they differ by no more.
@@ -136,7 +136,7 @@ def attempt(model: nn.Module, loss_fn: LossFunction, data: Any, **options: Any) 
 
 def backend(model: nn.Module) -> str:
     """Name of the backend that takes the chains' steps."""
-    return backend_for(next(model.parameters()))
+    return sgld.OP.backend_for(next(model.parameters()))
 
 
 def judged(

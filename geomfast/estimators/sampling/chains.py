@@ -15,7 +15,7 @@ from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.sampling.gradients import ChainGradients
 from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.estimators.stopping import check_stop
-from geomfast.kernels.sgld import Dynamics, backend_for, step_on
+from geomfast.kernels.sgld import OP, Dynamics, LangevinState
 from geomfast.replay import WARM_UP, Replay
 
 #: Bytes of the buffers of chains that run as one program.
@@ -150,23 +150,21 @@ class _Group:
     def __init__(self, sampling: Sampling, first_chain: int, chains: int):
         self.sampling, self.first_chain, self.chains = sampling, first_chain, chains
         values = [p.detach().reshape(-1) for p in sampling.parameters.values()]
-        self.center = torch.cat(values)
-        self.weights = self.center.repeat(chains, 1)
-        self.previous = self.weights.clone()
-        self.square_average = None
-        if sampling.dynamics.preconditioner is not None:
-            self.square_average = torch.zeros_like(self.weights)
-        self.gradients = ChainGradients(
-            sampling.model,
-            sampling.loss_fn,
-            sampling.parameters,
-            self.weights,
-            torch.empty_like(self.weights),
-        )
-        device = self.center.device
+        center = torch.cat(values)
+        weights, device = center.repeat(chains, 1), center.device
+        gradients = torch.empty_like(weights)
+        scaled = sampling.dynamics.preconditioner is not None
         self.active = torch.ones(chains, dtype=torch.bool, device=device)
+        self.state = LangevinState(
+            weights, gradients, center, sampling.dynamics, sampling.seed,
+            square_average=torch.zeros_like(weights) if scaled else None,
+            previous=weights.clone(), active=self.active, first_chain=first_chain,
+        )  # fmt: skip
+        self.gradients = ChainGradients(
+            sampling.model, sampling.loss_fn, sampling.parameters, weights, gradients
+        )
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
-        self.backend = backend_for(self.weights)
+        self._sgld_step = OP[OP.backend_for(weights)].step
         self.samples = len(sampling.initial)
         self.indices: Tensor | None = None
         if sampling.batch_size is not None:
@@ -189,7 +187,7 @@ class _Group:
         return torch.stack(found)
 
     def run(self, progress: Callable[[int], None]) -> Traces:
-        device = self.center.device
+        device = self.at.device
         replay = Replay(device, "a step of the chains")
         with replay.on_stream():
             step = self._step
@@ -213,19 +211,7 @@ class _Group:
         losses, excess = self._all_data() if self.indices is None else self._minibatch()
         # A chain stays where it was when it had a finite loss last; others do not see it.
         self.active &= torch.isfinite(losses)
-        statistics = step_on(
-            self.backend,
-            self.weights,
-            self.gradients.gradients,
-            self.center,
-            self.sampling.dynamics,
-            seed=self.sampling.seed,
-            step=self.at[0],
-            square_average=self.square_average,
-            previous=self.previous,
-            active=self.active,
-            first_chain=self.first_chain,
-        )
+        statistics = self._sgld_step(self.state, self.at[0])
         nan = torch.where(self.active, 0.0, torch.nan)
         for trace, values in (
             (self.losses, losses + nan),
@@ -251,7 +237,7 @@ class _Group:
         return losses.mean(1), (losses - self.sampling.initial[indices]).mean(1)
 
     def _all_data(self) -> tuple[Tensor, Tensor]:
-        total = torch.zeros(self.chains, dtype=torch.float64, device=self.center.device)
+        total = torch.zeros(self.chains, dtype=torch.float64, device=self.at.device)
         for i, batch in enumerate(self.sampling.batches):
             for start, part in parts(batch, self.sampling.at_once):
                 if total.device.type == "cpu":  # elsewhere a step may be captured

@@ -1,5 +1,6 @@
 """AdamW steps of many members at once, each with a gradient clipped by its own norm."""
 
-from geomfast.kernels.adamw.op import AdamW, adamw_step, backend_for, backends_serving, step_on
+from geomfast.kernels.adamw.op import OP, adamw_step
+from geomfast.kernels.adamw.rule import AdamW, AdamWState
 
-__all__ = ["AdamW", "adamw_step", "backend_for", "backends_serving", "step_on"]
+__all__ = ["OP", "AdamW", "AdamWState", "adamw_step"]

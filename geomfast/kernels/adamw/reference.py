@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from geomfast.kernels.adamw.rule import AdamW
+from geomfast.kernels.adamw.rule import AdamWState
 
 
-def step(
-    weights: Tensor,
-    gradients: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    rule: AdamW,
-    matrices: int,
-    factors: Tensor,
-    scales: Tensor,
-    active: Tensor,
-) -> None:
+def step(state: AdamWState, step_scalars: Tensor, scales: Tensor, active: Tensor) -> None:
     """As `geomfast.kernels.adamw.adamw_step`."""
-    rate, _, means, root = factors.double().tolist()
+    weights, gradients, exp_avg, exp_avg_sq, rule, num_decayed = state
+    rate, _, means, root = step_scalars.double().tolist()
     beta1, beta2 = rule.betas
     for c in active.nonzero().flatten().tolist():
         g = gradients[c].double() * scales[c].double()
         m = beta1 * exp_avg[c].double() + (1.0 - beta1) * g
         v = beta2 * exp_avg_sq[c].double() + (1.0 - beta2) * g**2
         w = weights[c].double()
-        w[:matrices] *= 1.0 - rate * rule.weight_decay
+        w[:num_decayed] *= 1.0 - rate * rule.weight_decay
         weights[c] = w - rate * means * m / (v.sqrt() * root + rule.eps)
         exp_avg[c], exp_avg_sq[c] = m, v

@@ -1,6 +1,6 @@
 """Backend "triton": clipping, both means, decay and the step in one pass over memory.
 
-Serves CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
+Supports CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
 Nothing waits for the GPU, and all of it can be captured in a CUDA graph.
 """
 
@@ -10,40 +10,27 @@ from typing import Any
 
 from torch import Tensor
 
-from geomfast.kernels.adamw.rule import AdamW
+from geomfast.kernels.adamw.rule import AdamWState
 from geomfast.kernels.backends import launching_on
 
 
-def step(
-    weights: Tensor,
-    gradients: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    rule: AdamW,
-    matrices: int,
-    factors: Tensor,
-    scales: Tensor,
-    active: Tensor,
-) -> None:
+def step(state: AdamWState, step_scalars: Tensor, scales: Tensor, active: Tensor) -> None:
     """As `geomfast.kernels.adamw.adamw_step`."""
     from geomfast.kernels.adamw import step_kernel
 
-    members, size = weights.shape
-    if weights.numel() == 0:
+    (members, size), rule = state.weights.shape, state.rule
+    if state.weights.numel() == 0:
         return
     beta1, beta2 = rule.betas
     launch: Any = step_kernel.step_kernel[(-(-size // step_kernel.BLOCK), members)]
-    with launching_on(weights.device):
+    with launching_on(state.weights.device):
         launch(
-            weights,
-            gradients,
-            exp_avg,
-            exp_avg_sq,
-            factors,
+            *state[:4],
+            step_scalars,
             scales,
             active,
             size,
-            matrices,
+            state.num_decayed,
             beta1,
             1.0 - beta1,
             beta2,

@@ -3,17 +3,15 @@
 from geomfast.kernels.gradient_gram.factors import Factors, first_entries, split_rows, whole
 from geomfast.kernels.gradient_gram.op import (
     CHUNK_BYTES,
-    backend_for,
-    backends_serving,
+    OP,
     gram_on,
     parameter_gram,
 )
 
 __all__ = [
     "CHUNK_BYTES",
+    "OP",
     "Factors",
-    "backend_for",
-    "backends_serving",
     "first_entries",
     "gram_on",
     "parameter_gram",

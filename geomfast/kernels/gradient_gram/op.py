@@ -1,44 +1,25 @@
-"""Gram matrix of the per-sample gradients of one matrix-shaped parameter: who serves, and how."""
+"""Gram matrix of the per-sample gradients of one parameter, and the table of backends."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from geomfast.kernels.backends import Candidate, choose, cpu_candidate, triton_candidate
-from geomfast.kernels.gradient_gram import cpu, plain, reference, triton
+from geomfast.kernels.gradient_gram import cpu, eager, reference, triton
 from geomfast.kernels.gradient_gram.factors import Factors, stored
+from geomfast.kernels.registry import Op, Placement
 
 #: Bytes of temporaries at a time: what a processor's last cache holds, more or less.
 CHUNK_BYTES = 16 << 20
 
-# Backend -> module with `ghost`, `materialised` and `gram_of_rows`.
-IMPLEMENTATIONS = {"triton": triton, "cpu": cpu, "torch": plain}
+#: Modules with `ghost`, `materialised` and `gram_of_rows`; the reference has `gram` alone.
+OP = Op("gradient_gram", {"triton": triton, "cpu": cpu, "torch": eager, "reference": reference})
 
 # What a GPU spends on materialised gradients besides their products, in the units of the cost rule:
 # per sample, traffic through its cache and launches of every chunk. Predicted from the rates of an
 # H100 (this folder's README); not yet measured on a GPU.
 _GPU_OVERHEAD = 600
 _GPU_PER_POSITION = 3.2
-
-
-def _candidates(x: Tensor) -> list[Candidate]:
-    """Who serves factors on x's device, best first."""
-    return [
-        triton_candidate(x.device),
-        cpu_candidate(x.device),
-        Candidate("torch"),
-        Candidate("reference", slower="for comparison only"),
-    ]
-
-
-def backend_for(x: Tensor) -> str:
-    """Name of the backend that serves factors on x's device."""
-    return choose("gradient_gram", _candidates(x))
-
-
-def backends_serving(x: Tensor) -> list[str]:
-    """Names of all backends that can serve factors on x's device, best first."""
-    return [candidate.name for candidate in _candidates(x) if not candidate.refusal]
 
 
 def prefers_ghost(uses: list[Factors]) -> bool:
@@ -70,7 +51,7 @@ def parameter_gram(
     Returns:
         (N, N) float64.
     """
-    return gram_on(backend_for(uses[0].right), uses, centered=centered, max_bytes=max_bytes)
+    return gram_on(OP.backend_for(uses[0].right), uses, centered=centered, max_bytes=max_bytes)
 
 
 def gram_on(
@@ -84,18 +65,18 @@ def gram_on(
     """As `parameter_gram`, by one backend, and "ghost" or "materialised" where a way is given."""
     if backend == "reference":
         return reference.gram(uses, centered)
-    implementation = IMPLEMENTATIONS[backend]
+    implementation = OP[backend]
     if way == "ghost":
         return implementation.ghost(uses, max_bytes)
     if way == "materialised":
         return implementation.materialised(uses, max_bytes, centered)
     gradients = stored(uses)
     if gradients is not None:
-        return implementation.gram_of_rows(plain.less_mean(gradients) if centered else gradients)
+        return implementation.gram_of_rows(eager.less_mean(gradients) if centered else gradients)
     if not centered and prefers_ghost(uses):
         return implementation.ghost(uses, max_bytes)
     if backend == "cpu" and _packing_dominates(uses):
-        implementation = plain
+        implementation = eager
     return implementation.materialised(uses, max_bytes, centered)
 
 
@@ -106,3 +87,14 @@ def _packing_dominates(uses: list[Factors]) -> bool:
     """
     length = sum(use.length for use in uses)
     return length > 96 and uses[0].rows * uses[0].right.shape[-1] <= 65536
+
+
+@OP.self_test({"gradient_gram ghost": 1e-5, "gradient_gram materialised": 1e-5})
+def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
+    """A parameter used twice, by a lookup and by a product, each way of computing."""
+    generator = torch.Generator().manual_seed(0)
+    left, right, other = place(torch.randn(3, 9, 5, 12, generator=generator, device="cpu"))
+    rows = place(torch.randint(0, 12, (9, 5), generator=generator, device="cpu"))
+    uses = [Factors(left, right, 12), Factors(rows, other, 12)]
+    ways = ("ghost", "materialised")
+    return {f"gradient_gram {way}": gram_on(backend, uses, way=way) for way in ways}

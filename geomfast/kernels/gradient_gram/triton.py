@@ -1,6 +1,6 @@
 """Backend "triton": ghost products and materialised chunks by Triton kernels.
 
-Serves CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
+Supports CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
 Every function returns the same bits for the same input, and none waits for the GPU.
 """
 

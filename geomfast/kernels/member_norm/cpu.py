@@ -11,52 +11,41 @@ import torch
 from torch import Tensor
 
 from geomfast.kernels.backends import native_module
+from geomfast.kernels.member_norm.state import MemberNorm
 
 
-def forward(
-    x: Tensor, gain: Tensor, bias: Tensor, out: Tensor, statistics: Tensor, eps: float
-) -> None:
-    """As `geomfast.kernels.member_norm.forward_on`, of float32 on the CPU."""
-    _run(x, gain, statistics, out, {"bias": bias}, eps=eps)
+def forward(norm: MemberNorm, out: Tensor) -> None:
+    """As `geomfast.kernels.member_norm.op` says, of float32 on the CPU."""
+    _run(norm, out, norm.bias.data_ptr(), (0, 0, 0), 0)
 
 
 def backward(
-    into: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    gain: Tensor,
-    out: Tensor,
-    gain_gradient: Tensor,
-    bias_gradient: Tensor,
+    norm: MemberNorm, grad_output: Tensor, grad_x: Tensor, grad_gain: Tensor, grad_bias: Tensor
 ) -> None:
-    """As `geomfast.kernels.member_norm.backward_on`, of float32 on the CPU."""
-    others = {"into": into, "gain_gradient": gain_gradient, "bias_gradient": bias_gradient}
-    _run(x, gain, statistics, out, others, gradient_stride=gain_gradient.stride(0))
+    """As `geomfast.kernels.member_norm.op` says, of float32 on the CPU."""
+    addresses = grad_output.data_ptr(), grad_gain.data_ptr(), grad_bias.data_ptr()
+    _run(norm, grad_x, 0, addresses, grad_gain.stride(0))
 
 
 def _run(
-    x: Tensor,
-    gain: Tensor,
-    statistics: Tensor,
-    out: Tensor,
-    others: dict[str, Tensor],
-    gradient_stride: int = 0,
-    eps: float = 0.0,
+    norm: MemberNorm, out: Tensor, bias: int, gradients: tuple[int, int, int], stride: int
 ) -> None:
-    members, tokens, size = x.shape
-    absent = dict.fromkeys(("bias", "into", "gain_gradient", "bias_gradient"), 0)
+    members, tokens, size = norm.x.shape
     native_module("_cpu").member_norm(
-        x=x.data_ptr(),
-        gain=gain.data_ptr(),
-        statistics=statistics.data_ptr(),
+        x=norm.x.data_ptr(),
+        gain=norm.gain.data_ptr(),
+        bias=bias,
+        into=gradients[0],
+        statistics=norm.statistics.data_ptr(),
         out=out.data_ptr(),
-        **(absent | {name: other.data_ptr() for name, other in others.items()}),
+        gain_gradient=gradients[1],
+        bias_gradient=gradients[2],
         members=members,
         tokens=tokens,
         size=size,
-        stride=gain.stride(0),
-        gradient_stride=gradient_stride,
-        eps=eps,
+        stride=norm.gain.stride(0),
+        gradient_stride=stride,
+        eps=norm.eps,
         threads=torch.get_num_threads(),
         isa=os.environ.get("GEOMFAST_ISA", ""),
     )

@@ -5,38 +5,32 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from geomfast.kernels.member_norm.state import MemberNorm
 
-def forward(
-    x: Tensor, gain: Tensor, bias: Tensor, out: Tensor, statistics: Tensor, eps: float
-) -> None:
-    """As `geomfast.kernels.member_norm.forward_on`."""
-    mean, variance = _moments(x.double())
-    rstd = (variance + eps).rsqrt()
-    out.copy_((x.double() - mean) * rstd * gain.double()[:, None] + bias.double()[:, None])
-    statistics.copy_(torch.cat([mean, rstd], -1))
+
+def forward(norm: MemberNorm, out: Tensor) -> None:
+    """As `geomfast.kernels.member_norm.op` says."""
+    x, gain, bias = norm.x.double(), norm.gain.double(), norm.bias.double()
+    mean, variance = _moments(x)
+    rstd = (variance + norm.eps).rsqrt()
+    out.copy_((x - mean) * rstd * gain[:, None] + bias[:, None])
+    norm.statistics.copy_(torch.cat([mean, rstd], -1))
 
 
 def backward(
-    into: Tensor,
-    x: Tensor,
-    statistics: Tensor,
-    gain: Tensor,
-    out: Tensor,
-    gain_gradient: Tensor,
-    bias_gradient: Tensor,
+    norm: MemberNorm, grad_output: Tensor, grad_x: Tensor, grad_gain: Tensor, grad_bias: Tensor
 ) -> None:
-    """As `geomfast.kernels.member_norm.backward_on`."""
+    """As `geomfast.kernels.member_norm.op` says."""
+    x, gain = norm.x, norm.gain
     given = [leaf.double().detach().requires_grad_() for leaf in (x, gain, torch.zeros_like(gain))]
-    # What was added to the variance is what the reciprocal deviation has beyond it.
-    eps = statistics[..., 1:].double() ** -2 - _moments(x.double())[1]
     with torch.enable_grad():
         of, gains, biases = given
         mean, variance = _moments(of)
-        normed = (of - mean) * (variance + eps).rsqrt() * gains[:, None] + biases[:, None]
-        found = torch.autograd.grad(normed, given, into.double())
-    out += found[0].to(out.dtype)
-    gain_gradient.copy_(found[1])
-    bias_gradient.copy_(found[2])
+        normed = (of - mean) * (variance + norm.eps).rsqrt() * gains[:, None] + biases[:, None]
+        found = torch.autograd.grad(normed, given, grad_output.double())
+    grad_x += found[0].to(grad_x.dtype)
+    grad_gain.copy_(found[1])
+    grad_bias.copy_(found[2])
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

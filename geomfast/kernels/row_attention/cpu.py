@@ -13,11 +13,13 @@ from torch import Tensor
 from geomfast.kernels.backends import native_module
 
 
-def run(qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, into: Tensor | None) -> None:
-    """As `geomfast.kernels.row_attention.run_on`, of float32 on the CPU."""
+def run(
+    qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None = None
+) -> None:
+    """As `geomfast.kernels.row_attention.op` says, of float32 on the CPU."""
     native_module("_cpu").row_attention(
         qkv=qkv.data_ptr(),
-        into=0 if into is None else into.data_ptr(),
+        into=0 if grad_output is None else grad_output.data_ptr(),
         offsets=offsets.data_ptr(),
         out=out.data_ptr(),
         members=len(qkv),

@@ -1,41 +1,21 @@
-"""Attention inside short rows: signatures, checks, and who serves them."""
+"""Attention inside short rows: signatures, checks, and the table of backends."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from geomfast.kernels.backends import Candidate, choose, cpu_candidate
-from geomfast.kernels.row_attention import cpu, plain, reference
+from geomfast.kernels.checks import check_like
+from geomfast.kernels.registry import Op, Placement, float32_only
+from geomfast.kernels.row_attention import cpu, eager, reference
 
-__all__ = [
-    "backend_for",
-    "backends_serving",
+#: Modules with `run(qkv, offsets, heads, out, grad_output=None)`: as `row_attention` into out, or
+#: with grad_output its backward pass; all contiguous.
+OP = Op(
     "row_attention",
-    "row_attention_backward",
-    "run_on",
-]
-
-# Backend -> module with `run`.
-IMPLEMENTATIONS = {"cpu": cpu, "torch": plain, "reference": reference}
-
-
-def _candidates(qkv: Tensor) -> list[Candidate]:
-    """Who serves queries, keys and values of this type and place, best first."""
-    fused = cpu_candidate(qkv.device)
-    if qkv.dtype != torch.float32:
-        fused = Candidate(fused.name, f"serves float32, not {qkv.dtype}")
-    return [fused, Candidate("torch"), Candidate("reference", slower="for comparison only")]
-
-
-def backend_for(qkv: Tensor) -> str:
-    """Name of the backend that serves these queries, keys and values."""
-    return choose("row_attention", _candidates(qkv))
-
-
-def backends_serving(qkv: Tensor) -> list[str]:
-    """Names of all backends that can serve these queries, keys and values, best first."""
-    return [candidate.name for candidate in _candidates(qkv) if not candidate.refusal]
+    {"cpu": cpu, "torch": eager, "reference": reference},
+    refusals={"cpu": float32_only},
+)
 
 
 @torch.no_grad()
@@ -58,20 +38,20 @@ def row_attention(qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
 
     Raises:
         ValueError: shapes, types or places do not fit together, or offsets fall.
-        BackendError: the forced backend cannot serve.
+        BackendError: the forced backend does not support the input.
     """
     _check(qkv, offsets, heads)
     out = qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
-    run_on(backend_for(qkv), qkv, offsets, heads, out)
+    OP[OP.backend_for(qkv)].run(qkv, offsets, heads, out)
     return out
 
 
 @torch.no_grad()
-def row_attention_backward(into: Tensor, qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
+def row_attention_backward(grad_output: Tensor, qkv: Tensor, offsets: Tensor, heads: int) -> Tensor:
     """From the gradient of `row_attention` to that of ``qkv``.
 
     Args:
-        into: (C, R, d), of qkv's type and in its place.
+        grad_output: (C, R, d), of qkv's type and in its place.
         qkv, offsets, heads: what `row_attention` was given.
 
     Returns:
@@ -79,33 +59,14 @@ def row_attention_backward(into: Tensor, qkv: Tensor, offsets: Tensor, heads: in
 
     Raises:
         ValueError: shapes, types or places do not fit together, or offsets fall.
-        BackendError: the forced backend cannot serve.
+        BackendError: the forced backend does not support the input.
     """
     _check(qkv, offsets, heads)
     expected = (*qkv.shape[:2], qkv.shape[2] // 3)
-    if into.shape != expected or into.dtype != qkv.dtype or into.device != qkv.device:
-        raise ValueError(
-            f"into must be {expected} {qkv.dtype} on {qkv.device}, not "
-            f"{tuple(into.shape)} {into.dtype} on {into.device}"
-        )
+    check_like("grad_output", grad_output, expected, qkv.dtype, qkv.device)
     out = torch.empty_like(qkv)
-    run_on(backend_for(qkv), qkv, offsets, heads, out, into.contiguous())
+    OP[OP.backend_for(qkv)].run(qkv, offsets, heads, out, grad_output.contiguous())
     return out
-
-
-def run_on(
-    backend: str,
-    qkv: Tensor,
-    offsets: Tensor,
-    heads: int,
-    out: Tensor,
-    into: Tensor | None = None,
-) -> None:
-    """As `row_attention` into ``out``, or with ``into`` its backward pass, by one backend.
-
-    All input is known to fit and contiguous.
-    """
-    IMPLEMENTATIONS[backend].run(qkv, offsets, heads, out, into)
 
 
 def _check(qkv: Tensor, offsets: Tensor, heads: int) -> None:
@@ -127,3 +88,16 @@ def _check(qkv: Tensor, offsets: Tensor, heads: int) -> None:
     at = offsets.tolist()
     if not at or at[0] or at[-1] != qkv.shape[1] or at != sorted(at):
         raise ValueError(f"offsets must rise from 0 to R = {qkv.shape[1]}, not {at}")
+
+
+@OP.self_test({"row_attention": 1e-6, "row_attention backward": 1e-5})
+def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
+    """Rows on both sides of a vector's length, there and back."""
+    generator = torch.Generator().manual_seed(0)
+    offsets, heads, width = torch.tensor([0, 3, 18, 35], device="cpu"), 2, 12
+    qkv = place(torch.randn(2, 35, 3 * heads * width, generator=generator, device="cpu"))
+    grad_output = place(torch.randn(2, 35, heads * width, generator=generator, device="cpu"))
+    mixed, gradient = torch.empty_like(grad_output), torch.empty_like(qkv)
+    OP[backend].run(qkv, offsets, heads, mixed)
+    OP[backend].run(qkv, offsets, heads, gradient, grad_output)
+    return {"row_attention": mixed, "row_attention backward": gradient}

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 
-def run(qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, into: Tensor | None) -> None:
-    """As `geomfast.kernels.row_attention.run_on`."""
+def run(
+    qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None = None
+) -> None:
+    """As `geomfast.kernels.row_attention.op` says."""
     for first, last in pairwise(offsets.tolist()):
         c, t, size = qkv[:, first:last].shape
         width = size // (3 * heads)
@@ -19,10 +21,10 @@ def run(qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, into: Tensor | No
         scale = width**-0.5
         later = torch.ones(t, t, dtype=torch.bool, device=qkv.device).triu(1)
         p = (scale * q @ k.mT).masked_fill(later, -torch.inf).softmax(-1)
-        if into is None:
+        if grad_output is None:
             out[:, first:last] = (p @ v).transpose(1, 2).reshape(c, t, heads * width)
             continue
-        o = into[:, first:last].double().view(c, t, heads, width).transpose(1, 2)
+        o = grad_output[:, first:last].double().view(c, t, heads, width).transpose(1, 2)
         p_bar = o @ v.mT
         s_bar = scale * p * (p_bar - (p * p_bar).sum(-1, keepdim=True))
         found = torch.stack([s_bar @ k, s_bar.mT @ q, p.mT @ o])

@@ -11,37 +11,26 @@ import torch
 from torch import Tensor
 
 from geomfast.kernels.backends import native_module
-from geomfast.kernels.sgld.dynamics import Dynamics
+from geomfast.kernels.sgld.dynamics import LangevinState
 
 
-def step(
-    weights: Tensor,
-    gradients: Tensor,
-    center: Tensor,
-    dynamics: Dynamics,
-    seed: int,
-    step: int | Tensor,
-    square_average: Tensor | None,
-    previous: Tensor | None,
-    active: Tensor | None,
-    first_chain: int,
-) -> Tensor:
+def step(state: LangevinState, step: int | Tensor) -> Tensor:
     """As `geomfast.kernels.sgld.sgld_step`, of float32 on the CPU."""
-    chains, size = weights.shape
+    chains, size = state.weights.shape
     statistics = torch.empty((chains, 4), dtype=torch.float64, device="cpu")
     native_module("_cpu").sgld_step(
-        weights=weights.data_ptr(),
-        gradients=gradients.data_ptr(),
-        center=center.data_ptr(),
-        square_average=0 if square_average is None else square_average.data_ptr(),
-        previous=0 if previous is None else previous.data_ptr(),
-        active=0 if active is None else active.data_ptr(),
+        weights=state.weights.data_ptr(),
+        gradients=state.gradients.data_ptr(),
+        center=state.center.data_ptr(),
+        square_average=_address(state.square_average),
+        previous=_address(state.previous),
+        active=_address(state.active),
         chains=chains,
         size=size,
-        first_chain=first_chain,
-        seed=seed,
+        first_chain=state.first_chain,
+        seed=state.seed,
         step=int(step),
-        **{"decay": 0.0, "stability": 0.0, **dynamics.factors},
+        **{"decay": 0.0, "stability": 0.0, **state.dynamics.factors},
         statistics=statistics.data_ptr(),
         threads=torch.get_num_threads(),
         isa=os.environ.get("GEOMFAST_ISA", ""),
@@ -64,3 +53,7 @@ def normals(
             isa=os.environ.get("GEOMFAST_ISA", ""),
         )
     return out
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()

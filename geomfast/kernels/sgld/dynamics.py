@@ -1,10 +1,13 @@
-"""What a Langevin step multiplies by what."""
+"""What a Langevin step moves, and what it multiplies by what."""
 
 from __future__ import annotations
 
 import ctypes
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -56,3 +59,30 @@ class Dynamics:
             found["decay"] = self.preconditioner.decay
             found["stability"] = self.preconditioner.stability
         return {name: ctypes.c_float(value).value for name, value in found.items()}
+
+
+class LangevinState(NamedTuple):
+    """Chains of one seed: the tensors that a Langevin step reads and changes, and its dynamics.
+
+    Attributes:
+        weights: (C, P) float32 or float64, contiguous; changed.
+        gradients: (C, P), of the loss at the weights.
+        center: (P,), where the localization pulls to.
+        dynamics: what a step multiplies by.
+        seed: of the noise, 64 bits.
+        square_average: (C, P), changed: state of the preconditioner; needed with one.
+        previous: (C, P), changed: the weights before the last step, becomes those before this one.
+            Without it the third number that a step returns is zero.
+        active: (C,) bool, False for chains that stay as they are; None for all.
+        first_chain: index of the first row's chain.
+    """
+
+    weights: Tensor
+    gradients: Tensor
+    center: Tensor
+    dynamics: Dynamics
+    seed: int
+    square_average: Tensor | None = None
+    previous: Tensor | None = None
+    active: Tensor | None = None
+    first_chain: int = 0

@@ -1,79 +1,33 @@
-"""One Langevin step of all chains: signature, checks, and who serves it."""
+"""One Langevin step of all chains: signature, checks, and the table of backends."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from geomfast.kernels.backends import Candidate, choose, cpu_candidate, triton_candidate
-from geomfast.kernels.sgld import cpu, plain, reference, triton
-from geomfast.kernels.sgld.dynamics import Dynamics, RmsProp
+from geomfast.kernels.checks import check_fits
+from geomfast.kernels.registry import Op, Placement, float32_only
+from geomfast.kernels.sgld import cpu, eager, reference, triton
+from geomfast.kernels.sgld.dynamics import Dynamics, LangevinState, RmsProp
 
-__all__ = [
-    "Dynamics",
-    "RmsProp",
-    "backend_for",
-    "backends_serving",
-    "normals",
-    "normals_on",
+#: Modules with `step`, as `sgld_step`, and `normals`.
+OP = Op(
     "sgld_step",
-    "step_on",
-]
-
-# Backend -> module with `step` and `normals`.
-IMPLEMENTATIONS = {"triton": triton, "cpu": cpu, "torch": plain, "reference": reference}
+    {"triton": triton, "cpu": cpu, "torch": eager, "reference": reference},
+    refusals={"triton": float32_only, "cpu": float32_only},
+)
 
 
-def _candidates(weights: Tensor) -> list[Candidate]:
-    """Who serves weights of this type and place, best first."""
-    fused = [triton_candidate(weights.device), cpu_candidate(weights.device)]
-    if weights.dtype != torch.float32:
-        refusal = f"serves float32 weights, not {weights.dtype}"
-        fused = [Candidate(candidate.name, refusal) for candidate in fused]
-    return [*fused, Candidate("torch"), Candidate("reference", slower="for comparison only")]
-
-
-def backend_for(weights: Tensor) -> str:
-    """Name of the backend that serves these weights."""
-    return choose("sgld_step", _candidates(weights))
-
-
-def backends_serving(weights: Tensor) -> list[str]:
-    """Names of all backends that can serve these weights, best first."""
-    return [candidate.name for candidate in _candidates(weights) if not candidate.refusal]
-
-
-def sgld_step(
-    weights: Tensor,
-    gradients: Tensor,
-    center: Tensor,
-    dynamics: Dynamics,
-    *,
-    seed: int,
-    step: int | Tensor,
-    square_average: Tensor | None = None,
-    previous: Tensor | None = None,
-    active: Tensor | None = None,
-    first_chain: int = 0,
-) -> Tensor:
+def sgld_step(state: LangevinState, step: int | Tensor) -> Tensor:
     """Moves every chain by one Langevin step, in place.
 
     The noise of an entry depends on seed, chain, step and the entry's index alone: neither on the
     backend, the device, the number of threads, nor on which other chains there are.
 
     Args:
-        weights: (C, P) float32 or float64, contiguous; changed.
-        gradients: (C, P), of the loss at the weights.
-        center: (P,), where the localization pulls to.
-        dynamics: what the step multiplies by.
-        seed: of the noise, 64 bits.
+        state: changed; see `LangevinState`.
         step: number of this step; a 0-dimensional int64 tensor on the weights' device is read
             there, so that a replayed CUDA graph makes new noise.
-        square_average: (C, P), changed: state of the preconditioner; needed with one.
-        previous: (C, P), changed: the weights before the last step, becomes those before this one.
-            Without it the third number returned is zero.
-        active: (C,) bool, False for chains that stay as they are; None for all.
-        first_chain: index of the first row's chain.
 
     Returns:
         (C, 4) float64 of the weights w before the step, NaN for chains that are not active:
@@ -82,43 +36,10 @@ def sgld_step(
 
     Raises:
         ValueError: shapes, types or places do not fit together.
-        BackendError: the forced backend cannot serve.
+        BackendError: the forced backend does not support the input.
     """
-    _check(weights, gradients, center, dynamics, step, square_average, previous, active)
-    return step_on(
-        backend_for(weights),
-        weights,
-        gradients,
-        center,
-        dynamics,
-        seed=seed,
-        step=step,
-        square_average=square_average,
-        previous=previous,
-        active=active,
-        first_chain=first_chain,
-    )
-
-
-def step_on(
-    backend: str,
-    weights: Tensor,
-    gradients: Tensor,
-    center: Tensor,
-    dynamics: Dynamics,
-    *,
-    seed: int,
-    step: int | Tensor,
-    square_average: Tensor | None = None,
-    previous: Tensor | None = None,
-    active: Tensor | None = None,
-    first_chain: int = 0,
-) -> Tensor:
-    """As `sgld_step`, by one backend, of input that is known to fit."""
-    return IMPLEMENTATIONS[backend].step(
-        weights, gradients, center, dynamics, seed, step, square_average, previous, active,
-        first_chain,
-    )  # fmt: skip
+    _check(state, step)
+    return OP[OP.backend_for(state.weights)].step(state, step)
 
 
 def normals(
@@ -132,55 +53,36 @@ def normals(
 ) -> Tensor:
     """(chains, size) float32: the noise that `sgld_step` would add, before it is scaled."""
     where = torch.empty(0, device=device)
-    return normals_on(backend_for(where), chains, size, seed, step, first_chain, where.device)
+    run = OP[OP.backend_for(where)].normals
+    return run(chains, size, seed, step, first_chain, where.device)
 
 
-def normals_on(
-    backend: str,
-    chains: int,
-    size: int,
-    seed: int,
-    step: int,
-    first_chain: int,
-    device: torch.device,
-) -> Tensor:
-    """As `normals`, by one backend."""
-    return IMPLEMENTATIONS[backend].normals(chains, size, seed, step, first_chain, device)
-
-
-def _check(
-    weights: Tensor,
-    gradients: Tensor,
-    center: Tensor,
-    dynamics: Dynamics,
-    step: int | Tensor,
-    square_average: Tensor | None,
-    previous: Tensor | None,
-    active: Tensor | None,
-) -> None:
+def _check(state: LangevinState, step: int | Tensor) -> None:
+    weights, device = state.weights, state.weights.device
     if weights.dim() != 2 or weights.dtype not in (torch.float32, torch.float64):
         raise ValueError(
             f"weights must be (C, P) float32 or float64, not {tuple(weights.shape)} {weights.dtype}"
         )
-    rows, dtype = tuple(weights.shape), weights.dtype
-    expected = {
-        "weights": (weights, rows, dtype),
-        "gradients": (gradients, rows, dtype),
-        "square_average": (square_average, rows, dtype),
-        "previous": (previous, rows, dtype),
-        "center": (center, rows[1:], dtype),
-        "active": (active, rows[:1], torch.bool),
-        "step": (step, (), torch.int64),
-    }
-    for name, (x, shape, of) in expected.items():
-        if not isinstance(x, Tensor):
-            continue
-        if x.shape != shape or x.dtype != of or x.device != weights.device:
-            raise ValueError(
-                f"{name} must be {shape} {of} on {weights.device}, not "
-                f"{tuple(x.shape)} {x.dtype} on {x.device}"
-            )
-        if not x.is_contiguous():
-            raise ValueError(f"{name} must be contiguous")
-    if (dynamics.preconditioner is None) != (square_average is None):
+    for name in ("weights", "gradients", "square_average", "previous"):
+        if (x := getattr(state, name)) is not None:
+            check_fits(name, x, weights.shape, weights.dtype, device)
+    check_fits("center", state.center, weights.shape[1:], weights.dtype, device)
+    if state.active is not None:
+        check_fits("active", state.active, weights.shape[:1], torch.bool, device)
+    if isinstance(step, Tensor):
+        check_fits("step", step, (), torch.int64, device)
+    if (state.dynamics.preconditioner is None) != (state.square_average is None):
         raise ValueError("square_average goes with a preconditioner, and only with one")
+
+
+@OP.self_test({"sgld normals": 1e-6, "sgld_step": 1e-6, "sgld_step sums": 1e-5})
+def _self_test(backend: str, place: Placement) -> dict[str, Tensor]:
+    """Noise, and steps with a preconditioner; several groups of counters, the last not full."""
+    generator = torch.Generator().manual_seed(0)
+    weights, gradients, previous = place(torch.randn(3, 3, 300, generator=generator, device="cpu"))
+    square_average, center = torch.zeros_like(gradients), torch.zeros_like(gradients[0])
+    dynamics = Dynamics(0.1, 5.0, 1.0, RmsProp())
+    state = LangevinState(weights, gradients, center, dynamics, 1, square_average, previous)
+    sums = OP[backend].step(state, 2)
+    noise = OP[backend].normals(*weights.shape, 1, 2, 3, weights.device)
+    return {"sgld normals": noise, "sgld_step": weights, "sgld_step sums": sums}

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from geomfast.kernels.sgld.dynamics import Dynamics
+from geomfast.kernels.sgld.dynamics import LangevinState
 from geomfast.kernels.sgld.philox import COUNTERS, GROUP, in_order, numbers
 
 
@@ -35,40 +35,30 @@ def _box_muller(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return r * torch.where(upright, across, along), r * torch.where(upright, along, across)
 
 
-def step(
-    weights: Tensor,
-    gradients: Tensor,
-    center: Tensor,
-    dynamics: Dynamics,
-    seed: int,
-    step: int | Tensor,
-    square_average: Tensor | None,
-    previous: Tensor | None,
-    active: Tensor | None,
-    first_chain: int,
-) -> Tensor:
+def step(state: LangevinState, step: int | Tensor) -> Tensor:
     """As `geomfast.kernels.sgld.sgld_step`."""
+    weights, dynamics, square_average = state.weights, state.dynamics, state.square_average
     chains, size = weights.shape
-    z = normals(chains, size, seed, int(step), first_chain, weights.device)
+    z = normals(chains, size, state.seed, int(step), state.first_chain, weights.device)
     statistics = torch.full((len(weights), 4), math.nan, dtype=torch.float64, device=weights.device)
     preconditioner = dynamics.preconditioner
     for chain in range(chains):
-        if active is not None and not active[chain]:
+        if state.active is not None and not state.active[chain]:
             continue
-        w, g = weights[chain].double(), gradients[chain].double()
+        w, g = weights[chain].double(), state.gradients[chain].double()
         scale = torch.ones_like(w)
         if preconditioner is not None and square_average is not None:
             v = square_average[chain].double()
             v = preconditioner.decay * v + (1.0 - preconditioner.decay) * g**2
             square_average[chain] = v
             scale = 1.0 / (v.sqrt() + preconditioner.stability)
-        away = w - center.double()
+        away = w - state.center.double()
         drift = 0.5 * dynamics.lr * scale
         drift = drift * (dynamics.nbeta * g + dynamics.localization * away)
         since = torch.zeros_like(w)
-        if previous is not None:
-            since = w - previous[chain].double()
-            previous[chain] = w
+        if state.previous is not None:
+            since = w - state.previous[chain].double()
+            state.previous[chain] = w
         kick = (dynamics.lr * scale).sqrt() * z[chain]
         statistics[chain] = torch.stack([away @ away, drift @ drift, since @ drift, kick @ drift])
         weights[chain] = w - drift + kick

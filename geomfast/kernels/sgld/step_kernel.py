@@ -15,13 +15,13 @@ from geomfast.kernels.sgld.philox import GROUP
 GROUPS = 4
 # One warp: what it adds up needs no shared memory, and so no barrier.
 OPTIONS = {"num_warps": 1, "enable_fp_fusion": False}
-# Whatever these are, one compiled kernel serves; Triton would make one more for 1 or for 16.
+# Whatever these are, one compiled kernel does; Triton would make one more for 1 or for 16.
 ANY_VALUE = ("seed_low", "seed_high", "first_chain")
 
 
 @triton.jit
 def _box_muller(x, y):
-    """As `geomfast.kernels.sgld.plain.box_muller`, of uint32."""
+    """As `geomfast.kernels.sgld.eager.box_muller`, of uint32."""
     u = (x >> 1).to(tl.int32).to(tl.float32) * 4.656612873077393e-10 + 2.3283064365386963e-10
     bits = u.to(tl.int32, bitcast=True)
     e = (bits - 0x3F3504F3) >> 23
@@ -109,26 +109,10 @@ def _noise(seed_low, seed_high, step, chain, counter):
 
 @triton.jit
 def _step_quarter(
-    weights,
-    gradients,
-    center,
-    square_average,
-    previous,
-    entry,
-    inside,
-    z,
-    a,
-    b,
-    c,
-    d,
-    pull,
-    back,
-    spread,
-    decay,
-    stability,
-    SCALED: tl.constexpr,
-    TRACKED: tl.constexpr,
-):
+    weights, gradients, center, square_average, previous, entry, inside, z, a, b, c, d, pull, back,
+    spread, decay, stability,
+    SCALED: tl.constexpr, TRACKED: tl.constexpr,
+):  # fmt: skip
     """Moves one entry of each counter; returns the four sums with what it adds to them.
 
     Only the sums fuse products, as their order is free too.
@@ -155,29 +139,11 @@ def _step_quarter(
 
 @triton.jit(do_not_specialize=ANY_VALUE)
 def step_kernel(
-    weights,
-    gradients,
-    center,
-    square_average,
-    previous,
-    active,
-    sums,
-    size,
-    seed_low,
-    seed_high,
-    step,
-    first_chain,
-    pull,
-    back,
-    spread,
-    decay,
-    stability,
-    SCALED: tl.constexpr,
-    TRACKED: tl.constexpr,
-    MASKED: tl.constexpr,
-    GROUPS: tl.constexpr,
+    weights, gradients, center, square_average, previous, active, sums, size, seed_low, seed_high,
+    step, first_chain, pull, back, spread, decay, stability,
+    SCALED: tl.constexpr, TRACKED: tl.constexpr, MASKED: tl.constexpr, GROUPS: tl.constexpr,
     WIDTH: tl.constexpr,
-):
+):  # fmt: skip
     row = tl.program_id(1)
     out = sums + (row.to(tl.int64) * tl.num_programs(0) + tl.program_id(0)) * 4
     runs = True

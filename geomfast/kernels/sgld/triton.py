@@ -1,6 +1,6 @@
 """Backend "triton": noise, update and sums by one Triton kernel.
 
-Serves CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
+Supports CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
 Nothing waits for the GPU, and all of it can be captured in a CUDA graph.
 """
 
@@ -13,46 +13,31 @@ import torch
 from torch import Tensor
 
 from geomfast.kernels.backends import launching_on
-from geomfast.kernels.sgld.dynamics import Dynamics
+from geomfast.kernels.sgld.dynamics import LangevinState
 
 
-def step(
-    weights: Tensor,
-    gradients: Tensor,
-    center: Tensor,
-    dynamics: Dynamics,
-    seed: int,
-    step: int | Tensor,
-    square_average: Tensor | None,
-    previous: Tensor | None,
-    active: Tensor | None,
-    first_chain: int,
-) -> Tensor:
+def step(state: LangevinState, step: int | Tensor) -> Tensor:
     """As `geomfast.kernels.sgld.sgld_step`, of float32."""
     from geomfast.kernels.sgld import step_kernel
 
+    weights, scaled, previous = state.weights, state.square_average, state.previous
     chains, size = weights.shape
     programs = step_kernel.programs(size)
     sums = weights.new_empty((chains, programs, 4))
     if chains > 0:
+        tensors = (weights, state.gradients, state.center, scaled, previous, state.active, sums)
         launch: Any = step_kernel.step_kernel[(programs, chains)]
         with launching_on(weights.device):
             launch(
-                weights,
-                gradients,
-                center,
-                square_average,
-                previous,
-                active,
-                sums,
+                *tensors,
                 size,
-                *_words(seed),
+                *_words(state.seed),
                 _on_device(step, weights.device),
-                first_chain,
-                **{"decay": 0.0, "stability": 0.0, **dynamics.factors},
-                SCALED=square_average is not None,
+                state.first_chain,
+                **{"decay": 0.0, "stability": 0.0, **state.dynamics.factors},
+                SCALED=scaled is not None,
                 TRACKED=previous is not None,
-                MASKED=active is not None,
+                MASKED=state.active is not None,
                 GROUPS=step_kernel.GROUPS,
                 WIDTH=step_kernel.width(size),
                 **step_kernel.OPTIONS,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from geomfast.kernels.backends import native_module, triton_missing
-from geomfast.kernels.spectra import plain
+from geomfast.kernels.spectra import eager
 from geomfast.kernels.spectra import triton as triton_backend
 from geomfast.kernels.spectra.scaling import power_of_two
 
@@ -49,7 +49,7 @@ def _launch(
     with torch.cuda.device(x.device):
         plan = native_module("_cuda").spectra_plan(x.device.index, batch, n)
         if triton_missing():
-            gram, scale = plain.gram_and_scale(matrices)
+            gram, scale = eager.gram_and_scale(matrices)
         else:
             gram, scale = triton_backend.gram_and_scale(
                 matrices, mirrored=not plan.in_shared_memory

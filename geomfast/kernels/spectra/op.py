@@ -1,4 +1,4 @@
-"""Singular values and RankMe: signatures, checks and the table of who serves.
+"""Singular values and RankMe: signatures, checks and the table of backends.
 
 Both are also operators of torch (`torch.ops.geomfast.singular_values`, `.rankme`), which is what
 `torch.compile` sees; eager calls go straight through, since passing the dispatcher costs more than
@@ -9,64 +9,36 @@ from typing import Any
 
 import torch
 
-from geomfast.kernels.backends import (
-    Candidate,
-    choose,
-    cpu_candidate,
-    cuda_missing,
-    triton_candidate,
-)
 from geomfast.kernels.checks import all_finite, not_finite_error
-from geomfast.kernels.spectra import cpu, cuda, plain, reference, triton
+from geomfast.kernels.registry import Op, Placement
+from geomfast.kernels.spectra import cpu, cuda, eager, reference, triton
 from geomfast.kernels.spectra.entropy import exp_entropy
-
-# Backend -> function (..., N, d) of any floating-point type, at least one entry -> singular values.
-IMPLEMENTATIONS = {
-    "cuda": cuda.singular_values,
-    "triton": triton.singular_values,
-    "cpu": cpu.singular_values,
-    "torch": plain.singular_values,
-    "reference": reference.singular_values,
-}
 
 # Above this smaller side one matrix no longer fits the caches, and the blocked reduction behind
 # torch's eigvalsh wins (measured: 1.1x behind at 2000, 1.2x ahead at 3000, one thread).
 _LARGEST_SIDE_ON_CPU = 2000
 
 # The bisection kernel keeps a tridiagonal matrix in shared memory; far above it lies the side at
-# which a whole GPU serves one matrix better than one cluster does. Not yet measured on a GPU.
+# which a whole GPU is faster on one matrix than one cluster. Not yet measured on a GPU.
 _LARGEST_SIDE_ON_CUDA = 2000
 
 
-def _candidates(x: torch.Tensor) -> list[Candidate]:
-    """Who serves x, best first; the measurements behind it are in this folder's README."""
-    side = min(x.shape[-2:])
-    if x.device.type == "cuda":
-        missing = cuda_missing()
-        too_large = side > _LARGEST_SIDE_ON_CUDA
-        limit = f"serves a smaller side up to {_LARGEST_SIDE_ON_CUDA}" if too_large else ""
-        on_gpu = Candidate("cuda", missing or limit, missing=bool(missing))
-    else:
-        on_gpu = Candidate("cuda", f"serves tensors on the cuda device, x is on {x.device}")
-    return [
-        on_gpu,
-        triton_candidate(x.device),
-        cpu_candidate(
-            x.device, "torch is faster at this size" if side > _LARGEST_SIDE_ON_CPU else ""
-        ),
-        Candidate("torch"),
-        Candidate("reference", slower="for comparison only"),
-    ]
+def _too_large_for_cuda(x: torch.Tensor) -> str:
+    limit = _LARGEST_SIDE_ON_CUDA
+    return f"supports a smaller side up to {limit}" if min(x.shape[-2:]) > limit else ""
 
 
-def backend_for(x: torch.Tensor) -> str:
-    """Name of the backend that spectra of x run on; records store it."""
-    return choose("singular_values", _candidates(x))
+def _too_large_for_cpu(x: torch.Tensor) -> str:
+    return "torch is faster at this size" if min(x.shape[-2:]) > _LARGEST_SIDE_ON_CPU else ""
 
 
-def backends_serving(x: torch.Tensor) -> list[str]:
-    """Names of all backends that can serve x here, best first."""
-    return [candidate.name for candidate in _candidates(x) if not candidate.refusal]
+#: Modules with `singular_values`: (..., N, d) of any floating-point type, at least one entry.
+OP = Op(
+    "singular_values",
+    {"cuda": cuda, "triton": triton, "cpu": cpu, "torch": eager, "reference": reference},
+    refusals={"cuda": _too_large_for_cuda},
+    slower={"cpu": _too_large_for_cpu},
+)
 
 
 def check(x: torch.Tensor) -> None:
@@ -96,7 +68,7 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
         TypeError: x is not a floating-point tensor.
         ValueError: too few dimensions, an empty matrix; NaN or infinity, except on the backend
             "cuda", which does not wait for the GPU: there such a matrix gives NaN.
-        BackendError: the forced backend cannot serve.
+        BackendError: the forced backend does not support the input.
     """
     check(x)
     if torch.compiler.is_compiling():
@@ -107,8 +79,8 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
 def gram_eigenvalues(gram: torch.Tensor) -> torch.Tensor:
     """Eigenvalues of one symmetric positive semi-definite matrix.
 
-    On a GPU by the kernel "cuda" where it serves: torch's `eigvalsh` takes milliseconds for each of
-    the small matrices that Gram matrices of gradients are.
+    On a GPU by the kernel "cuda" where it is available: torch's `eigvalsh` takes milliseconds for
+    each of the small matrices that Gram matrices of gradients are.
 
     Args:
         gram: (n, n) float64, n >= 1, finite.
@@ -117,7 +89,7 @@ def gram_eigenvalues(gram: torch.Tensor) -> torch.Tensor:
         (n,) float64 on gram's device, ascending. What should be zero may be a negative rounding
         error, except on the backend "cuda". Not differentiable.
     """
-    if gram.is_cuda and backend_for(gram) == "cuda":
+    if gram.is_cuda and OP.backend_for(gram) == "cuda":
         return cuda.gram_eigenvalues(gram)
     return torch.linalg.eigvalsh(gram)
 
@@ -143,12 +115,12 @@ def rankme(x: torch.Tensor, center: bool, eps: float) -> torch.Tensor:
 
 
 def _singular_values(x: torch.Tensor) -> torch.Tensor:
-    run = IMPLEMENTATIONS[backend_for(x)]
+    run = OP[OP.backend_for(x)].singular_values
     return _empty_values(x) if x.numel() == 0 else run(x)
 
 
 def _rankme(x: torch.Tensor, center: bool, eps: float) -> torch.Tensor:
-    backend = backend_for(x)
+    backend = OP.backend_for(x)
     if x.numel() == 0:
         return _empty_rankme(x, center, eps)
     if center:
@@ -163,7 +135,7 @@ def rankme_on(backend: str, x: torch.Tensor, eps: float) -> torch.Tensor:
     """RankMe (...) of (..., N, d), at least one entry, by one backend."""
     if backend == "cuda":  # where the entropy is part of the last kernel
         return cuda.rankme(x, eps)
-    return exp_entropy(IMPLEMENTATIONS[backend](x), eps)
+    return exp_entropy(OP[backend].singular_values(x), eps)
 
 
 def _empty_values(x: torch.Tensor) -> torch.Tensor:
@@ -183,3 +155,17 @@ for _name, _run, _fake in (
 ):
     torch.library.register_kernel(_name, ("cpu", "cuda"), _run)
     torch.library.register_fake(_name, _fake)
+
+
+# Squaring halves the digits of singular values that are zero: sqrt(eps) remains.
+@OP.self_test({"singular_values": 1e-7, "rankme": 2e-5})
+def _self_test(backend: str, place: Placement) -> dict[str, torch.Tensor]:
+    """Matrices of full rank, one of rank one, one of zeros."""
+    x = torch.randn(9, 40, 24, generator=torch.Generator().manual_seed(0), device="cpu")
+    x[3] = x[3, :, :1] @ x[3, :1]
+    x[4] = 0.0
+    x = place(x)
+    return {
+        "singular_values": OP[backend].singular_values(x),
+        "rankme": rankme_on(backend, x, 0.0),
+    }

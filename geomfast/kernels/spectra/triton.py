@@ -1,12 +1,12 @@
 """Backend "triton": Gram matrices by a Triton kernel, their eigenvalues by torch.
 
-Serves CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
+Supports CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
 """
 
 import torch
 
 from geomfast.kernels.checks import not_finite_error
-from geomfast.kernels.spectra.plain import values_of_gram
+from geomfast.kernels.spectra.eager import values_of_gram
 from geomfast.kernels.spectra.scaling import power_of_two
 
 

@@ -1,6 +1,6 @@
 """Tangents and adjoints' tangents of a transformer's layers: what Hessian products are made of."""
 
-from geomfast.kernels.tangents.op import backend_for, backends_serving, operations
+from geomfast.kernels.tangents.op import OP, operations
 from geomfast.kernels.tangents.primal import (
     Attention,
     AttentionTangent,
@@ -11,13 +11,12 @@ from geomfast.kernels.tangents.primal import (
 )
 
 __all__ = [
+    "OP",
     "Attention",
     "AttentionTangent",
     "Gelu",
     "Norm",
     "NormTangent",
-    "backend_for",
-    "backends_serving",
     "nbytes",
     "operations",
 ]

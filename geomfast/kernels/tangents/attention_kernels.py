@@ -2,10 +2,10 @@
 
 Importing this module imports Triton; `geomfast.kernels.tangents.triton` does so when it is needed.
 
-The first axis of every grid numbers (probe, sample, head), the second blocks of asking or of asked
-positions; a program goes through the others in a loop. What is known at the point lies (sample,
-head, position, ...), contiguous; o and tangents lie (probe, sample, position, head, ...), with keys
-and values side by side, as products with weights leave them.
+The first axis of every grid numbers (probe, sample, head), the second blocks of queries or of keys;
+a program goes through the others in a loop. What is known at the point lies (sample, head,
+position, ...), contiguous; o and tangents lie (probe, sample, position, head, ...), with keys and
+values side by side, as products with weights leave them.
 
 Softmax wants sums over a row before any of its entries is final. As all that follows is linear in
 them, the loops go once, and what the sum is needed for is subtracted at the end; the tangents of
@@ -30,127 +30,93 @@ def _product(a, b, total):
 
 
 @triton.jit
-def _place(samples, heads):
-    """Which head of which sample of the point, sample of a probe, and head; 64 bits wide."""
+def _place(samples, heads, n_queries, n_keys, width):
+    """Where a program works: its head of a sample of the point, and number among all probes' heads.
+
+    Then where that head begins in what has queries' positions before heads, and in what has keys
+    and values, and how far apart the former's rows are. 64 bits wide.
+    """
     number = tl.program_id(0).to(tl.int64)
     head, sample = number % heads, number // heads
-    return (sample % samples) * heads + head, sample, head
+    queries = (sample * n_queries * heads + head) * width
+    keys = (sample * n_keys * 2 * heads + head) * width
+    return (sample % samples) * heads + head, number, queries, keys, heads * width
 
 
 @triton.jit
 def _rows(base, row, rows, stride, column, columns):
-    """A tile of rows so many entries apart; zero beyond the last row and column."""
+    """A tile of rows ``stride`` entries apart; zero beyond the last row and column."""
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     return tl.load(base + row[:, None] * stride + column[None, :], mask=inside, other=0.0)
 
 
 @triton.jit
-def _scores(row, asking, column, asked):
-    """Offsets of a tile of (asking, asked) scores, and which of them causality allows."""
-    allowed = (column[None, :] <= asked - asking + row[:, None]) & (row < asking)[:, None]
-    return row[:, None] * asked + column[None, :], allowed
+def _scores(row, n_queries, column, n_keys):
+    """Offsets of a tile of (n_queries, n_keys) scores, and which of them causality allows."""
+    allowed = (column[None, :] <= n_keys - n_queries + row[:, None]) & (row < n_queries)[:, None]
+    return row[:, None] * n_keys + column[None, :], allowed
 
 
 @triton.jit
 def attention_tangent(
-    q,
-    k,
-    v,
-    p,
-    o,
-    q_dot,
-    kv_dot,
-    entries,
-    sums,
-    o_dot,
-    samples,
-    heads,
-    asking,
-    asked,
-    width,
-    ROWS: tl.constexpr,
-    STEP: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    known, sample, head = _place(samples, heads)
-    number = tl.program_id(0).to(tl.int64)
+    q, k, v, p, o, q_dot, kv_dot, entries, sums, o_dot, samples, heads, n_queries, n_keys, width,
+    ROWS: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    point, number, offset, kv_offset, row_stride = _place(samples, heads, n_queries, n_keys, width)
     row, e = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    apart = heads * width
-    here = (sample * asking * heads + head) * width
-    keys = kv_dot + (sample * asked * 2 * heads + head) * width
-    queries = _rows(q + known * asking * width, row, asking, width, e, width)
-    queries_dot = _rows(q_dot + here, row, asking, apart, e, width)
+    keys = kv_dot + kv_offset
+    queries = _rows(q + point * n_queries * width, row, n_queries, width, e, width)
+    queries_dot = _rows(q_dot + offset, row, n_queries, row_stride, e, width)
     total = tl.zeros((ROWS,), dtype=tl.float32)
-    found = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
-    last = tl.minimum(asked, asked - asking + (tl.program_id(1) + 1) * ROWS)
+    acc = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+    last = tl.minimum(n_keys, n_keys - n_queries + (tl.program_id(1) + 1) * ROWS)
     for start in range(0, last, STEP):
         column = start + tl.arange(0, STEP)
-        entry, allowed = _scores(row, asking, column, asked)
+        entry, allowed = _scores(row, n_queries, column, n_keys)
         part = tl.zeros((ROWS, STEP), dtype=tl.float32)
-        b = _rows(k + known * asked * width, column, asked, width, e, width)
+        b = _rows(k + point * n_keys * width, column, n_keys, width, e, width)
         part = _product(queries_dot, tl.trans(b), part)
-        b = _rows(keys, column, asked, 2 * apart, e, width)
+        b = _rows(keys, column, n_keys, 2 * row_stride, e, width)
         part = _product(queries, tl.trans(b), part)
-        chances = tl.load(p + known * asking * asked + entry, mask=allowed, other=0.0)
+        chances = tl.load(p + point * n_queries * n_keys + entry, mask=allowed, other=0.0)
         part = part * chances
         total += tl.sum(part, 1)
-        tl.store(entries + number * asking * asked + entry, part, mask=allowed)
-        b = _rows(v + known * asked * width, column, asked, width, e, width)
-        found = _product(part, b, found)
-        b = _rows(keys + apart, column, asked, 2 * apart, e, width)
-        found = _product(chances, b, found)
-    tl.store(sums + number * asking + row, total, mask=row < asking)
-    before = (known // heads * asking * heads + head) * width
-    found -= total[:, None] * _rows(o + before, row, asking, apart, e, width)
-    inside = (row < asking)[:, None] & (e < width)[None, :]
-    tl.store(o_dot + here + row[:, None] * apart + e[None, :], found, mask=inside)
+        tl.store(entries + number * n_queries * n_keys + entry, part, mask=allowed)
+        b = _rows(v + point * n_keys * width, column, n_keys, width, e, width)
+        acc = _product(part, b, acc)
+        b = _rows(keys + row_stride, column, n_keys, 2 * row_stride, e, width)
+        acc = _product(chances, b, acc)
+    tl.store(sums + number * n_queries + row, total, mask=row < n_queries)
+    before = (point // heads * n_queries * heads + point % heads) * width
+    acc -= total[:, None] * _rows(o + before, row, n_queries, row_stride, e, width)
+    inside = (row < n_queries)[:, None] & (e < width)[None, :]
+    tl.store(o_dot + offset + row[:, None] * row_stride + e[None, :], acc, mask=inside)
 
 
 @triton.jit
 def queries_adjoint_tangent(
-    k,
-    v,
-    p,
-    o_bar,
-    s_bar,
-    centered,
-    kv_dot,
-    entries,
-    sums,
-    o_bar_dot,
-    entries_bar,
-    sums_bar,
-    q_bar_dot,
-    samples,
-    heads,
-    asking,
-    asked,
-    width,
-    ROWS: tl.constexpr,
-    STEP: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    known, sample, head = _place(samples, heads)
-    number = tl.program_id(0).to(tl.int64)
+    k, v, p, o_bar, s_bar, centered, kv_dot, entries, sums, o_bar_dot, entries_bar, sums_bar,
+    q_bar_dot, samples, heads, n_queries, n_keys, width,
+    ROWS: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    point, number, offset, kv_offset, row_stride = _place(samples, heads, n_queries, n_keys, width)
     row, e = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    apart = heads * width
-    here = (sample * asking * heads + head) * width
-    keys = kv_dot + (sample * asked * 2 * heads + head) * width
-    at, scores = known * asking * asked, number * asking * asked
-    bar = _rows(o_bar + known * asking * width, row, asking, width, e, width)
-    bar_dot = _rows(o_bar_dot + here, row, asking, apart, e, width)
-    before = tl.load(sums + number * asking + row, mask=row < asking, other=0.0)
+    keys = kv_dot + kv_offset
+    at, scores = point * n_queries * n_keys, number * n_queries * n_keys
+    bar = _rows(o_bar + point * n_queries * width, row, n_queries, width, e, width)
+    bar_dot = _rows(o_bar_dot + offset, row, n_queries, row_stride, e, width)
+    before = tl.load(sums + number * n_queries + row, mask=row < n_queries, other=0.0)
     total = tl.zeros((ROWS,), dtype=tl.float32)
-    found = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
+    acc = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
     mean = tl.zeros((ROWS, WIDTH), dtype=tl.float32)  # of the keys, under p
-    last = tl.minimum(asked, asked - asking + (tl.program_id(1) + 1) * ROWS)
+    last = tl.minimum(n_keys, n_keys - n_queries + (tl.program_id(1) + 1) * ROWS)
     for start in range(0, last, STEP):
         column = start + tl.arange(0, STEP)
-        entry, allowed = _scores(row, asking, column, asked)
+        entry, allowed = _scores(row, n_queries, column, n_keys)
         part = tl.zeros((ROWS, STEP), dtype=tl.float32)
-        b = _rows(v + known * asked * width, column, asked, width, e, width)
+        b = _rows(v + point * n_keys * width, column, n_keys, width, e, width)
         part = _product(bar_dot, tl.trans(b), part)
-        b = _rows(keys + apart, column, asked, 2 * apart, e, width)
+        b = _rows(keys + row_stride, column, n_keys, 2 * row_stride, e, width)
         part = _product(bar, tl.trans(b), part)
         chances = tl.load(p + at + entry, mask=allowed, other=0.0)
         part = part * chances
@@ -159,74 +125,55 @@ def queries_adjoint_tangent(
         part += p_dot * tl.load(centered + at + entry, mask=allowed, other=0.0)
         total += tl.sum(part, 1)
         tl.store(entries_bar + scores + entry, part, mask=allowed)
-        b = _rows(k + known * asked * width, column, asked, width, e, width)
-        found = _product(part, b, found)
+        b = _rows(k + point * n_keys * width, column, n_keys, width, e, width)
+        acc = _product(part, b, acc)
         mean = _product(chances, b, mean)
-        b = _rows(keys, column, asked, 2 * apart, e, width)
-        found = _product(tl.load(s_bar + at + entry, mask=allowed, other=0.0), b, found)
-    tl.store(sums_bar + number * asking + row, total, mask=row < asking)
-    found -= total[:, None] * mean
-    inside = (row < asking)[:, None] & (e < width)[None, :]
-    tl.store(q_bar_dot + here + row[:, None] * apart + e[None, :], found, mask=inside)
+        b = _rows(keys, column, n_keys, 2 * row_stride, e, width)
+        acc = _product(tl.load(s_bar + at + entry, mask=allowed, other=0.0), b, acc)
+    tl.store(sums_bar + number * n_queries + row, total, mask=row < n_queries)
+    acc -= total[:, None] * mean
+    inside = (row < n_queries)[:, None] & (e < width)[None, :]
+    tl.store(q_bar_dot + offset + row[:, None] * row_stride + e[None, :], acc, mask=inside)
 
 
 @triton.jit
 def keys_adjoint_tangent(
-    q,
-    p,
-    o_bar,
-    s_bar,
-    q_dot,
-    entries,
-    sums,
-    o_bar_dot,
-    entries_bar,
-    sums_bar,
-    kv_bar_dot,
-    samples,
-    heads,
-    asking,
-    asked,
-    width,
-    ROWS: tl.constexpr,
-    STEP: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
-    # Here a block of ROWS asked positions meets all that ask, STEP of them at a time.
-    known, sample, head = _place(samples, heads)
-    number = tl.program_id(0).to(tl.int64)
+    q, p, o_bar, s_bar, q_dot, entries, sums, o_bar_dot, entries_bar, sums_bar, kv_bar_dot, samples,
+    heads, n_queries, n_keys, width,
+    ROWS: tl.constexpr, STEP: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    # Here a block of ROWS keys meets all queries, STEP of them at a time.
+    point, number, offset, kv_offset, row_stride = _place(samples, heads, n_queries, n_keys, width)
     column, e = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    apart = heads * width
-    here = (sample * asking * heads + head) * width
-    at, scores = known * asking * asked, number * asking * asked
+    at, scores = point * n_queries * n_keys, number * n_queries * n_keys
     keys = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
     values = tl.zeros((ROWS, WIDTH), dtype=tl.float32)
-    first = tl.maximum(0, tl.program_id(1) * ROWS - (asked - asking)) // STEP * STEP
-    for start in range(first, asking, STEP):
+    first = tl.maximum(0, tl.program_id(1) * ROWS - (n_keys - n_queries)) // STEP * STEP
+    for start in range(first, n_queries, STEP):
         row = start + tl.arange(0, STEP)
-        entry, allowed = _scores(row, asking, column, asked)
-        allowed = allowed & (column < asked)[None, :]
+        entry, allowed = _scores(row, n_queries, column, n_keys)
+        allowed = allowed & (column < n_keys)[None, :]
         chances = tl.load(p + at + entry, mask=allowed, other=0.0)
         a = tl.load(entries_bar + scores + entry, mask=allowed, other=0.0)
-        total = tl.load(sums_bar + number * asking + row, mask=row < asking, other=0.0)
+        total = tl.load(sums_bar + number * n_queries + row, mask=row < n_queries, other=0.0)
         a -= total[:, None] * chances
-        b = _rows(q + known * asking * width, row, asking, width, e, width)
+        b = _rows(q + point * n_queries * width, row, n_queries, width, e, width)
         keys = _product(tl.trans(a), b, keys)
         a = tl.load(s_bar + at + entry, mask=allowed, other=0.0)
-        b = _rows(q_dot + here, row, asking, apart, e, width)
+        b = _rows(q_dot + offset, row, n_queries, row_stride, e, width)
         keys = _product(tl.trans(a), b, keys)
         a = tl.load(entries + scores + entry, mask=allowed, other=0.0)
-        total = tl.load(sums + number * asking + row, mask=row < asking, other=0.0)
+        total = tl.load(sums + number * n_queries + row, mask=row < n_queries, other=0.0)
         a -= total[:, None] * chances
-        b = _rows(o_bar + known * asking * width, row, asking, width, e, width)
+        b = _rows(o_bar + point * n_queries * width, row, n_queries, width, e, width)
         values = _product(tl.trans(a), b, values)
-        b = _rows(o_bar_dot + here, row, asking, apart, e, width)
+        b = _rows(o_bar_dot + offset, row, n_queries, row_stride, e, width)
         values = _product(tl.trans(chances), b, values)
-    there = kv_bar_dot + (sample * asked * 2 * heads + head) * width
-    place = column[:, None] * 2 * apart + e[None, :]
-    inside = (column < asked)[:, None] & (e < width)[None, :]
+    there = kv_bar_dot + kv_offset
+    place = column[:, None] * 2 * row_stride + e[None, :]
+    inside = (column < n_keys)[:, None] & (e < width)[None, :]
     tl.store(there + place, keys, mask=inside)
-    tl.store(there + apart + place, values, mask=inside)
+    tl.store(there + row_stride + place, values, mask=inside)
 
 
 def tile_for(width: int) -> dict[str, int]:

@@ -47,11 +47,11 @@ class Gelu:
 
 @dataclass
 class Attention:
-    """Causal attention o = p v, p = softmax(q k^T); the last t of T positions ask.
+    """Causal attention o = p v, p = softmax(q k^T); queries at the last t of T positions.
 
     Attributes:
         q: (n, heads, t, e), scale included; k, v: (n, heads, T, e).
-        p: (n, heads, t, T) probabilities, 0 beyond the asking position.
+        p: (n, heads, t, T) probabilities, 0 beyond the query's position.
         o: (n, t, heads, e).
         o_bar: (n, heads, t, e) adjoint of o.
         s_bar: (n, heads, t, T) adjoint of q k^T.

@@ -25,18 +25,9 @@ def _tile(rows, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def norm_tangent(
-    normed,
-    rstd,
-    pulled,
-    x_dot,
-    normed_dot,
-    along,
-    against,
-    rows,
-    width,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    normed, rstd, pulled, x_dot, normed_dot, along, against, rows, width,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row, entry, inside = _tile(rows, width, ROWS, BLOCK)
     probe = tl.program_id(1).to(tl.int64)
     shift = probe * rows * width
@@ -55,20 +46,9 @@ def norm_tangent(
 
 @triton.jit
 def norm_adjoint_tangent(
-    normed,
-    rstd,
-    pulled,
-    overlap,
-    normed_dot,
-    along,
-    against,
-    a_dot,
-    out,
-    rows,
-    width,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    normed, rstd, pulled, overlap, normed_dot, along, against, a_dot, out, rows, width,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row, entry, inside = _tile(rows, width, ROWS, BLOCK)
     probe = tl.program_id(1).to(tl.int64)
     shift = probe * rows * width

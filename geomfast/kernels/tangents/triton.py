@@ -1,6 +1,6 @@
 """Backend "triton": float32, each operation one kernel, or two on the way back through attention.
 
-Serves CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
+Supports CUDA tensors, and CPU tensors under Triton's interpreter (`TRITON_INTERPRET=1`, for tests).
 What is too wide for a tile goes to the backend "torch".
 """
 
@@ -12,23 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from geomfast.kernels.tangents import plain
+from geomfast.kernels.tangents import eager
 from geomfast.kernels.tangents.primal import Attention, AttentionTangent, Gelu, Norm, NormTangent
 
 #: Entries of a row that one program takes.
 _LONGEST_ROW = 2048
 
 
-def refusal(x: Tensor) -> str:
-    """Why the kernels do not serve tensors of x's type; empty if they do."""
-    return "" if x.dtype == torch.float32 else f"serves float32, x is {x.dtype}"
-
-
 def layer_norm_tangent(norm: Norm, x_dot: Tensor) -> NormTangent:
     from geomfast.kernels.tangents import row_kernels as kernels
 
     if x_dot.shape[-1] > _LONGEST_ROW:
-        return plain.layer_norm_tangent(norm, x_dot)
+        return eager.layer_norm_tangent(norm, x_dot)
     x_dot = x_dot.contiguous()
     probes, rows, width = x_dot.shape
     out = torch.empty_like(x_dot)
@@ -49,7 +44,7 @@ def layer_norm_adjoint_tangent(
     from geomfast.kernels.tangents import row_kernels as kernels
 
     if a_dot.shape[-1] > _LONGEST_ROW or not out.is_contiguous():
-        return plain.layer_norm_adjoint_tangent(norm, tangent, a_dot, out)
+        return eager.layer_norm_adjoint_tangent(norm, tangent, a_dot, out)
     a_dot = a_dot.contiguous()
     probes, rows, width = a_dot.shape
     tile = kernels.tile_for(width)
@@ -95,7 +90,7 @@ def softmax_hessian_product(p: Tensor, weight: Tensor, z_dot: Tensor) -> Tensor:
 
     probes, rows, width = z_dot.shape
     if width > _LONGEST_ROW:
-        return plain.softmax_hessian_product(p, weight, z_dot)
+        return eager.softmax_hessian_product(p, weight, z_dot)
     p, weight, z_dot = p.contiguous(), weight.contiguous(), z_dot.contiguous()
     out, tile = torch.empty_like(z_dot), kernels.tile_for(width)
     _launch(
@@ -113,18 +108,18 @@ def attention_tangent(
     from geomfast.kernels.tangents import attention_kernels as kernels
 
     a = attention
-    (samples, heads, asking, width), asked = a.q.shape, a.k.shape[2]
+    (samples, heads, n_queries, width), n_keys = a.q.shape, a.k.shape[2]
     if width > kernels.WIDEST:
-        return plain.attention_tangent(a, q_dot, kv_dot)
+        return eager.attention_tangent(a, q_dot, kv_dot)
     q_dot, kv_dot = q_dot.contiguous(), kv_dot.contiguous()
     entries, o_dot = q_dot.new_empty(len(q_dot), *a.p.shape), torch.empty_like(q_dot)
     sums = entries.new_empty(entries.shape[:-1])
     tile = kernels.tile_for(width)
     point = (a.q, a.k, a.v, a.p, a.o.contiguous())
-    sizes = (samples, heads, asking, asked, width)
+    sizes = (samples, heads, n_queries, n_keys, width)
     _launch(
         kernels.attention_tangent,
-        (len(q_dot) * samples * heads, -(-asking // kernels.ROWS)),
+        (len(q_dot) * samples * heads, -(-n_queries // kernels.ROWS)),
         (*point, q_dot, kv_dot, entries, sums, o_dot, *sizes),
         tile | kernels.OPTIONS,
     )
@@ -137,19 +132,19 @@ def attention_adjoint_tangent(
     from geomfast.kernels.tangents import attention_kernels as kernels
 
     a = attention
-    (samples, heads, asking, width), asked = a.q.shape, a.k.shape[2]
+    (samples, heads, n_queries, width), n_keys = a.q.shape, a.k.shape[2]
     if width > kernels.WIDEST:
-        return plain.attention_adjoint_tangent(a, tangent, o_bar_dot)
+        return eager.attention_adjoint_tangent(a, tangent, o_bar_dot)
     q_dot, kv_dot, entries, sums = tangent
     o_bar_dot = o_bar_dot.contiguous()
     entries_bar, sums_bar = torch.empty_like(entries), torch.empty_like(sums)
     q_bar_dot, kv_bar_dot = torch.empty_like(q_dot), torch.empty_like(kv_dot)
-    sizes, programs = (samples, heads, asking, asked, width), len(q_dot) * samples * heads
+    sizes, programs = (samples, heads, n_queries, n_keys, width), len(q_dot) * samples * heads
     tile = kernels.tile_for(width)
     point = (a.k, a.v, a.p, a.o_bar, a.s_bar, a.centered)
     _launch(
         kernels.queries_adjoint_tangent,
-        (programs, -(-asking // kernels.ROWS)),
+        (programs, -(-n_queries // kernels.ROWS)),
         (*point, kv_dot, entries, sums, o_bar_dot, entries_bar, sums_bar, q_bar_dot, *sizes),
         tile | kernels.OPTIONS,
     )
@@ -157,7 +152,7 @@ def attention_adjoint_tangent(
     dots = (q_dot, entries, sums, o_bar_dot, entries_bar, sums_bar)
     _launch(
         kernels.keys_adjoint_tangent,
-        (programs, -(-asked // kernels.ROWS)),
+        (programs, -(-n_keys // kernels.ROWS)),
         (*point, *dots, kv_bar_dot, *sizes),
         tile | kernels.OPTIONS,
     )

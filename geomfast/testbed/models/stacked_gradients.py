@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from geomfast.kernels import member_norm, row_attention
+from geomfast.kernels.member_norm import MemberNorm
 from geomfast.testbed.models.stacked import StackedGPT
 from geomfast.testbed.models.stacked_layout import Buffers, Layout
 
@@ -26,21 +27,14 @@ _gelu_backward = torch.ops.aten.gelu_backward.grad_input
 _log_softmax = torch.ops.aten._log_softmax.out
 
 
-class _Normed(NamedTuple):
-    """What the backward pass of a norm needs: its input, and the statistics of that."""
-
-    x: Tensor
-    statistics: Tensor
-
-
 class _Kept(NamedTuple):
     """What the backward pass of a block needs."""
 
-    norm_1: _Normed
+    norm_1: MemberNorm
     attention_in: Tensor
     qkv: Tensor
     attention_out: Tensor
-    norm_2: _Normed
+    norm_2: MemberNorm
     mlp_in: Tensor
     before_gelu: Tensor
     mlp_out: Tensor
@@ -59,8 +53,8 @@ class StackedGradients:
         self.model, self._buffer = model, buffers
         self._p = dict(zip(model.names, model.views(model.weights), strict=True))
         self._g = dict(zip(model.names, model.views(gradients), strict=True))
-        self._attend_on = row_attention.backend_for(gradients)
-        self._norm_on = member_norm.backend_for(gradients)
+        self._row_attention = row_attention.OP[row_attention.OP.backend_for(gradients)]
+        self._member_norm = member_norm.OP[member_norm.OP.backend_for(gradients)]
         self._layouts: dict[Hashable, Layout] = {}
 
     @torch.no_grad()
@@ -193,8 +187,7 @@ class StackedGradients:
     def _attend(
         self, qkv: Tensor, offsets: Tensor, out: Tensor, into: Tensor | None = None
     ) -> None:
-        heads = self.model.scale.heads
-        row_attention.run_on(self._attend_on, qkv, offsets, heads, out, into)
+        self._row_attention.run(qkv, offsets, self.model.scale.heads, out, into)
 
     def _linear(self, name: str, x: Tensor, out: Tensor) -> Tensor:
         weight, bias = self._p[f"{name}.weight"], self._p[f"{name}.bias"]
@@ -211,15 +204,14 @@ class StackedGradients:
         torch.sum(into, 1, out=self._g[f"{name}.bias"])
         torch.bmm(into, self._p[f"{name}.weight"], out=out)
 
-    def _norm(self, name: str, x: Tensor) -> tuple[Tensor, _Normed]:
+    def _norm(self, name: str, x: Tensor) -> tuple[Tensor, MemberNorm]:
         gain, bias = self._p[f"{name}.weight"], self._p[f"{name}.bias"]
         out = self._buffer(f"{name}.out", *x.shape)
-        statistics = self._buffer(f"{name}.statistics", *x.shape[:2], 2)
-        member_norm.forward_on(self._norm_on, x, gain, bias, out, statistics)
-        return out, _Normed(x, statistics)
+        norm = MemberNorm(x, gain, bias, self._buffer(f"{name}.statistics", *x.shape[:2], 2))
+        self._member_norm.forward(norm, out)
+        return out, norm
 
-    def _norm_backward(self, name: str, into: Tensor, kept: _Normed, out: Tensor) -> None:
+    def _norm_backward(self, name: str, into: Tensor, norm: MemberNorm, out: Tensor) -> None:
         """Adds the gradient of a norm's input to ``out``."""
-        gain = self._p[f"{name}.weight"]
         gradients = self._g[f"{name}.weight"], self._g[f"{name}.bias"]
-        member_norm.backward_on(self._norm_on, into, kept.x, kept.statistics, gain, out, *gradients)
+        self._member_norm.backward(norm, into, out, *gradients)

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geomfast.kernels.adamw import AdamW, backend_for, step_on
+from geomfast.kernels.adamw import OP, AdamW, AdamWState
 from geomfast.replay import WARM_UP, Replay
 from geomfast.testbed.models.scales import Scale
 from geomfast.testbed.models.stacked import StackedGPT
@@ -67,14 +67,17 @@ class Program:
         weights = self.model.weights
         self.gradients = torch.zeros_like(weights)
         self.exp_avg, self.exp_avg_sq = torch.zeros_like(weights), torch.zeros_like(weights)
-        self.rule = AdamW(settings.betas, settings.weight_decay)
+        rule = AdamW(settings.betas, settings.weight_decay)
+        self._state = AdamWState(
+            weights, self.gradients, self.exp_avg, self.exp_avg_sq, rule, self.model.matrices
+        )
         peak = settings.learning_rate or scale.learning_rate
-        self.factors = self.rule.factors(_rates(settings, peak)).to(device)
+        self.step_scalars = rule.step_scalars(_rates(settings, peak)).to(device)
         self.seeds = torch.tensor(seeds, device=device)
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self.losses = torch.zeros(len(seeds), device=device)
         self.failed_at = torch.full_like(self.seeds, _RUNNING)
-        self._backend = backend_for(weights)
+        self._adamw_step = OP[OP.backend_for(weights)].step
         self._by_hand = (
             StackedGradients(self.model, self.gradients, buffers or Buffers())
             if device.type == "cpu"
@@ -98,18 +101,12 @@ class Program:
         running = self.failed_at == _RUNNING
         finite = self.losses.isfinite() & norms.isfinite()
         self.failed_at.copy_(torch.where(running & ~finite, self.at, self.failed_at))
-        step_on(
-            self._backend,
-            self.model.weights,
-            self.gradients,
-            self.exp_avg,
-            self.exp_avg_sq,
-            self.rule,
-            matrices=self.model.matrices,
-            factors=self.factors.index_select(0, self.at)[0],
+        self._adamw_step(
+            self._state,
+            self.step_scalars.index_select(0, self.at)[0],
             # As torch's clip_grad_norm_ has it.
-            scales=(self.clip / (norms + 1e-6)).clamp_max(1.0),
-            active=running & finite,
+            (self.clip / (norms + 1e-6)).clamp_max(1.0),
+            running & finite,
         )
         self.at += 1
 

@@ -14,7 +14,7 @@ from geomfast.estimators.sampling.diagnostics import (
     mixing,
     step_bias,
 )
-from geomfast.kernels.sgld import Dynamics, sgld_step
+from geomfast.kernels.sgld import Dynamics, LangevinState, sgld_step
 from tests import cases
 
 
@@ -148,11 +148,8 @@ def chain_on_a_quadratic(steps, lr, size=6, start=1.0):
     for step in range(steps):
         path.append(weights.clone())
         losses.append(0.5 * (curvature * weights**2).sum(1))
-        statistics.append(
-            sgld_step(
-                weights, curvature * weights, center, dynamics, seed=5, step=step, previous=previous
-            )
-        )
+        state = LangevinState(weights, curvature * weights, center, dynamics, 5, previous=previous)
+        statistics.append(sgld_step(state, step))
 
     def energy(w):
         away = w - center

@@ -10,16 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def run(qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, into: Tensor | None) -> None:
-    """As `geomfast.kernels.row_attention.run_on`."""
+def run(
+    qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None = None
+) -> None:
+    """As `geomfast.kernels.row_attention.op` says."""
     for tokens, length in _runs(offsets):
-        if into is None:
+        if grad_output is None:
             out[:, tokens] = _mixed(qkv[:, tokens], length, heads)
             continue
         with torch.enable_grad():
             leaf = qkv[:, tokens].detach().requires_grad_()
             mixed = _mixed(leaf, length, heads)
-            out[:, tokens] = torch.autograd.grad(mixed, leaf, into[:, tokens])[0]
+            out[:, tokens] = torch.autograd.grad(mixed, leaf, grad_output[:, tokens])[0]
 
 
 def _runs(offsets: Tensor) -> Iterator[tuple[slice, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from geomfast.kernels.sgld.dynamics import Dynamics
+from geomfast.kernels.sgld.dynamics import LangevinState
 from geomfast.kernels.sgld.philox import COUNTERS, GROUP, in_order, numbers
 
 # Of p with -2 log(1 + f) = f p(f), sin t = t s(t^2), cos t = c(t^2): least maximal error for
@@ -69,39 +69,15 @@ def normals(
     return out
 
 
-def step(
-    weights: Tensor,
-    gradients: Tensor,
-    center: Tensor,
-    dynamics: Dynamics,
-    seed: int,
-    step: int | Tensor,
-    square_average: Tensor | None,
-    previous: Tensor | None,
-    active: Tensor | None,
-    first_chain: int,
-) -> Tensor:
-    """As `geomfast.kernels.sgld.sgld_step`."""
+def step(state: LangevinState, step: int | Tensor) -> Tensor:
+    """As `geomfast.kernels.sgld.sgld_step`, in the weights' type."""
+    weights, square_average, previous = state.weights, state.square_average, state.previous
     chains, size = weights.shape
-    z = normals(chains, size, seed, int(step), first_chain, weights.device)
-    return move(weights, gradients, center, dynamics, z, square_average, previous, active)
-
-
-def move(
-    weights: Tensor,
-    gradients: Tensor,
-    center: Tensor,
-    dynamics: Dynamics,
-    noise: Tensor,
-    square_average: Tensor | None,
-    previous: Tensor | None,
-    active: Tensor | None,
-) -> Tensor:
-    """The step with given noise, in the weights' type."""
-    by = dynamics.factors
-    rows = slice(None) if active is None else active
-    w, g = weights[rows], gradients[rows]
-    away = w - center
+    noise = normals(chains, size, state.seed, int(step), state.first_chain, weights.device)
+    by = state.dynamics.factors
+    rows = slice(None) if state.active is None else state.active
+    w, g = weights[rows], state.gradients[rows]
+    away = w - state.center
     drift = by["pull"] * g + by["back"] * away
     kick = by["spread"] * noise[rows].to(w.dtype)
     if square_average is not None:
