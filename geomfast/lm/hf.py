@@ -23,7 +23,7 @@ from geomfast.measures.catalog import needing
 from geomfast.measures.memory import Notice, halving, logger
 from geomfast.measures.model.evaluation import evaluating
 from geomfast.measures.model.measuring import MEASURES as ANY_MODEL
-from geomfast.measures.model.measuring import Found, Options, check_measures, measure_model
+from geomfast.measures.model.measuring import MeasuredValue, Options, check_measures, measure_model
 from geomfast.measures.model.states import activations
 from geomfast.measures.spec import BEHAVIOUR, Need
 
@@ -171,7 +171,7 @@ def measure_lm(
     options: Options | None = None,
     *,
     notice: Notice = logger.warning,
-) -> Iterator[tuple[str, Found]]:
+) -> Iterator[tuple[str, MeasuredValue]]:
     """Takes the named measures of a model on every probe set.
 
     Args:
@@ -206,7 +206,7 @@ def measure_lm(
 
 def _behaviour(
     lm: CausalLM, probes: EncodedProbes, options: Options, notice: Notice
-) -> Iterator[Found]:
+) -> Iterator[MeasuredValue]:
     begin = time.perf_counter()
     seen = behaviour(lm, probes, batch_size=options.batch_size, notice=notice)
     rows = {
@@ -218,4 +218,4 @@ def _behaviour(
     seconds = (time.perf_counter() - begin) / len(rows)
     for name, values in rows.items():
         value, stderr = mean_and_stderr(values)
-        yield Found(name, "", value, stderr, len(probes), seconds, "torch", settings)
+        yield MeasuredValue(name, "", value, stderr, len(probes), seconds, "torch", settings)

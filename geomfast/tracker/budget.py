@@ -60,8 +60,8 @@ class Budget:
     share at once; a run that then ends early or gets much faster has spent more than it should.
     Where it is not, a measurement waits until the time that has passed has earned it.
 
-    Either way it is expected to cost what the dearest of the last few did, as what else runs on a
-    machine makes them differ; the first, of which nothing is known, is always allowed.
+    Either way it is expected to cost what the most expensive of the last few did, as what else runs
+    on a machine makes them differ; the first, of which nothing is known, is always allowed.
 
     Args:
         share: what may be spent, of the time that the run takes without; None for no bound.
@@ -102,7 +102,7 @@ class Budget:
         return self._spent + (0.0 if self._since is None else self._clock() - self._since)
 
     @property
-    def rest(self) -> float:
+    def training_seconds(self) -> float:
         """Seconds so far that were not the tracker's."""
         now = self._clock() if self._ended is None else self._ended
         return now - self._began - self.spent
@@ -115,7 +115,7 @@ class Budget:
     @property
     def overhead(self) -> float:
         """What has been spent, as a share of the rest: 0.05 for a run that took 5% longer."""
-        rest = self.rest
+        rest = self.training_seconds
         return self.spent / rest if rest > 0 else 0.0
 
     @property
@@ -142,9 +142,9 @@ class Budget:
                 self._measuring += cost
                 self._measurements += 1
 
-    def passed(self, step: int) -> None:
+    def record_step(self, step: int) -> None:
         """Notes that the run has come to a step, from which its pace is known."""
-        now = step, self.rest
+        now = step, self.training_seconds
         if self._before is not None and step > self._before[0]:
             if self._paces is None:  # the first step also compiles, allocates and fills caches
                 self._paces = deque(maxlen=PACES)
@@ -153,7 +153,7 @@ class Budget:
                 self._paces.append((now[1] - rest) / (step - at))
         self._before = now
 
-    def allows(self, step: int, every: str | int) -> bool:
+    def should_measure(self, step: int, every: str | int) -> bool:
         """Whether a measurement that is due may be taken.
 
         Args:
@@ -163,10 +163,10 @@ class Budget:
         if self.share is None or not self._costs:
             return True
         if self.total is None or step > self.total:
-            return self.affords()
+            return self.can_afford_now()
         whole = self.projected(step)
         if whole is None:
-            return self.affords()
+            return self.can_afford_now()
         measurements = max(0.0, self.share * whole - self.spent) / max(*self._costs, 1e-9)
         self._credit += min(1.0, measurements / due_between(step, self.total, every))
         if measurements < 1.0 or self._credit < 1.0 - 1e-9:
@@ -184,9 +184,9 @@ class Budget:
             return None
         # Of the faster ones, for what makes steps slow passes.
         seconds = sorted(self._paces)[len(self._paces) // 4]
-        return self.rest + seconds * max(0, self.total - step)
+        return self.training_seconds + seconds * max(0, self.total - step)
 
-    def enough(self, more: int, whole: float) -> float:
+    def required_share(self, more: int, whole: float) -> float:
         """The share that would pay for more measurements, with a margin, to two digits.
 
         Args:
@@ -197,8 +197,8 @@ class Budget:
         unit = 10.0 ** (math.floor(math.log10(share)) - 1) if share > 0 else 1.0
         return float(f"{math.ceil(share / unit) * unit:.2g}")
 
-    def affords(self) -> bool:
+    def can_afford_now(self) -> bool:
         """Whether the time that has passed pays for one more measurement."""
         if self.share is None or not self._costs:
             return True
-        return self.spent + max(self._costs) <= self.share * self.rest
+        return self.spent + max(self._costs) <= self.share * self.training_seconds

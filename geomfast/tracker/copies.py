@@ -62,7 +62,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def aside(device: torch.device) -> Iterator[None]:
+def preserve_rng_state(device: torch.device) -> Iterator[None]:
     """What is computed inside leaves no trace outside of it.
 
     Random numbers of torch, NumPy and Python are drawn as if it had not been; gradients are on and

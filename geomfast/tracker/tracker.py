@@ -16,18 +16,18 @@ from torch import nn
 from geomfast.estimators.batches import Batches, count
 from geomfast.estimators.checks import LossFunction
 from geomfast.files import fingerprint
-from geomfast.measures.model.measuring import Found, Options, check_measures
+from geomfast.measures.model.measuring import MeasuredValue, Options, check_measures
 from geomfast.records import MIXTURE
 from geomfast.runs.failures import clear_failure, mark_failed
-from geomfast.tracker import arguments, words
+from geomfast.tracker import arguments, messages
 from geomfast.tracker.budget import Budget, check_every, due
 from geomfast.tracker.cadence import Cadence
-from geomfast.tracker.copies import EvaluationCopy, aside, unwrapped
+from geomfast.tracker.copies import EvaluationCopy, preserve_rng_state, unwrapped
 from geomfast.tracker.dashboards import dashboards, tags
-from geomfast.tracker.earlier import Earlier
 from geomfast.tracker.folder import RunFolder
+from geomfast.tracker.resume import ResumeCheck
 from geomfast.tracker.samples import data_hash, samples_of
-from geomfast.tracker.values import LOSS, StatesOf, Taking, row, values_of_run
+from geomfast.tracker.values import LOSS, Evaluator, StatesOf, row, values_of_run
 
 logger = logging.getLogger("geomfast")
 
@@ -73,7 +73,7 @@ class Tracker:
               parameters, recorded as ``..._first_50k``;
             - ``hessian_top``, ``hessian_trace``: largest eigenvalue and trace of the Hessian of the
               mean loss;
-            - ``llc``: the local learning coefficient, the dearest by far.
+            - ``llc``: the local learning coefficient, by far the most expensive.
 
             The mean loss of the samples is recorded with them wherever there is a ``loss_fn``.
         every: ``"log"`` for steps 0, 1, 2, ... 8, 10, 11, 13, 16, ..., four to a doubling; or every
@@ -156,16 +156,16 @@ class Tracker:
         self._tokens: int | None = None
         self._scalars: dict[str, Any] = {}
         self._seconds = 0.0
-        if (said := words.wide(max_overhead)) is not None:
+        if (said := messages.wide(max_overhead)) is not None:
             self._notice(said)
         with self.budget.spending():
             inner = unwrapped(model)
             self._copy = EvaluationCopy(inner, arguments.check_device(device))
-            with aside(self._copy.device), self._copy.measuring():
+            with preserve_rng_state(self._copy.device), self._copy.measuring():
                 given = data is not None
                 device = self._copy.device
                 batches = samples_of(data, options.samples, device) if given else Batches()
-                self._taking = Taking(
+                self._evaluator = Evaluator(
                     self._copy.module,
                     names,
                     loss_fn,
@@ -175,7 +175,7 @@ class Tracker:
                     layers,
                     self._notice,
                 )
-                self._taking.try_out()
+                self._evaluator.validate()
                 self._data = data_hash(batches)
             self._named = {"scale": scale or type(inner).__name__, "seed": int(seed)}
             self._name = name
@@ -197,8 +197,8 @@ class Tracker:
             except BaseException:
                 self._folder.close()
                 raise
-        self._earlier = Earlier(self._folder)
-        if (said := self._earlier.met()) is not None:
+        self._resumed = ResumeCheck(self._folder)
+        if (said := self._resumed.notice()) is not None:
             self._notice(said)
 
     @property
@@ -237,15 +237,15 @@ class Tracker:
         if step == self._last:
             return False
         self._last, self._loss, self._tokens, self._scalars = step, loss, tokens, scalars
-        self.budget.passed(step)
-        if self._earlier.passed(step):
+        self.budget.record_step(step)
+        if self._resumed.must_compare(step):
             self._compare()
-        if self._earlier.other or step <= self._earlier.last:
+        if self._resumed.another or step <= self._resumed.last:
             return False
         if not due(step, self.every):
             return False
         self._cadence.is_due(step)
-        if not self.budget.allows(step, self.every):
+        if not self.budget.should_measure(step, self.every):
             self._thin()
             return False
         self._measure()
@@ -262,11 +262,11 @@ class Tracker:
         """
         if not self.active:
             return
-        new = self._last > self._earlier.last and self._last not in self._folder.recorded
-        if last and new and not self._earlier.other:
+        new = self._last > self._resumed.last and self._last not in self._folder.recorded
+        if last and new and not self._resumed.another:
             if not due(self._last, self.every):
                 self._cadence.is_due(self._last)
-            if self.budget.affords():
+            if self.budget.can_afford_now():
                 self._measure()
         self._let_go()
         if self.raise_failures and self._failures:
@@ -303,36 +303,36 @@ class Tracker:
         self._folder.close()
         counts = self._cadence
         if counts.due:
-            said = words.summary(self.budget, counts.due, counts.measured, self._last)
+            said = messages.summary(self.budget, counts.due, counts.measured, self._last)
             logger.warning("run %s in %s: %s", self._folder.run, self.out, said)
 
     def _compare(self) -> None:
         """See whether a step recorded before is of the weights that the model has now."""
         with self.budget.spending():
             try:
-                with aside(self._copy.device), self._copy.measuring():
+                with preserve_rng_state(self._copy.device), self._copy.measuring():
                     weights = self._copy.refresh()
-                said = self._earlier.compare(self._last, weights)
+                said = self._resumed.compare(self._last, weights)
             except Exception as error:
                 self._fail("comparing", error)
                 return
         if said is not None:
             self._notice(said)
-            if self._earlier.other:
+            if self._resumed.another:
                 self._failures["run"] = ValueError(said)
 
     def _measure(self) -> None:
         with self.budget.spending(measuring=True):
             try:
-                with aside(self._copy.device), self._copy.measuring():
+                with preserve_rng_state(self._copy.device), self._copy.measuring():
                     # Before anything is measured: some models change their weights in a pass.
                     weights = self._copy.refresh()
-                    found = list(self._taking.take(self._fail))
+                    found = list(self._evaluator.measure(self._fail))
                 self._write(found, weights)
             except Exception as error:
                 self._fail("measuring", error)
 
-    def _write(self, found: list[Found], weights: str) -> None:
+    def _write(self, found: list[MeasuredValue], weights: str) -> None:
         """Records first: a dashboard that fails has not cost them."""
         of_samples = {"task": self._name, "level": 1, "data": self._data}
         task, level = MIXTURE
@@ -343,14 +343,18 @@ class Tracker:
         rows = [row(one, of_samples) for one in found] + [row(one, of_run) for one in of_the_run]
         device = str(self._copy.device)
         shared = {**self._named, "tokens": self._tokens, "weights": weights, "device": device}
-        names = {LOSS, *self._taking.measures} if self._taking.loss_fn else self._taking.measures
+        names = (
+            {LOSS, *self._evaluator.measures}
+            if self._evaluator.loss_fn
+            else self._evaluator.measures
+        )
         hashes = {fingerprint(one.settings): one.settings for one in (*found, *of_the_run)}
         self._folder.write(self._last, names, [{**one, **shared} for one in rows], hashes)
         self._cadence.measured += 1
         if self._cadence.measured == 1:
             self._note()
         self._seconds += sum(one.seconds for one in found)
-        self._folder.wall(self.budget.rest, self.budget.spent - self._seconds)
+        self._folder.wall(self.budget.training_seconds, self.budget.spent - self._seconds)
         for shown in self._dashboards:
             shown.show(self._last, tags(rows))
 
@@ -359,7 +363,7 @@ class Tracker:
         counts.thin(self._last)
         if "thinned" in self._notices:
             return
-        said = words.thinned(self.budget, self._last, self.every, counts.due, counts.measured)
+        said = messages.thinned(self.budget, self._last, self.every, counts.due, counts.measured)
         if said is None:
             return
         self._notices.add("thinned")

@@ -19,7 +19,7 @@ from geomfast.files import fingerprint
 from geomfast.measures.catalog import measure_of, needing
 from geomfast.measures.engine import FAILED
 from geomfast.measures.memory import Notice
-from geomfast.measures.model.measuring import Found, Options, measure_model
+from geomfast.measures.model.measuring import MeasuredValue, Options, measure_model
 from geomfast.measures.model.states import NoStates, UnknownModule, activations
 from geomfast.measures.spec import Need
 from geomfast.records.ranges import ranges
@@ -34,7 +34,7 @@ StatesOf = Callable[[nn.Module], Mapping[str, Tensor]]
 
 
 @dataclass
-class Taking:
+class Evaluator:
     """The measures of a module on some samples.
 
     Attributes:
@@ -57,7 +57,7 @@ class Taking:
     layers: Sequence[str] | None
     notice: Notice
 
-    def try_out(self) -> None:
+    def validate(self) -> None:
         """Run the model on two samples, so that what cannot work is known before training.
 
         Raises:
@@ -81,7 +81,7 @@ class Taking:
         if self.options.params is not None:
             chosen(self.module, self.options.params)
 
-    def take(self, failed: Callable[[str, Exception], None]) -> Iterator[Found]:
+    def measure(self, failed: Callable[[str, Exception], None]) -> Iterator[MeasuredValue]:
         """All values, the mean loss of the samples before the others.
 
         Args:
@@ -97,9 +97,9 @@ class Taking:
     def _guarded(
         self,
         names: Iterable[str],
-        take: Callable[[], list[Found]],
+        take: Callable[[], list[MeasuredValue]],
         failed: Callable[[str, Exception], None],
-    ) -> list[Found]:
+    ) -> list[MeasuredValue]:
         try:
             return take()
         except Exception as error:
@@ -107,7 +107,8 @@ class Taking:
                 failed(name, error)
             nan = math.nan
             return [
-                Found(name, "", nan, nan, 0, 0.0, FAILED, self.settings(name)) for name in names
+                MeasuredValue(name, "", nan, nan, 0, 0.0, FAILED, self.settings(name))
+                for name in names
             ]
 
     def settings(self, name: str) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Taking:
             return {"measure": LOSS, "samples": self.options.samples}
         return self.options.of(name)
 
-    def _measured(self, names: list[str]) -> list[Found]:
+    def _measured(self, names: list[str]) -> list[MeasuredValue]:
         return measure_model(
             self.module,
             self.loss_fn,
@@ -147,7 +148,7 @@ class Taking:
         )
 
     @torch.no_grad()
-    def _mean_loss(self) -> list[Found]:
+    def _mean_loss(self) -> list[MeasuredValue]:
         assert self.loss_fn is not None
         begin = time.perf_counter()
         size = self.options.batch_size
@@ -161,7 +162,7 @@ class Taking:
         mean, stderr = mean_and_stderr(together)
         seconds = time.perf_counter() - begin
         settings = self.settings(LOSS)
-        return [Found(LOSS, "", mean, stderr, len(together), seconds, "torch", settings)]
+        return [MeasuredValue(LOSS, "", mean, stderr, len(together), seconds, "torch", settings)]
 
 
 def values_of_run(
@@ -169,7 +170,7 @@ def values_of_run(
     overhead: float | None,
     scalars: Mapping[str, Any],
     failed: Callable[[str, Exception], None],
-) -> list[Found]:
+) -> list[MeasuredValue]:
     """What is known of the run itself at this moment.
 
     Args:
@@ -188,7 +189,7 @@ def values_of_run(
         except (TypeError, ValueError, RuntimeError) as error:
             failed(name, error)
     return [
-        Found(name, "", value, math.nan, 1, 0.0, "", {"measure": name})
+        MeasuredValue(name, "", value, math.nan, 1, 0.0, "", {"measure": name})
         for name, value in known.items()
     ]
 
@@ -203,7 +204,7 @@ def _check_free(name: str) -> None:
         )
 
 
-def row(one: Found, named: dict[str, Any]) -> dict[str, Any]:
+def row(one: MeasuredValue, named: dict[str, Any]) -> dict[str, Any]:
     """A value as a row of the records, but for what a checkpoint's rows share."""
     values = {key: getattr(one, key) for key in ("measure", "layer", "value", "stderr", "n")}
     how = {"settings": fingerprint(one.settings), "backend": one.backend, "seconds": one.seconds}

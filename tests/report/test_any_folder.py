@@ -33,8 +33,8 @@ def follow(out, steps, *, allowed=None, **options):
     given = {"measures": ("rankme", "fisher_rank"), "every": 2, "options": QUICK, "out": out}
     tracker = gf.Tracker(options.pop("model", None) or net(), loss_fn, batch(), **given | options)
     if allowed is not None:
-        tracker.budget.allows = lambda step, every: step in allowed
-        tracker.budget.affords = lambda: False
+        tracker.budget.should_measure = lambda step, every: step in allowed
+        tracker.budget.can_afford_now = lambda: False
     for step in steps:
         tracker.step(step, loss=1.0 / (step + 1))
     tracker.close()

@@ -24,8 +24,8 @@ def run(budget, clock, steps, *, step_seconds, measure_seconds, every="log", fir
     for step in range(first, steps + 1):
         if step > first:
             clock.now += step_seconds(step)
-        budget.passed(step)
-        if due(step, every) and budget.allows(step, every):
+        budget.record_step(step)
+        if due(step, every) and budget.should_measure(step, every):
             with budget.spending(measuring=True):
                 clock.now += measure_seconds(len(taken))
             taken.append(step)
@@ -71,7 +71,7 @@ def test_stays_within_the_budget(total, every, measure):
     budget = Budget(0.05, total, clock)
     with budget.spending():  # making the copy
         clock.now += 0.2
-    # The first step compiles; measurements become dearer, and the last ones cheap again.
+    # The first step compiles; measurements become more expensive, and the last ones cheap again.
     taken = run(
         budget,
         clock,
@@ -82,7 +82,7 @@ def test_stays_within_the_budget(total, every, measure):
     )
     assert taken[0] == 0
     assert budget.overhead <= 0.05
-    assert budget.rest == pytest.approx(20.0 + 2999 * 0.1)
+    assert budget.training_seconds == pytest.approx(20.0 + 2999 * 0.1)
     everything = [step for step in range(3001) if due(step, every)]
     if measure == 0.001:
         # Without the run's length the first ones have to be earned.
@@ -128,7 +128,7 @@ def test_slow_steps_in_between_are_no_pace():
     slow = {3, 4, 9, 17, 18, 30}
     seconds = {"step_seconds": lambda s: 5.0 if s in slow else 0.1, "measure_seconds": lambda i: 1}
     run(budget, clock, 1000, **seconds)
-    assert budget.rest == pytest.approx(1000 * 0.1 + len(slow) * 4.9)
+    assert budget.training_seconds == pytest.approx(1000 * 0.1 + len(slow) * 4.9)
     assert budget.overhead <= 0.05
 
 
@@ -154,5 +154,5 @@ def test_what_a_measurement_takes_counts_while_it_runs():
     clock.now += 10.0
     with budget.spending(measuring=True):
         clock.now += 1.0
-        assert budget.spent == 1.0 and budget.rest == 10.0
+        assert budget.spent == 1.0 and budget.training_seconds == 10.0
     assert budget.overhead == pytest.approx(0.1)

@@ -212,7 +212,7 @@ def test_a_failing_measure_does_not_end_training(tmp_path, monkeypatch, caplog):
         raise RuntimeError("no kernel for this")
 
     monkeypatch.setattr(values, "activations", fails)
-    monkeypatch.setattr(values.Taking, "try_out", lambda self: None)
+    monkeypatch.setattr(values.Evaluator, "validate", lambda self: None)
     left, _ = train(out=tmp_path, measures=["rankme", "fisher_rank"])
     assert equal(left, train()[0])
     assert caplog.text.count("no kernel for this") == 1

@@ -13,7 +13,13 @@ from geomfast.estimators.checks import LossFunction
 from geomfast.measures.catalog import measure_of, spec_of
 from geomfast.measures.memory import logger
 from geomfast.measures.model.measurement import Entry, Measurement
-from geomfast.measures.model.measuring import MEASURES, Found, States, check_measures, measure_model
+from geomfast.measures.model.measuring import (
+    MEASURES,
+    MeasuredValue,
+    States,
+    check_measures,
+    measure_model,
+)
 from geomfast.measures.model.options import Options
 from geomfast.measures.model.states import activations
 from geomfast.measures.spec import Need
@@ -142,7 +148,7 @@ def _asked(name: str, given: Any) -> Any:
     return spec.asked(**given)
 
 
-def _entry(found: Found) -> Entry:
+def _entry(found: MeasuredValue) -> Entry:
     name = measure_of(found.measure)
     assert name is not None
     spec = spec_of(name)

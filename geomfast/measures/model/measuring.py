@@ -31,7 +31,7 @@ States = Callable[[], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Found:
+class MeasuredValue:
     """One value.
 
     Attributes:
@@ -89,7 +89,7 @@ def measure_model(
     notice: Notice = logger.warning,
     settings: Mapping[str, Any] | None = None,
     failed: Callable[[str, Exception], None] | None = None,
-) -> list[Found]:
+) -> list[MeasuredValue]:
     """Takes the named measures of a model as it is.
 
     It is measured in evaluation mode, which it enters and leaves through its modules' own `eval`
@@ -125,7 +125,7 @@ def measure_model(
     wanted = check_measures(measures)
     shown = needing(wanted, Need.ACTIVATIONS)
     rest = [name for name in wanted if name not in shown]
-    found: list[Found] = []
+    found: list[MeasuredValue] = []
     policy = Policy(options.batch_size, options.check, notice, failed)
     own = {name: options.taken(name) for name in wanted} | dict(settings or {})
     with evaluating(model):
@@ -156,12 +156,12 @@ def _found(
     own: Mapping[str, Any],
     options: Options,
     policy: Policy,
-) -> Iterator[Found]:
+) -> Iterator[MeasuredValue]:
     settings = {name: options.of(name, own[name]) for name in names}
     for row in measure(subject, {name: own[name] for name in names}, policy):
         named = {name: row[name] for name in ("measure", "layer", "value", "stderr", "n")}
         how = {name: row[name] for name in ("seconds", "backend")}
-        yield Found(**named, **how, settings=settings[row["of"]], verdict=row["verdict"])
+        yield MeasuredValue(**named, **how, settings=settings[row["of"]], verdict=row["verdict"])
 
 
 class Model(Subject):

@@ -14,7 +14,7 @@ from geomfast.estimators.gradients import gradient_ranks
 from geomfast.estimators.sampling import calibrate
 from geomfast.estimators.sampling.calibrate import attempt
 from geomfast.measures.memory import halving, out_of_memory
-from geomfast.measures.model.measuring import MEASURES, Found, Options, measure_model
+from geomfast.measures.model.measuring import MEASURES, MeasuredValue, Options, measure_model
 from tests import cases
 
 FAST = Options(
@@ -73,7 +73,7 @@ def test_they_are_the_public_measures():
     assert (values["llc"], found["llc"].stderr) == (llc.mean, llc.stderr)
     assert values["llc_rhat"] == llc.rhat and values["llc_diverged"] == 0.0
     assert llc.nbeta == 10 / math.log(10) and found["llc"].settings["nbeta"] == "n / log n"
-    assert all(isinstance(f, Found) and f.n == 10 and f.seconds > 0 for f in found.values())
+    assert all(isinstance(f, MeasuredValue) and f.n == 10 and f.seconds > 0 for f in found.values())
     assert all(f.backend for f in found.values())
 
 

@@ -58,11 +58,11 @@ def summary(budget: Budget, due: int, measured: int, last: int) -> str:
     said = f"measured {measured} of {due} due{each}; overhead {_percent(budget.overhead)}{bound}"
     if budget.share is None or measured >= due or not budget.cost:
         return said
-    return f"{said}; {_remedy(budget, due - measured, budget.rest, last)}"
+    return f"{said}; {_remedy(budget, due - measured, budget.training_seconds, last)}"
 
 
 def _remedy(budget: Budget, more: int, whole: float, last: int | None = None) -> str:
-    enough = budget.enough(more, whole)
+    enough = budget.required_share(more, whole)
     if enough <= 1.0:
         also = "" if budget.total is not None else f"total_steps={last} and "
         return f"{also}max_overhead={enough:g} would pay for nearly all"
