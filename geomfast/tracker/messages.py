@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from geomfast.tracker.budget import Budget, due_between
+from collections.abc import Sequence
+
+from geomfast.tracker.budget import Budget, Group
+from geomfast.tracker.cadence import Cadence
+from geomfast.tracker.schedule import due_between
 
 
 def wide(share: float | None) -> str | None:
@@ -15,58 +19,79 @@ def wide(share: float | None) -> str | None:
     )
 
 
-def thinned(budget: Budget, step: int, every: str | int, due: int, measured: int) -> str | None:
-    """That less is measured than is due, what a measurement costs, and what would pay for all.
+def thinned(
+    budget: Budget, step: int, every: str | int, counts: Cadence, groups: Sequence[Group]
+) -> str | None:
+    """Which measures are left out of steps that are due, their cost, and what would pay for all.
 
     Args:
         budget: which has a bound.
-        step: that is due and not measured.
-        every: as in :func:`geomfast.tracker.budget.due`.
-        due, measured: how many steps have been, this one among those due.
+        step: that is due.
+        every: as in :func:`geomfast.tracker.schedule.due`.
+        counts: of the steps so far, this one among those due.
+        groups: that are left out of it.
 
     Returns:
         None where the run's length is given but its pace not yet known: better said later.
     """
-    share, cost = budget.share or 0.0, budget.cost
-    begin = f"from step {step} on less is measured than is due: a measurement takes {cost:.2g} s"
+    share = budget.share or 0.0
+    which = ", ".join(f"{group} ({budget.cost(group):.2g} s each)" for group in groups)
+    cost = sum(map(budget.cost, groups))
+    if len(groups) == len(counts.measured):
+        cost = budget.cost()
+        which = f"any measure: a measurement of all takes {cost:.2g} s"
+    begin = f"from step {step} on the budget does not pay at every due step for {which}"
     if budget.total is None:
         return (
             f"{begin}, which max_overhead = {share:g} earns in {cost / share:.2g} s of training; "
-            "with total_steps early ones come at once, fewer samples cost less"
+            "with total_steps they are spread over the whole run, fewer samples cost less"
         )
     whole = budget.projected(step)
     if whole is None:
         return None
-    of = due + due_between(step + 1, budget.total, every)
-    paid = measured + int(max(0.0, share * whole - budget.spent) / max(cost, 1e-9))
+    left = due_between(step + 1, budget.total, every)
+    of = counts.due + left
+    paid = ", ".join(
+        f"{min(counts.measured[group] + budget.planned(group), of)}" for group in groups
+    )
+    more = {group: left + lacking for group, lacking in counts.lacking.items()}
+    more |= {group: left for group in counts.measured if group not in more}
     return (
-        f"{begin}, and max_overhead = {share:g} of a run of about {whole:.2g} s pays for "
-        f"{min(paid, of)} of {of}; {_remedy(budget, of - measured, whole)}, fewer samples cost less"
+        f"{begin}: max_overhead = {share:g} of a run of about {whole:.2g} s pays for {paid} of "
+        f"{of}; {_remedy(budget, more, whole)}, fewer samples cost less"
     )
 
 
-def summary(budget: Budget, due: int, measured: int, last: int) -> str:
+def summary(budget: Budget, counts: Cadence, last: int) -> str:
     """How much was measured of what was due, at what cost, and what would have paid for all.
 
     Args:
         budget: after the last step.
-        due, measured: numbers of steps.
+        counts: of this tracker's steps.
         last: the last step.
     """
-    each = f", {budget.cost:.2g} s each" if measured else ""
+    measured = max(counts.measured.values(), default=0)
+    each = f", {budget.cost():.2g} s each" if measured else ""
+    said = f"measured {measured} of {counts.due} due{each}"
+    thinned = {group: n for group, n in counts.measured.items() if n < measured}
+    if thinned:
+        said += "; " + ", ".join(
+            f"{group} {n} of {counts.due}, {budget.cost(group):.2g} s each"
+            for group, n in thinned.items()
+        )
     bound = "" if budget.share is None else f" of {_percent(budget.share)} allowed"
-    said = f"measured {measured} of {due} due{each}; overhead {_percent(budget.overhead)}{bound}"
-    if budget.share is None or measured >= due or not budget.cost:
+    said += f"; overhead {_percent(budget.overhead)}{bound}"
+    if budget.share is None or not counts.lacking or not budget.cost():
         return said
-    return f"{said}; {_remedy(budget, due - measured, budget.training_seconds, last)}"
+    return f"{said}; {_remedy(budget, counts.lacking, budget.training_seconds, last)}"
 
 
-def _remedy(budget: Budget, more: int, whole: float, last: int | None = None) -> str:
-    enough = budget.required_share(more, whole)
-    if enough <= 1.0:
+def _remedy(budget: Budget, more: dict[Group, int], whole: float, last: int | None = None) -> str:
+    share = budget.required_share(more, whole)
+    if share <= 1.0:
         also = "" if budget.total is not None else f"total_steps={last} and "
-        return f"{also}max_overhead={enough:g} would pay for nearly all"
-    return f"max_overhead=None would measure all, in about {enough:.2g} times the time of training"
+        return f"{also}max_overhead={share:g} would pay for nearly all"
+    return f"max_overhead=None would measure all, in about {share:.2g} times the time of training"
 
 
 def _percent(share: float) -> str:
