@@ -133,7 +133,8 @@ class MeasureSpec:
         try:
             return self.settings(**changes)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{self.name}: {error}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{self.name}: {error}") from error
 
 
 def enough_samples(value: float, stderr: float, n: int) -> str:

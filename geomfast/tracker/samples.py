@@ -60,7 +60,8 @@ def sample_sets(data: Any, name: str, most: int | None, device: torch.device) ->
         except (TypeError, ValueError) as error:
             if one is data:
                 raise
-            raise type(error)(f"data[{key!r}]: {error}") from error
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"data[{key!r}]: {error}") from error
     return found
 
 
@@ -99,9 +100,11 @@ def _sets(data: Any, name: str) -> dict[str, Any]:
 
 
 def _is_data(value: Any) -> bool:
+    """Whether a value of a mapping is data, or a dataset that only lacks its loader."""
     if isinstance(value, _NESTS):
         return bool(tensors_of(value))
-    return not isinstance(value, _NO_DATA) and isinstance(value, Iterable)
+    several = isinstance(value, Iterable) or hasattr(value, "__getitem__")
+    return several and not isinstance(value, _NO_DATA)
 
 
 def samples_of(data: Any, most: int | None, device: torch.device) -> Batches:

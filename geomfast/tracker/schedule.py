@@ -32,7 +32,7 @@ def due(step: int, every: str | int) -> bool:
 def due_between(first: int, last: int, every: str | int) -> int:
     """How many measurements are due from one step to another, both included."""
     if isinstance(every, int):
-        return last // every - (first - 1) // every
+        return max(last // every - (first - 1) // every, 0)
     end = math.ceil(PER_DOUBLING * math.log2(max(last, 1))) + 1
     grid = {0, *(_on_grid(i) for i in range(end))}
     return sum(first <= step <= last for step in grid)

@@ -23,7 +23,7 @@ from geomfast.tracker.dashboards import dashboards, tags
 from geomfast.tracker.folder import RunFolder
 from geomfast.tracker.notices import Notices
 from geomfast.tracker.resume import ResumeCheck
-from geomfast.tracker.samples import described, sample_sets
+from geomfast.tracker.samples import ONLY, described, sample_sets
 from geomfast.tracker.schedule import check_every, due
 from geomfast.tracker.values import Evaluator, Sampled, StatesOf, rows_of, values_of_run
 
@@ -132,7 +132,7 @@ class Tracker:
         options: ModelSettings | None = None,
         states: StatesOf | None = None,
         layers: Sequence[str] | None = None,
-        name: str = "probe",
+        name: str = ONLY,
         run: str = "run",
         scale: str | None = None,
         seed: int = 0,

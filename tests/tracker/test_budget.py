@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ class Clock:
         return self.now
 
 
-def run(budget, clock, steps, *, step_seconds, measure_seconds, every="log", first=0):
+def run(budget, clock, steps, *, step_seconds, measure_seconds, every: Any = "log", first=0) -> Any:
     """The steps measured of a run; seconds of a step and of a measurement are given by number.
 
     Args:
@@ -55,6 +56,10 @@ def test_due_steps():
 @pytest.mark.parametrize(("first", "last"), [(0, 0), (0, 1), (1, 2), (5, 5), (3, 1000), (901, 999)])
 def test_due_between_counts_them(every, first, last):
     assert due_between(first, last, every) == sum(due(s, every) for s in range(first, last + 1))
+
+
+def test_nothing_is_due_after_the_last_step():
+    assert due_between(60, 50, 10) == due_between(60, 50, "log") == 0
 
 
 @pytest.mark.parametrize("every", [0, -1, 2.0, True, "linear", None])
@@ -173,7 +178,7 @@ RANKME, RANKS = Group(("rankme",)), Group(("fisher_rank", "gradient_covariance_r
 HESSIAN, CHAINS = Group(("hessian_top",), expensive=True), Group(("llc",), expensive=True)
 
 
-def of_groups(total, every, steps=3000, share=0.05, **seconds):
+def of_groups(total, every, steps=3000, share=0.05, **seconds: Any) -> Any:
     """The steps measured of each group, the budget, and seconds of the first measurements."""
     clock = Clock()
     budget = Budget(share, total, clock)

@@ -56,6 +56,7 @@ def test_what_is_a_set_of_samples(data, found):
         ({"a/b": (X, Y), "test": (X, Y)}, ONLY, "the set 'a/b' of data must be a name"),
         ({"train": (X, Y), "test": (X[:1], Y[:1])}, ONLY, r"data\['test'\]: data has 1 samples"),
         ({"train": (X, Y), "test": (X, Y[:2])}, ONLY, r"data\['test'\]: data: tensors of batch"),
+        ({"a": LOADER.dataset}, ONLY, r"data\['a'\]: .* a DataLoader makes batches of it"),
         (gf.SampleSets(), ONLY, "data holds no set of samples"),
         (gf.SampleSets(train=None), ONLY, r"data\['train'\]: data must be a batch"),
     ],

@@ -72,7 +72,7 @@ class ModelSettings:
     params: str | Iterable[str] | None = None
     position: str = "last"
     check: bool = True
-    own: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         check(
