@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from geomfast.kernels import backend_report
     from geomfast.measures.model.call import measure
     from geomfast.records import load_records
+    from geomfast.tracker.samples import SampleSets
     from geomfast.tracker.tracker import Tracker
 
 _HOME = {
+    "SampleSets": "geomfast.tracker.samples",
     "Tracker": "geomfast.tracker.tracker",
     "backend_report": "geomfast.kernels",
     "effective_rank": "geomfast.estimators.spectra",
@@ -52,6 +54,7 @@ _HOME = {
 }
 
 __all__ = [
+    "SampleSets",
     "Tracker",
     "__version__",
     "backend_report",

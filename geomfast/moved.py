@@ -15,6 +15,8 @@ MOVED = {
     "integrations.tracker": "tracker.tracker",
     "integrations.callbacks": "tracker.callbacks",
     "integrations.tracking": "tracker",
+    "integrations.tracking.earlier": "tracker.resume",
+    "integrations.tracking.words": "tracker.messages",
     "integrations.series": "series",
     "integrations.measure.folder": "runs.model_folder",
     "integrations.measure.plan": "series.plan",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,6 +22,7 @@ from geomfast.estimators.checks import (
     refuse_dropout,
     require_independent,
 )
+from geomfast.estimators.copies import copied
 from geomfast.estimators.guard import State, left_alone, projected, uncompiled
 
 # Evaluations after which losses that draw random numbers are believed not to depend on them.
@@ -152,20 +152,6 @@ def measurable(
         wide = copied(model).float()
         with left_alone(wide) as state:
             yield wide, Losses(loss_fn, state), Batches(mapped(_widened, batch) for batch in found)
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, also of a model that keeps results of its last call.
-
-    Those, such as the weight that `torch.nn.utils.weight_norm` computes, are no leaves of a graph,
-    which alone can be copied; the copy has their values.
-    """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for x in tree_leaves(module.__dict__):
-            if isinstance(x, Tensor) and not x.is_leaf:
-                memo[id(x)] = x.detach().clone()
-    return copy.deepcopy(model, memo)
 
 
 def _widened(x: Tensor) -> Tensor:

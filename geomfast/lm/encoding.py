@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from geomfast.lm.causal_lm import CausalLM
 from geomfast.lm.probe_sets import ProbesError, ProbeSet
 from geomfast.losses import IGNORED
-from geomfast.measures.model.measuring import Options
+from geomfast.measures.model.options import ModelSettings
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class EncodedProbes:
         return {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device).long()}
 
 
-def encode(lm: CausalLM, probe_set: ProbeSet, options: Options | None = None) -> EncodedProbes:
+def encode(lm: CausalLM, probe_set: ProbeSet, how: ModelSettings | None = None) -> EncodedProbes:
     """The token ids of a probe set.
 
     Prompt and continuation are encoded together. The continuation begins where the tokens differ
@@ -95,13 +95,13 @@ def encode(lm: CausalLM, probe_set: ProbeSet, options: Options | None = None) ->
     Args:
         lm: whose tokenizer and context count.
         probe_set: of texts.
-        options: `samples`, where there are more, takes the first of those that fit.
+        how: `samples`, where there are more, takes the first of those that fit.
 
     Raises:
         ProbesError: fewer than two probes fit; a prompt without tokens; a token that the model has
             no embedding for.
     """
-    most = (options or Options()).samples
+    most = (how or ModelSettings()).samples
     rows: int = lm.model.get_input_embeddings().weight.shape[0]  # pyright: ignore
     kept: list[tuple[Choice, ...]] = []
     answers: list[int] = []

@@ -23,7 +23,8 @@ from geomfast.measures.catalog import needing
 from geomfast.measures.memory import Notice, halving, logger
 from geomfast.measures.model.evaluation import evaluating
 from geomfast.measures.model.measuring import MEASURES as ANY_MODEL
-from geomfast.measures.model.measuring import Found, Options, check_measures, measure_model
+from geomfast.measures.model.measuring import MeasuredValue, check_measures, measure_model
+from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.states import activations
 from geomfast.measures.spec import BEHAVIOUR, Need
 
@@ -132,7 +133,7 @@ def behaviour(
 def states(
     lm: CausalLM,
     probes: EncodedProbes,
-    options: Options | None = None,
+    how: ModelSettings | None = None,
     *,
     notice: Notice = logger.warning,
 ) -> dict[str, Tensor]:
@@ -141,7 +142,7 @@ def states(
     Args:
         lm: in whatever mode; it runs in evaluation mode.
         probes: of :func:`encode`.
-        options: `position` ("last" is the position that predicts the first token of an answer) and
+        how: `position` ("last" is the position that predicts the first token of an answer) and
             `batch_size` (64 by default).
         notice: told where memory does not suffice.
 
@@ -152,14 +153,14 @@ def states(
     Raises:
         geomfast.measures.model.states.NoStates: the model has no blocks that can be found.
     """
-    options = options or Options()
+    how = how or ModelSettings()
     # Without the mask, which says which tokens count: padded on the right, none else matters.
     return activations(
         lm.model,
         probes.prompts,
-        position=options.position,
+        position=how.position,
         call=lambda model, batch: model(input_ids=batch["input_ids"]),
-        batch_size=options.batch_size or _AT_ONCE,
+        batch_size=how.batch_size or _AT_ONCE,
         notice=notice,
     )
 
@@ -168,17 +169,17 @@ def measure_lm(
     lm: CausalLM,
     probes: Iterable[EncodedProbes],
     measures: Iterable[str],
-    options: Options | None = None,
+    how: ModelSettings | None = None,
     *,
     notice: Notice = logger.warning,
-) -> Iterator[tuple[str, Found]]:
+) -> Iterator[tuple[str, MeasuredValue]]:
     """Takes the named measures of a model on every probe set.
 
     Args:
         lm: of :func:`load`.
         probes: of :func:`encode`.
         measures: names from :data:`MEASURES`.
-        options: how; None for the defaults.
+        how: None for the defaults.
         notice: told in a sentence what had to be changed for want of memory.
 
     Returns:
@@ -188,34 +189,32 @@ def measure_lm(
     Raises:
         ValueError: an unknown measure, and what :func:`measure_model` raises.
     """
-    options = options or Options()
+    how = how or ModelSettings()
     wanted = set(measures)
     rest = check_measures(wanted - {BEHAVIOUR})
     lossy = set(rest) - set(needing(rest, Need.ACTIVATIONS))
     for encoded in probes:
         if BEHAVIOUR in wanted:
-            for found in _behaviour(lm, encoded, options, notice):
+            for found in _behaviour(lm, encoded, how, notice):
                 yield encoded.name, found
-        take = lambda encoded=encoded: states(lm, encoded, options, notice=notice)  # noqa: E731
+        take = lambda encoded=encoded: states(lm, encoded, how, notice=notice)  # noqa: E731
         batch = encoded.batch if lossy else None
-        for found in measure_model(
-            lm.model, loss_fn, batch, rest, options, states=take, notice=notice
-        ):
+        for found in measure_model(lm.model, loss_fn, batch, rest, how, states=take, notice=notice):
             yield encoded.name, found
 
 
 def _behaviour(
-    lm: CausalLM, probes: EncodedProbes, options: Options, notice: Notice
-) -> Iterator[Found]:
+    lm: CausalLM, probes: EncodedProbes, how: ModelSettings, notice: Notice
+) -> Iterator[MeasuredValue]:
     begin = time.perf_counter()
-    seen = behaviour(lm, probes, batch_size=options.batch_size, notice=notice)
+    seen = behaviour(lm, probes, batch_size=how.batch_size, notice=notice)
     rows = {
         "accuracy": seen.right,
         "accuracy_by_size": seen.right_by_size,
         "answer_logprob": seen.logprob,
     }
-    settings = {"measure": BEHAVIOUR, "samples": options.samples, "decoding": "likeliest choice"}
+    settings = {"measure": BEHAVIOUR, "samples": how.samples, "decoding": "likeliest choice"}
     seconds = (time.perf_counter() - begin) / len(rows)
     for name, values in rows.items():
         value, stderr = mean_and_stderr(values)
-        yield Found(name, "", value, stderr, len(probes), seconds, "torch", settings)
+        yield MeasuredValue(name, "", value, stderr, len(probes), seconds, "torch", settings)

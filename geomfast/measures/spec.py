@@ -130,7 +130,11 @@ class MeasureSpec:
         if unknown := [name for name in changes if name not in known]:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise TypeError(f"{self.name} has no setting {unknown[0]!r:.60}; {has}")
-        return self.settings(**changes)
+        try:
+            return self.settings(**changes)
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"{self.name}: {error}") from error
 
 
 def enough_samples(value: float, stderr: float, n: int) -> str:

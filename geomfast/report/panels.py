@@ -6,7 +6,7 @@ A run that was tracked is shown by these, as what it is measured for is not the 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,8 +96,19 @@ def panels(run: pd.DataFrame) -> list[Panel]:
     """The panels for which a run has values.
 
     Args:
-        run: records of one run, of one set of samples beside those over all of them.
+        run: records of one run; several sets of samples have panels of their own.
     """
+    sets = [*dict.fromkeys(run.loc[run["level"] > 0, "task"])]
+    if len(sets) > 1:
+        whole = run["level"] == 0
+        of_sets = [
+            replace(panel, title=f"{name}: {panel.title}")
+            for name in sets
+            for panel in panels(
+                run[(run["task"] == name) | (whole & run["measure"].eq("train_loss"))]
+            )
+        ]
+        return [*of_sets, *_others(run[whole])]
     found = []
     for title, unit, measures in _PANELS:
         lines = [line for name, look in measures.items() for line in _lines(run, name, *look)]

@@ -117,8 +117,21 @@ def cadence(settings: Mapping[str, Any], run: str, records: pd.DataFrame) -> str
         share = told.get("thinned_by", told["max_overhead"])
         which = "a budget" if share is None else f"the budget (max_overhead = {share:g})"
         text += f", as {which} left others out from step {told['thinned_from']:,} on"
+    if fewer := _fewer(told, steps):
+        text += f"; {fewer}"
     digits = ".0f" if overhead >= 0.1 else ".2g"
     return f"{text}; measuring added {100 * overhead:{digits}}% to the time of training"
+
+
+def _fewer(told: Mapping[str, Any], steps: int) -> str:
+    """Measures that were taken at fewer steps than others, as the budget did not pay for more."""
+    counts = told.get("measures")
+    counts = counts if isinstance(counts, dict) else {}
+    return ", ".join(
+        f"{name} at {one['measured']} of {one['due']}"
+        for name, one in counts.items()
+        if one["measured"] < steps and one.get("thinned_from") is not None
+    )
 
 
 def tracked_how(settings: Mapping[str, Any], run: str, records: pd.DataFrame) -> str:

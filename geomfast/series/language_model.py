@@ -14,7 +14,8 @@ from geomfast.lm import hf
 from geomfast.lm.hub import CorruptCheckpoint
 from geomfast.lm.own_code import read_object
 from geomfast.lm.probe_sets import ProbeItem, ProbesError, ProbeSet, read_probes
-from geomfast.measures.model.measuring import MEASURES, Options
+from geomfast.measures.model.measuring import MEASURES
+from geomfast.measures.model.options import ModelSettings
 from geomfast.runs.errors import PlanError
 from geomfast.series.checkpoint import Checkpoint, apart
 from geomfast.testbed.tasks.names import task_level
@@ -32,12 +33,12 @@ class Probing:
         sets: the probe sets.
         dtype: to load weights in, from :data:`geomfast.lm.hf.DTYPES`; spectra are of
             float64 whatever it is.
-        options: of the measures.
+        how: of the measures.
     """
 
     sets: tuple[ProbeSet, ...]
     dtype: str
-    options: Options
+    how: ModelSettings
 
     @classmethod
     def asked(
@@ -49,8 +50,8 @@ class Probing:
             probes: sources of :func:`~geomfast.lm.probe_sets.read_probes`; None for the
                 built-in sets.
             dtype: None for float32.
-            changes: fields of :class:`~geomfast.measures.model.measuring.Options`; what is None
-                stays as it is.
+            changes: settings by the names that :meth:`ModelSettings.named` knows; what is
+                None stays as it is.
 
         Raises:
             PlanError: there is no such set or file, or a set is there twice.
@@ -65,10 +66,10 @@ class Probing:
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise PlanError(f"--probes: two sets are called {twice!r}")
         try:
-            options = Options(**{k: v for k, v in changes.items() if v is not None})
+            how = ModelSettings.named(**{k: v for k, v in changes.items() if v is not None})
         except ValueError as error:
             raise PlanError(str(error)) from error
-        return cls(tuple(sets), dtype or "float32", options)
+        return cls(tuple(sets), dtype or "float32", how)
 
     @cached_property
     def data(self) -> dict[str, str]:
@@ -85,7 +86,7 @@ class Probing:
         }
 
     def _items(self, one: ProbeSet) -> tuple[ProbeItem, ...]:
-        return one.items[: self.options.samples]
+        return one.items[: self.how.samples]
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class LanguageModelSeries:
         return {"source": self.where, "dtype": probing.dtype, "probes": probing.data}
 
     def of(self, measure: str) -> dict[str, Any]:
-        return self.probing.options.of(measure)
+        return self.probing.how.of(measure)
 
     def groups(self, measures: set[str]) -> list[set[str]]:
         return apart(measures)
@@ -161,7 +162,7 @@ class OpenedModel:
         samples = {encoded.name: encoded.data for encoded in self._encoded}
         rows = []
         for task, found in hf.measure_lm(
-            self._lm, self._encoded, measures, self._probing.options, notice=self.notices.append
+            self._lm, self._encoded, measures, self._probing.how, notice=self.notices.append
         ):
             settings = fingerprint(found.settings)
             self.described[settings] = found.settings
@@ -175,7 +176,7 @@ class OpenedModel:
         kept: list[hf.EncodedProbes] = []
         for one in self._probing.sets:
             try:
-                encoded = hf.encode(self._lm, one, self._probing.options)
+                encoded = hf.encode(self._lm, one, self._probing.how)
             except ProbesError as error:
                 if one is self._probing.sets[-1] and not kept:
                     raise

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from geomfast.measures import Need, spec_of
-from geomfast.measures.model.options import Options, whole
+from geomfast.measures import measures as known_measures
+from geomfast.measures.checks import whole
+from geomfast.measures.model.options import ModelSettings
 from geomfast.records import FINAL, block
 
 #: Of torch's own losses, which take a model's outputs and not the model.
@@ -48,19 +50,38 @@ def check_loss(loss_fn: Any) -> None:
         )
 
 
-def check_options(options: Any) -> Options:
-    """The options, the defaults for None.
+def check_settings(
+    options: Any, settings: Mapping[str, Any], names: Sequence[str], **common: Any
+) -> ModelSettings:
+    """How measures are taken.
+
+    Args:
+        options: of :func:`geomfast.measures.model.options.Options`, in place of the others.
+        settings: of measures, by their names.
+        names: of the measures.
+        common: other fields of ModelSettings.
 
     Raises:
-        TypeError: anything else, a dictionary for instance.
+        TypeError, ValueError: an argument that a tracker has not; settings of a measure that is not
+            taken; a setting that cannot be right; both options and others.
     """
-    if options is None:
-        return Options()
-    if not isinstance(options, Options):
+    if unknown := [name for name in settings if name not in known_measures()]:
         raise TypeError(
-            f"options must be Options(...), not {_kind(options)}: "
-            "from geomfast.measures.model.measuring import Options"
+            f"Tracker has no argument {unknown[0]!r}, and no measure is called so; there are: "
+            f"{', '.join(known_measures())}"
         )
+    if unused := [name for name in settings if name not in names]:
+        raise ValueError(f"settings of {unused[0]}, which is not among measures {[*names]}")
+    asked = ModelSettings.asked(settings, **common)
+    if options is None:
+        return asked
+    if not isinstance(options, ModelSettings):
+        raise TypeError(
+            f"options is {_kind(options)}: give settings to the tracker itself, as samples=64 and "
+            'llc={"lr": 1e-5}'
+        )
+    if asked != ModelSettings():
+        raise TypeError("options= says how measures are taken; give the other settings in it")
     return options
 
 
@@ -95,6 +116,15 @@ def check_needs(names: Sequence[str], loss_fn: Any, data: Any, states: Any) -> N
         )
     if data is None and (loss_fn is not None or states is None):
         raise ValueError("data must be given: one batch of samples, or an iterable of batches")
+
+
+def check_sets(sets: Mapping[str, Any], states: Any) -> None:
+    """Raises ValueError for activations of one's own beside several sets of samples."""
+    if states is not None and len(sets) > 1:
+        raise ValueError(
+            f"states(model) gives the activations of one set of samples, and data has {len(sets)}: "
+            "name layers=... instead, or track each set with a tracker of its own"
+        )
 
 
 def check_names(**names: str) -> None:

@@ -1,67 +1,86 @@
-"""When a tracker measures: at which steps it is due, and what of a run's time it may take."""
+"""What a tracker may take of a run's time, and which measures that pays for at a step."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-from geomfast.measures.model.options import real, whole
+from geomfast.measures.checks import real, whole
+from geomfast.tracker.schedule import due_between
 
 #: Measurements that tell what the next one costs, and steps that tell the pace.
 REMEMBERED, PACES = 4, 64
-#: Steps between two doublings of the step, for ``every="log"``.
-PER_DOUBLING = 4
 #: By how much a share is larger that is said to pay for everything, as times differ.
 _SAFETY = 1.2
+#: Of what share of another's cost a group's is too little to wait for what the other owes.
+_APART = 0.1
 
 
-def check_every(every: str | int) -> None:
-    """Raises ValueError for what is neither "log" nor a whole number of steps."""
-    if every == "log":
-        return
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f'every must be "log" or a number of steps, 1 or more, not {every!r}')
+@dataclass(frozen=True)
+class Group:
+    """Measures that share their work, and are measured together or not at all.
 
-
-def due(step: int, every: str | int) -> bool:
-    """Whether a measurement is due after so many optimiser steps.
-
-    Args:
-        step: 0 for the untrained network, which always is.
-        every: ``"log"`` for 0, 1, 2, ... 8, 10, 11, 13, 16, 19, ...: the powers of 2 and three
-            steps between them, the same ones wherever a run is taken up again; or every so many.
+    Attributes:
+        names: of the measures.
+        expensive: whether the catalogue says so of one of them.
     """
-    if isinstance(every, int):
-        return step % every == 0
-    return step == 0 or _on_grid(round(PER_DOUBLING * math.log2(step))) == step
+
+    names: tuple[str, ...]
+    expensive: bool = False
+
+    def __str__(self) -> str:
+        return " and ".join(self.names)
 
 
-def due_between(first: int, last: int, every: str | int) -> int:
-    """How many measurements are due from one step to another, both included."""
-    if isinstance(every, int):
-        return last // every - (first - 1) // every
-    end = math.ceil(PER_DOUBLING * math.log2(max(last, 1))) + 1
-    grid = {0, *(_on_grid(i) for i in range(end))}
-    return sum(first <= step <= last for step in grid)
+@dataclass
+class _Cost:
+    """What a group has cost.
 
+    Attributes:
+        recent: seconds of its last measurements; the first, which also loads and compiles, only as
+            long as there is no second.
+        seconds, times: of all its measurements.
+        debt: seconds that the group has taken beyond its part of the budget so far; below 0 what it
+            has saved of it.
+        part: seconds of its part of the budget to the end that do not pay back a debt.
+    """
 
-def _on_grid(index: int) -> int:
-    return round(2 ** (index / PER_DOUBLING))
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
+    seconds: float = 0.0
+    times: int = 0
+    debt: float = 0.0
+    part: float = math.inf
+
+    @property
+    def expected(self) -> float:
+        return max(self.recent, default=0.0)
+
+    def add(self, seconds: float) -> None:
+        if self.times == 1:
+            self.recent.clear()
+        self.recent.append(seconds)
+        self.seconds += seconds
+        self.times += 1
 
 
 class Budget:
     """The time a tracker may take of a run, counted from when it is made.
 
-    Where the length of the run is known, its time is projected from the pace so far and what may be
-    spent is spread over all that is due, so that early steps, where there is most to see, get their
-    share at once; a run that then ends early or gets much faster has spent more than it should.
-    Where it is not, a measurement waits until the time that has passed has earned it.
+    What may be spent is planned over the steps that are due: to the end of the run, projected from
+    the pace so far, where its length is known; otherwise until it is twice as long as it is now,
+    and then nothing is spent before it is earned. Groups of measures are served cheapest first:
+    those that the plan pays for at every due step are measured at every due step. What is left is
+    divided equally among the more expensive ones, and each is measured where its part has paid back
+    its last measurement, so that they are spread evenly over the steps that are due.
 
-    Either way it is expected to cost what the dearest of the last few did, as what else runs on a
-    machine makes them differ; the first, of which nothing is known, is always allowed.
+    A group is expected to cost what the most expensive of its last few measurements did, as what
+    else runs on a machine makes them differ. The first one, of which nothing is known, is always
+    allowed, and groups that cost a tenth or less do not wait until it is paid back: that is how far
+    the share may be exceeded, unless a run ends early or gets much faster than projected.
 
     Args:
         share: what may be spent, of the time that the run takes without; None for no bound.
@@ -90,9 +109,12 @@ class Budget:
         self._clock = clock
         self._began = clock()
         self._ended: float | None = None
-        self._costs: deque[float] = deque(maxlen=REMEMBERED)
-        self._measuring, self._measurements = 0.0, 0
-        self._credit = 0.0
+        self._costs: dict[Group, _Cost] = {}
+        #: Of a measurement of whatever groups: bringing the copy up to date, and writing.
+        self._base = _Cost()
+        self._timed = 0.0
+        #: Groups that the plan does not pay for at every due step.
+        self._spread: set[Group] = set()
         self._before: tuple[int, float] | None = None
         self._paces: deque[float] | None = None
 
@@ -102,7 +124,7 @@ class Budget:
         return self._spent + (0.0 if self._since is None else self._clock() - self._since)
 
     @property
-    def rest(self) -> float:
+    def training_seconds(self) -> float:
         """Seconds so far that were not the tracker's."""
         now = self._clock() if self._ended is None else self._ended
         return now - self._began - self.spent
@@ -115,90 +137,204 @@ class Budget:
     @property
     def overhead(self) -> float:
         """What has been spent, as a share of the rest: 0.05 for a run that took 5% longer."""
-        rest = self.rest
-        return self.spent / rest if rest > 0 else 0.0
+        seconds = self.training_seconds
+        return self.spent / seconds if seconds > 0 else 0.0
 
-    @property
-    def cost(self) -> float:
-        """Seconds of a measurement, on average; 0 before the first."""
-        return self._measuring / max(self._measurements, 1)
-
-    @contextmanager
-    def spending(self, *, measuring: bool = False) -> Iterator[None]:
-        """Counts the time inside; of a measurement also as what the next one is expected to cost.
+    def cost(self, group: Group | None = None) -> float:
+        """Seconds of a measurement, on average; 0 before the first.
 
         Args:
-            measuring: whether it is one.
+            group: that is measured; None for all that was, with what is to be done for whichever.
         """
+        of = [self._cost(group)] if group else [self._base, *self._costs.values()]
+        return sum(one.seconds for one in of) / max(of[0].times, 1)
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        """Counts the time inside as the tracker's."""
         self._since = self._clock()
         try:
             yield
         finally:
-            cost = self._clock() - self._since
+            self._spent += self._clock() - self._since
             self._since = None
-            self._spent += cost
-            if measuring:
-                self._costs.append(cost)
-                self._measuring += cost
-                self._measurements += 1
 
-    def passed(self, step: int) -> None:
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """As :meth:`spending`, of a measurement, whose groups are :meth:`timed` inside."""
+        begin, self._timed = self._clock(), 0.0
+        with self.spending():
+            yield
+        self._base.add(self._clock() - begin - self._timed)
+
+    @contextmanager
+    def timed(self, group: Group) -> Iterator[None]:
+        """Notes the time inside as what a group costs."""
+        begin = self._clock()
+        yield
+        seconds, cost = self._clock() - begin, self._cost(group)
+        self._timed += seconds
+        # A cheap measure's first one may say little of the next: it loads and compiles.
+        if group in self._spread or (not cost.times and group.expensive):
+            cost.debt += seconds
+        cost.add(seconds)
+
+    def record_step(self, step: int) -> None:
         """Notes that the run has come to a step, from which its pace is known."""
-        now = step, self.rest
+        now = step, self.training_seconds
         if self._before is not None and step > self._before[0]:
             if self._paces is None:  # the first step also compiles, allocates and fills caches
                 self._paces = deque(maxlen=PACES)
             else:
-                at, rest = self._before
-                self._paces.append((now[1] - rest) / (step - at))
+                at, seconds = self._before
+                self._paces.append((now[1] - seconds) / (step - at))
         self._before = now
 
-    def allows(self, step: int, every: str | int) -> bool:
-        """Whether a measurement that is due may be taken.
+    def affordable(self, step: int, every: str | int, groups: Sequence[Group]) -> list[Group]:
+        """The groups that may be measured at a due step, in their own order.
 
         Args:
             step: that the run has come to.
-            every: as in :func:`due`.
+            every: as in :func:`geomfast.tracker.schedule.due`.
+            groups: all that are due.
         """
-        if self.share is None or not self._costs:
-            return True
-        if self.total is None or step > self.total:
-            return self.affords()
-        whole = self.projected(step)
-        if whole is None:
-            return self.affords()
-        measurements = max(0.0, self.share * whole - self.spent) / max(*self._costs, 1e-9)
-        self._credit += min(1.0, measurements / due_between(step, self.total, every))
-        if measurements < 1.0 or self._credit < 1.0 - 1e-9:
-            return False
-        self._credit -= 1.0
-        return True
+        if self.share is None:
+            return [*groups]
+        known = [group for group in self._by_cost(groups) if self._cost(group).times]
+        lasts = self.total is not None and step <= self.total
+        end = self.total if lasts and self.total is not None else 2 * step
+        seconds = self.projected(step, end)
+        if seconds is None:
+            return self.affordable_now(groups)
+        left = due_between(step, end, every)
+        part = self._planned(known, seconds, left, lasts)
+        reserve = sum(self._expected(group) for group in known if group not in self._spread)
+        reserve = (reserve + self._base.expected) * (left - 1 if lasts else 1)
+        may_spend = self.share * (seconds if lasts else self.training_seconds) - self.spent
+        chosen: list[Group] = []
+        for i, group in enumerate(known):
+            money = may_spend + self._of_others(group, known)
+            if group in self._spread and not self._is_new(group):
+                if self._cost(group).debt > 0.5 * part:
+                    continue
+                # What more expensive ones save is theirs.
+                money += sum(min(self._cost(other).debt, 0.0) for other in known[i + 1 :]) - reserve
+            may_spend -= self._take(group, money, chosen)
+        return [group for group in groups if group in chosen or group not in known]
 
-    def projected(self, step: int) -> float | None:
-        """Seconds that the whole run takes without the tracker; None where that is not known.
+    def _planned(self, known: Sequence[Group], seconds: float, left: int, lasts: bool) -> float:
+        """Plans what is left of the budget; returns what a group of ``_spread`` earns at a step.
+
+        Args:
+            known: groups whose cost is known, cheapest first.
+            seconds: without the tracker, from the beginning to the end of the plan.
+            left: steps that are due in it from now on.
+            lasts: whether its end is that of the run.
+        """
+        assert self.share is not None
+        spread, base = list(known), self._base.expected
+        paid: dict[Group, float] = {}
+        free = sum(self._cost(group).debt for group in known) - self.spent
+        rest = (self.share * seconds + free) / left
+
+        def pay(limit: float) -> None:
+            nonlocal rest, base
+            while spread and self._expected(spread[0]) <= min(limit, rest - base):
+                cost = self._expected(group := spread.pop(0)) + base
+                self._cost(group).debt, self._cost(group).part = 0.0, math.inf
+                rest, base, paid[group] = rest - cost, 0.0, cost
+
+        def give_up() -> None:
+            """One that could not be measured again in this run leaves its part, less its debt."""
+            nonlocal rest
+            while (
+                lasts
+                and spread
+                and (last := self._cost(spread[-1])).debt > (left * rest / len(spread))
+            ):
+                spread.pop()
+                last.part, rest = -math.inf, max(rest - last.debt / left, 0.0)
+
+        pay(_APART * max((self._expected(g) for g in spread if self._cost(g).debt > 0), default=0))
+        give_up()
+        pay(math.inf)
+        give_up()
+        self._spread = set(known) - set(paid)
+        if not lasts:  # of what has been earned, less the next step's
+            rest = max(self.share * self.training_seconds + free - 2 * sum(paid.values()), 0.0)
+        each = max(rest, 0.0) / max(len(spread), 1)
+        for group in spread:
+            cost = self._cost(group)
+            cost.part = left * each - cost.debt
+            cost.debt = max(cost.debt - each, -cost.expected)
+        return each
+
+    def _of_others(self, group: Group, known: Sequence[Group]) -> float:
+        """What far more expensive groups owe, which one that costs little need not wait for."""
+        least = 0.0 if self._is_new(group) else self._expected(group) / _APART
+        debts = [self._cost(one).debt for one in known if self._expected(one) >= least]
+        return sum(max(debt, 0.0) for debt in debts)
+
+    def affordable_now(self, groups: Sequence[Group]) -> list[Group]:
+        """The groups that the time which has passed pays for, in their own order."""
+        if self.share is None:
+            return [*groups]
+        known = [group for group in self._by_cost(groups) if self._cost(group).times]
+        may_spend = self.share * self.training_seconds - self.spent
+        chosen: list[Group] = []
+        for group in known:
+            may_spend -= self._take(group, may_spend + self._of_others(group, known), chosen)
+        return [group for group in groups if group in chosen or group not in known]
+
+    def _take(self, group: Group, money: float, chosen: list[Group]) -> float:
+        """Chooses a group if there is money for it; returns what that is expected to cost."""
+        cost = self._expected(group) + (0.0 if chosen else self._base.expected)
+        if money < cost:
+            return 0.0
+        chosen.append(group)
+        return cost
+
+    def planned(self, group: Group) -> int:
+        """How often the plan pays for a group from the last due step on, with that."""
+        cost = self._cost(group)
+        return int(min(max(cost.part, 0.0) / max(cost.expected, 1e-9), 1e9) + 1e-6)
+
+    def projected(self, step: int, end: int | None = None) -> float | None:
+        """Seconds that a run takes without the tracker; None where that is not known.
 
         Args:
             step: that the run has come to.
+            end: its last step; None for ``total``.
         """
-        if self.total is None or not self._paces:
+        end = self.total if end is None else end
+        if end is None or not self._paces:
             return None
         # Of the faster ones, for what makes steps slow passes.
         seconds = sorted(self._paces)[len(self._paces) // 4]
-        return self.rest + seconds * max(0, self.total - step)
+        return self.training_seconds + seconds * max(0, end - step)
 
-    def enough(self, more: int, whole: float) -> float:
+    def required_share(self, more: Mapping[Group, int], seconds: float) -> float:
         """The share that would pay for more measurements, with a margin, to two digits.
 
         Args:
-            more: how many.
-            whole: seconds that the whole run takes without the tracker.
+            more: how many of each group.
+            seconds: that the whole run takes without the tracker.
         """
-        share = _SAFETY * (self.spent + more * max(self._costs, default=0.0)) / max(whole, 1e-9)
+        spent = self.spent + sum(times * self._expected(group) for group, times in more.items())
+        spent += max(more.values(), default=0) * self._base.expected
+        share = _SAFETY * spent / max(seconds, 1e-9)
         unit = 10.0 ** (math.floor(math.log10(share)) - 1) if share > 0 else 1.0
         return float(f"{math.ceil(share / unit) * unit:.2g}")
 
-    def affords(self) -> bool:
-        """Whether the time that has passed pays for one more measurement."""
-        if self.share is None or not self._costs:
-            return True
-        return self.spent + max(self._costs) <= self.share * self.rest
+    def _cost(self, group: Group) -> _Cost:
+        return self._costs.setdefault(group, _Cost())
+
+    def _expected(self, group: Group) -> float:
+        return self._cost(group).expected
+
+    def _is_new(self, group: Group) -> bool:
+        """Whether the one measurement of a cheap measure may say little of what the next takes."""
+        return self._cost(group).times == 1 and not group.expensive
+
+    def _by_cost(self, groups: Sequence[Group]) -> list[Group]:
+        return sorted(groups, key=lambda one: 0.0 if self._is_new(one) else self._expected(one))

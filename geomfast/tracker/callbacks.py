@@ -19,12 +19,13 @@ def hugging_face(data: Any, loss_fn: LossFunction | None = next_token, **options
     """A callback that tracks what a transformers.Trainer trains.
 
     ``Trainer(model, args, callbacks=[hugging_face(batch, out="out/mine")], ...)`` measures from the
-    untrained network to the last step; a training that goes on from a checkpoint is gone on with.
+    untrained network to the last step; a training resumed from a checkpoint is resumed here too.
     The loss that the Trainer logged last, of the ``logging_steps`` before, is recorded as
     ``train_loss``.
 
     Args:
-        data: the samples to measure on: a batch such as the model takes, or an iterable of them.
+        data: the samples to measure on: a batch such as the model takes, or an iterable of them; or
+            several sets by name, as :class:`geomfast.Tracker` takes them.
         loss_fn: one loss per sample; the default is that of causal language models.
         options: of :class:`geomfast.Tracker`, ``out`` among them. ``total_steps`` and ``seed`` are
             the Trainer's own, unless they are given.
@@ -78,7 +79,8 @@ def lightning(loss_fn: LossFunction | None, data: Any, **options: Any) -> Any:
 
     Args:
         loss_fn: ``loss_fn(module, batch) -> (N,)`` of the LightningModule, one loss per sample.
-        data: the samples to measure on: a batch, or an iterable of batches.
+        data: the samples to measure on: a batch, or an iterable of batches; or several sets by
+            name, as :class:`geomfast.Tracker` takes them.
         options: of :class:`geomfast.Tracker`, ``out`` among them. ``total_steps`` is the Trainer's
             own, unless it is given.
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import logging
 import random
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from geomfast.estimators.copies import PLAIN, copied
 from geomfast.estimators.guard import State
 from geomfast.measures.model.evaluation import bring, enter
 from geomfast.testbed.training.checkpoints import weights_hash
@@ -28,12 +28,6 @@ _REPARAMETRIZATIONS = (
     "torch.nn.utils.spectral_norm",
     "torch.nn.utils.prune",
 )
-#: Attributes that are taken over as they are: a temperature, whether an adapter is folded.
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
-#: What is copied as it is, whatever it refers to.
-_NO_OBJECTS = (type, ModuleType, FunctionType, MethodType)
-#: Of what every module has, what holds no value of its own.
-_NO_VALUES = frozenset(nn.Module().__dict__) - {"_buffers"}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -62,7 +56,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def aside(device: torch.device) -> Iterator[None]:
+def preserve_rng_state(device: torch.device) -> Iterator[None]:
     """What is computed inside leaves no trace outside of it.
 
     Random numbers of torch, NumPy and Python are drawn as if it had not been; gradients are on and
@@ -109,7 +103,7 @@ class EvaluationCopy:
         self.live = model
         self.device = first.device if device is None else torch.device(device)
         with torch.inference_mode(False):
-            self.module = _copied(model)
+            self.module = _without_hooks(model)
             self.module.to(self.device)
             self._made = State(self.module)
             enter(self.module)
@@ -175,7 +169,7 @@ class EvaluationCopy:
         for name, value in theirs.__dict__.items():
             if isinstance(value, Tensor) and value.is_leaf:
                 mine.__dict__[name] = self._own(value).requires_grad_(value.requires_grad)
-            elif isinstance(value, _PLAIN):
+            elif isinstance(value, PLAIN):
                 mine.__dict__[name] = value
 
     def _own(self, x: Tensor) -> Tensor:
@@ -194,7 +188,7 @@ class EvaluationCopy:
                     raise ValueError(f"the model has changed since the tracker was made: {name}")
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _without_hooks(model: nn.Module) -> nn.Module:
     """A copy without hooks, and of tensors that belong to a graph their values alone.
 
     Raises:
@@ -208,9 +202,8 @@ def _copied(model: nn.Module) -> nn.Module:
             kept = OrderedDict((key, hook) for key, hook in hooks.items() if _makes_weights(hook))
             left_out += [name or type(model).__name__] * (len(hooks) - len(kept))
             memo[id(hooks)] = copy.deepcopy(kept)
-        memo |= {id(x): x.detach().clone() for x in _of_graphs(module)}
     try:
-        made = copy.deepcopy(model, memo)
+        made = copied(model, memo)
     except Exception as error:
         raise ValueError(f"{type(model).__name__} cannot be copied: {error}") from error
     if left_out:
@@ -226,29 +219,3 @@ def _copied(model: nn.Module) -> nn.Module:
 def _makes_weights(hook: Any) -> bool:
     """Whether a hook is one of torch's own that compute a weight before every forward pass."""
     return type(hook).__module__.startswith(_REPARAMETRIZATIONS)
-
-
-def _of_graphs(module: nn.Module) -> list[Tensor]:
-    """Tensors among a module's attributes that autograd has computed, which cannot be copied."""
-    found: list[Tensor] = []
-    seen: set[int] = set()
-    try:
-        state = module.__getstate__()  # what a copy is made of
-    except RuntimeError:  # parametrized modules only know how to be copied
-        state = module.__dict__
-    left = [value for name, value in state.items() if name not in _NO_VALUES]
-    while left:
-        value = left.pop()
-        if id(value) in seen or isinstance(value, (nn.Module, *_PLAIN)):
-            continue
-        seen.add(id(value))
-        if isinstance(value, Tensor):
-            if not value.is_leaf:
-                found.append(value)
-        elif isinstance(value, Mapping):
-            left += value.values()
-        elif isinstance(value, (list, tuple, set, frozenset, deque)):
-            left += value
-        elif hasattr(value, "__dict__") and not isinstance(value, _NO_OBJECTS):
-            left += vars(value).values()
-    return found

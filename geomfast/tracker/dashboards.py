@@ -35,12 +35,18 @@ def dashboards(log_to: Any, folder: Path) -> list[Dashboard]:
     return [_dashboard(one, folder) for one in several]
 
 
-def tags(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Records as named values: ``geomfast/rankme/final``, ``geomfast/fisher_rank``."""
-    return {
-        "/".join(filter(None, ("geomfast", row["measure"], row["layer"]))): row["value"]
-        for row in rows
-    }
+def tags(rows: Iterable[Mapping[str, Any]], several: bool = False) -> dict[str, float]:
+    """Records as named values: ``geomfast/rankme/final``, ``geomfast/fisher_rank``.
+
+    Args:
+        rows: of the records.
+        several: of several sets of samples, whose names follow: ``geomfast/test/loss``.
+    """
+    found = {}
+    for row in rows:
+        name = ("geomfast", *([row["task"]] if several else []), row["measure"], row["layer"])
+        found["/".join(filter(None, name))] = row["value"]
+    return found
 
 
 def _dashboard(one: Any, folder: Path) -> Dashboard:

@@ -36,8 +36,8 @@ class RunFolder:
         of_measures: settings of each measure; those that OUT has of other measures stay.
 
     Attributes:
-        recorded: its steps in the records.
-        before: those that were there already.
+        recorded: measures in its records, by step.
+        before: steps that were there already.
 
     Raises:
         PlanError: OUT cannot be written, or belongs to something else or to a tracker with other
@@ -64,7 +64,7 @@ class RunFolder:
             leaving.enter_context(_held(self.records, self.called))
             for remains in self.records.glob(".tmp-*"):
                 remains.unlink(missing_ok=True)
-            self.recorded = set(recorded(self.records))
+            self.recorded = recorded(self.records)
             self.before = frozenset(self.recorded)
             self._check_same(named)
             with alone(out):
@@ -92,7 +92,7 @@ class RunFolder:
         rows: list[dict[str, Any]],
         hashes: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        """Write one checkpoint's records, after what their hashes stand for.
+        """Write records of one checkpoint, after what their hashes stand for.
 
         Args:
             step: of the checkpoint.
@@ -106,9 +106,9 @@ class RunFolder:
         if new := {name: dict(told) for name, told in hashes.items() if name not in self._known}:
             self._change(hashes=new)
             self._known |= new.keys()
-        shared = {"run": self.run, "step": step}
+        names, shared = set(names), {"run": self.run, "step": step}
         write_part(self.records / part_name(step, names), [{**row, **shared} for row in rows])
-        self.recorded.add(step)
+        self.recorded.setdefault(step, set()).update(names)
 
     def noted(self) -> dict[str, Any]:
         """How ``settings.json`` says that this run is tracked."""
@@ -131,7 +131,7 @@ class RunFolder:
             FileError: it is not.
             PlanError: a part of it is damaged.
         """
-        if gone := self.recorded - recorded(self.records).keys():
+        if gone := self.recorded.keys() - recorded(self.records).keys():
             raise FileError(
                 f"records of {len(gone)} steps, the first {min(gone)}, have been removed from "
                 f"{self.records} or moved while the run went on"

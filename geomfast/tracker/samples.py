@@ -6,11 +6,105 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from geomfast.estimators.batches import Batches, batches_of, count, generators_restored, taken
+from geomfast.estimators.batches import (
+    Batches,
+    batches_of,
+    count,
+    generators_restored,
+    taken,
+    tensors_of,
+)
+from geomfast.tracker.arguments import check_names
+
+#: What a set of samples is called that is the only one.
+ONLY = "probe"
+#: A batch is a nest of these.
+_NESTS = (tuple, list, Mapping)
+_NO_DATA = (Tensor, np.ndarray, str, bytes)
+
+
+class SampleSets(dict[str, Any]):
+    """Sets of samples by name, for what as a plain mapping would be one batch.
+
+    ``SampleSets(train=x_train, test=x_test)``, with one batch or an iterable of batches each.
+    """
+
+
+def sample_sets(data: Any, name: str, most: int | None, device: torch.device) -> dict[str, Batches]:
+    """The sets of samples that `data` is, by name.
+
+    A mapping is one of sets where all of its keys are texts and each of its values is data by
+    itself: a nest that holds tensors, or an iterable other than a nest.
+
+    Args:
+        data: as :func:`samples_of` takes it, or a mapping of such data; None for none.
+        name: of a single set.
+        most, device: as :func:`samples_of` takes them, of every set.
+
+    Raises:
+        TypeError, ValueError: as :func:`samples_of`; a set whose name cannot be that of a task; a
+            name beside sets that have their own; a mapping of tensors and of iterables, of which it
+            is not clear what it is.
+    """
+    if data is None:
+        return {name: Batches()}
+    found = {}
+    for key, one in _sets(data, name).items():
+        try:
+            found[key] = samples_of(one, most, device)
+        except (TypeError, ValueError) as error:
+            if one is data:
+                raise
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"data[{key!r}]: {error}") from error
+    return found
+
+
+def described(sets: Mapping[str, Batches]) -> tuple[dict[str, str], dict[str, Any]]:
+    """Hashes of sets of samples by name, and what settings say of them all."""
+    hashes = {name: data_hash(batches) for name, batches in sets.items()}
+    numbers = {
+        name: sum(count(batch, least=1) for batch in batches) for name, batches in sets.items()
+    }
+    if len(sets) > 1:
+        return hashes, {"name": ", ".join(sorted(sets)), "data": hashes, "samples": numbers}
+    ((name, samples),) = numbers.items()
+    return hashes, {"name": name, "data": hashes[name], "samples": samples}
+
+
+def _sets(data: Any, name: str) -> dict[str, Any]:
+    sets = isinstance(data, SampleSets)
+    if isinstance(data, Mapping) and not sets and all(isinstance(key, str) for key in data):
+        kinds = {key: _is_data(value) for key, value in data.items()}
+        tensors = [key for key, value in data.items() if isinstance(value, Tensor)]
+        loaders = [k for k, v in data.items() if kinds[k] and not isinstance(v, _NESTS)]
+        if tensors and loaders:
+            raise ValueError(
+                f"data[{tensors[0]!r}] is a tensor, as in a batch, and data[{loaders[0]!r}] gives "
+                "batches, as a set of samples: gf.SampleSets(data) makes each a set"
+            )
+        sets = bool(data) and not tensors and all(kinds.values())
+    if not sets:
+        return {name: data}
+    if name != ONLY:
+        raise ValueError(f"name={name!r} is of a single set of samples; data names its sets itself")
+    if not data:
+        raise ValueError("data holds no set of samples")
+    check_names(**{f"the set {key!r} of data": key for key in data})
+    return dict(data)
+
+
+def _is_data(value: Any) -> bool:
+    """Whether a value of a mapping is data, or a dataset that only lacks its loader."""
+    if isinstance(value, _NESTS):
+        return bool(tensors_of(value))
+    several = isinstance(value, Iterable) or hasattr(value, "__getitem__")
+    return several and not isinstance(value, _NO_DATA)
 
 
 def samples_of(data: Any, most: int | None, device: torch.device) -> Batches:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,21 +12,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from geomfast.estimators.batches import Batches, count
 from geomfast.estimators.checks import LossFunction
-from geomfast.files import fingerprint
-from geomfast.measures.model.measuring import Found, Options, check_measures
-from geomfast.records import MIXTURE
-from geomfast.runs.failures import clear_failure, mark_failed
-from geomfast.tracker import arguments, words
-from geomfast.tracker.budget import Budget, check_every, due
+from geomfast.measures.model.measuring import check_measures
+from geomfast.measures.model.options import ModelSettings
+from geomfast.tracker import arguments, messages
+from geomfast.tracker.budget import Budget, Group
 from geomfast.tracker.cadence import Cadence
-from geomfast.tracker.copies import EvaluationCopy, aside, unwrapped
+from geomfast.tracker.copies import EvaluationCopy, preserve_rng_state, unwrapped
 from geomfast.tracker.dashboards import dashboards, tags
-from geomfast.tracker.earlier import Earlier
 from geomfast.tracker.folder import RunFolder
-from geomfast.tracker.samples import data_hash, samples_of
-from geomfast.tracker.values import LOSS, StatesOf, Taking, row, values_of_run
+from geomfast.tracker.notices import Notices
+from geomfast.tracker.resume import ResumeCheck
+from geomfast.tracker.samples import ONLY, described, sample_sets
+from geomfast.tracker.schedule import check_every, due
+from geomfast.tracker.values import Evaluator, Sampled, StatesOf, rows_of, values_of_run
 
 logger = logging.getLogger("geomfast")
 
@@ -64,29 +62,30 @@ class Tracker:
             alone.
         data: the samples to measure on, a few hundred: one batch (a tensor, a tuple as (x, y), or a
             mapping), or an iterable of batches, as a DataLoader or a list is. They are drawn and
-            copied once.
-        measures: one or several of
-
-            - ``rankme``: effective dimensions of every layer's activations, one vector per sample;
-            - ``fisher_rank``, ``gradient_covariance_rank``: effective rank of the samples'
-              gradients, as they are and less their mean. Each also over the first 50,000
-              parameters, recorded as ``..._first_50k``;
-            - ``hessian_top``, ``hessian_trace``: largest eigenvalue and trace of the Hessian of the
-              mean loss;
-            - ``llc``: the local learning coefficient, the dearest by far.
-
-            The mean loss of the samples is recorded with them wherever there is a ``loss_fn``.
+            copied once. Several sets of samples are a mapping of their names to such data, as
+            ``{"train": (x, y), "test": loader}``; each is measured, and recorded by its name. A
+            mapping with a tensor among its values is one batch; :class:`geomfast.SampleSets` are
+            always sets, and a list of one batch is always a batch.
+        measures: one or several; ``geomfast measures`` lists them: rankme (of activations, a value
+            for every layer), fisher_rank and gradient_covariance_rank (of per-sample gradients;
+            also over the first 50,000 parameters, recorded as ``..._first_50k``), hessian_top,
+            hessian_trace and hessian_density, and llc, by far the most expensive. The mean loss of
+            the samples is recorded with them wherever there is a ``loss_fn``.
         every: ``"log"`` for steps 0, 1, 2, ... 8, 10, 11, 13, 16, ..., four to a doubling; or every
             so many steps. Either way the last step as well.
         out: folder of the records. A second tracker with the same settings goes on there, after the
             last step recorded. Where a step is recorded of other weights than it has this time, the
             training is another one: that is said, and nothing more of it is recorded.
-        max_overhead: what measuring may add to the run's time, as a share of it: 0.05 for 5%. Less
-            is measured than is due where that would take more; a notice says so, and what would
-            pay for all. None for no bound, to measure all that is due.
+        max_overhead: what measuring may add to the run's time, as a share of it: 0.05 for 5%.
+            Where that does not pay for all that is due, the most expensive measures are taken at
+            fewer of the steps that are due, evenly spread, and the others at all; a notice says
+            which, what each costs, and what would pay for all. The first measurement, of which
+            nothing is known, is always taken, and may exceed it. None for no bound.
         total_steps: optimiser steps of the whole run, where they are known: the budget is then
             spread over the whole run, and not earned before it is spent.
-        options: how measures are taken, an Options of :mod:`geomfast.measures.model.measuring`.
+        samples, batch_size, params, position, check: as in :func:`geomfast.measure`; samples are
+            of every set.
+        options: deprecated, in place of them and of ``settings``.
         states: ``states(model) -> {layer: (N, d)}``, activations for rankme, with labels
             ``block 1``, ``block 2``, ... and ``final``, which records know; None for those of
             ``layers``.
@@ -94,13 +93,15 @@ class Tracker:
             ``final`` state, those before it are ``block 1``, ``block 2``, ... Each has to give
             (N, d), or (N, T, d), of which the last position is read. None for the blocks of the
             model's longest ModuleList and, as final, what its output head or last norm has.
-        name: of the samples; what a task is in a sweep's records.
+        name: of the only set of samples; what a task is in a sweep's records.
         run, scale, seed: of the run in the records; scale is the model's class where not given.
             Trainings of several seeds go into one ``out`` as runs of several names.
         log_to: "tensorboard" (in OUT/tensorboard/RUN), "wandb", a SummaryWriter, or several; see
             :func:`geomfast.tracker.dashboards.dashboards`.
         device: where the copy is kept and measured; None for where the model is.
         raise_failures: raise at :meth:`close` what failed first.
+        settings: of single measures, by name: ``llc={"lr": 1e-5}``; the others keep their defaults,
+            which ``geomfast measures`` shows.
 
     Raises:
         TypeError, ValueError: an argument that cannot be right, with its name; a measure that lacks
@@ -123,16 +124,22 @@ class Tracker:
         out: str | os.PathLike[str],
         max_overhead: float | None = 0.05,
         total_steps: int | None = None,
-        options: Options | None = None,
+        samples: int | None = None,
+        batch_size: int | None = None,
+        params: str | Iterable[str] | None = None,
+        position: str = "last",
+        check: bool = True,
+        options: ModelSettings | None = None,
         states: StatesOf | None = None,
         layers: Sequence[str] | None = None,
-        name: str = "probe",
+        name: str = ONLY,
         run: str = "run",
         scale: str | None = None,
         seed: int = 0,
         log_to: Any = None,
         device: torch.device | str | None = None,
         raise_failures: bool = False,
+        **settings: Mapping[str, Any],
     ):
         arguments.check_model(model)
         arguments.check_loss(loss_fn)
@@ -141,7 +148,10 @@ class Tracker:
         arguments.check_needs(names, loss_fn, data, states)
         arguments.check_names(name=name, run=run)
         arguments.check_records(out, seed, scale, states, raise_failures)
-        options, layers = arguments.check_options(options), arguments.check_layers(layers)
+        common = {"samples": samples, "batch_size": batch_size, "params": params}
+        common |= {"position": position, "check": check}
+        how = arguments.check_settings(options, settings, names, **common)
+        layers = arguments.check_layers(layers)
         self.every, self.raise_failures = every, raise_failures
         self.budget = Budget(max_overhead, total_steps)
         self.out = Path(out)
@@ -149,57 +159,53 @@ class Tracker:
         if not self.active:
             logger.info("rank %d measures nothing: the tracker works on rank 0", arguments.rank())
             return
-        self._failures: dict[str, Exception] = {}
-        self._notices: set[str] = set()
+        self._notices = Notices(self.out, run)
+        self._told: set[Group] = set()
         self._last = -1
         self._loss: Any = None
         self._tokens: int | None = None
         self._scalars: dict[str, Any] = {}
         self._seconds = 0.0
-        if (said := words.wide(max_overhead)) is not None:
-            self._notice(said)
+        if (said := messages.wide(max_overhead)) is not None:
+            self._notices.notice(said)
         with self.budget.spending():
             inner = unwrapped(model)
             self._copy = EvaluationCopy(inner, arguments.check_device(device))
-            with aside(self._copy.device), self._copy.measuring():
-                given = data is not None
-                device = self._copy.device
-                batches = samples_of(data, options.samples, device) if given else Batches()
-                self._taking = Taking(
+            with preserve_rng_state(self._copy.device), self._copy.measuring():
+                sets = sample_sets(data, name, how.samples, self._copy.device)
+                arguments.check_sets(sets, states)
+                self._evaluator = Evaluator(
                     self._copy.module,
                     names,
                     loss_fn,
-                    batches,
-                    options,
+                    sets,
+                    how,
                     states,
                     layers,
-                    self._notice,
+                    self._notices.notice,
                 )
-                self._taking.try_out()
-                self._data = data_hash(batches)
+                self._evaluator.validate()
             self._named = {"scale": scale or type(inner).__name__, "seed": int(seed)}
-            self._name = name
-            settings = {
-                "name": name,
-                "data": self._data,
-                "samples": sum(count(batch, least=1) for batch in batches),
+            self._data, shared = described(sets)
+            shared |= {
                 "loss": arguments.called(loss_fn),
                 "states": arguments.called(states),
                 "layers": layers,
                 "model": type(inner).__name__,
                 "parameters": sum(p.numel() for p in inner.parameters()),
             }
-            of_measures = {measure: options.of(measure) for measure in names}
-            self._folder = RunFolder(self.out, run, self._named, settings, of_measures)
+            of_measures = {measure: how.of(measure) for measure in names}
+            self._folder = RunFolder(self.out, run, self._named, shared, of_measures)
             try:
                 self._dashboards = dashboards(log_to, self.out / "tensorboard" / run)
-                self._cadence = Cadence(self._folder.noted(), self._folder.before)
+                groups = self._evaluator.groups
+                self._cadence = Cadence(self._folder.noted(), self._folder.before, groups)
             except BaseException:
                 self._folder.close()
                 raise
-        self._earlier = Earlier(self._folder)
-        if (said := self._earlier.met()) is not None:
-            self._notice(said)
+        self._resumed = ResumeCheck(self._folder)
+        if (said := self._resumed.notice()) is not None:
+            self._notices.notice(said)
 
     @property
     def overhead(self) -> float:
@@ -225,7 +231,9 @@ class Tracker:
         """
         if not self.active:
             if self._closed:
-                self._notice("a step comes after close(): it is not measured, nor are later ones")
+                self._notices.notice(
+                    "a step comes after close(): it is not measured, nor are later ones"
+                )
             return False
         try:
             step = arguments.whole_step(step)
@@ -237,19 +245,18 @@ class Tracker:
         if step == self._last:
             return False
         self._last, self._loss, self._tokens, self._scalars = step, loss, tokens, scalars
-        self.budget.passed(step)
-        if self._earlier.passed(step):
+        self.budget.record_step(step)
+        if self._resumed.must_compare(step):
             self._compare()
-        if self._earlier.other or step <= self._earlier.last:
+        if self._resumed.another or step <= self._resumed.last:
             return False
         if not due(step, self.every):
             return False
         self._cadence.is_due(step)
-        if not self.budget.allows(step, self.every):
-            self._thin()
-            return False
-        self._measure()
-        return True
+        groups = self.budget.affordable(step, self.every, self._evaluator.groups)
+        if left_out := [group for group in self._evaluator.groups if group not in groups]:
+            self._thin(left_out)
+        return self._measure(groups)
 
     def close(self, *, last: bool = True) -> None:
         """Measure the last step, if the budget pays for it, and let others have the folder.
@@ -262,15 +269,15 @@ class Tracker:
         """
         if not self.active:
             return
-        new = self._last > self._earlier.last and self._last not in self._folder.recorded
-        if last and new and not self._earlier.other:
+        if last and self._last > self._resumed.last and not self._resumed.another:
             if not due(self._last, self.every):
                 self._cadence.is_due(self._last)
-            if self.budget.affords():
-                self._measure()
+            done = self._folder.recorded.get(self._last, set())
+            left = [one for one in self._evaluator.groups if not done.issuperset(one.names)]
+            self._measure(self.budget.affordable_now(left))
         self._let_go()
-        if self.raise_failures and self._failures:
-            raise next(iter(self._failures.values()))
+        if self.raise_failures and self._notices.failures:
+            raise next(iter(self._notices.failures.values()))
 
     def __enter__(self) -> Tracker:
         return self
@@ -289,8 +296,7 @@ class Tracker:
     def _let_go(self) -> None:
         self.active, self._closed = False, True
         self.budget.end()
-        if not self._failures:
-            clear_failure(self.out, self._folder.run)
+        self._notices.clear()
         for last in (
             self._folder.check_there,
             self._note,
@@ -303,66 +309,78 @@ class Tracker:
         self._folder.close()
         counts = self._cadence
         if counts.due:
-            said = words.summary(self.budget, counts.due, counts.measured, self._last)
+            said = messages.summary(self.budget, counts, self._last)
             logger.warning("run %s in %s: %s", self._folder.run, self.out, said)
 
     def _compare(self) -> None:
         """See whether a step recorded before is of the weights that the model has now."""
         with self.budget.spending():
             try:
-                with aside(self._copy.device), self._copy.measuring():
+                with preserve_rng_state(self._copy.device), self._copy.measuring():
                     weights = self._copy.refresh()
-                said = self._earlier.compare(self._last, weights)
+                said = self._resumed.compare(self._last, weights)
             except Exception as error:
                 self._fail("comparing", error)
                 return
         if said is not None:
-            self._notice(said)
-            if self._earlier.other:
-                self._failures["run"] = ValueError(said)
+            self._notices.notice(said)
+            if self._resumed.another:
+                self._notices.failures["run"] = ValueError(said)
 
-    def _measure(self) -> None:
-        with self.budget.spending(measuring=True):
+    def _measure(self, groups: Sequence[Group]) -> bool:
+        """Measure some groups of measures; whether there are any."""
+        if not groups:
+            return False
+        with self.budget.measuring():
             try:
-                with aside(self._copy.device), self._copy.measuring():
+                found: list[Sampled] = []
+                with preserve_rng_state(self._copy.device), self._copy.measuring():
                     # Before anything is measured: some models change their weights in a pass.
                     weights = self._copy.refresh()
-                    found = list(self._taking.take(self._fail))
-                self._write(found, weights)
+                    step = self._last
+                    if step in self._folder.recorded and self._folder.of_other_weights(
+                        step, weights
+                    ):
+                        return False  # the model has changed after its last step
+                    for group in groups:
+                        with self.budget.timed(group):
+                            found += self._evaluator.measure(group, self._fail)
+                self._write(groups, found, weights)
             except Exception as error:
                 self._fail("measuring", error)
+        return True
 
-    def _write(self, found: list[Found], weights: str) -> None:
+    def _write(self, groups: Sequence[Group], found: list[Sampled], weights: str) -> None:
         """Records first: a dashboard that fails has not cost them."""
-        of_samples = {"task": self._name, "level": 1, "data": self._data}
-        task, level = MIXTURE
-        of_run = {"task": task, "level": level, "data": ""}
-        # Before the first one nothing of the run has passed of which this could be a share.
-        overhead = self.overhead if self._cadence.measured else None
-        of_the_run = values_of_run(self._loss, overhead, self._scalars, self._fail)
-        rows = [row(one, of_samples) for one in found] + [row(one, of_run) for one in of_the_run]
+        own = []
+        if self._last not in self._folder.recorded:
+            # Before the first one nothing of the run has passed of which this could be a share.
+            overhead = self.overhead if any(self._cadence.measured.values()) else None
+            own = values_of_run(self._loss, overhead, self._scalars, self._fail)
         device = str(self._copy.device)
         shared = {**self._named, "tokens": self._tokens, "weights": weights, "device": device}
-        names = {LOSS, *self._taking.measures} if self._taking.loss_fn else self._taking.measures
-        hashes = {fingerprint(one.settings): one.settings for one in (*found, *of_the_run)}
-        self._folder.write(self._last, names, [{**one, **shared} for one in rows], hashes)
-        self._cadence.measured += 1
-        if self._cadence.measured == 1:
+        names = [name for group in groups for name in group.names]
+        rows, told = rows_of(found, self._data, own, shared)
+        self._folder.write(self._last, names, rows, told)
+        first = not any(self._cadence.measured.values())
+        self._cadence.take(groups)
+        if first:
             self._note()
-        self._seconds += sum(one.seconds for one in found)
-        self._folder.wall(self.budget.rest, self.budget.spent - self._seconds)
+        self._seconds += sum(value.seconds for _, value in found)
+        writing = max(self.budget.spent - self._seconds, 0.0)
+        self._folder.wall(self.budget.training_seconds, writing)
         for shown in self._dashboards:
-            shown.show(self._last, tags(rows))
+            shown.show(self._last, tags(rows, several=len(self._data) > 1))
 
-    def _thin(self) -> None:
-        counts = self._cadence
-        counts.thin(self._last)
-        if "thinned" in self._notices:
+    def _thin(self, groups: Sequence[Group]) -> None:
+        """Note that groups are left out of a step, and say so the first time of each."""
+        self._cadence.thin(self._last, groups)
+        if not (new := [group for group in groups if group not in self._told]):
             return
-        said = words.thinned(self.budget, self._last, self.every, counts.due, counts.measured)
+        said = messages.thinned(self.budget, self._last, self.every, self._cadence, new)
         if said is None:
             return
-        self._notices.add("thinned")
+        self._told.update(new)
         logger.warning(said)
         with self.budget.spending():
             try:
@@ -373,26 +391,8 @@ class Tracker:
     def _note(self) -> None:
         """Note how this run is tracked where its settings stand."""
         if self._cadence.due:
-            recorded = len(self._folder.recorded)
-            self._folder.note(**self._cadence.note(self.every, self.budget, recorded))
-
-    def _notice(self, said: str) -> None:
-        """Log a notice the first time it is given."""
-        if said not in self._notices:
-            self._notices.add(said)
-            logger.warning(said)
+            noted = self._cadence.note(self.every, self.budget, self._folder.recorded)
+            self._folder.note(**noted)
 
     def _fail(self, what: str, error: Exception) -> None:
-        """Note a failure and go on; only the first of a kind is logged."""
-        if what not in self._failures:
-            self._failures[what] = error
-            logger.warning(
-                "%s failed at step %d, training goes on: %s: %s",
-                what,
-                self._last,
-                type(error).__name__,
-                error,
-            )
-        details = "".join(traceback.format_exception(error))
-        said = f"{what}: {type(error).__name__}: {error}"
-        mark_failed(self.out, self._folder.run, self._last, said, details)
+        self._notices.fail(what, error, self._last)

@@ -16,14 +16,17 @@ from geomfast.estimators.batches import Batches, count, taken
 from geomfast.estimators.behaviour import mean_and_stderr
 from geomfast.estimators.checks import LossFunction, checked_losses, chosen
 from geomfast.files import fingerprint
-from geomfast.measures.catalog import measure_of, needing
+from geomfast.measures.catalog import measure_of, needing, spec_of
 from geomfast.measures.engine import FAILED
 from geomfast.measures.memory import Notice
-from geomfast.measures.model.measuring import Found, Options, measure_model
+from geomfast.measures.model.measuring import MeasuredValue, measure_model
+from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.states import NoStates, UnknownModule, activations
 from geomfast.measures.spec import Need
+from geomfast.records import MIXTURE
 from geomfast.records.ranges import ranges
 from geomfast.tracker.arguments import check_states
+from geomfast.tracker.budget import Group
 
 #: Mean loss of the samples; what the loop says of its own; time added so far, as a share.
 LOSS, TRAIN_LOSS, OVERHEAD = "loss", "train_loss", "tracker_overhead"
@@ -31,17 +34,19 @@ LOSS, TRAIN_LOSS, OVERHEAD = "loss", "train_loss", "tracker_overhead"
 _LONGEST = 100
 #: Activations by layer label, of a model.
 StatesOf = Callable[[nn.Module], Mapping[str, Tensor]]
+#: Name of a set of samples, and a value of it.
+Sampled = tuple[str, MeasuredValue]
 
 
 @dataclass
-class Taking:
-    """The measures of a module on some samples.
+class Evaluator:
+    """The measures of a module on some sets of samples.
 
     Attributes:
         module: in evaluation mode.
         measures: names, checked.
-        loss_fn, batches, options: as :func:`geomfast.measures.model.measuring.measure_model` takes
-            them.
+        loss_fn, how: as :func:`geomfast.measures.model.measuring.measure_model` takes them.
+        sets: samples by name.
         states: activations for rankme; None for those of ``layers``.
         layers: names of the modules that are the blocks, and the last of them the final state;
             None for what :func:`geomfast.measures.model.states.activations` finds.
@@ -51,13 +56,13 @@ class Taking:
     module: nn.Module
     measures: Sequence[str]
     loss_fn: LossFunction | None
-    batches: Batches
-    options: Options
+    sets: Mapping[str, Batches]
+    how: ModelSettings
     states: StatesOf | None
     layers: Sequence[str] | None
     notice: Notice
 
-    def try_out(self) -> None:
+    def validate(self) -> None:
         """Run the model on two samples, so that what cannot work is known before training.
 
         Raises:
@@ -66,72 +71,80 @@ class Taking:
         """
         shown = bool(needing(self.measures, Need.ACTIVATIONS))
         if self.states is not None and shown:
-            self._activations()
-        if not self.batches:
-            return
-        batch = self.batches[0]
-        two = taken(batch, torch.arange(min(2, count(batch, least=1)), device="cpu"))
-        if self.loss_fn is not None:
-            with torch.no_grad(), _named("loss_fn(model, batch)"):
-                losses = self.loss_fn(self.module, two)
-            checked_losses(losses, count(two, least=1), differentiable=False)
-        if shown and self.states is None:
-            with _named("the model"):
-                self._states_of(Batches([two]))
-        if self.options.params is not None:
-            chosen(self.module, self.options.params)
+            self._activations(Batches())
+        for batches in filter(None, self.sets.values()):
+            batch = batches[0]
+            two = taken(batch, torch.arange(min(2, count(batch, least=1)), device="cpu"))
+            if self.loss_fn is not None:
+                with torch.no_grad(), _named("loss_fn(model, batch)"):
+                    losses = self.loss_fn(self.module, two)
+                checked_losses(losses, count(two, least=1), differentiable=False)
+            if shown and self.states is None:
+                with _named("the model"):
+                    self._states_of(Batches([two]))
+        if self.how.params is not None:
+            chosen(self.module, self.how.params)
 
-    def take(self, failed: Callable[[str, Exception], None]) -> Iterator[Found]:
-        """All values, the mean loss of the samples before the others.
+    @property
+    def groups(self) -> list[Group]:
+        """The measures in groups that share a pass, cheapest passes first."""
+        names = [[LOSS]] if self.loss_fn is not None else []
+        names += [needing(self.measures, need) for need in (Need.ACTIVATIONS, Need.GRADIENTS)]
+        names += [[name] for name in needing(self.measures, Need.CURVATURE, Need.CHAINS)]
+        return [
+            Group(tuple(one), any(spec_of(name).expensive for name in one if name != LOSS))
+            for one in names
+            if one
+        ]
+
+    def measure(self, group: Group, failed: Callable[[str, Exception], None]) -> list[Sampled]:
+        """The values of a group, on every set of samples.
 
         Args:
+            group: of :attr:`groups`.
             failed: told of a measure that could not be taken, whose value then is NaN.
         """
-        if self.loss_fn is not None:
-            yield from self._guarded([LOSS], self._mean_loss, failed)
-        together = needing(self.measures, Need.GRADIENTS)
-        alone = [[name] for name in self.measures if name not in together]
-        for group in filter(None, [*alone, together]):
-            yield from self._guarded(group, lambda group=group: self._measured(group), failed)
+        return [
+            (name, value)
+            for name, batches in self.sets.items()
+            for value in self._guarded(group.names, batches, failed)
+        ]
 
     def _guarded(
-        self,
-        names: Iterable[str],
-        take: Callable[[], list[Found]],
-        failed: Callable[[str, Exception], None],
-    ) -> list[Found]:
+        self, names: Sequence[str], batches: Batches, failed: Callable[[str, Exception], None]
+    ) -> list[MeasuredValue]:
         try:
-            return take()
+            if LOSS in names:
+                return self._mean_loss(batches)
+            return measure_model(
+                self.module,
+                self.loss_fn,
+                batches,
+                names,
+                self.how,
+                states=lambda: self._activations(batches),
+                notice=self.notice,
+            )
         except Exception as error:
             for name in names:
                 failed(name, error)
             nan = math.nan
             return [
-                Found(name, "", nan, nan, 0, 0.0, FAILED, self.settings(name)) for name in names
+                MeasuredValue(name, "", nan, nan, 0, 0.0, FAILED, self.settings(name))
+                for name in names
             ]
 
     def settings(self, name: str) -> dict[str, Any]:
         """What shapes the values of a measure."""
         if name == LOSS:
-            return {"measure": LOSS, "samples": self.options.samples}
-        return self.options.of(name)
+            return {"measure": LOSS, "samples": self.how.samples}
+        return self.how.of(name)
 
-    def _measured(self, names: list[str]) -> list[Found]:
-        return measure_model(
-            self.module,
-            self.loss_fn,
-            self.batches,
-            names,
-            self.options,
-            states=self._activations,
-            notice=self.notice,
-        )
-
-    def _activations(self) -> Mapping[str, Tensor]:
+    def _activations(self, batches: Batches) -> Mapping[str, Tensor]:
         if self.states is not None:
             with torch.no_grad():
                 return check_states(self.states(self.module))
-        return self._states_of(self.batches)
+        return self._states_of(batches)
 
     def _states_of(self, batches: Batches) -> dict[str, Tensor]:
         named = {}
@@ -140,19 +153,19 @@ class Taking:
         return activations(
             self.module,
             batches,
-            position=self.options.position,
-            batch_size=self.options.batch_size,
+            position=self.how.position,
+            batch_size=self.how.batch_size,
             notice=self.notice,
             **named,
         )
 
     @torch.no_grad()
-    def _mean_loss(self) -> list[Found]:
+    def _mean_loss(self, batches: Batches) -> list[MeasuredValue]:
         assert self.loss_fn is not None
         begin = time.perf_counter()
-        size = self.options.batch_size
+        size = self.how.batch_size
         losses = []
-        for batch in self.batches:
+        for batch in batches:
             samples = count(batch, least=1)
             for part in torch.arange(samples, device="cpu").split(size or samples):
                 found = self.loss_fn(self.module, taken(batch, part))
@@ -161,7 +174,7 @@ class Taking:
         mean, stderr = mean_and_stderr(together)
         seconds = time.perf_counter() - begin
         settings = self.settings(LOSS)
-        return [Found(LOSS, "", mean, stderr, len(together), seconds, "torch", settings)]
+        return [MeasuredValue(LOSS, "", mean, stderr, len(together), seconds, "torch", settings)]
 
 
 def values_of_run(
@@ -169,7 +182,7 @@ def values_of_run(
     overhead: float | None,
     scalars: Mapping[str, Any],
     failed: Callable[[str, Exception], None],
-) -> list[Found]:
+) -> list[MeasuredValue]:
     """What is known of the run itself at this moment.
 
     Args:
@@ -188,7 +201,7 @@ def values_of_run(
         except (TypeError, ValueError, RuntimeError) as error:
             failed(name, error)
     return [
-        Found(name, "", value, math.nan, 1, 0.0, "", {"measure": name})
+        MeasuredValue(name, "", value, math.nan, 1, 0.0, "", {"measure": name})
         for name, value in known.items()
     ]
 
@@ -203,11 +216,31 @@ def _check_free(name: str) -> None:
         )
 
 
-def row(one: Found, named: dict[str, Any]) -> dict[str, Any]:
-    """A value as a row of the records, but for what a checkpoint's rows share."""
-    values = {key: getattr(one, key) for key in ("measure", "layer", "value", "stderr", "n")}
-    how = {"settings": fingerprint(one.settings), "backend": one.backend, "seconds": one.seconds}
-    return {**named, **values, **how}
+def rows_of(
+    found: Iterable[Sampled],
+    data: Mapping[str, str],
+    of_run: Iterable[MeasuredValue],
+    shared: Mapping[str, Any],
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Values as rows of the records, and what their hashes of settings stand for.
+
+    Args:
+        found: of sets of samples.
+        data: hash of every set.
+        of_run: values of the run itself.
+        shared: by all rows.
+    """
+    task, level = MIXTURE
+    named = [({"task": name, "level": 1, "data": data[name]}, value) for name, value in found]
+    named += [({"task": task, "level": level, "data": ""}, value) for value in of_run]
+    rows, told = [], {}
+    for name, one in named:
+        settings = fingerprint(one.settings)
+        told[settings] = one.settings
+        values = {key: getattr(one, key) for key in ("measure", "layer", "value", "stderr", "n")}
+        how = {"settings": settings, "backend": one.backend, "seconds": one.seconds}
+        rows.append({**name, **values, **how, **shared})
+    return rows, told
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from geomfast.lm import hf
 from geomfast.lm.adapters import CONFIG, NoBase, is_adapter
 from geomfast.lm.causal_lm import load
 from geomfast.lm.hub import CorruptCheckpoint, LoadError, NotInstalled
-from geomfast.measures.model.measuring import Options
+from geomfast.measures.model.options import ModelSettings
 from geomfast.runs.errors import PlanError
 from geomfast.series.folders import checkpoints_in
 from tests.lm.language_models import PROBES, save
@@ -87,7 +87,7 @@ def test_an_adapter_is_put_on_its_base(where, tmp_path):
     probes = hf.encode(lm, PROBES)
     plain = hf.loss_fn(load(base).model, probes.batch)
     assert (hf.loss_fn(lm.model, probes.batch) - plain).abs().max() > 0.1
-    options = Options(hessian_probes=6)
+    options = ModelSettings.asked({"hessian_trace": {"probes": 6}})
     found = dict(
         (f.measure, f.value)
         for _, f in hf.measure_lm(lm, [probes], ["rankme", "fisher_rank", "hessian_top"], options)

@@ -13,7 +13,7 @@ from geomfast.lm import hf
 from geomfast.lm.causal_lm import CausalLM
 from geomfast.lm.encoding import Choice, answer_batch, encode
 from geomfast.lm.probe_sets import ProbeItem, ProbesError, ProbeSet, builtin
-from geomfast.measures.model.measuring import Options
+from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.states import NoStates
 from tests.lm.language_models import (
     CONTEXT,
@@ -79,7 +79,7 @@ def test_loss_is_minus_the_log_probability_of_the_right_answer(family):
 def test_padding_changes_nothing(family, position):
     lm = language_model(family)
     probes = encode(lm, PROBES)
-    options = Options(position=position)
+    options = ModelSettings(position=position)
     losses = hf.loss_fn(lm.model, probes.batch)
     layers = hf.states(lm, probes, options)
     assert list(layers) == ["block 1", "block 2", "final"]
@@ -142,7 +142,7 @@ def test_what_is_encoded():
     assert probes.right[0] == Choice(tuple(ids), 5, 3)
     assert len(probes) == 6 and probes.skipped == 0 and probes.notice == ""
     assert probes.chance == pytest.approx((5 / 2 + 1 / 3) / 6)
-    few = encode(lm, PROBES, Options(samples=3))
+    few = encode(lm, PROBES, ModelSettings(samples=3))
     assert few.choices == probes.choices[:3] and few.data != probes.data
     assert encode(lm, PROBES).data == probes.data
 
@@ -273,7 +273,13 @@ def test_weights_of_16_bits(dtype):
 def test_all_measures_of_two_sets():
     lm = language_model()
     sets = [encode(lm, PROBES), encode(lm, dataclasses.replace(PROBES, name="other"))]
-    options = Options(llc_draws=3, llc_burn_in=1, hessian_probes=6, hessian_iterations=5)
+    options = ModelSettings.asked(
+        {
+            "llc": {"draws": 3, "burn_in": 1},
+            "hessian_trace": {"probes": 6},
+            "hessian_top": {"max_iterations": 5},
+        }
+    )
     rows = list(hf.measure_lm(lm, sets, hf.MEASURES, options))
     names = [found.measure for name, found in rows if name == "small"]
     assert [name for name, _ in rows] == ["small"] * len(names) + ["other"] * len(names)

@@ -20,7 +20,7 @@ from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.kernels.sgld import normals
 from geomfast.lm import hf
 from geomfast.lm.causal_lm import CausalLM
-from geomfast.measures.model.measuring import Options
+from geomfast.measures.model.options import ModelSettings
 from tests.lm.language_models import FAMILIES, PROBES, WORDS, network, tokenizer
 
 # Probes that the dense Hessian is of, which takes the longest.
@@ -149,17 +149,15 @@ def reference(family) -> Reference:
     return Reference(ranks, fisher, covariance, dense_hessian(model, texts[:FEW]), model)
 
 
-def options(batch_size: int | None = None, **more) -> Options:
-    return Options(
-        hessian_tol=1e-5,
-        hessian_probes=12,
-        llc_lr=LR,
-        llc_localization=LOCALIZATION,
-        llc_chains=CHAINS,
-        llc_draws=DRAWS,
-        llc_burn_in=BURN_IN,
-        llc_batch_size=batch_size,
-        seed=SEED,
+def options(batch_size: int | None = None, **more) -> ModelSettings:
+    chains = {"lr": LR, "localization": LOCALIZATION, "chains": CHAINS, "draws": DRAWS}
+    chains |= {"burn_in": BURN_IN, "batch_size": batch_size, "seed": SEED}
+    return ModelSettings.asked(
+        {
+            "hessian_top": {"tol": 1e-5, "seed": SEED},
+            "hessian_trace": {"probes": 12, "seed": SEED},
+            "llc": chains,
+        },
         **more,
     )
 

@@ -9,7 +9,6 @@ from torch import nn
 
 import geomfast as gf
 from geomfast.files import read_sealed
-from geomfast.measures.model.measuring import Options
 from geomfast.records import RecordsError
 from geomfast.report import build
 from geomfast.report.data import read
@@ -19,7 +18,8 @@ from tests.report.conftest import judge_few
 from tests.report.test_assemble import parsed
 from tests.tracker.tracked import batch, loss_fn, net
 
-QUICK = Options(hessian_probes=6, llc_draws=4, llc_burn_in=1, llc_chains=1, llc_batch_size=8)
+CHAINS = {"draws": 4, "burn_in": 1, "chains": 1, "batch_size": 8}
+QUICK = {"hessian_trace": {"probes": 6}, "llc": CHAINS}
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +30,11 @@ def quick(monkeypatch):
 
 def follow(out, steps, *, allowed=None, **options):
     """A tracker's part of a run; `allowed` are the steps that the budget pays for, None all."""
-    given = {"measures": ("rankme", "fisher_rank"), "every": 2, "options": QUICK, "out": out}
+    given = {"measures": ("rankme", "fisher_rank"), "every": 2, "out": out}
     tracker = gf.Tracker(options.pop("model", None) or net(), loss_fn, batch(), **given | options)
     if allowed is not None:
-        tracker.budget.allows = lambda step, every: step in allowed
-        tracker.budget.affords = lambda: False
+        tracker.budget.affordable = lambda step, every, groups: groups if step in allowed else []
+        tracker.budget.affordable_now = lambda groups: []
     for step in steps:
         tracker.step(step, loss=1.0 / (step + 1))
     tracker.close()
@@ -142,7 +142,7 @@ def test_measures_that_fail(calls, tmp_path, caplog):
         {"layers": ["blocks.0", "blocks.1", "norm"]},
         {"states": lambda model: {"final": batch()[0]}},
         {"states": lambda model: {f"block {i + 1}": batch()[0] for i in range(12)}},
-        {"options": Options(params="!head.*", position="mean", samples=5)},
+        {"params": "!head.*", "position": "mean", "samples": 5},
         {"scale": "a scale with spaces", "name": "näme & <b>", "run": "run (1)"},
         {"scale": "nano", "seed": -3},
         {"total_steps": 1, "max_overhead": 1e9},

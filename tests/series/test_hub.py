@@ -27,7 +27,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def series(hub: Hub, downloads: Path | None, *revisions: str) -> HubSeries:
-    probing = Probing((), "float32", Probing.asked(("syntax",), None, {}).options)
+    probing = Probing((), "float32", Probing.asked(("syntax",), None, {}).how)
     return HubSeries("tiny", revisions_of(MODEL, revisions), probing, MODEL, downloads)
 
 

@@ -30,7 +30,7 @@ def test_every_revision_has_a_plain_place_of_its_own() -> None:
 
 
 def hub_series(out: Path, *names: str) -> HubSeries:
-    probing = Probing((), "float32", Probing.asked(("syntax",), None, {}).options)
+    probing = Probing((), "float32", Probing.asked(("syntax",), None, {}).how)
     checkpoints = tuple(Checkpoint(i, name) for i, name in enumerate(names))
     return HubSeries("tiny", checkpoints, probing, "someone/tiny", out / "downloads")
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from geomfast.tracker.copies import EvaluationCopy, aside, unwrapped
+from geomfast.tracker.copies import EvaluationCopy, preserve_rng_state, unwrapped
 from tests.tracker.tracked import WIDTH, net
 
 
@@ -103,7 +103,7 @@ def test_aside_leaves_random_numbers_alone():
     seeded()
     expected = drawn()
     seeded()
-    with pytest.raises(RuntimeError), aside(torch.device("cpu")):
+    with pytest.raises(RuntimeError), preserve_rng_state(torch.device("cpu")):
         drawn()
         raise RuntimeError
     assert drawn() == expected
@@ -114,7 +114,7 @@ def test_aside_has_gradients_and_no_automatic_casts():
     with (
         torch.inference_mode(),
         torch.autocast("cpu", torch.bfloat16),
-        aside(torch.device("cpu")),
+        preserve_rng_state(torch.device("cpu")),
     ):
         product = weight @ weight
     assert product.requires_grad and product.dtype == torch.float32

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import geomfast as gf
 from geomfast.measures.catalog import measure_of
-from geomfast.measures.model.measuring import MEASURES, Options
+from geomfast.measures.model.measuring import MEASURES
+from geomfast.measures.model.options import ModelSettings
 from geomfast.report import build
 from geomfast.report.data import read
 from geomfast.runs.errors import PlanError
@@ -26,7 +27,7 @@ from geomfast.tracker import values
 from tests.tracker.tracked import batch, loss_fn, net, train
 
 LOG = [*range(9), 10, 11, 13, 16, 19]
-QUICK = Options(hessian_probes=6, llc_draws=4, llc_burn_in=1, llc_chains=1)
+QUICK = {"hessian_trace": {"probes": 6}, "llc": {"draws": 4, "burn_in": 1, "chains": 1}}
 
 
 def tracked(out, **options):
@@ -45,7 +46,7 @@ def equal(a, b):
 
 def test_training_comes_out_the_same_to_the_bit(tmp_path):
     alone, _ = train()
-    left, _ = train(out=tmp_path, measures=MEASURES, options=QUICK)
+    left, _ = train(out=tmp_path, measures=MEASURES, **QUICK)
     assert equal(alone, left)
     records = gf.load_records(tmp_path)
     assert sorted(set(records["step"])) == [*LOG, 20]  # the last one when it is closed
@@ -115,8 +116,8 @@ def test_another_run_in_the_same_folder(tmp_path):
     ("changed", "said"),
     [
         ({"name": "other"}, "name: probe there, other asked for"),
-        ({"options": Options(eps=1e-5)}, r"rankme\.eps: 0\.0 there, 1e-05 asked for"),
-        ({"options": Options(samples=10)}, "samples: 24 there, 10 asked for"),
+        ({"rankme": {"eps": 1e-5}}, r"rankme\.eps: 0\.0 there, 1e-05 asked for"),
+        ({"samples": 10}, "samples: 24 there, 10 asked for"),
     ],
 )
 def test_other_settings_are_refused(changed, said, tmp_path):
@@ -183,9 +184,9 @@ def test_a_run_of_another_seed_or_scale(tmp_path):
 
 def test_more_measures_may_be_asked_for(tmp_path):
     train(2, out=tmp_path)
-    tracked(tmp_path, measures=["fisher_rank"], options=Options(eps=1e-5)).close()
+    tracked(tmp_path, measures=["fisher_rank"]).close()
     with pytest.raises(PlanError, match="rankme"):
-        tracked(tmp_path, options=Options(eps=1e-5))
+        tracked(tmp_path, rankme={"eps": 1e-5})
 
 
 def test_one_tracker_a_run(tmp_path):
@@ -212,7 +213,7 @@ def test_a_failing_measure_does_not_end_training(tmp_path, monkeypatch, caplog):
         raise RuntimeError("no kernel for this")
 
     monkeypatch.setattr(values, "activations", fails)
-    monkeypatch.setattr(values.Taking, "try_out", lambda self: None)
+    monkeypatch.setattr(values.Evaluator, "validate", lambda _: None)
     left, _ = train(out=tmp_path, measures=["rankme", "fisher_rank"])
     assert equal(left, train()[0])
     assert caplog.text.count("no kernel for this") == 1
@@ -269,11 +270,12 @@ def test_an_error_in_the_loop_lets_go_of_the_folder(tmp_path):
 def test_a_budget_that_thins_says_so_once_and_at_the_end(tmp_path, caplog):
     _, tracker = train(out=tmp_path, max_overhead=1e-6)
     thinned, summed = caplog.messages
-    assert re.search(r"from step 1 on less is measured than is due: .* takes [\d.]+ s", thinned)
+    assert re.search(r"from step 1 on .* at every due step for any measure: .* [\d.]+ s", thinned)
     assert "measured 1 of 15 due" in summed and "of 0.0001% allowed; max_overhead=None" in summed
     assert set(gf.load_records(tmp_path)["step"]) == {0}
     told = json.loads((tmp_path / "settings.json").read_text())["tracking"]["run"]
     assert (told["due"], told["measured"], told["thinned_from"]) == (15, 1, 1)
+    assert told["measures"]["rankme"] == {"due": 15, "measured": 1, "thinned_from": 1}
     time.sleep(0.05)  # what passes after close() is not the training's
     assert told["overhead"] == tracker.overhead
 
@@ -386,7 +388,13 @@ def test_a_budget_meant_as_a_percentage(tmp_path, caplog):
         ({"loss_fn": F.cross_entropy}, TypeError, r"\(N,\), .*cross_entropy takes outputs"),
         ({"loss_fn": nn.MSELoss()}, TypeError, "MSELoss takes outputs and targets"),
         ({"loss_fn": "mse"}, TypeError, "loss_fn must be a function, .*not 'mse'"),
-        ({"options": {"samples": 8}}, TypeError, "from geomfast.*import Options"),
+        ({"options": {"samples": 8}}, TypeError, "options is dict: give settings to the tracker"),
+        ({"measure": "llc"}, TypeError, "no argument 'measure', and no measure is called so"),
+        ({"llc": {"lr": 1.0}}, ValueError, "settings of llc, which is not among measures"),
+        ({"rankme": {"lr": 1.0}}, TypeError, "rankme has no setting 'lr'; it has center, eps"),
+        ({"rankme": {"eps": -1.0}}, ValueError, "rankme: eps must be a finite number, 0 or more"),
+        ({"rankme": 1e-5}, TypeError, "rankme must be a mapping of its settings"),
+        ({"options": ModelSettings(samples=8), "samples": 9}, TypeError, "in it"),
         (
             {"model": torch.optim.SGD(net().parameters(), 1.0)},
             TypeError,

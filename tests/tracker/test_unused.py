@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import geomfast as gf
-from geomfast.measures.model.measuring import Options, measure_model
+from geomfast.measures.model.measuring import measure_model
+from geomfast.measures.model.options import ModelSettings
 from tests.tracker.tracked import WIDTH, batch, loss_fn
 
-FAST = {"hessian_probes": 6, "llc_draws": 4, "llc_burn_in": 1, "llc_batch_size": 8}
+FAST = {"hessian_trace": {"probes": 6}, "llc": {"draws": 4, "burn_in": 1, "batch_size": 8}}
 NAMES = ("fisher_rank", "gradient_covariance_rank", "hessian_top", "hessian_trace", "llc")
 pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
 
@@ -49,11 +50,10 @@ class Experts(nn.Module):
         return out
 
 
-def taken(model, options=None, data=None):
+def taken(model, params=None, data=None):
     said = []
-    found = measure_model(
-        model, loss_fn, data or batch(), NAMES, options or Options(**FAST), notice=said.append
-    )
+    how = ModelSettings.asked(FAST, params=params)
+    found = measure_model(model, loss_fn, data or batch(), NAMES, how, notice=said.append)
     return {f.measure: f.value for f in found}, said
 
 
@@ -66,7 +66,7 @@ def test_they_count_for_nothing_and_are_named_together():
     found, (said,) = taken(model)
     assert "pooler.0.weight, pooler.0.bias, pooler.1.weight, pooler.1.bias" in said
     assert "params=('!pooler.*',)" in said
-    left_out, nothing = taken(model, Options(params="!pooler.*", **FAST))
+    left_out, nothing = taken(model, "!pooler.*")
     assert nothing == [] and left_out == found
     without = Pooled()
     del without.pooler
@@ -97,8 +97,8 @@ def test_experts_that_only_some_samples_use_are_none():
     ],
 )
 def test_some_of_the_parameters(params, same_as):
-    one, _ = taken(Pooled(), Options(params=params, **FAST))
-    two, _ = taken(Pooled(), Options(params=same_as, **FAST))
+    one, _ = taken(Pooled(), params)
+    two, _ = taken(Pooled(), same_as)
     assert one == two != taken(Pooled())[0]
     model = Pooled()
     expected = gf.fisher_effective_rank(
@@ -109,9 +109,8 @@ def test_some_of_the_parameters(params, same_as):
 
 def test_a_tracker_says_it_once(tmp_path, caplog):
     caplog.set_level(logging.WARNING, "geomfast")
-    options = Options(**FAST)
     with gf.Tracker(
-        Pooled(), loss_fn, batch(), measures=NAMES, out=tmp_path, max_overhead=None, options=options
+        Pooled(), loss_fn, batch(), measures=NAMES, out=tmp_path, max_overhead=None, **FAST
     ) as tracker:
         for step in range(3):
             tracker.step(step)
@@ -135,7 +134,7 @@ def test_chains_that_are_no_one_program_are_told_once(tmp_path, caplog):
     caplog.set_level(logging.WARNING, "geomfast")
     with gf.Tracker(
         Recurrent(), loss_fn, batch(), measures="llc", out=tmp_path, max_overhead=None,
-        options=Options(llc_chains=2, **FAST),
+        llc={**FAST["llc"], "chains": 2},
     ) as tracker:  # fmt: skip
         for step in range(3):
             tracker.step(step)

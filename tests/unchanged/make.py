@@ -16,7 +16,6 @@ from torch import nn
 
 import geomfast as gf
 from geomfast.machine import describe
-from geomfast.measures.model.options import Options
 from geomfast.records import load_records
 from tests.fuzz.folders import POPULATION, invoke
 from tests.lm.language_models import WORDS, save
@@ -86,7 +85,9 @@ def _tracked(out: Path) -> None:
             *("hessian_top", "hessian_trace", "llc"),
         ),
         layers=["1", "3"],
-        options=Options(llc_draws=20, hessian_probes=6, samples=16),
+        samples=16,
+        llc={"draws": 20},
+        hessian_trace={"probes": 6},
         out=out,
         every=1,
         max_overhead=None,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from geomfast.measures.checks import at_least, check
 from geomfast.measures.spec import ORANGE, Column, MeasureSpec, Need, enough_samples
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ class GradientRank:
     """
 
     first_entries: int = 50_000
+
+    def __post_init__(self) -> None:
+        check(self, first_entries=at_least(1))
 
 
 def _of(

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from geomfast.measures.checks import at_least, check, positive, seed
 from geomfast.measures.spec import GREEN, Column, MeasureSpec, Need
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ class HessianTop:
     max_iterations: int = 100
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check(self, k=at_least(1), tol=positive, max_iterations=at_least(1), seed=seed)
+        if self.max_iterations < self.k:
+            raise ValueError(
+                f"max_iterations must be k = {self.k} or more, not {self.max_iterations}"
+            )
+
 
 @dataclass(frozen=True)
 class HessianTrace:
@@ -34,6 +42,9 @@ class HessianTrace:
 
     probes: int = 30
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(self, probes=at_least(6), seed=seed)
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,9 @@ class HessianDensity:
     probes: int = 4
     iterations: int = 40
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(self, probes=at_least(1), iterations=at_least(2), seed=seed)
 
 
 def top(

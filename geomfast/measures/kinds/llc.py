@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from geomfast.measures.checks import at_least, check, not_negative, or_none, positive, seed
 from geomfast.measures.spec import PURPLE, Column, MeasureSpec, Need
 
 if TYPE_CHECKING:
@@ -36,6 +37,19 @@ class LLC:
     batch_size: int | None = 32
     nbeta: float | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            lr=positive,
+            localization=not_negative,
+            chains=at_least(1),
+            draws=at_least(1),
+            burn_in=at_least(0),
+            batch_size=or_none(at_least(1)),
+            nbeta=or_none(positive),
+            seed=seed,
+        )
 
 
 def compute(

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from geomfast.measures.checks import check, not_negative, truth
 from geomfast.measures.spec import BLUE, Column, MeasureSpec, Need, enough_samples
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ class RankMe:
 
     center: bool = False
     eps: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, center=truth, eps=not_negative)
 
 
 def compute(x: Tensor, settings: RankMe) -> Tensor:

@@ -13,8 +13,14 @@ from geomfast.estimators.checks import LossFunction
 from geomfast.measures.catalog import measure_of, spec_of
 from geomfast.measures.memory import logger
 from geomfast.measures.model.measurement import Entry, Measurement
-from geomfast.measures.model.measuring import MEASURES, Found, States, check_measures, measure_model
-from geomfast.measures.model.options import Options
+from geomfast.measures.model.measuring import (
+    MEASURES,
+    MeasuredValue,
+    States,
+    check_measures,
+    measure_model,
+)
+from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.states import activations
 from geomfast.measures.spec import Need
 
@@ -78,12 +84,10 @@ def measure(
     """
     check_model(model)
     names = _named(measures)
-    wanted = {name: _asked(name, given) for name, given in settings.items()}
-    if unused := [name for name in wanted if name not in names]:
+    common = {"samples": samples, "batch_size": batch_size, "params": params}
+    how = ModelSettings.asked(settings, **common, position=position, check=check)
+    if unused := [name for name in settings if name not in names]:
         raise ValueError(f"settings of {unused[0]}, which is not among measures {names}")
-    options = Options(
-        samples=samples, batch_size=batch_size, params=params, position=position, check=check
-    )
     if loss_fn is None and (lossy := [n for n in names if spec_of(n).need is not Need.ACTIVATIONS]):
         if not isinstance(measures, str):
             raise ValueError(f"{lossy[0]} needs a loss_fn")
@@ -113,10 +117,9 @@ def measure(
         loss_fn,
         batches,
         names,
-        options,
+        how,
         states=states or of_layers,
         notice=notice,
-        settings=wanted,
         failed=None if raise_failures else lambda name, error: failures.append(error),
     )
     if failures and all(one.verdict.startswith("failed") for one in found):
@@ -132,17 +135,7 @@ def _named(measures: str | Iterable[str]) -> list[str]:
     return check_measures([measures] if isinstance(measures, str) else measures)
 
 
-def _asked(name: str, given: Any) -> Any:
-    spec = spec_of(name)
-    if not isinstance(given, Mapping):
-        raise TypeError(
-            f"{name} must be a mapping of its settings, {name}={spec.defaults} by default, not "
-            f"{given!r:.60}"
-        )
-    return spec.asked(**given)
-
-
-def _entry(found: Found) -> Entry:
+def _entry(found: MeasuredValue) -> Entry:
     name = measure_of(found.measure)
     assert name is not None
     spec = spec_of(name)

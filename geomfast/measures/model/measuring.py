@@ -18,7 +18,8 @@ from geomfast.measures.catalog import needing, spec_of
 from geomfast.measures.engine import measure
 from geomfast.measures.memory import Notice, halving, logger
 from geomfast.measures.model.evaluation import evaluating, unfolded
-from geomfast.measures.model.options import Options
+from geomfast.measures.model.options import ModelSettings
+from geomfast.measures.model.options import Options as Options
 from geomfast.measures.spec import Need
 from geomfast.measures.subject import Policy, Samples, Seen, Subject
 
@@ -31,7 +32,7 @@ States = Callable[[], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Found:
+class MeasuredValue:
     """One value.
 
     Attributes:
@@ -83,13 +84,12 @@ def measure_model(
     loss_fn: LossFunction | None,
     data: Any,
     measures: Iterable[str],
-    options: Options | None = None,
+    how: ModelSettings | None = None,
     *,
     states: States | None = None,
     notice: Notice = logger.warning,
-    settings: Mapping[str, Any] | None = None,
     failed: Callable[[str, Exception], None] | None = None,
-) -> list[Found]:
+) -> list[MeasuredValue]:
     """Takes the named measures of a model as it is.
 
     It is measured in evaluation mode, which it enters and leaves through its modules' own `eval`
@@ -102,14 +102,13 @@ def measure_model(
         loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample; may be None
             for rankme alone.
         data: one batch, or an iterable of batches, which the measures of gradients join to one.
-            What `options.samples` leaves out is the last of it.
+            What `how.samples` leaves out is the last of it.
         measures: names from :data:`MEASURES`.
-        options: how; None for the defaults.
+        how: None for the defaults.
         states: activations for rankme, of samples of its own choice. Where it is needed, it is
             called once, in evaluation mode.
         notice: told in a sentence what had to be changed for want of memory, and of parameters
             that no loss depends on.
-        settings: of measures, as their catalogue entries have them, in place of those of options.
         failed: told of a measure that could not be taken, whose value then is NaN; None to raise.
 
     Returns:
@@ -121,13 +120,12 @@ def measure_model(
             themselves refuse, see :mod:`geomfast`.
         RuntimeError: a module's own `train` or `eval` failed; the message names it.
     """
-    options, model = options or Options(), uncompiled(model)
+    how, model = how or ModelSettings(), uncompiled(model)
     wanted = check_measures(measures)
     shown = needing(wanted, Need.ACTIVATIONS)
     rest = [name for name in wanted if name not in shown]
-    found: list[Found] = []
-    policy = Policy(options.batch_size, options.check, notice, failed)
-    own = {name: options.taken(name) for name in wanted} | dict(settings or {})
+    found: list[MeasuredValue] = []
+    policy = Policy(how.batch_size, how.check, notice, failed)
     with evaluating(model):
         if shown:
             if states is None:
@@ -135,33 +133,31 @@ def measure_model(
                     f"{shown[0]} needs states: a function that gives activations by layer"
                 )
             subject = Model(model, None, None, states)
-            found += _found(subject, shown, own, options, policy)
+            found += _found(subject, shown, how, policy)
         if rest:
             if loss_fn is None or data is None:
                 raise ValueError(f"{rest[0]} needs a loss_fn and data")
-            batches = _first(batches_of(data), options.samples)
+            batches = _first(batches_of(data), how.samples)
             _, few = next(parts(batches[0], 2))
             subject = Model(model, loss_fn, batches, None)
             with (
                 unfolded(model, lambda: loss_fn(model, few)),
-                only(model, options.params, loss_fn, batches, notice),
+                only(model, how.params, loss_fn, batches, notice),
             ):
-                found += _found(subject, rest, own, options, policy)
+                found += _found(subject, rest, how, policy)
     return found
 
 
 def _found(
-    subject: Subject,
-    names: Sequence[str],
-    own: Mapping[str, Any],
-    options: Options,
-    policy: Policy,
-) -> Iterator[Found]:
-    settings = {name: options.of(name, own[name]) for name in names}
-    for row in measure(subject, {name: own[name] for name in names}, policy):
+    subject: Subject, names: Sequence[str], how: ModelSettings, policy: Policy
+) -> Iterator[MeasuredValue]:
+    settings = {name: how.of(name) for name in names}
+    for row in measure(subject, {name: how.settings_of(name) for name in names}, policy):
         named = {name: row[name] for name in ("measure", "layer", "value", "stderr", "n")}
-        how = {name: row[name] for name in ("seconds", "backend")}
-        yield Found(**named, **how, settings=settings[row["of"]], verdict=row["verdict"])
+        backend = {name: row[name] for name in ("seconds", "backend")}
+        yield MeasuredValue(
+            **named, **backend, settings=settings[row["of"]], verdict=row["verdict"]
+        )
 
 
 class Model(Subject):
@@ -225,7 +221,7 @@ def only(
 
     Args:
         model, loss_fn: in evaluation mode.
-        params: of :class:`Options`.
+        params: of :class:`~geomfast.measures.model.options.ModelSettings`.
         batches: of the data.
         notice: told which no loss depends on.
 
@@ -237,7 +233,7 @@ def only(
     if unused and len(unused) < len(wanted):
         notice(
             f"no sample's loss depends on {', '.join(unused)}: they count for nothing; "
-            f"Options(params={_without(unused, model)}) leaves them out"
+            f"params={_without(unused, model)} leaves them out"
         )
         wanted = {name: p for name, p in wanted.items() if name not in unused}
     put_aside = [

@@ -94,14 +94,15 @@ def test_the_model_and_the_random_numbers_are_left_alone(model):
 
 
 def test_a_measure_that_fails_leaves_the_others_and_says_why(model):
-    found = gf.measure(model, loss, DATA, ["fisher_rank", "llc"], llc={"lr": -1.0})
-    assert math.isnan(found["llc"].value) and found["llc"].doubtful
-    assert found["llc"].verdict == "failed: ValueError: lr must be positive, not -1.0"
-    assert "lr must be positive" in str(found) and found["fisher_rank"].value > 1.0
-    with pytest.raises(ValueError, match="lr must be positive"):
-        gf.measure(model, loss, DATA, ["llc"], llc={"lr": -1.0})
-    with pytest.raises(ValueError, match="lr must be positive"):
-        gf.measure(model, loss, DATA, ["fisher_rank", "llc"], llc={"lr": -1.0}, raise_failures=True)
+    found = gf.measure(model, loss, DATA, ["rankme", "fisher_rank"], states=dict)
+    assert math.isnan(found["rankme"].value) and found["rankme"].doubtful
+    assert found["rankme"].verdict == "failed: ValueError: states gave no layer"
+    assert "states gave no layer" in str(found) and found["fisher_rank"].value > 1.0
+    for measures, more in (("rankme", {}), (["rankme", "fisher_rank"], {"raise_failures": True})):
+        with pytest.raises(ValueError, match="states gave no layer"):
+            gf.measure(model, loss, DATA, measures, states=dict, **more)
+    with pytest.raises(ValueError, match=r"llc: lr must be a finite number, above 0, not -1\.0"):
+        gf.measure(model, loss, DATA, "llc", llc={"lr": -1.0})
 
 
 def test_a_model_without_blocks_has_gradients_all_the_same():

@@ -9,13 +9,18 @@ from torch import nn
 
 import geomfast as gf
 from geomfast.measures.model.evaluation import at_work, evaluating
-from geomfast.measures.model.measuring import Options, measure_model
+from geomfast.measures.model.measuring import measure_model
+from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.states import activations
 from geomfast.tracker.copies import EvaluationCopy
 from tests.measures.model.working_modes import MIDDLES, Around, LoraLinear, state
 from tests.tracker.tracked import WIDTH, batch, loss_fn
 
-QUICK = Options(hessian_probes=6, llc_draws=3, llc_burn_in=1, llc_chains=2, llc_batch_size=8)
+SETTINGS = {
+    "hessian_trace": {"probes": 6},
+    "llc": {"draws": 3, "burn_in": 1, "chains": 2, "batch_size": 8},
+}
+QUICK = ModelSettings.asked(SETTINGS)
 #: Those whose gradients flow to all their parameters in evaluation mode.
 MEASURES = ("rankme", "fisher_rank", "hessian_trace", "llc")
 X, Y = batch()
@@ -55,7 +60,7 @@ def test_training_goes_on_as_if_nothing_had_been_measured(middle, tmp_path):
     left = []
     for tracked in (False, True):
         model = trained(middle)
-        options = {"layers": ["first", "middle"], "max_overhead": None, "options": QUICK}
+        options = {"layers": ["first", "middle"], "max_overhead": None, **SETTINGS}
         tracker = None
         if tracked:
             tracker = gf.Tracker(

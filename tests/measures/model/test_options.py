@@ -8,82 +8,160 @@ import pytest
 import torch
 
 import geomfast as gf
-from geomfast.measures.model.measuring import Options
+from geomfast.measures import spec_of
+from geomfast.measures.model.measuring import MEASURES, Options
+from geomfast.measures.model.options import ModelSettings
 from tests.tracker.tracked import batch, loss_fn, net
 
 WHOLE = {
-    "samples": 2, "batch_size": 1, "first_entries": 1, "hessian_k": 1, "hessian_iterations": 1,
-    "hessian_probes": 6,
-    "density_probes": 1,
-    "density_iterations": 2, "llc_chains": 1, "llc_draws": 1, "llc_burn_in": 0, "llc_batch_size": 1,
-    "seed": 0,
+    "samples": 2, "batch_size": 1, "fisher_rank.first_entries": 1,
+    "gradient_covariance_rank.first_entries": 1, "hessian_top.k": 1,
+    "hessian_top.max_iterations": 1, "hessian_trace.probes": 6, "hessian_density.probes": 1,
+    "hessian_density.iterations": 2, "llc.chains": 1, "llc.draws": 1, "llc.burn_in": 0,
+    "llc.batch_size": 1, "llc.seed": 0, "hessian_top.seed": 0,
+    "hessian_trace.seed": 0, "hessian_density.seed": 0,
 }  # fmt: skip
-POSITIVE = ("hessian_tol", "llc_lr", "llc_nbeta")
-NOT_NEGATIVE = ("eps", "llc_localization")
+POSITIVE = ("hessian_top.tol", "llc.lr", "llc.nbeta")
+NOT_NEGATIVE = ("rankme.eps", "llc.localization")
+TRUTH = ("rankme.center", "check")
+
+
+def taken(name, value):
+    """The value as settings have it that are asked for with it, by a dotted name."""
+    measure, dot, setting = name.rpartition(".")
+    if not dot:
+        return getattr(ModelSettings(**{name: value}), name)
+    how = ModelSettings.asked({measure: {setting: value}})
+    return getattr(how.settings_of(measure), setting)
+
+
+def message(name, rest):
+    return f"{name.replace('.', ': ')} {rest}"
 
 
 def test_every_setting_is_checked():
-    told = {*WHOLE, *POSITIVE, *NOT_NEGATIVE, "position", "center", "check", "params"}
-    assert {field.name for field in dataclasses.fields(Options)} == told
+    told = {*WHOLE, *POSITIVE, *NOT_NEGATIVE, *TRUTH, "position", "params", "own"}
+    there = {field.name for field in dataclasses.fields(ModelSettings)}
+    there |= {f"{name}.{key}" for name in MEASURES for key in spec_of(name).defaults}
+    assert there == told
 
 
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize("wrong", [1.5, True, "3", math.nan, [1], 2.0])
 def test_no_whole_number(name, wrong):
-    with pytest.raises(TypeError, match=rf"{name} must be a whole number, \d+ or more, not "):
-        Options(**{name: wrong})
+    said = message(name, r"must be a whole number, \d+ or more, not ")
+    with pytest.raises(TypeError, match=said):
+        taken(name, wrong)
 
 
 @pytest.mark.parametrize(("name", "least"), WHOLE.items())
 def test_whole_numbers_that_are_too_small(name, least):
-    with pytest.raises(ValueError, match=f"{name} must be a whole number, {least} or more"):
-        Options(**{name: least - 1})
+    with pytest.raises(ValueError, match=message(name, f"must be a whole number, {least} or more")):
+        taken(name, least - 1)
     for number in (np.int64(least), torch.tensor(least)):
-        assert type(getattr(Options(**{name: number}), name)) is int
+        assert type(taken(name, number)) is int
 
 
 @pytest.mark.parametrize("name", [*POSITIVE, *NOT_NEGATIVE])
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -1.0, -1e-300])
 def test_numbers_out_of_range(name, wrong):
-    with pytest.raises(ValueError, match=f"{name} must be a finite number, "):
-        Options(**{name: wrong})
+    with pytest.raises(ValueError, match=message(name, "must be a finite number, ")):
+        taken(name, wrong)
     if name in POSITIVE:
-        with pytest.raises(ValueError, match=f"{name} must be a finite number, above 0, not 0"):
-            Options(**{name: 0})
-    assert getattr(Options(**{name: np.float32(0.5)}), name) == 0.5
+        with pytest.raises(ValueError, match=message(name, ".* above 0, not")):
+            taken(name, 0)
+    assert taken(name, np.float32(0.5)) == 0.5
 
 
 @pytest.mark.parametrize("name", [*POSITIVE, *NOT_NEGATIVE])
 @pytest.mark.parametrize("wrong", ["x", True, b"1", [1.0], 1j])
 def test_no_numbers(name, wrong):
-    with pytest.raises(TypeError, match=f"{name} must be a finite number, "):
-        Options(**{name: wrong})
+    with pytest.raises(TypeError, match=message(name, "must be a finite number, ")):
+        taken(name, wrong)
 
 
-@pytest.mark.parametrize("name", ["center", "check"])
+@pytest.mark.parametrize("name", TRUTH)
 @pytest.mark.parametrize("wrong", [1, "yes", None])
 def test_neither_true_nor_false(name, wrong):
-    with pytest.raises(TypeError, match=f"{name} must be True or False"):
-        Options(**{name: wrong})
+    with pytest.raises(TypeError, match=message(name, "must be True or False")):
+        taken(name, wrong)
 
 
 @pytest.mark.parametrize("wrong", [5, [], "", ["!"], [3], {"a": 1}, b"head.*"])
 def test_params_that_are_no_names(wrong):
     with pytest.raises(TypeError, match="params must be names of parameters"):
-        Options(params=wrong)
+        ModelSettings(params=wrong)
+
+
+def test_an_unknown_position():
+    with pytest.raises(ValueError, match="position must be one of last, mean, flat, not 'first'"):
+        ModelSettings(position="first")
 
 
 def test_params_are_recorded_only_where_they_are_given():
-    assert "params" not in Options().of("llc")
-    options = Options(params="!head.*")
+    assert "params" not in ModelSettings().of("llc")
+    how = ModelSettings(params="!head.*")
     for measure in ("fisher_rank", "hessian_top", "hessian_trace", "llc"):
-        assert options.of(measure)["params"] == ["!head.*"]
-    assert "params" not in options.of("rankme")
+        assert how.of(measure)["params"] == ["!head.*"]
+    assert "params" not in how.of("rankme")
 
 
 def test_fewer_products_than_eigenvalues():
-    with pytest.raises(ValueError, match="hessian_iterations must be hessian_k = 5 or more"):
-        Options(hessian_k=5, hessian_iterations=4)
+    with pytest.raises(ValueError, match="hessian_top: max_iterations must be k = 5 or more"):
+        ModelSettings.asked({"hessian_top": {"k": 5, "max_iterations": 4}})
+
+
+def test_names_of_a_commands_options():
+    how = ModelSettings.named(samples=9, llc_lr=1e-4, hessian_trace_probes=8)
+    assert how == ModelSettings.asked(
+        {"llc": {"lr": 1e-4}, "hessian_trace": {"probes": 8}}, samples=9
+    )
+    with pytest.raises(TypeError, match="no measure has a setting 'learning_rate'"):
+        ModelSettings.named(learning_rate=1.0)
+
+
+def test_old_names_are_the_same_settings_and_warn():
+    old = {
+        "samples": 9, "center": True, "eps": 1e-6, "first_entries": 10, "hessian_k": 2,
+        "hessian_tol": 0.1, "hessian_iterations": 9, "hessian_probes": 7, "density_probes": 2,
+        "density_iterations": 8, "llc_lr": 1e-4, "llc_draws": 3, "llc_batch_size": None, "seed": 5,
+    }  # fmt: skip
+    with pytest.warns(DeprecationWarning, match="is deprecated: give its settings to the call"):
+        found = Options(**old)
+    ranks = {"first_entries": 10}
+    assert found == ModelSettings.asked(
+        {
+            "rankme": {"center": True, "eps": 1e-6},
+            "fisher_rank": ranks,
+            "gradient_covariance_rank": ranks,
+            "hessian_top": {"k": 2, "tol": 0.1, "max_iterations": 9, "seed": 5},
+            "hessian_trace": {"probes": 7, "seed": 5},
+            "hessian_density": {"probes": 2, "iterations": 8, "seed": 5},
+            "llc": {"lr": 1e-4, "draws": 3, "batch_size": None, "seed": 5},
+        },
+        samples=9,
+    )
+    with pytest.warns(DeprecationWarning), pytest.raises(TypeError, match="unexpected keyword"):
+        Options(no_such_option=1)
+
+
+def test_a_tracker_takes_old_and_new_ones_alike(tmp_path):
+    with pytest.warns(DeprecationWarning):
+        old = Options(llc_draws=3, samples=10)
+    given = {"measures": "llc", "out": tmp_path, "max_overhead": None}
+    gf.Tracker(net(), loss_fn, batch(), options=old, **given).close()
+    gf.Tracker(net(), loss_fn, batch(), samples=10, llc={"draws": 3}, **given).close()
+
+
+def test_what_is_recorded_of_settings():
+    """Whose hashes stand in records of before."""
+    assert ModelSettings().of("llc") == {
+        "measure": "llc", "samples": None, "lr": 2e-5, "localization": 3000.0, "chains": 2,
+        "draws": 200, "burn_in": 50, "batch_size": 32, "nbeta": "n / log n", "seed": 0,
+    }  # fmt: skip
+    assert ModelSettings().of("fisher_rank") == {
+        "measure": "fisher_rank", "samples": None, "labels": "data", "first entries": 50_000,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -106,7 +184,7 @@ def test_fewer_products_than_eigenvalues():
         ({"scale": 3}, ValueError, "scale must be a name"),
         ({"device": "gpu9"}, ValueError, "device must be one of torch's"),
         ({"raise_failures": "yes"}, TypeError, "raise_failures must be True or False"),
-        ({"options": Options(params="!pooler.*"), "measures": "llc"}, ValueError, "pooler"),
+        ({"params": "!pooler.*", "measures": "llc"}, ValueError, "pooler"),
     ],
 )
 def test_trackers_that_could_only_fail(given, error, said, tmp_path):

@@ -7,7 +7,7 @@ from geomfast.tracker.folder import RunFolder
 _REMEDY = "give it a name of its own (run=...), or another folder (out=...)"
 
 
-class Earlier:
+class ResumeCheck:
     """The steps that trackers before this one have recorded.
 
     Nothing is filled in between them, and each that comes again is compared by the hash of its
@@ -22,11 +22,11 @@ class Earlier:
         self.folder, self.steps = folder, folder.before
         self.last = max(self.steps, default=-1)
         #: Whether the training is another one than the records'.
-        self.other = False
+        self.another = False
         self._run = folder.called
         self._first: int | None = None
 
-    def met(self) -> str | None:
+    def notice(self) -> str | None:
         """What is said of them when the tracker is made."""
         if not self.steps:
             return None
@@ -34,10 +34,10 @@ class Earlier:
             f"continuing {self._run}: {len(self.steps)} steps are recorded, the last is {self.last}"
         )
 
-    def passed(self, step: int) -> bool:
+    def must_compare(self, step: int) -> bool:
         """Notes a step; whether its weights are to be compared with those recorded."""
         self._first = step if self._first is None else self._first
-        return step in self.steps and not self.other
+        return step in self.steps and not self.another
 
     def compare(self, step: int, weights: str) -> str | None:
         """What is to be said where a step was recorded of other weights; None where it was not.
@@ -52,7 +52,7 @@ class Earlier:
         # come out with another rounding, on a GPU for instance.
         beginning = min((s for s in self.steps if s > 0), default=0)
         if self._first is None or self._first <= beginning:
-            self.other = True
+            self.another = True
             return (
                 f"step {step} of {self._run} is recorded with other weights: this is another "
                 f"training, of which nothing is recorded; {_REMEDY}"
