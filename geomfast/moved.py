@@ -30,7 +30,7 @@ MOVED = {
     "models": "testbed.models",
     "tasks": "testbed.tasks",
     "training": "testbed.training",
-    "sweep.engines.sharing": "sweep.sharing",
+    "sweep.engines.sharing": "runs.sharing",
     "sweep.engines": "runs.executors",
     "sweep.population": "population",
     **{

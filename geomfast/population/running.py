@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from geomfast.population.plan import (
     train_settings,
 )
 from geomfast.records import part_name, write_part
+from geomfast.runs import cadence
+from geomfast.runs.cadence import Cadence
+from geomfast.runs.errors import CellError
 from geomfast.runs.executors.events import Progress
 from geomfast.runs.failures import mark_failed
 from geomfast.runs.groups import Group
 from geomfast.runs.locks import locked
-from geomfast.runs.parts import recorded, refuse_gone
+from geomfast.runs.parts import of_other_weights, recorded, refuse_gone
 from geomfast.runs.stacked_loop import go_on, resume
 from geomfast.runs.states import STATE_EVERY
 from geomfast.testbed.training import checkpoints
@@ -43,6 +46,7 @@ class GroupJob:
         device: where to train and measure.
         threads: CPU threads; results are bit-identical for the same number.
         state_every: seconds between the states that a group can be resumed from, at least.
+        cadence: at how many checkpoints each measure is taken; at all where it is not named.
     """
 
     group: Group
@@ -51,6 +55,7 @@ class GroupJob:
     device: str
     threads: int
     state_every: float = STATE_EVERY
+    cadence: Cadence = field(default_factory=dict)
 
     @property
     def records(self) -> Path:
@@ -90,14 +95,18 @@ def batches_of(settings: PopulationSettings, device: str) -> LengthBatches:
     )
 
 
-def missing(job: GroupJob) -> list[int]:
-    """Steps of the group's checkpoints that are not recorded, ascending.
+def wanted(job: GroupJob) -> dict[int, set[str]]:
+    """What is measured at every checkpoint, by its step."""
+    return cadence.wanted(schedule(job.settings), job.settings.measures, job.cadence)
+
+
+def missing(job: GroupJob) -> dict[int, set[str]]:
+    """Measures not yet recorded, by checkpoint step; steps with nothing missing are left out.
 
     Raises:
         PlanError: a file among the group's records is not one of its parts.
     """
-    there = recorded(job.records, job.settings.steps)
-    return [step for step in schedule(job.settings) if step not in there]
+    return cadence.lacking(wanted(job), recorded(job.records, job.settings.steps))
 
 
 def run(
@@ -130,16 +139,17 @@ def run(
             return True
         trainer = _trainer(job)
         identity = _identity(job)
-        resume(trainer, job.checkpoints, identity, lacking[0])
+        resume(trainer, job.checkpoints, identity, min(lacking))
         probes = length_probes(job.settings, trainer.device)
 
         written: set[int] = set()
 
         def measured(failed: dict[int, int]) -> None:
-            if trainer.step in lacking and _measure(trainer, job, probes, failed):
+            names = lacking.get(trainer.step)
+            if names and _measure(trainer, job, probes, failed, names):
                 written.add(trainer.step)
 
-        steps = [step for step in schedule(job.settings) if step <= lacking[-1]]
+        steps = [step for step in schedule(job.settings) if step <= max(lacking)]
         walls, every = [job.records], job.state_every
         if not go_on(
             trainer, job.checkpoints, identity, walls, steps, measured, progress, stop, every
@@ -161,7 +171,11 @@ def _trainer(job: GroupJob) -> StackedTrainer:
 
 
 def _measure(
-    trainer: StackedTrainer, job: GroupJob, probes: list[LengthProbe], failed: dict[int, int]
+    trainer: StackedTrainer,
+    job: GroupJob,
+    probes: list[LengthProbe],
+    failed: dict[int, int],
+    names: set[str],
 ) -> bool:
     """Measure the members that have not failed and write that; whether there are any."""
     begin = time.perf_counter()
@@ -169,12 +183,18 @@ def _measure(
     seeds = iter(trainer.seeds)
     for program in trainer.programs:
         own = [next(seeds) for _ in range(program.model.members)]
-        rows += measure(program.model, own, probes, job.settings, failed)
+        rows += measure(program.model, own, probes, job.settings, failed, names)
     trainer.seconds["measure"] += time.perf_counter() - begin
     begin = time.perf_counter()
     shared = {"step": trainer.step, "tokens": trainer.tokens}
     if rows:
-        part = job.records / part_name(trainer.step, job.settings.taken)
+        weights = {row["weights"] for row in rows}
+        if other := of_other_weights(job.records, trainer.step, weights):
+            raise CellError(
+                f"{other}: the weights of step {trainer.step} came out different from the ones "
+                "measured there; use the same --threads and --device, or another OUT"
+            )
+        part = job.records / part_name(trainer.step, names)
         write_part(part, [{**shared, **row} for row in rows])
     rate = scale_of(job.settings, job.group.scale).learning_rate
     for seed, step in failed.items():

@@ -15,8 +15,8 @@ from geomfast.estimators.stopping import Stopped
 from geomfast.files import write_atomically
 from geomfast.lm.hub import LoadError
 from geomfast.lm.probe_sets import ProbesError
-from geomfast.measures.spec import BEHAVIOUR
 from geomfast.records import part_name, write_part
+from geomfast.runs.cadence import Cadence, lacking, wanted
 from geomfast.runs.errors import CellError
 from geomfast.runs.executors.events import EXPLAINED, Progress
 from geomfast.runs.failures import clear_failure, mark_failed
@@ -47,6 +47,8 @@ class MeasureJob:
         out: folder of the results.
         device: where to measure.
         threads: CPU threads.
+        cadence: at how many of the series' checkpoints each measure is taken; at all where it is
+            not named.
     """
 
     name: str
@@ -56,6 +58,12 @@ class MeasureJob:
     out: Path
     device: str
     threads: int
+    cadence: Cadence = field(default_factory=dict)
+
+    @property
+    def lacking(self) -> dict[int, set[str]]:
+        """Measures not yet recorded, by checkpoint step."""
+        return missing(self.series, self.measures, self.out, self.cadence, self.steps)
 
     @property
     def cost(self) -> float:
@@ -87,7 +95,11 @@ class _Done:
 
 
 def missing(
-    series: Series, measures: tuple[str, ...], out: Path, steps: tuple[int, ...] | None = None
+    series: Series,
+    measures: tuple[str, ...],
+    out: Path,
+    cadence: Cadence | None = None,
+    steps: tuple[int, ...] | None = None,
 ) -> dict[int, set[str]]:
     """Measures not yet recorded, by checkpoint step; steps with nothing missing are left out.
 
@@ -95,16 +107,16 @@ def missing(
         series: the checkpoints.
         measures: asked for, beside behaviour.
         out: folder of the results.
-        steps: of the checkpoints asked for; all when None.
+        cadence: at how many of the checkpoints each is taken; at all where it is not named.
+        steps: of the checkpoints to look at; all when None.
 
     Raises:
         PlanError: a file among the records is not one of their parts.
     """
-    there = recorded(out / "records" / series.run)
-    wanted = {BEHAVIOUR, *measures}
-    asked = [c.step for c in series.checkpoints if steps is None or c.step in steps]
-    lacking = {step: wanted - there.get(step, set()) for step in asked}
-    return {step: names for step, names in lacking.items() if names}
+    asked = wanted([c.step for c in series.checkpoints], measures, cadence or {})
+    if steps is not None:
+        asked = {step: asked[step] for step in steps}
+    return lacking(asked, recorded(out / "records" / series.run))
 
 
 def run(job: MeasureJob, progress: Progress, stop: Callable[[], bool]) -> bool:
@@ -128,15 +140,11 @@ def run(job: MeasureJob, progress: Progress, stop: Callable[[], bool]) -> bool:
     """
     with locked(job.out / ".jobs" / job.name, f"{job.name} in {job.out}"):
         torch.set_num_threads(job.threads)
-        lacking = missing(job.series, job.measures, job.out, job.steps)
-        todo = [c for c in job.series.checkpoints if c.step in lacking]
-        for step in job.steps:
-            if step not in lacking:
-                clear_failure(job.out, _name(job, step))
+        names = job.lacking
+        todo = [c for c in job.series.checkpoints if c.step in names]
         done = _Done()
-        left = _measure_all(job, todo, lacking, done, progress, stop)
-        gone = done.steps & missing(job.series, job.measures, job.out, job.steps).keys()
-        refuse_gone(job.records, gone)
+        left = _measure_all(job, todo, names, done, progress, stop)
+        refuse_gone(job.records, done.steps & job.lacking.keys())
         if done.failed:
             kept = f"{done.measured} of {len(todo)} checkpoints are measured; "
             raise SomeFailed(kept + "not so:\n" + "\n".join(f"  {line}" for line in done.failed))
@@ -174,7 +182,7 @@ def _measure_all(
             done.measured += finished
             if finished:
                 done.steps.add(checkpoint.step)
-                clear_failure(job.out, _name(job, checkpoint.step))
+                clear_failure(job.out, checkpoint_name(job.series.run, checkpoint.step))
         if finished:
             job.series.release(checkpoint)  # one half done is gone on with
         ended += finished
@@ -222,7 +230,7 @@ def _write(
         "weights": opened.weights,
     }
     if opened.notices:
-        path = job.out / "notices" / f"{_name(job, checkpoint.step)}.txt"
+        path = job.out / "notices" / f"{checkpoint_name(job.series.run, checkpoint.step)}.txt"
         before = path.read_text().splitlines() if path.exists() else []
         lines = dict.fromkeys((*before, *opened.notices))
         write_atomically(path, ("\n".join(lines) + "\n").encode())
@@ -234,10 +242,12 @@ def _fail(job: MeasureJob, checkpoint: Checkpoint, error: Exception, done: _Done
     if not isinstance(error, _EXPLAINED):
         said = f"{type(error).__name__}: {said}"
     details = traceback.format_exc()
-    mark_failed(job.out, _name(job, checkpoint.step), checkpoint.step, said, details)
+    mark_failed(
+        job.out, checkpoint_name(job.series.run, checkpoint.step), checkpoint.step, said, details
+    )
     done.failed.append(f"{checkpoint.name}: {said.splitlines()[0]}")
 
 
-def _name(job: MeasureJob, step: int) -> str:
-    """Of a checkpoint's notices and failure."""
-    return f"{job.series.run}-step{step}"
+def checkpoint_name(run: str, step: int) -> str:
+    """Name of a checkpoint's notices and failure."""
+    return f"{run}-step{step}"

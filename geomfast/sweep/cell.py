@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from geomfast.estimators.stopping import Stopped
-from geomfast.measures.spec import BEHAVIOUR
 from geomfast.records import part_name, write_part
-from geomfast.runs.cadence import Cadence, taken_at
+from geomfast.runs import cadence
+from geomfast.runs.cadence import Cadence
 from geomfast.runs.errors import CellError
 from geomfast.runs.executors.events import PROGRESS_SECONDS, Progress
 from geomfast.runs.locks import locked
@@ -104,19 +104,12 @@ def missing(job: Job) -> dict[int, set[str]]:
     Raises:
         PlanError: a file among the run's records is not one of its parts.
     """
-    there = recorded(job.records, job.settings.steps)
-    lacking = {step: names - there.get(step, set()) for step, names in wanted(job).items()}
-    return {step: names for step, names in lacking.items() if names}
+    return cadence.lacking(wanted(job), recorded(job.records, job.settings.steps))
 
 
 def wanted(job: Job) -> dict[int, set[str]]:
     """What is measured at every checkpoint, by its step."""
-    steps = schedule(job.settings)
-    named = {step: {BEHAVIOUR} for step in steps}
-    for name in job.measures:
-        for step in taken_at(steps, job.cadence.get(name)):
-            named[step].add(name)
-    return named
+    return cadence.wanted(schedule(job.settings), job.measures, job.cadence)
 
 
 def run(
