@@ -32,7 +32,7 @@ MOVED = {
     "models": "testbed.models",
     "tasks": "testbed.tasks",
     "training": "testbed.training",
-    "sweep.engines.sharing": "sweep.sharing",
+    "sweep.engines.sharing": "runs.sharing",
     "sweep.engines": "runs.executors",
     "sweep.cell": "sweep.jobs",
     "sweep.stacked_cells": "sweep.jobs",

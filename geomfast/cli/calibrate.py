@@ -18,8 +18,9 @@ from rich.table import Table
 
 from geomfast import machine
 from geomfast.analysis import task_level
-from geomfast.cli.choices import MOST_THREADS, Finite, Ladder, OneTaskLevel, Place
+from geomfast.cli.choices import Finite, Ladder, OneTaskLevel, Place
 from geomfast.cli.engine import check_device
+from geomfast.cli.options import device_option, json_option, threads_option
 from geomfast.files import write_atomically
 from geomfast.records import MIXTURE
 from geomfast.runs.errors import PlanError
@@ -56,14 +57,14 @@ _CURVATURE_SAMPLES = 256
 @click.option("--burn-in", type=click.IntRange(0), help="Of each.  [default: the sweep's]")
 @click.option("--batch-size", type=click.IntRange(1), help="[default: the sweep's]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads; default: all.")
+@device_option()
+@threads_option()
 @click.option(
     "--figure",
     type=Place(path_type=Path, dir_okay=False),
     help="Where to write the picture.  [default: in SOURCE/figures]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@json_option("Print one JSON object instead of a table.")
 def calibrate_llc(source: Path, figure: Path | None, as_json: bool, **options: Any) -> None:
     """Try settings of llc on a model of the sweep in SOURCE, and recommend one.
 

@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from geomfast import __version__
+from geomfast.cli.options import json_option
 
 
 @click.command(short_help="Devices, compilers, backends, and a self-test of every kernel.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option("Print one JSON object.")
 @click.option(
     "--strict",
     is_flag=True,

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-#: Exit code of what a user has ended.
-INTERRUPTED = 130
+from geomfast.runs.outcome import STOPPED
 
 
 @contextmanager
@@ -33,8 +32,8 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(asked)
     except KeyboardInterrupt:
-        print("Aborted. Run the same command again to go on.", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+        print("Aborted. Run the same command again to resume.", file=sys.stderr)
+        raise SystemExit(STOPPED) from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

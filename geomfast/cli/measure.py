@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import re
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from geomfast.cli.choices import Finite, ListOf, Place, Words
-from geomfast.cli.engine import Engine, chosen_engine, engine_options
-from geomfast.cli.interrupts import asked_to_stop
-from geomfast.cli.locks import lock_option
-from geomfast.cli.measured import Shown, outcome_of, planned, show_outcome, show_plan
-from geomfast.cli.sweep import described_call
-from geomfast.measures import measures
+from geomfast.cli.choices import ListOf, Place, Words
+from geomfast.cli.dry_run import print_plan
+from geomfast.cli.engine import chosen_engine
+from geomfast.cli.measured import Shown, planned, show_plan
+from geomfast.cli.options import (
+    asked_cadence,
+    cadence_option,
+    engine_options,
+    json_option,
+    llc_options,
+    lock_option,
+)
+from geomfast.cli.outcome import finish
+from geomfast.cli.working import described_call, refusals, run_work
+from geomfast.measures import measures, spec_of
 from geomfast.runs.errors import PlanError
-from geomfast.runs.failures import mark_failed
+from geomfast.runs.executors.engine import Engine
+from geomfast.runs.failures import failed_before
 from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import locked
+from geomfast.runs.outcome import outcome_of, result
 from geomfast.runs.settings_file import check_still_there, write_settings
 
 if TYPE_CHECKING:  # which bring torch with them
-    from geomfast.runs.executors.events import Event
     from geomfast.series.checkpoint import Series
     from geomfast.series.running import MeasureJob
 
-_CHANGES = ("samples", "llc_lr", "llc_localization", "llc_chains", "llc_draws", "llc_burn_in")
+_LLC = ("lr", "localization", "chains", "draws", "burn_in")
+_CHANGES = ("samples", *(f"llc_{name}" for name in _LLC))
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -38,8 +49,8 @@ _DTYPES = ("float32", "bfloat16", "float16")
     "--revisions",
     type=Words("revision"),
     default="",
-    help="Of a model on the hub: step0,step1000,... or all whose name tells a step.  [default: "
-    "main]",
+    help="Revisions of a model on the hub: step0,step1000,... or all whose name tells a step.  "
+    "[default: main]",
 )
 @click.option(
     "--measures",
@@ -48,27 +59,26 @@ _DTYPES = ("float32", "bfloat16", "float16")
     show_default=True,
     help=f"{', '.join(measures())}; behaviour is always measured.",
 )
+@cadence_option(measures(), "all")
 @click.option(
     "--probes",
     type=Words("probe set"),
-    help="Of language models: built-in sets by name, JSONL files, or builtin for all of the "
-    "former.  [default: builtin]",
+    help="Samples of language models: built-in sets by name, JSONL files, or builtin for all of "
+    "the former.  [default: builtin]",
 )
 @click.option(
     "--samples",
     type=click.IntRange(2),
-    help="Of every probe set or task-level, its first.  [default: all; as the sweep]",
+    help="Samples of every probe set or task-level, its first.  [default: all; as the sweep]",
 )
 @click.option(
     "--dtype",
     type=click.Choice(_DTYPES),
     help="To load language models in; spectra are computed in float64.  [default: float32]",
 )
-@click.option("--llc-lr", type=Finite(0, min_open=True), help="Step size of llc's chains.")
-@click.option("--llc-localization", type=Finite(0), help="Their pull to the weights.")
-@click.option("--llc-chains", type=click.IntRange(1), help="How many.")
-@click.option("--llc-draws", type=click.IntRange(4), help="Of each.")
-@click.option("--llc-burn-in", type=click.IntRange(0), help="Steps of each before the first draw.")
+@llc_options(
+    {name: spec_of("llc").defaults[name] for name in _LLC}, "; of a sweep's checkpoints the sweep's"
+)
 @click.option(
     "--out",
     type=Place(path_type=Path),
@@ -87,7 +97,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
     is_flag=True,
     help="Write and download nothing: print what is left, its download and its time.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome, or plan, as JSON.")
+@json_option()
 def measure(source: str, out: Path | None, **options: Any) -> None:
     """Measure the geometry of checkpoints, of any training.
 
@@ -104,26 +114,18 @@ def measure(source: str, out: Path | None, **options: Any) -> None:
     Exit codes: 0 done, 1 something failed, 2 bad usage, 130 stopped.
     """
     console = Console(stderr=options["as_json"])
-    try:
-        outcome = _measure(source, out, options, console)
-    except PlanError as error:
-        raise click.UsageError(str(error)) from error
-    if outcome is None:
-        return
-    if options["as_json"]:
-        click.echo(json.dumps(outcome))
+    with refusals():
+        found = _measure(source, out, options, console)
+    if options["dry_run"]:
+        print_plan(found, console, as_json=options["as_json"], show=show_plan)
     else:
-        show_outcome(outcome, console)
-    states = {job["state"] for job in outcome["jobs"]}
-    if "failed" in states:
-        sys.exit(1)
-    if "stopped" in states:
-        sys.exit(130)
+        finish(found, _told, console, as_json=options["as_json"])
 
 
 def _measure(
     source: str, out: Path | None, options: dict[str, Any], console: Console
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
+    """The outcome, or the plan."""
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.runs.model_folder import settled
     from geomfast.series.checkpoint import SourceUnreachable
@@ -145,20 +147,20 @@ def _measure(
     except SourceUnreachable as error:
         raise click.ClickException(str(error)) from error
     measures = _measures(series[0], options["measures"])
-    content = settled(
-        out,
-        series[0].shared(),
-        {name: series[0].of(name) for name in measures},
-        {one.run: [checkpoint.name for checkpoint in one.checkpoints] for one in series},
-        chance={name: rate for one in series for name, rate in one.chance.items()},
-    )
+    cadence = asked_cadence(options["cadence"], measures)
     what: dict[str, Any] = {"device": engine.device, "threads": engine.threads}
-    what["workers"] = engine.workers
-    if options["dry_run"]:
-        plan = planned(out, series, jobs_of(series, measures, out, **what), measures)
-        click.echo(json.dumps(plan)) if options["as_json"] else show_plan(plan, console)
-        return None
-    with locked(out, str(out)):
+    what |= {"workers": engine.workers, "cadence": cadence}
+    with nullcontext() if options["dry_run"] else locked(out, str(out)):
+        content = settled(
+            out,
+            series[0].shared(),
+            {name: series[0].of(name) for name in measures},
+            {one.run: [checkpoint.name for checkpoint in one.checkpoints] for one in series},
+            chance={name: rate for one in series for name, rate in one.chance.items()},
+            cadence=cadence,
+        )
+        if options["dry_run"]:
+            return planned(out, series, jobs_of(series, measures, out, **what), measures)
         write_settings(out, content, described_call())
         jobs = jobs_of(series, measures, out, **what)
         remove_partial_writes(out, jobs)
@@ -181,23 +183,33 @@ def _measures(series: Series, asked: tuple[str, ...]) -> tuple[str, ...]:
 def _run(
     out: Path, series: list[Series], jobs: list[MeasureJob], engine: Engine, console: Console
 ) -> dict[str, Any]:
-    from geomfast.runs.executors.events import LAST, attempt
+    from geomfast.series.running import checkpoint_name
 
-    ended: dict[str, Event] = {}
-    with asked_to_stop() as stopping, Shown(console, out, jobs) as shown:
+    left = {checkpoint_name(job.series.run, step) for job in jobs for step in job.steps}
+    names = {checkpoint_name(one.run, c.step) for one in series for c in one.checkpoints}
+    # How many jobs a run is shared by, and so their names, may be others than before.
+    run = "|".join(re.escape(one.run) for one in series)
+    before = {name for name in failed_before(out) if re.fullmatch(rf"({run})(-\d+of\d+)?", name)}
+    now = {job.name for job in jobs}
+    ended = run_work(
+        out,
+        jobs,
+        engine,
+        Shown(console, out, jobs),
+        console,
+        succeeded=(names - left) | (before - now),
+        here=True,
+    )
+    results = [
+        result(job.name, ended.get(job.name), left=True, job=job.name, checkpoints=len(job.steps))
+        for job in jobs
+    ]
+    runs = {one.run: len(one.checkpoints) for one in series}
+    return outcome_of(out, results, names | now, jobs=results, runs=runs)
 
-        def hear(event: Event) -> None:
-            shown.show(event)
-            if event.kind in LAST:
-                ended[event.run] = event
-                if event.kind == "failed" and not event.explained:
-                    mark_failed(out, event.run, event.step, event.error, event.details)
 
-        if engine.name == "local" and len(jobs) == 1:
-            # A process of its own would load torch and transformers once more, for nothing.
-            hear(attempt(jobs[0], hear, stopping, patience=30.0))
-        else:
-            with engine.events(jobs, stopping) as events:
-                for event in events:
-                    hear(event)
-    return outcome_of(out, series, jobs, ended)
+def _told(job: Mapping[str, Any]) -> str:
+    if "measured" not in job:
+        return ""
+    done = f", {job['measured']:.0f} checkpoints measured in {job['measure_seconds']:.0f} s"
+    return f"{done} and {job['wait_seconds']:.0f} s waited for files"

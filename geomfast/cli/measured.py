@@ -1,4 +1,4 @@
-"""What ``geomfast measure`` shows: its progress, its outcome, and what a dry run finds."""
+"""What ``geomfast measure`` shows: its progress, and what a dry run finds."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from geomfast.cli.outcome import say
+
 if TYPE_CHECKING:  # which bring torch with them
     from geomfast.runs.executors.events import Event
     from geomfast.series.checkpoint import Checkpoint, Series
@@ -31,7 +33,7 @@ class Shown:
         self._total = sum(len(job.steps) for job in jobs)
         self._done: dict[str, float] = {}
         self._began = time.monotonic()
-        self._say(f"Records go to {out}")
+        say(self._console, f"Records go to {out}")
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -53,7 +55,7 @@ class Shown:
     def show(self, event: Event) -> None:
         """Take in an event."""
         if event.kind in ("lost", "failed"):
-            self._say(f"{event.run}: {event.error}")
+            say(self._console, f"{event.run}: {event.error}")
         ended = event.state.get("measured", 0.0) + event.state.get("failed", 0.0)
         if event.kind != "progress" or ended <= self._done.get(event.run, 0.0):
             return
@@ -63,70 +65,10 @@ class Shown:
         if not self._console.is_terminal:
             pace = (time.monotonic() - self._began) / count
             left = f", {pace * (self._total - count):.0f} s left" if count < self._total else ""
-            self._say(f"{event.run}: step {event.step}, {count} of {self._total} checkpoints{left}")
-
-    def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-
-def outcome_of(
-    out: Path, series: Sequence[Series], jobs: Sequence[MeasureJob], ended: Mapping[str, Event]
-) -> dict[str, Any]:
-    """The outcome as plain values.
-
-    Args:
-        out: folder of the results.
-        series: all that were asked for.
-        jobs: what was left of them.
-        ended: the last event of each job that was started.
-    """
-    told = []
-    for job in jobs:
-        event = ended.get(job.name)
-        line: dict[str, Any] = {"job": job.name, "checkpoints": len(job.steps), "state": "stopped"}
-        if event is not None:
-            line |= {"state": event.kind, **event.state}
-            if event.error:
-                error = event.error.removeprefix("SomeFailed: ").removeprefix("SourceUnreachable: ")
-                line |= {"error": error, "explained": event.explained, "details": event.details}
-        told.append(line)
-    runs = {one.run: len(one.checkpoints) for one in series}
-    return {"out": str(out), "runs": runs, "jobs": told, "notices": notices(out)}
-
-
-def notices(out: Path) -> dict[str, int]:
-    """Notices in OUT, each with the number of checkpoints that have it."""
-    found: dict[str, int] = {}
-    for path in sorted((out / "notices").glob("*.txt")):
-        for line in path.read_text().splitlines():
-            found[line] = found.get(line, 0) + 1
-    return found
-
-
-def show_outcome(outcome: Mapping[str, Any], console: Console) -> None:
-    """Print what became of the checkpoints, the notices, and what to do next."""
-
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    for job in outcome["jobs"]:
-        line = f"{job['job']}: {job['state']}"
-        if "measured" in job:
-            line += (
-                f", {job['measured']:.0f} checkpoints measured in {job['measure_seconds']:.0f} s"
+            say(
+                self._console,
+                f"{event.run}: step {event.step}, {count} of {self._total} checkpoints{left}",
             )
-            line += f" and {job['wait_seconds']:.0f} s waited for files"
-        say(line)
-        if "error" in job:
-            say(job["error"] if job["explained"] else job["details"] + job["error"])
-    if not outcome["jobs"]:
-        say("everything asked for is measured already")
-    for notice, count in outcome["notices"].items():
-        say(f"Notice: {notice} ({count} checkpoint{'s' * (count > 1)})")
-    if any(job["state"] == "failed" for job in outcome["jobs"]):
-        failures = Path(outcome["out"]) / "failures"
-        say(f"Failed checkpoints: why is in {failures}; run this again to retry")
-    say(f"Next: geomfast report {outcome['out']}")
 
 
 def planned(
@@ -142,7 +84,8 @@ def planned(
     """
     runs = []
     for one in series:
-        steps = sorted(step for job in jobs if job.series.run == one.run for step in job.steps)
+        own = [job for job in jobs if job.series.run == one.run]
+        steps = sorted(step for job in own for step in job.steps)
         told: dict[str, Any] = {"run": one.run, "checkpoints": len(one.checkpoints)}
         told |= {"left": len(steps), "steps": steps}
         first = next((c for c in one.checkpoints if c.step in steps), None)
@@ -150,8 +93,8 @@ def planned(
         # Checkpoints of one model are of one size.
         told["download_bytes"] = None if size is None else size * len(steps)
         told["disk_bytes"] = None if size is None else min(2, len(steps)) * size
-        each = seconds_each(out, one.run, measures)
-        told["seconds"] = None if each is None else each * len(steps)
+        lacking = [names for job in own for names in job.lacking.values()]
+        told["seconds"] = _seconds(out, one.run, lacking)
         runs.append(told)
     return {"out": str(out), "measures": list(measures), "runs": runs}
 
@@ -165,50 +108,46 @@ def _bytes_of(series: Series, checkpoint: Checkpoint) -> int | None:
         return None
 
 
-def seconds_each(out: Path, run: str, measures: tuple[str, ...]) -> float | None:
-    """Seconds that the measures of a checkpoint take, by those measured; None where none is."""
+def _seconds(out: Path, run: str, lacking: Sequence[set[str]]) -> float | None:
+    """Seconds that measures take, each as at the checkpoints so far; None where one has none."""
     from geomfast.measures.catalog import part_of
-    from geomfast.measures.spec import BEHAVIOUR
     from geomfast.records import load_records
 
     try:
         records = load_records(out / "records" / run)
     except FileNotFoundError:
-        return None
-    of = records["measure"].map(part_of)
-    seconds = 0.0
-    for name in (BEHAVIOUR, *measures):
-        rows = records[of == name]
-        if rows.empty:
-            return None
-        seconds += float(rows["seconds"].sum()) / rows["step"].nunique()
-    return seconds
+        return None if lacking else 0.0
+    groups = records.groupby(records["measure"].map(part_of))
+    each = (groups["seconds"].sum() / groups["step"].nunique()).to_dict()
+    needed = [name for names in lacking for name in names]
+    return sum(each[name] for name in needed) if each.keys() >= set(needed) else None
 
 
 def show_plan(plan: Mapping[str, Any], console: Console) -> None:
     """Print a plan."""
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
-
-    say(f"{', '.join(('behaviour', *plan['measures']))} into {plan['out']}")
+    say(console, f"{', '.join(('behaviour', *plan['measures']))} into {plan['out']}")
     for run in plan["runs"]:
-        say(f"{run['run']}: {run['left']} of {run['checkpoints']} checkpoints left")
+        say(console, f"{run['run']}: {run['left']} of {run['checkpoints']} checkpoints left")
         if not run["left"]:
             continue
         steps = [str(step) for step in run["steps"]]
         shown = steps if len(steps) <= 8 else [*steps[:4], "...", *steps[-2:]]
-        say(f"  steps {', '.join(shown)}")
+        say(console, f"  steps {', '.join(shown)}")
         if run["download_bytes"] is None:
-            say("  download: of a size that the hub does not tell")
+            say(console, "  download: of a size that the hub does not tell")
         elif run["download_bytes"]:
             size, disk = run["download_bytes"] / 2**30, run["disk_bytes"] / 2**30
-            say(f"  download: about {size:.1f} GiB, {disk:.1f} GiB on disk at a time")
+            say(console, f"  download: about {size:.1f} GiB, {disk:.1f} GiB on disk at a time")
         if run["seconds"] is None:
-            say("  time: not known until a checkpoint has all of these measures; the command")
-            say("  itself says what is left after each, and may be stopped and gone on with")
+            say(
+                console,
+                "  time: not known until a checkpoint has all of these measures; the command",
+            )
+            say(console, "  itself says what is left after each, and may be stopped and resumed")
         else:
             say(
+                console,
                 f"  time: about {run['seconds']:.0f} s of measuring by one process, as the "
-                "checkpoints so far took; loading and downloads come on top"
+                "checkpoints so far took; loading and downloads come on top",
             )

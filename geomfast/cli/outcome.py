@@ -1,76 +1,64 @@
-"""What became of a sweep's runs, and where their time went."""
+"""What a user reads of an outcome, and where the time of runs went."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import click
 from rich.console import Console
 
-from geomfast.runs.wall import TRAINING, WRITING, wall_time
+from geomfast.runs.outcome import exit_code
+from geomfast.runs.wall import TRAINING, WRITING
 
-if TYPE_CHECKING:  # which bring torch with them
-    from geomfast.runs.executors.events import Event
-    from geomfast.sweep.jobs import Job
-
-
-def outcome_of(
-    out: Path, jobs: list[Job], todo: list[Job], ended: Mapping[str, Event]
-) -> dict[str, Any]:
-    """The outcome as plain values.
-
-    Args:
-        out: the sweep's folder.
-        jobs: all of its runs.
-        todo: those that had something left to do.
-        ended: the last event of those that were started.
-    """
-    runs = [_run(job, ended.get(job.cell.run), job in todo) for job in jobs]
-    return {"out": str(out), "runs": runs}
+#: What to say of one result beside its name and state; begins with a comma or a space.
+Told = Callable[[Mapping[str, Any]], str]
 
 
-def _run(job: Job, event: Event | None, was_left: bool) -> dict[str, Any]:
-    state = event.kind if event else ("stopped" if was_left else "finished")
-    result: dict[str, Any] = {"run": job.cell.run, "state": state}
-    if event is None:
-        return result
-    result |= {"step": event.step, **event.state}
-    if job.records.is_dir() and any(job.records.glob("*.parquet")):
-        table = wall_time(job.records)
-        result["seconds"] = dict(zip(table["part"], table["seconds"], strict=True))
-    if event.error:
-        result |= {"error": event.error, "explained": event.explained}
-        result |= {"details": event.details}
-    return result
+def say(console: Console, line: str) -> None:
+    """Print a line as it is, however long."""
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def show_outcome(outcome: Mapping[str, Any], console: Console) -> None:
-    """Print a line or more for every run, and what to do next."""
+def finish(outcome: Mapping[str, Any], told: Told, console: Console, *, as_json: bool) -> None:
+    """Print an outcome and leave with its exit code."""
+    if as_json:
+        click.echo(json.dumps(outcome))
+    else:
+        show_outcome(outcome, told, console)
+    if code := exit_code(outcome):
+        sys.exit(code)
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    for run in outcome["runs"]:
-        line = f"{run['run']}: {run['state']}"
-        if seconds := run.get("seconds"):
-            line += f" after {_shares(seconds)}"
-        if run.get("real_fraction"):  # none where everything had been trained before
-            line += f"; {run['real_fraction']:.1%} of the tokens processed were real"
-        if "error" in run:
-            line += f"\n{'' if run['explained'] else run['details']}{run['error']}"
-        say(line)
-    timed = [run["seconds"] for run in outcome["runs"] if "seconds" in run]
+def show_outcome(outcome: Mapping[str, Any], told: Told, console: Console) -> None:
+    """Print a line or more for every result, failures and notices, and what to do next."""
+    results = outcome["results"]
+    for each in results:
+        line = f"{each['name']}: {each['state']}{told(each)}"
+        if "error" in each:
+            line += f"\n{'' if each['explained'] else each['details']}{each['error']}"
+        say(console, line)
+    if not results:
+        say(console, "everything asked for is done already")
+    timed = [each["seconds"] for each in results if "seconds" in each]
     if len(timed) > 1:
         names = dict.fromkeys(name for seconds in timed for name in seconds)
         total = {name: sum(seconds.get(name, 0.0) for seconds in timed) for name in names}
-        say(f"these {len(timed)} runs: {_shares(total)}")
-    if any(run["state"] == "failed" for run in outcome["runs"]):
-        say(f"Failed runs: why is in {Path(outcome['out']) / 'failures'}; run this again to retry")
-    say(f"Next: geomfast report {outcome['out']}")
+        say(console, f"these {len(timed)} runs: {shares(total)}")
+    for name, why in outcome.get("failed_members", {}).items():
+        say(console, f"{name}: left out, {why}")
+    if any(each["state"] == "failed" for each in results):
+        failures = Path(outcome["out"]) / "failures"
+        say(console, f"What failed: why is in {failures}; run this again to retry")
+    for notice, count in outcome["notices"].items():
+        say(console, f"Notice: {notice} ({count} checkpoint{'s' * (count > 1)})")
+    say(console, f"Next: geomfast report {outcome['out']}")
 
 
-def _shares(seconds: Mapping[str, float]) -> str:
+def shares(seconds: Mapping[str, float]) -> str:
     """For instance ``196 s: 75.1% training, 24.0% measuring (rankme 1.3%), 0.9% writing``."""
     whole = sum(seconds.values())
     measures = {name: s for name, s in seconds.items() if name not in (TRAINING, WRITING)}

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from geomfast import machine
-from geomfast.cli.choices import MOST_THREADS, Finite, Lengths, ListOf, Place, ScaleNames, Seeds
-from geomfast.cli.engine import check_device
-from geomfast.cli.interrupts import asked_to_stop
-from geomfast.cli.locks import lock_option
-from geomfast.cli.states import state_option
-from geomfast.cli.sweep import described_call
+from geomfast.cli.choices import Finite, Lengths, ListOf, Place, ScaleNames, Seeds
+from geomfast.cli.dry_run import print_plan
+from geomfast.cli.engine import check_device, chosen_engine
+from geomfast.cli.options import (
+    asked_cadence,
+    cadence_option,
+    dry_run_option,
+    engine_options,
+    json_option,
+    lock_option,
+    stack_option,
+    state_option,
+)
+from geomfast.cli.outcome import finish
+from geomfast.cli.working import described_call, refusals, run_work
 from geomfast.measures import Need, measures, needing
 from geomfast.population.folder import groups_of, settled
 from geomfast.population.plan import (
@@ -28,17 +36,18 @@ from geomfast.population.plan import (
     check,
     run_name,
 )
-from geomfast.runs.errors import PlanError
-from geomfast.runs.failures import clear_failure, failed_before, mark_failed
+from geomfast.runs.executors.engine import Engine
 from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import locked
+from geomfast.runs.outcome import outcome_of, result
 from geomfast.runs.settings_file import check_still_there, write_settings
 from geomfast.testbed.tasks import LENGTH_TASKS
-from geomfast.testbed.training.stacking import STACK
 
-if TYPE_CHECKING:  # which brings torch with it
+if TYPE_CHECKING:  # which bring torch with them
     from geomfast.population.running import GroupJob
+    from geomfast.runs.executors.events import Event
 
+_MEASURES = needing(measures(), Need.ACTIVATIONS)
 _TASKS = "; ".join(f"{name}: {task.summary}" for name, task in LENGTH_TASKS.items())
 _TRAIN = ", ".join(f"{task} {length}" for task, length in TRAIN_LENGTHS.items())
 _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTHS.items())
@@ -60,7 +69,7 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
     type=ScaleNames(),
     default=",".join(LADDER),
     show_default=True,
-    help="Layers and width of each.",
+    help="Layers and width of every scale.",
 )
 @click.option(
     "--seeds",
@@ -69,12 +78,22 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
     show_default=True,
     help="Initialisation and data; ranges include both ends.",
 )
-@click.option("--steps", type=click.IntRange(2), default=2000, show_default=True)
 @click.option(
-    "--train-length", type=click.IntRange(1), help=f"Longest of training.  [default: {_TRAIN}]"
+    "--steps",
+    type=click.IntRange(2),
+    default=2000,
+    show_default=True,
+    help="Optimiser steps of a member.",
 )
 @click.option(
-    "--test-lengths", type=Lengths(), help=f"Tested on besides that one.  [default: {_TEST}]"
+    "--train-length",
+    type=click.IntRange(1),
+    help=f"Longest length trained on.  [default: {_TRAIN}]",
+)
+@click.option(
+    "--test-lengths",
+    type=Lengths(),
+    help=f"Lengths tested on besides that one.  [default: {_TEST}]",
 )
 @click.option(
     "--batch-size",
@@ -86,7 +105,7 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
 @click.option(
     "--learning-rate",
     type=Finite(0, min_open=True),
-    help="Peak; each width has its own.",
+    help="Peak learning rate.  [default: each width has its own]",
 )
 @click.option(
     "--samples",
@@ -97,11 +116,12 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
 )
 @click.option(
     "--measures",
-    type=ListOf("measure", needing(measures(), Need.ACTIVATIONS)),
+    type=ListOf("measure", _MEASURES),
     default=",".join(MEASURES),
     show_default=True,
-    help="Of the members' activations; behaviour is always measured.",
+    help=f"{', '.join(_MEASURES)}, of the members' activations; behaviour is always measured.",
 )
+@cadence_option(_MEASURES, "all")
 @click.option(
     "--checkpoints",
     type=click.IntRange(2),
@@ -109,20 +129,12 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
     show_default=True,
     help="About how many to measure, log-spaced.",
 )
-@click.option(
-    "--stack",
-    type=click.Choice(STACK),
-    default=STACK[0],
-    show_default=True,
-    help="Members as one program, one after the other, or what is faster at their size.",
-)
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option(
-    "--threads", type=click.IntRange(1, MOST_THREADS), help="CPU threads.  [default: all]"
-)
+@stack_option("Members")
+@engine_options
 @state_option
 @lock_option
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@dry_run_option
+@json_option()
 def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **options: Any) -> None:
     """Train many seeds of every scale on short examples and test them on longer ones.
 
@@ -133,6 +145,8 @@ def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **opt
     A member whose loss is not finite any more stays out of the records from there on, and leaves
     the others as they are; why is in OUT/failures. Exit codes: 0 done, 1 something failed, 2 bad
     usage, 130 stopped.
+
+    Members of a scale are trained in groups that stay together, each group by one worker.
     """
     task = options["task"]
     settings = PopulationSettings(
@@ -146,26 +160,22 @@ def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **opt
         checkpoints=options["checkpoints"],
         measures=options["measures"],
     )
+    cadence = asked_cadence(options["cadence"], settings.measures)
     console = Console(stderr=options["as_json"])
-    try:
+    with refusals():
         check(settings)
-        check_folder(out)
-        check_device(options["device"])
-        with locked(out, str(out)):
-            jobs = _jobs(out, settings, scales, seeds, options)
-            outcome = _run(out, jobs, settings, console)
+        check_folder(out, make=not options["dry_run"])
+        engine = chosen_engine(options)
+        with nullcontext() if options["dry_run"] else locked(out, str(out)):
+            content, jobs = _jobs(out, settings, scales, seeds, cadence, options, engine)
+            if options["dry_run"]:
+                plan = _planned(out, jobs, engine, console)
+                print_plan(plan, console, as_json=options["as_json"])
+                return
+            write_settings(out, content, described_call())
+            outcome = _run(out, jobs, settings, engine, console)
             check_still_there(out)
-    except PlanError as error:
-        raise click.UsageError(str(error)) from error
-    if options["as_json"]:
-        click.echo(json.dumps(outcome))
-    else:
-        _show(outcome, console)
-    states = {group["state"] for group in outcome["groups"]}
-    if "failed" in states or outcome["failed_members"]:
-        sys.exit(1)
-    if "stopped" in states:
-        sys.exit(130)
+    finish(outcome, _told, console, as_json=options["as_json"])
 
 
 def _jobs(
@@ -173,81 +183,79 @@ def _jobs(
     settings: PopulationSettings,
     scales: tuple[str, ...],
     seeds: tuple[int, ...],
+    cadence: dict[str, int],
     options: dict[str, Any],
-) -> list[GroupJob]:
+    engine: Engine,
+) -> tuple[dict[str, Any], list[GroupJob]]:
+    """What the folder's settings say then, and the groups asked for."""
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.population.running import GroupJob, batches_of
 
-    threads = options["threads"] or machine.usable_cores()
     content = settled(
         out,
         settings,
         scales,
         seeds,
         stack=options["stack"],
-        device=options["device"],
+        device=engine.device,
         tokens=batches_of(settings, "cpu").processed,
+        cadence=cadence,
     )
-    write_settings(out, content, described_call())
     groups = groups_of(content, scales, seeds)
-    where = (settings, out, options["device"], threads)
-    return [GroupJob(group, *where, options["state_every"]) for group in groups]
+    what = (settings, out, engine.device, engine.threads, options["state_every"], cadence)
+    return content, [GroupJob(group, *what) for group in groups]
+
+
+def _planned(out: Path, jobs: list[GroupJob], engine: Engine, console: Console) -> dict[str, Any]:
+    from geomfast.population.estimate import footprint, planned
+
+    check_device(engine.device)  # it is timed, if the groups are for a cluster
+    engine = engine.shared_by(map(footprint, jobs))
+    with console.status("timing this machine"):
+        return planned(out, jobs, engine)
 
 
 def _run(
-    out: Path, jobs: list[GroupJob], settings: PopulationSettings, console: Console
+    out: Path,
+    jobs: list[GroupJob],
+    settings: PopulationSettings,
+    engine: Engine,
+    console: Console,
 ) -> dict[str, Any]:
     from geomfast.cli.progress import display
+    from geomfast.population.estimate import footprint
     from geomfast.population.running import missing
-    from geomfast.runs.executors.events import Event, attempt
 
+    engine = engine.shared_by(map(footprint, jobs))
     todo = [job for job in jobs if missing(job)]
-    ended: dict[str, Event] = {}
-    with asked_to_stop() as stopping, display(console, settings.steps, len(todo)) as shown:
-        for job in todo:
-            if stopping():
-                break
-            shown.show(Event(job.group.name, "started"))
-            event = attempt(job, shown.show, stopping, patience=0.0)
-            shown.show(event)
-            ended[job.group.name] = event
-            if event.kind == "failed":
-                mark_failed(out, event.run, event.step, event.error, event.details)
-    groups = []
-    for job in jobs:
-        event = ended.get(job.group.name)
-        state = event.kind if event else ("stopped" if job in todo else "finished")
-        if state == "finished":
-            clear_failure(out, job.group.name)
-        group = job.group
-        told = {"group": group.name, "scale": group.scale, "members": len(group.seeds)}
-        told |= {"at_once": group.at_once, "state": state}
-        if event:
-            told |= {"step": event.step, **event.state}
-            if event.error:
-                told |= {"error": event.error, "explained": event.explained}
-                told |= {"details": event.details}
-        groups.append(told)
+    left = {job.name for job in todo}
+    ended = run_work(
+        out,
+        todo,
+        engine,
+        display(console, settings.steps, len(todo)),
+        console,
+        succeeded=[job.name for job in jobs if job.name not in left],
+        here=True,
+    )
+    results = [_result(job, ended.get(job.name), left=job.name in left) for job in jobs]
     members = {run_name(settings, job.group.scale, s) for job in jobs for s in job.group.seeds}
-    failed = {run: why for run, why in failed_before(out).items() if run in members}
-    return {"out": str(out), "groups": groups, "failed_members": failed}
+    names = members | {job.name for job in jobs}
+    outcome = outcome_of(out, results, names, final=members, groups=results)
+    failed = {name: why for name, why in outcome["failures"].items() if name in members}
+    return outcome | {"failed_members": failed}
 
 
-def _show(outcome: dict[str, Any], console: Console) -> None:
-    """Print a line or more for every group, members that failed, and what to do next."""
+def _result(job: GroupJob, event: Event | None, *, left: bool) -> dict[str, Any]:
+    group = job.group
+    facts = {"scale": group.scale, "members": len(group.seeds), "at_once": group.at_once}
+    return result(job.name, event, left=left, group=group.name, **facts)
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    for group in outcome["groups"]:
-        together = f"{group['at_once']} at once" if group["at_once"] > 1 else "one after the other"
-        line = f"{group['group']}: {group['state']}, {group['members']} members, {together}"
-        if "train_seconds" in group:
-            line += f", {group['train_seconds']:.0f} s training, "
-            line += f"{group['measure_seconds']:.0f} s measuring"
-        if "error" in group:
-            line += f"\n{'' if group['explained'] else group['details']}{group['error']}"
-        say(line)
-    for run, why in outcome["failed_members"].items():
-        say(f"{run}: left out, {why}")
-    say(f"Next: geomfast report {outcome['out']}")
+def _told(group: Mapping[str, Any]) -> str:
+    together = f"{group['at_once']} at once" if group["at_once"] > 1 else "one after the other"
+    told = f", {group['members']} members, {together}"
+    if "train_seconds" in group:
+        told += f", {group['train_seconds']:.0f} s training, "
+        told += f"{group['measure_seconds']:.0f} s measuring"
+    return told

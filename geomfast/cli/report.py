@@ -13,6 +13,7 @@ from rich.console import Console
 
 from geomfast.analysis.paper import REFERENCES
 from geomfast.cli.choices import Place
+from geomfast.cli.options import json_option
 from geomfast.cli.refused import Refused
 from geomfast.files import FileError, printable
 from geomfast.machine import usable_cores
@@ -51,7 +52,7 @@ from geomfast.records import RecordsError
     type=float,
     help="Of populations: score from which a seed has succeeded.  [default: 0.2]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@json_option("Print one JSON object instead of tables.")
 def report(
     out: Path,
     html: Path | None,

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import datetime
-import json
-import shlex
-import sys
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from geomfast import machine
-from geomfast.cli.choices import CadenceOf, Finite, Levels, ListOf, Place, Seeds
-from geomfast.cli.dry_run import check_assumed, planned, show_plan
-from geomfast.cli.engine import Engine, chosen_engine, engine_options
-from geomfast.cli.interrupts import asked_to_stop
-from geomfast.cli.locks import lock_option
-from geomfast.cli.outcome import outcome_of, show_outcome
-from geomfast.cli.states import state_option
+from geomfast.cli.choices import Finite, Levels, ListOf, Place, Seeds
+from geomfast.cli.dry_run import check_assumed, print_plan
+from geomfast.cli.engine import check_device, chosen_engine
+from geomfast.cli.options import (
+    asked_cadence,
+    cadence_option,
+    dry_run_option,
+    engine_options,
+    json_option,
+    llc_options,
+    lock_option,
+    stack_option,
+    state_option,
+)
+from geomfast.cli.outcome import finish, shares
+from geomfast.cli.working import described_call, refusals, run_work
 from geomfast.measures import measures, spec_of
-from geomfast.runs.errors import PlanError
-from geomfast.runs.failures import clear_failure, mark_failed
 from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import locked
+from geomfast.runs.outcome import outcome_of, result
 from geomfast.runs.settings_file import check_still_there, write_settings
+from geomfast.runs.wall import wall_time
 from geomfast.sweep.assumed import ASSUMED
 from geomfast.sweep.folder import settled
 from geomfast.sweep.groups import groups_of_cells
@@ -35,12 +39,14 @@ from geomfast.sweep.presets import PRESETS
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import LEVELS, TASK_NAMES
 from geomfast.testbed.training.settings import PRECISIONS, check_precision
-from geomfast.testbed.training.stacking import STACK
 
-if TYPE_CHECKING:  # which brings torch with it
+if TYPE_CHECKING:  # which bring torch with them
+    from geomfast.runs.executors.engine import Engine
+    from geomfast.runs.executors.events import Event
     from geomfast.sweep.jobs import Job, StackedJob
 
 _GRID = ("scales", "seeds", "measures")
+_TRACE, _DENSITY = (spec_of(f"hessian_{name}").settings() for name in ("trace", "density"))
 #: Settings of one measure, each with a default of its own.
 _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 
@@ -59,11 +65,7 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
     type=ListOf("measure", measures()),
     help=f"{', '.join(measures())}; behaviour is always measured.",
 )
-@click.option(
-    "--cadence",
-    type=CadenceOf(measures()),
-    help="At how many checkpoints to take a measure, over the preset's: llc=8,fisher_rank=all.",
-)
+@cadence_option(measures(), "the preset's")
 @click.option(
     "--mixture",
     type=click.Choice(MIXTURES),
@@ -81,44 +83,25 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
     + "; ".join(f"{name}: {what}" for name, what in PRECISIONS.items())
     + ".",
 )
-@click.option(
-    "--llc-lr",
-    type=Finite(0, min_open=True),
-    help=f"Step size of llc's chains.  [default: {Settings.llc_lr:g}; see calibrate-llc]",
-)
-@click.option(
-    "--llc-localization",
-    type=Finite(0),
-    help=f"Their pull back to the weights.  [default: {Settings.llc_localization:g}]",
-)
-@click.option(
-    "--llc-chains", type=click.IntRange(1), help=f"How many.  [default: {Settings.llc_chains}]"
-)
-@click.option(
-    "--llc-draws", type=click.IntRange(4), help=f"Of each.  [default: {Settings.llc_draws}]"
+@llc_options(
+    {name: getattr(Settings, f"llc_{name}") for name in ("lr", "localization", "chains", "draws")}
 )
 @click.option(
     "--trace-probes",
     type=click.IntRange(6),
-    help=f"Products of a hessian_trace.  [default: {spec_of('hessian_trace').settings().probes}]",
+    help=f"Random vectors of a hessian_trace.  [default: {_TRACE.probes}]",
 )
 @click.option(
     "--density-probes",
     type=click.IntRange(1),
-    help=f"Starts of a hessian_density.  [default: {spec_of('hessian_density').settings().probes}]",
+    help=f"Starting vectors of a hessian_density.  [default: {_DENSITY.probes}]",
 )
 @click.option(
     "--density-iterations",
     type=click.IntRange(2),
-    help=f"Products of each.  [default: {spec_of('hessian_density').settings().iterations}]",
+    help=f"Lanczos iterations of each starting vector.  [default: {_DENSITY.iterations}]",
 )
-@click.option(
-    "--stack",
-    type=click.Choice(STACK),
-    default=STACK[0],
-    show_default=True,
-    help="Seeds of a scale as one program (fp32 only), one by one, or what is faster at its size.",
-)
+@stack_option("Seeds of a scale (fp32 only)")
 @engine_options
 @click.option(
     "--keep",
@@ -129,17 +112,13 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 )
 @state_option
 @lock_option
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Write nothing: print what is left, with estimated time, memory and disk of every run.",
-)
+@dry_run_option
 @click.option(
     "--assume",
     type=click.Choice(list(ASSUMED)),
     help="With --dry-run and --device cuda: model this GPU, which need not be here.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the outcome, or plan, as JSON.")
+@json_option()
 def sweep(out: Path, preset: str, **options: Any) -> None:
     """Train models on the tasks and measure their geometry at checkpoints.
 
@@ -171,7 +150,8 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
         samples=chosen["samples"],
         **{key: chosen[key] for key in _OF_MEASURES if chosen.get(key) is not None},
     )
-    chosen["cadence"] = _cadence(preset, chosen["measures"], options["cadence"])
+    default = PRESETS[preset]["cadence"]
+    chosen["cadence"] = asked_cadence(options["cadence"], chosen["measures"], default)
     grid = {key: list(chosen[key]) for key in _GRID} | {"cadence": chosen["cadence"]}
     if options["stack"] == "always" and settings.precision != "fp32":
         raise click.UsageError(f"--stack always needs --precision fp32, not {settings.precision}")
@@ -182,36 +162,23 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
     if options["assume"]:
         check_assumed(options)
     console = Console(stderr=options["as_json"])
-    try:
+    with refusals():
         check_folder(out, make=not options["dry_run"])
         if options["dry_run"]:
-            content = settled(out, settings, grid)
-            assumed = ASSUMED.get(options["assume"])
             engine = chosen_engine(options)
+            content = settled(out, settings, grid)
             _, work = _work(out, settings, content, chosen, options, engine)
-            engine = engine.shared_by(work, assumed)
-            with console.status("timing this machine"):
-                plan = planned(out, work, engine, assumed)
-            click.echo(json.dumps(plan)) if options["as_json"] else show_plan(plan, console)
+            plan = _planned(out, work, engine, options["assume"], console)
+            print_plan(plan, console, as_json=options["as_json"])
             return
         with locked(out, str(out)):
             content = settled(out, settings, grid)
             engine = chosen_engine(options)
             content["groups"], work = _work(out, settings, content, chosen, options, engine)
-            engine = engine.shared_by(work)
             write_settings(out, content, described_call(preset=preset))
             outcome = _run(out, settings.steps, work, engine, console)
             check_still_there(out)
-    except PlanError as error:
-        raise click.UsageError(str(error)) from error
-    if options["as_json"]:
-        click.echo(json.dumps(outcome))
-    else:
-        show_outcome(outcome, console)
-    if any(run["state"] == "failed" for run in outcome["runs"]):
-        sys.exit(1)
-    if any(run["state"] == "stopped" for run in outcome["runs"]):
-        sys.exit(130)
+    finish(outcome, _told, console, as_json=options["as_json"])
 
 
 def _run(
@@ -219,43 +186,60 @@ def _run(
 ) -> dict[str, Any]:
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.cli.progress import display
-    from geomfast.runs.executors.events import LAST, Event
+    from geomfast.sweep.footprint import footprint
     from geomfast.sweep.jobs import member_events, missing
 
-    ended: dict[str, Event] = {}
-    todo = {each.name: each for each in work if any(map(missing, each.members))}
-    for job in (job for each in work if each.name not in todo for job in each.members):
-        clear_failure(out, job.cell.run)
-    with ExitStack() as stack:
-        stopping = stack.enter_context(asked_to_stop())
-        with console.status(f"waiting for {engine}"):
-            events = stack.enter_context(engine.events(list(todo.values()), stopping))
-        shown = stack.enter_context(display(console, steps, len(todo)))
-        for event in events:
-            shown.show(event)
-            if event.kind not in LAST:
-                continue
-            if event.kind == "failed":
-                for job in todo[event.run].members:
-                    mark_failed(out, job.cell.run, event.step, event.error, event.details)
-            for own in member_events(todo[event.run], event):
-                ended[own.run] = own
-                if own.kind == "finished":
-                    clear_failure(out, own.run)
+    engine = engine.shared_by(map(footprint, work))
+    todo = [each for each in work if any(map(missing, each.members))]
+    left = {job.name for each in todo for job in each.members}
     jobs = [job for each in work for job in each.members]
-    left = [job for each in todo.values() for job in each.members]
-    return outcome_of(out, jobs, left, ended)
+    names = [job.name for job in jobs]
+    ended = run_work(
+        out,
+        todo,
+        engine,
+        display(console, steps, len(todo)),
+        console,
+        succeeded=[name for name in names if name not in left],
+        results=member_events,
+    )
+    results = [_result(job, ended.get(job.name), left=job.name in left) for job in jobs]
+    return outcome_of(out, results, names, runs=results)
 
 
-def _cadence(
-    preset: str, measures: tuple[str, ...], asked: dict[str, int | None] | None
-) -> dict[str, int]:
-    """Of how many checkpoints each measure is taken; of all where it is not named."""
-    for measure in asked or {}:
-        if measure not in measures:
-            raise click.UsageError(f"--cadence {measure}: it is not among --measures")
-    counts = PRESETS[preset]["cadence"] | (asked or {})
-    return {name: counts[name] for name in measures if counts.get(name) is not None}
+def _result(job: Job, event: Event | None, *, left: bool) -> dict[str, Any]:
+    told = result(job.name, event, left=left, run=job.name)
+    if event is not None and job.records.is_dir() and any(job.records.glob("*.parquet")):
+        table = wall_time(job.records)
+        told["seconds"] = dict(zip(table["part"], table["seconds"], strict=True))
+    return told
+
+
+def _told(run: Mapping[str, Any]) -> str:
+    told = f" after {shares(run['seconds'])}" if run.get("seconds") else ""
+    if run.get("real_fraction"):  # none where everything had been trained before
+        told += f"; {run['real_fraction']:.1%} of the tokens processed were real"
+    return told
+
+
+def _planned(
+    out: Path,
+    work: list[Job | StackedJob],
+    engine: Engine,
+    assume: str | None,
+    console: Console,
+) -> dict[str, Any]:
+    from geomfast.sweep.estimate import planned
+    from geomfast.sweep.footprint import footprint
+
+    assumed = ASSUMED.get(assume or "")
+    cores = round(assumed.cores.value) if assumed else None
+    free = (lambda _: round(assumed.memory.value)) if assumed else None
+    engine = engine.shared_by(map(footprint, work), cores, free)
+    if not assumed:  # it is timed, if the runs are for a cluster
+        check_device(engine.device)
+    with console.status("timing this machine"):
+        return planned(out, work, engine, assumed)
 
 
 def _work(
@@ -285,19 +269,3 @@ def _work(
     mates = {run for group in groups if wanted & set(group["runs"]) for run in group["runs"]}
     jobs = [job for run, job in every.items() if run in wanted | mates]
     return groups, work_of(jobs, groups)
-
-
-def described_call(**more: str) -> dict[str, Any]:
-    """What a reader of the folder wants to know of this call and no number depends on.
-
-    Args:
-        more: options worth naming beside the command line.
-    """
-    arguments = click.get_current_context().command_path
-    return {
-        "command": shlex.join([arguments.split()[0], *sys.argv[1:]]),
-        **more,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine.describe(),
-        "versions": machine.versions(),
-    }

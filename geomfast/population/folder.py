@@ -16,6 +16,7 @@ from geomfast.population.plan import (
     recipe,
     scale_of,
 )
+from geomfast.runs.cadence import Cadence, merge_cadences
 from geomfast.runs.folder import refuse_other
 from geomfast.runs.groups import Group, parts
 from geomfast.runs.settings_file import plain, read_settings
@@ -33,6 +34,7 @@ def settled(
     stack: str,
     device: str,
     tokens: int,
+    cadence: Cadence | None = None,
 ) -> dict[str, Any]:
     """What OUT's ``settings.json`` says once these members are asked of it.
 
@@ -46,6 +48,7 @@ def settled(
         stack: see :func:`geomfast.testbed.training.stacking.members_per_program`.
         device: where new groups will be trained.
         tokens: of a member's step, padding included.
+        cadence: at how many checkpoints each measure is taken; at all where it is not named.
 
     Raises:
         PlanError: OUT belongs to something else, or to a population with other settings.
@@ -53,6 +56,7 @@ def settled(
     path = out / "settings.json"
     recipes = {name: recipe(settings, name) for name in scales}
     grid: dict[str, list[Any]] = {"scales": list(scales), "seeds": list(seeds)}
+    cadence = dict(cadence or {})
     groups: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
     if path.exists():
@@ -64,6 +68,9 @@ def settled(
         refuse_other(out, there | both, now, KIND)
         recipes = before["recipes"] | recipes
         grid = {key: list(dict.fromkeys((*before["grid"][key], *grid[key]))) for key in grid}
+        # Folders from before there was a cadence were measured at every checkpoint.
+        so_far, names = before["grid"].get("cadence", {}), settings.measures
+        cadence = merge_cadences(so_far, names, cadence, names)
         groups, calls = before["groups"], before["calls"]
     for name in scales:
         known = {seed for group in groups if group["scale"] == name for seed in group["seeds"]}
@@ -80,7 +87,7 @@ def settled(
         "format": f"geomfast {KIND} 1",
         "settings": plain(asdict(settings)),
         "recipes": recipes,
-        "grid": grid,
+        "grid": grid | {"cadence": cadence},
         "groups": groups,
         "hashes": hashes,
         "calls": calls,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from geomfast.estimators.behaviour import judge
 from geomfast.files import fingerprint
 from geomfast.labels import layers
 from geomfast.measures import engine, spec_of
+from geomfast.measures.spec import BEHAVIOUR
 from geomfast.measures.subject import Samples, Seen, Subject, Value
 from geomfast.population.plan import (
     PopulationSettings,
@@ -133,8 +134,9 @@ def measure(
     probes: Sequence[LengthProbe],
     settings: PopulationSettings,
     left_out: Mapping[int, int],
+    names: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Take all measures of the members of a program.
+    """Take measures of the members of a program.
 
     Args:
         model: the members.
@@ -142,6 +144,7 @@ def measure(
         probes: of every length.
         settings: the population's.
         left_out: seeds of members that have failed.
+        names: of the measures, behaviour among them or not; all of the settings' without.
 
     Returns:
         Rows of the records, but for step and tokens, of every member that has not failed.
@@ -156,9 +159,10 @@ def measure(
         "task": settings.length_task.name,
         "device": str(probes[0].tokens.device),
     }
-    wanted = {name: spec_of(name).settings() for name in settings.measures}
+    names = settings.taken if names is None else names
+    wanted = {name: spec_of(name).settings() for name in settings.measures if name in names}
     rows: list[dict[str, Any]] = []
-    for made in engine.measure(Group(model, kept, probes), wanted, behaviour=True):
+    for made in engine.measure(Group(model, kept, probes), wanted, behaviour=BEHAVIOUR in names):
         member = kept[made.pop("member")]
         del made["verdict"]
         of_member = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from geomfast.population.plan import (
     train_settings,
 )
 from geomfast.records import part_name, write_part
+from geomfast.runs import cadence
+from geomfast.runs.cadence import Cadence
+from geomfast.runs.errors import CellError
 from geomfast.runs.executors.events import Progress
 from geomfast.runs.failures import mark_failed
 from geomfast.runs.groups import Group
 from geomfast.runs.job import TrainingJob
-from geomfast.runs.parts import recorded, refuse_gone
+from geomfast.runs.parts import of_other_weights, recorded, refuse_gone
 from geomfast.runs.states import STATE_EVERY
 from geomfast.runs.training import timed, train_to_checkpoints
 from geomfast.testbed.training.length_batches import LengthBatches
@@ -39,6 +42,7 @@ class GroupJob(TrainingJob):
         group: which members.
         settings: the population's.
         out, device, threads, state_every: see :class:`TrainingJob`.
+        cadence: at how many checkpoints each measure is taken; at all where it is not named.
     """
 
     group: Group
@@ -47,6 +51,7 @@ class GroupJob(TrainingJob):
     device: str
     threads: int
     state_every: float = STATE_EVERY
+    cadence: Cadence = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -81,12 +86,13 @@ class GroupJob(TrainingJob):
         written: set[int] = set()
 
         def measured(failed: dict[int, int]) -> None:
-            if trainer.step in lacking and _measure(trainer, self, probes, failed):
+            names = lacking.get(trainer.step)
+            if names and _measure(trainer, self, probes, failed, names):
                 written.add(trainer.step)
 
         steps = schedule(self.settings)
-        wanted = min(lacking), max(lacking)
-        if not train_to_checkpoints(self, trainer, steps, wanted, measured, progress, stop):
+        ends = min(lacking), max(lacking)
+        if not train_to_checkpoints(self, trainer, steps, ends, measured, progress, stop):
             return False
         refuse_gone(self.records, written - recorded(self.records).keys())
         return True
@@ -103,14 +109,18 @@ def batches_of(settings: PopulationSettings, device: str) -> LengthBatches:
     )
 
 
-def missing(job: GroupJob) -> list[int]:
-    """Steps of the group's checkpoints that are not recorded, ascending.
+def wanted(job: GroupJob) -> dict[int, set[str]]:
+    """What is measured at every checkpoint, by its step."""
+    return cadence.wanted(schedule(job.settings), job.settings.measures, job.cadence)
+
+
+def missing(job: GroupJob) -> dict[int, set[str]]:
+    """Measures not yet recorded, by checkpoint step; steps with nothing missing are left out.
 
     Raises:
         PlanError: a file among the group's records is not one of its parts.
     """
-    there = recorded(job.records, job.settings.steps)
-    return [step for step in schedule(job.settings) if step not in there]
+    return cadence.lacking(wanted(job), recorded(job.records, job.settings.steps))
 
 
 def _trainer(job: GroupJob) -> StackedTrainer:
@@ -125,7 +135,11 @@ def _trainer(job: GroupJob) -> StackedTrainer:
 
 
 def _measure(
-    trainer: StackedTrainer, job: GroupJob, probes: list[LengthProbe], failed: dict[int, int]
+    trainer: StackedTrainer,
+    job: GroupJob,
+    probes: list[LengthProbe],
+    failed: dict[int, int],
+    names: set[str],
 ) -> bool:
     """Measure the members that have not failed and write that; whether there are any."""
     rows = []
@@ -133,11 +147,17 @@ def _measure(
     with timed(trainer, "measure"):
         for program in trainer.programs:
             own = [next(seeds) for _ in range(program.model.members)]
-            rows += measure(program.model, own, probes, job.settings, failed)
+            rows += measure(program.model, own, probes, job.settings, failed, names)
     with timed(trainer, "write"):
         shared = {"step": trainer.step, "tokens": trainer.tokens}
         if rows:
-            part = job.records / part_name(trainer.step, job.settings.taken)
+            weights = {row["weights"] for row in rows}
+            if other := of_other_weights(job.records, trainer.step, weights):
+                raise CellError(
+                    f"{other}: the weights of step {trainer.step} came out different from the ones "
+                    "measured there; use the same --threads and --device, or another OUT"
+                )
+            part = job.records / part_name(trainer.step, names)
             write_part(part, [{**shared, **row} for row in rows])
         rate = scale_of(job.settings, job.group.scale).learning_rate
         for seed, step in failed.items():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+from geomfast.measures.spec import BEHAVIOUR
 
 #: Of how many checkpoints a measure is taken; of all where it is not named.
 Cadence = Mapping[str, int]
@@ -46,3 +48,26 @@ def merge_cadences(
         if None not in counts:
             larger[measure] = max(count for count in counts if count is not None)
     return larger
+
+
+def wanted(steps: Sequence[int], measures: Iterable[str], cadence: Cadence) -> dict[int, set[str]]:
+    """What is measured at every checkpoint, by its step; behaviour always.
+
+    Args:
+        steps: of all checkpoints, ascending.
+        measures: asked for.
+        cadence: at how many checkpoints each is taken; at all where it is not named.
+    """
+    named = {step: {BEHAVIOUR} for step in steps}
+    for name in measures:
+        for step in measurement_steps(steps, cadence.get(name)):
+            named[step].add(name)
+    return named
+
+
+def lacking(
+    wanted: Mapping[int, set[str]], recorded: Mapping[int, set[str]]
+) -> dict[int, set[str]]:
+    """What of that is not recorded, by step; steps with nothing missing are left out."""
+    left = {step: names - recorded.get(step, set()) for step, names in wanted.items()}
+    return {step: names for step, names in left.items() if names}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from geomfast.runs.cadence import Cadence, merge_cadences
 from geomfast.runs.folder import refuse_other
 from geomfast.runs.locks import alone
 from geomfast.runs.settings_file import NAME as _SETTINGS
@@ -21,6 +22,7 @@ def settled(
     checkpoints: Mapping[str, list[str]],
     chance: Mapping[str, float],
     kind: str = KIND,
+    cadence: Cadence | None = None,
 ) -> dict[str, Any]:
     """What OUT's ``settings.json`` says once these checkpoints and measures are asked of it.
 
@@ -32,13 +34,17 @@ def settled(
         checkpoints: names of those asked for, by run.
         chance: rate at which blind guesses are right, by task-level name.
         kind: of work that OUT holds.
+        cadence: at how many checkpoints each measure is taken; at all where it is not named. None
+            where OUT knows no cadence.
 
     Raises:
         PlanError: OUT belongs to something else, or to a measurement with other settings.
     """
     path = out / _SETTINGS
     settings, of_measures = plain(settings), plain(of_measures)
-    grid = {"measures": list(of_measures), "checkpoints": plain(checkpoints)}
+    grid: dict[str, Any] = {"measures": list(of_measures), "checkpoints": plain(checkpoints)}
+    if cadence is not None:
+        grid["cadence"] = dict(cadence)
     hashes: dict[str, Any] = {}
     calls: list[dict[str, Any]] = []
     if path.exists():
@@ -50,13 +56,17 @@ def settled(
         refuse_other(
             out, common | both, settings | {name: of_measures[name] for name in both}, kind
         )
+        if cadence is not None:
+            # Folders from before there was a cadence were measured at every checkpoint.
+            so_far = before["grid"].get("cadence", {})
+            grid["cadence"] = merge_cadences(so_far, list(taken), cadence, list(of_measures))
         of_measures = taken | of_measures
         runs = before["grid"]["checkpoints"]
         merged = {
             run: list(dict.fromkeys((*runs.get(run, []), *grid["checkpoints"].get(run, []))))
             for run in (*runs, *(run for run in grid["checkpoints"] if run not in runs))
         }
-        grid = {"measures": list(of_measures), "checkpoints": merged}
+        grid |= {"measures": list(of_measures), "checkpoints": merged}
         hashes, calls = before.get("hashes", {}), before["calls"]
     return {
         "format": f"geomfast {kind} 1",

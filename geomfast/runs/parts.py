@@ -39,19 +39,20 @@ def recorded(folder: Path, last: int | None = None) -> dict[int, set[str]]:
     return found
 
 
-def of_other_weights(folder: Path, step: int, weights: str) -> Path | None:
+def of_other_weights(folder: Path, step: int, weights: str | set[str]) -> Path | None:
     """A part of a checkpoint's records that was taken of other weights than it has now.
 
     Args:
         folder: of the run's records.
         step: of the checkpoint.
-        weights: their hash.
+        weights: their hash, or those of all members that are measured together.
 
     Raises:
         RecordsError: a part is damaged.
     """
+    expected = {weights} if isinstance(weights, str) else weights
     for part in folder.glob(f"step-{step:08d}.*.parquet"):
-        if set(read_part(part).column("weights").unique().to_pylist()) != {weights}:
+        if set(read_part(part).column("weights").unique().to_pylist()) != expected:
             return part
     return None
 

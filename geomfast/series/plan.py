@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from geomfast.files import plain_name, refuse_links
+from geomfast.runs.cadence import Cadence
 from geomfast.runs.errors import PlanError
 from geomfast.series.checkpoint import Series
 from geomfast.series.folders import FolderSeries, checkpoints_in
@@ -98,6 +99,7 @@ def jobs_of(
     device: str,
     threads: int,
     workers: int | None,
+    cadence: Cadence | None = None,
 ) -> list[MeasureJob]:
     """What is missing of some series, in as many jobs as run at once.
 
@@ -107,18 +109,21 @@ def jobs_of(
         out: folder of the results.
         device, threads: of each job.
         workers: jobs at once; None where that is not known.
+        cadence: at how many checkpoints of every one each measure is taken; at all where it is not
+            named.
 
     Raises:
         PlanError: a file among the records is not one of their parts.
     """
     jobs = []
     for one in series:
-        steps = sorted(missing(one, measures, out))
+        steps = sorted(missing(one, measures, out, cadence))
         count = min(len(steps), workers or math.ceil(len(steps) / STRETCH))
         for index in range(count):
             # Every count-th, so that all jobs get through the training at the same pace.
             own, share = tuple(steps[index::count]), (index + 1, count)
-            jobs.append(MeasureJob(one, own, measures, out, device, threads, share))
+            what = (own, measures, out, device, threads, cadence or {}, share)
+            jobs.append(MeasureJob(one, *what))
     return jobs
 
 

@@ -13,8 +13,8 @@ from geomfast.estimators.stopping import Stopped
 from geomfast.files import write_atomically
 from geomfast.lm.hub import LoadError
 from geomfast.lm.probe_sets import ProbesError
-from geomfast.measures.spec import BEHAVIOUR
 from geomfast.records import part_name, write_part
+from geomfast.runs.cadence import Cadence, lacking, wanted
 from geomfast.runs.errors import CellError
 from geomfast.runs.executors.events import EXPLAINED, Progress
 from geomfast.runs.failures import clear_failure, mark_failed
@@ -47,6 +47,8 @@ class MeasureJob(Job):
         steps: theirs.
         measures: to take; behaviour is always taken.
         out, device, threads: see :class:`geomfast.runs.job.Job`.
+        cadence: at how many of the series' checkpoints each measure is taken; at all where it is
+            not named.
         share: number of the job among those of the series, from 1, and how many they are.
     """
 
@@ -56,6 +58,7 @@ class MeasureJob(Job):
     out: Path
     device: str
     threads: int
+    cadence: Cadence = field(default_factory=dict)
     share: tuple[int, int] = (1, 1)
 
     @property
@@ -63,6 +66,11 @@ class MeasureJob(Job):
         """Name of the run, and which share of it where there are several."""
         number, count = self.share
         return self.series.run if count == 1 else f"{self.series.run}-{number}of{count}"
+
+    @property
+    def lacking(self) -> dict[int, set[str]]:
+        """Measures not yet recorded, by checkpoint step."""
+        return missing(self.series, self.measures, self.out, self.cadence, self.steps)
 
     @property
     def cost(self) -> float:
@@ -75,15 +83,11 @@ class MeasureJob(Job):
         return self.out / "records" / self.series.run
 
     def _work(self, progress: Progress, stop: Callable[[], bool]) -> bool:
-        lacking = missing(self.series, self.measures, self.out, self.steps)
-        todo = [c for c in self.series.checkpoints if c.step in lacking]
-        for step in self.steps:
-            if step not in lacking:
-                clear_failure(self.out, _name(self, step))
+        names = self.lacking
+        todo = [c for c in self.series.checkpoints if c.step in names]
         done = _Done()
-        left = _measure_all(self, todo, lacking, done, progress, stop)
-        gone = done.steps & missing(self.series, self.measures, self.out, self.steps).keys()
-        refuse_gone(self.records, gone)
+        left = _measure_all(self, todo, names, done, progress, stop)
+        refuse_gone(self.records, done.steps & self.lacking.keys())
         if done.failed:
             kept = f"{done.measured} of {len(todo)} checkpoints are measured; "
             raise SomeFailed(kept + "not so:\n" + "\n".join(f"  {line}" for line in done.failed))
@@ -105,7 +109,11 @@ class _Done:
 
 
 def missing(
-    series: Series, measures: tuple[str, ...], out: Path, steps: tuple[int, ...] | None = None
+    series: Series,
+    measures: tuple[str, ...],
+    out: Path,
+    cadence: Cadence | None = None,
+    steps: tuple[int, ...] | None = None,
 ) -> dict[int, set[str]]:
     """Measures not yet recorded, by checkpoint step; steps with nothing missing are left out.
 
@@ -113,16 +121,16 @@ def missing(
         series: the checkpoints.
         measures: asked for, beside behaviour.
         out: folder of the results.
-        steps: of the checkpoints asked for; all when None.
+        cadence: at how many of the checkpoints each is taken; at all where it is not named.
+        steps: of the checkpoints to look at; all when None.
 
     Raises:
         PlanError: a file among the records is not one of their parts.
     """
-    there = recorded(out / "records" / series.run)
-    wanted = {BEHAVIOUR, *measures}
-    asked = [c.step for c in series.checkpoints if steps is None or c.step in steps]
-    lacking = {step: wanted - there.get(step, set()) for step in asked}
-    return {step: names for step, names in lacking.items() if names}
+    asked = wanted([c.step for c in series.checkpoints], measures, cadence or {})
+    if steps is not None:
+        asked = {step: asked[step] for step in steps}
+    return lacking(asked, recorded(out / "records" / series.run))
 
 
 def _measure_all(
@@ -156,7 +164,7 @@ def _measure_all(
             done.measured += finished
             if finished:
                 done.steps.add(checkpoint.step)
-                clear_failure(job.out, _name(job, checkpoint.step))
+                clear_failure(job.out, checkpoint_name(job.series.run, checkpoint.step))
         if finished:
             job.series.release(checkpoint)  # one half done is resumed
         ended += finished
@@ -204,7 +212,7 @@ def _write(
         "weights": opened.weights,
     }
     if opened.notices:
-        path = job.out / "notices" / f"{_name(job, checkpoint.step)}.txt"
+        path = job.out / "notices" / f"{checkpoint_name(job.series.run, checkpoint.step)}.txt"
         before = path.read_text().splitlines() if path.exists() else []
         lines = dict.fromkeys((*before, *opened.notices))
         write_atomically(path, ("\n".join(lines) + "\n").encode())
@@ -216,10 +224,12 @@ def _fail(job: MeasureJob, checkpoint: Checkpoint, error: Exception, done: _Done
     if not isinstance(error, _EXPLAINED):
         said = f"{type(error).__name__}: {said}"
     details = traceback.format_exc()
-    mark_failed(job.out, _name(job, checkpoint.step), checkpoint.step, said, details)
+    mark_failed(
+        job.out, checkpoint_name(job.series.run, checkpoint.step), checkpoint.step, said, details
+    )
     done.failed.append(f"{checkpoint.name}: {said.splitlines()[0]}")
 
 
-def _name(job: MeasureJob, step: int) -> str:
-    """Of a checkpoint's notices and failure."""
-    return f"{job.series.run}-step{step}"
+def checkpoint_name(run: str, step: int) -> str:
+    """Name of a checkpoint's notices and failure."""
+    return f"{run}-step{step}"

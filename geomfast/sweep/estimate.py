@@ -3,16 +3,21 @@
 The pace is measured on the machine at hand, or that of a GPU that is assumed.
 
 What the estimate cannot know: how many products an eigenvalue takes, the disk's speed
-(:data:`DISK`), and who else uses the machine.
+(:data:`geomfast.runs.estimate.DISK`), and who else uses the machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from geomfast.runs.estimate import DISK, HASHING, SYNC, Estimate, Part, plan_of
+from geomfast.runs.executors.engine import Engine
 from geomfast.runs.states import states_written
+from geomfast.runs.stopwatch import as_in_a_run
 from geomfast.runs.wall import TRAINING, WRITING
 from geomfast.sweep.assumed import Assumed
 from geomfast.sweep.footprint import (
@@ -24,21 +29,16 @@ from geomfast.sweep.footprint import (
     state_bytes,
 )
 from geomfast.sweep.jobs import Job, StackedJob, missing, schedule, wanted
-from geomfast.sweep.modelled import Modelled, Part, parts_of
-from geomfast.sweep.pace import Pace
+from geomfast.sweep.modelled import Modelled, parts_of
+from geomfast.sweep.pace import Pace, measure_pace
 from geomfast.sweep.workload import Workload
+from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training.checkpoints import steps_kept, steps_saved
 
 #: In words, for whoever reads an estimate.
 UNCERTAINTY = "time within a factor of 2 or 3, memory and disk within 2"
 #: The same of one that rests on assumptions.
 MODELLED = "modelled, nothing measured on this device"
-#: Bytes a second that states are written with, hashes included.
-DISK = 4e8
-#: The same that weights are hashed with, for the records to name.
-HASHING = 1e9
-#: Seconds until a file is on the disk.
-SYNC = 0.01
 
 
 @dataclass(frozen=True)
@@ -56,35 +56,6 @@ class Left:
     steps: int
     saves: int
     states: int = 0
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What is left of a run and what that takes.
-
-    Attributes:
-        run: its name.
-        checkpoints, of: checkpoints with something left to measure, and all.
-        steps: left to train.
-        seconds: by what they go into: training, writing, and each measure.
-        memory: bytes at the peak, on the device.
-        disk: bytes in OUT when it is done, those there already included.
-        parts: what the seconds are made of, where they are those of a GPU that is assumed.
-    """
-
-    run: str
-    checkpoints: int
-    of: int
-    steps: int
-    seconds: dict[str, float]
-    memory: int
-    disk: int
-    parts: dict[str, Part] = field(default_factory=dict)
-
-    @property
-    def total(self) -> float:
-        """Seconds altogether."""
-        return sum(self.seconds.values())
 
 
 def left(job: Job, states: Path | None = None) -> Left:
@@ -184,4 +155,64 @@ def together(group: StackedJob, found: Sequence[Estimate]) -> Estimate:
         memory=group_bytes(group, max(part.memory for part in found)),
         disk=sum(part.disk for part in found),
         parts=parts,
+    )
+
+
+def row_of(work: Job | StackedJob, pace: Callable[[], Pace | Assumed]) -> dict[str, Any]:
+    """What is left of a run, or of several that are trained together, as a line of a plan.
+
+    Args:
+        work: which.
+        pace: called where something is left; see :func:`estimate`.
+
+    Raises:
+        PlanError: a file among the run's records is not one of its parts.
+    """
+    members = work.members
+    todo = [left(work)] if isinstance(work, Job) else left_together(work)
+    pairs = zip(members, todo, strict=True)
+    found = [estimate(job, part, pace()) for job, part in pairs if part.measures]
+    if not found:
+        whole = Estimate(work.name, 0, len(wanted(members[0])))
+    else:
+        whole = found[0] if isinstance(work, Job) else together(work, found)
+    return whole.row(members[0].cell.scale, [job.cell.seed for job in members])
+
+
+def planned(
+    out: Path, work: Sequence[Job | StackedJob], engine: Engine, assumed: Assumed | None
+) -> dict[str, Any]:
+    """The plan as plain values; times a fraction of a second's work for each scale with work left.
+
+    Args:
+        out: the sweep's folder, which need not exist; nothing is written.
+        work: all of it.
+        engine: where it would be done.
+        assumed: the GPU whose times are modelled instead of this machine's measured.
+    """
+    paces: dict[str, Pace] = {}
+
+    def pace_of(job: Job) -> Pace | Assumed:
+        scale = job.cell.scale
+        if assumed is None and scale not in paces:
+            with as_in_a_run(engine.threads):
+                levels = job.cell.task_levels
+                paces[scale] = measure_pace(SCALES[scale], job.settings, levels, engine.device)
+        return assumed or paces[scale]
+
+    rows = [row_of(each, partial(pace_of, each.members[0])) for each in work]
+    more: dict[str, Any] = {"remarks": []}
+    if any(isinstance(each, StackedJob) for each in work):
+        more["remarks"] = ["Seeds trained as one program take less than this, which is one by one."]
+    if assumed:
+        figures = {name: asdict(figure) for name, figure in assumed.figures().items()}
+        more["assumed"] = {"name": assumed.name, "title": assumed.title, "figures": figures}
+    return plan_of(
+        out,
+        rows,
+        engine,
+        MODELLED if assumed else UNCERTAINTY,
+        modelled=assumed is not None,
+        pace={scale: asdict(pace) for scale, pace in paces.items()},
+        **more,
     )

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 from geomfast.estimators.curvature.lanczos import BASIS_BYTES, HELD_BYTES
 from geomfast.measures import Need, measures, needing, spec_of
+from geomfast.runs.estimate import PART_BYTES, PROCESS_BYTES, RECORD_BYTES
 from geomfast.runs.states import KEPT_STATES
 from geomfast.sweep.eigenvectors import LARGEST_FILE
-from geomfast.sweep.jobs import Job, StackedJob
+from geomfast.sweep.jobs import Job, StackedJob, missing
 from geomfast.sweep.plan import taken
 from geomfast.sweep.workload import batch_tokens, lengths, products
 from geomfast.testbed.training.stacking import member_bytes
@@ -18,10 +19,6 @@ from geomfast.testbed.training.stacking import member_bytes
 _KEPT = 18
 # The same for products with a Hessian, beside attention's (geomfast/estimators/curvature/fused.py).
 _KEPT_TWICE = 32
-# Of a process that has done nothing yet.
-_PROCESS = 400 << 20
-# Of a record in its file, and of a file without any.
-_RECORD, _PART = 15, 6000
 
 
 def state_bytes(job: Job) -> int:
@@ -83,7 +80,7 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
         own = taken(job.settings, name)
         peaks.append(weights * (1 + 3 * own.chains) + own.chains * kept(own.batch_size * longest))
     # Weights and moments stay; so do the libraries.
-    return round(_PROCESS + state_bytes(job) + max(peaks))
+    return round(PROCESS_BYTES + state_bytes(job) + max(peaks))
 
 
 def group_bytes(group: StackedJob, member: int) -> int:
@@ -98,6 +95,15 @@ def group_bytes(group: StackedJob, member: int) -> int:
     scale, tokens = first.cell.model, round(batch_tokens(first))
     program = group.at_once * member_bytes(scale, tokens)
     return member + len(group.members) * state_bytes(first) + program
+
+
+def footprint(work: Job | StackedJob) -> int:
+    """Bytes of a GPU that a run, or a group of runs, takes until it is done; 0 if it is done."""
+    members = [(job, missing(job)) for job in work.members]
+    left = [memory_bytes(job, lacking.values()) for job, lacking in members if lacking]
+    if not left:
+        return 0
+    return max(left) if isinstance(work, Job) else group_bytes(work, max(left))
 
 
 def disk_bytes(job: Job, measured: Iterable[set[str]], states: int) -> int:
@@ -122,5 +128,5 @@ def disk_bytes(job: Job, measured: Iterable[set[str]], states: int) -> int:
         states_kept
         + 3 * eigenvector_bytes(job) * searched
         + weights
-        + (len(parts) * _PART + rows * _RECORD)
+        + (len(parts) * PART_BYTES + rows * RECORD_BYTES)
     )

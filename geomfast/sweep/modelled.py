@@ -8,11 +8,11 @@ take time: the device, the host that launches kernels meanwhile, and what the de
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from geomfast.measures import Need, needing, spec_of
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.replay import BREAK_EVEN, WARM_UP
+from geomfast.runs.estimate import Part
 from geomfast.runs.wall import STARTING, TRAINING
 from geomfast.sweep.assumed import Assumed
 from geomfast.sweep.jobs import Job
@@ -32,42 +32,6 @@ _MOVED = 240
 # The same for each parameter by clipping and AdamW.
 _OPTIMISER = 40
 _DMMA_SHARE = 0.5  # of the tensor cores' float64, in tiles that are half useful
-
-
-@dataclass(frozen=True)
-class Part:
-    """What something takes, of a run or once.
-
-    Attributes:
-        operations: floating-point, of products of matrices.
-        moved: bytes, of passes over numbers.
-        kernels: launched, or replayed.
-        device: seconds that the GPU is busy.
-        seconds: that pass.
-    """
-
-    operations: float = 0.0
-    moved: float = 0.0
-    kernels: float = 0.0
-    device: float = 0.0
-    seconds: float = 0.0
-
-    def __add__(self, other: Part) -> Part:
-        return Part(
-            self.operations + other.operations,
-            self.moved + other.moved,
-            self.kernels + other.kernels,
-            self.device + other.device,
-            self.seconds + other.seconds,
-        )
-
-    def times(self, count: float) -> Part:
-        """So many of it."""
-        return Part(
-            *(count * x for x in (self.operations, self.moved, self.kernels)),
-            device=count * self.device,
-            seconds=count * self.seconds,
-        )
 
 
 class Modelled:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +10,7 @@ import torch
 from geomfast.estimators.probes import probe_accuracy
 from geomfast.estimators.spectra import rankme
 from geomfast.measures import spec_of
+from geomfast.runs.stopwatch import seconds_of
 from geomfast.sweep.plan import Settings
 from geomfast.testbed.models.gpt import Block, Shapes
 from geomfast.testbed.models.scales import Scale
@@ -26,7 +25,6 @@ BLOCK = 12
 _ELEMENTS = 1 << 22
 _LENGTH = 12  # of an average example
 _STEPS = 64  # for which examples are drawn together
-_ENOUGH = 0.05  # seconds; what takes longer is timed once
 
 
 @dataclass(frozen=True)
@@ -54,17 +52,6 @@ class Pace:
     eigenvalues: float
 
 
-@contextmanager
-def as_in_a_run(threads: int) -> Iterator[None]:
-    """Inside, torch has as many threads as a run will have."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def measure_pace(scale: Scale, settings: Settings, levels: list[TaskLevel], device: str) -> Pace:
     """Time a scale's block, and measures of one layer, as a sweep with these settings has them.
 
@@ -86,9 +73,9 @@ def measure_pace(scale: Scale, settings: Settings, levels: list[TaskLevel], devi
     block = Block(scale.d_model, scale.heads).to(on)
     width = scale.d_model
     rows = tokens // _LENGTH + 1
-    fixed = _seconds(lambda: _pass(block, width, [(1, _LENGTH)], on, "fp32"), on)
-    whole = _seconds(lambda: _pass(block, width, [(rows, _LENGTH)], on, "fp32"), on)
-    train = _seconds(lambda: _pass(block, width, shapes, on, settings.precision), on)
+    fixed = seconds_of(lambda: _pass(block, width, [(1, _LENGTH)], on, "fp32"), on)
+    whole = seconds_of(lambda: _pass(block, width, [(rows, _LENGTH)], on, "fp32"), on)
+    train = seconds_of(lambda: _pass(block, width, shapes, on, settings.precision), on)
     samples = settings.samples
     layers = scale.layers + 1 if on.type == "cuda" else 3
     x = torch.randn(
@@ -96,17 +83,17 @@ def measure_pace(scale: Scale, settings: Settings, levels: list[TaskLevel], devi
     ).to(on)
     labels = torch.arange(samples, device="cpu") % 10
     gram = (x[0] @ x[0].mT).double()
+    probing = spec_of("probe_accuracy").defaults
     long = torch.ones(_ELEMENTS, device=on)
     return Pace(
         block=fixed,
         token=max(whole - fixed, 0.0) / (rows * _LENGTH),
         train_token=train / tokens,
         draw=draw,
-        element=_seconds(lambda: long.mul_(1.0), on) / _ELEMENTS,
-        spectrum=_seconds(lambda: rankme(x), on) / len(x),
-        probe=_seconds(lambda: probe_accuracy(x, labels, **spec_of("probe_accuracy").defaults), on)
-        / len(x),
-        eigenvalues=_seconds(lambda: torch.linalg.eigvalsh(gram), on),
+        element=seconds_of(lambda: long.mul_(1.0), on) / _ELEMENTS,
+        spectrum=seconds_of(lambda: rankme(x), on) / len(x),
+        probe=seconds_of(lambda: probe_accuracy(x, labels, **probing), on) / len(x),
+        eigenvalues=seconds_of(lambda: torch.linalg.eigvalsh(gram), on),
     )
 
 
@@ -123,20 +110,3 @@ def _fewer(shapes: Shapes, scale: Scale) -> Shapes:
     tokens = sum(n * t for n, t in shapes)
     work = 6 * BLOCK * scale.d_model**2 * tokens
     return [(max(1, round(n * min(1.0, _CPU_FLOPS / work))), t) for n, t in shapes]
-
-
-def _seconds(call: Callable[[], object], on: torch.device) -> float:
-    """Of a call; the shorter of two where they are quick, after one that is not counted."""
-    taken: list[float] = []
-    while len(taken) < 2 or (len(taken) < 3 and taken[-1] < _ENOUGH):
-        _wait(on)
-        begin = time.perf_counter()
-        call()
-        _wait(on)
-        taken.append(time.perf_counter() - begin)
-    return min(taken[1:])
-
-
-def _wait(on: torch.device) -> None:
-    if on.type == "cuda":
-        torch.cuda.synchronize(on)

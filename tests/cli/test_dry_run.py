@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from geomfast.cli.dry_run import _makespan, show_plan
+from geomfast.cli.dry_run import show_plan
 from geomfast.cli.main import main
 from geomfast.measures import measures
+from geomfast.runs.estimate import makespan
 from geomfast.runs.failures import mark_failed
 from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.jobs import Job
@@ -187,11 +188,11 @@ def test_what_is_assumed_is_for_a_plan_only(tmp_path: Path, arguments: list[str]
 
 
 def test_runs_fill_up_the_workers_longest_first() -> None:
-    assert _makespan([1.0, 2.0, 3.0], 1) == 6.0
-    assert _makespan([1.0, 2.0, 3.0], 2) == 3.0
-    assert _makespan([4.0, 3.0, 3.0, 2.0, 2.0], 2) == 8.0
-    assert _makespan([5.0, 1.0], 8) == 5.0
-    assert _makespan([], 3) == 0.0
+    assert makespan([1.0, 2.0, 3.0], 1) == 6.0
+    assert makespan([1.0, 2.0, 3.0], 2) == 3.0
+    assert makespan([4.0, 3.0, 3.0, 2.0, 2.0], 2) == 8.0
+    assert makespan([5.0, 1.0], 8) == 5.0
+    assert makespan([], 3) == 0.0
 
 
 def test_a_table_fits_a_narrow_terminal() -> None:

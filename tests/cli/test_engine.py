@@ -16,13 +16,16 @@ from rich.console import Console
 
 from geomfast import machine
 from geomfast.cli import engine as engine_module
-from geomfast.cli.engine import Engine, chosen_engine, engine_options
+from geomfast.cli.engine import chosen_engine
 from geomfast.cli.main import main
+from geomfast.cli.options import engine_options
 from geomfast.cli.progress import Bars, Lines
+from geomfast.runs.executors.engine import Engine
 from geomfast.runs.executors.events import Event
+from geomfast.runs.sharing import fitting
+from geomfast.sweep.footprint import footprint
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
-from geomfast.sweep.sharing import fitting, footprint
 
 RAY = "--tasks COPY --levels 1 --steps 4 --samples 4 --batch-size 2 --engine ray"
 
@@ -93,12 +96,13 @@ def test_a_shared_gpu_has_what_fits_and_threads_stay(monkeypatch: pytest.MonkeyP
         Engine("local", "cuda", tuple(f"cuda:{i}" for i in range(4)), 4, 16), shared=True
     )
     jobs = sharing_jobs("micro", 40)
-    shared = engine.shared_by(jobs)
-    each = fitting([footprint(job) for job in jobs], 12 << 30)
+    taken = [footprint(job) for job in jobs]
+    shared = engine.shared_by(taken)
+    each = fitting(taken, 12 << 30)
     assert shared.workers == 4 * each and 1 < each < 10
     assert asked == [f"cuda:{i}" for i in range(4)]
     assert (shared.threads, shared.devices) == (16, engine.devices)
-    assert dataclasses.replace(engine, shared=False).shared_by(jobs).workers == 4
+    assert dataclasses.replace(engine, shared=False).shared_by(taken).workers == 4
 
 
 def sharing_jobs(scale: str, seeds: int) -> list[Job]:

@@ -17,10 +17,12 @@ import torch
 from click.testing import CliRunner, Result
 
 from geomfast.cli.main import main
+from geomfast.files import read_sealed, write_sealed
 from geomfast.measures.model.states import find_blocks
 from geomfast.records import load_records
 from geomfast.report import figures
 from geomfast.report.data import read
+from geomfast.runs.failures import mark_failed
 from geomfast.series.language_model import OpenedModel
 from tests.lm.hub_stand_in import MODEL, stand_in
 from tests.lm.language_models import WORDS, save
@@ -189,8 +191,8 @@ def test_asked_to_stop_it_leaves_between_measures(
     # Of every measure the mean over the checkpoints that have it.
     records = load_records(tmp_path / "out")
     fisher = records["measure"].str.startswith("fisher_rank")
-    each = records[fisher]["seconds"].sum() + records[~fisher]["seconds"].sum() / 2
-    assert plan["runs"][0]["seconds"] == pytest.approx(9 * each)
+    each = (records[fisher]["seconds"].sum(), records[~fisher]["seconds"].sum() / 2)
+    assert plan["runs"][0]["seconds"] == pytest.approx(9 * each[0] + 8 * each[1])
     shown = call(series, "--out", tmp_path / "out", *two, "--dry-run").output
     assert f"about {plan['runs'][0]['seconds']:.0f} s of measuring" in " ".join(shown.split())
     monkeypatch.setattr(OpenedModel, "take", take)
@@ -231,7 +233,42 @@ def test_a_measure_that_fails_leaves_those_before_it(
     two = ["--measures", "rankme,fisher_rank", "--probes", probes, "--threads", "1"]
     outcome = told(series / "step0", "--out", tmp_path / "out", *two, code=1)
     assert "step0: MemoryError: too large" in outcome["jobs"][0]["error"]
+    assert outcome["jobs"] == outcome["results"] and outcome["state"] == "failed"
     assert {"accuracy", "rankme"} <= set(load_records(tmp_path / "out")["measure"])
+
+
+def test_a_measure_at_fewer_checkpoints_and_then_at_more(
+    series: Path, probes: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    two = [series, "--out", out, "--probes", probes, "--threads", "1"]
+    two += ["--measures", "rankme,fisher_rank"]
+    few = [*two, "--cadence", "fisher_rank=3"]
+    told(*few)
+
+    def steps() -> list[int]:
+        records = load_records(out)
+        assert tuple(sorted(set(records["step"]))) == STEPS
+        return sorted(set(records[records["measure"] == "fisher_rank"]["step"]))
+
+    assert steps() == [0, 8, 512]
+    path = out / "settings.json"
+    assert json.loads(path.read_text())["grid"]["cadence"] == {"fisher_rank": 3}
+    assert told(*few)["results"] == []
+    more = [*two, "--cadence", "fisher_rank=4"]
+    plan = told(*more, "--dry-run")
+    assert plan["runs"][0]["steps"] == [4, 32]
+    told(*more)
+    assert steps() == [0, 4, 8, 32, 512]
+    assert json.loads(path.read_text())["grid"]["cadence"] == {"fisher_rank": 4}
+    refused = call(*two, "--cadence", "llc=3")
+    assert refused.exit_code == 2 and "it is not among --measures" in refused.output
+    # A folder from before there was a cadence had every measure at every checkpoint.
+    content = read_sealed(path)
+    del content["grid"]["cadence"]
+    write_sealed(path, content)
+    assert told(*more)["results"] == []
+    assert json.loads(path.read_text())["grid"]["cadence"] == {}
 
 
 @pytest.fixture
@@ -427,9 +464,15 @@ def test_no_network_keeps_what_is_measured(
     arguments = [MODEL, "--out", out, "--probes", probes, "--revisions", "step0,step1,step2,step4"]
     outcome = told(*arguments, code=1)
     assert "What is measured is kept" in outcome["jobs"][0]["error"]
+    # Explained, and written down as what is not.
+    (why,) = (out / "failures").iterdir()
+    assert why.name == "tiny.txt" and "What is measured is kept" in why.read_text()
     done = set(load_records(out)["step"])
     assert 1 <= len(done) < 4  # the second may have been here before the network went
     hub.dead = False
     monkeypatch.setattr(OpenedModel, "take", take)
-    told(*arguments)
+    # Tried again and forgotten, what jobs of other names failed of too.
+    mark_failed(out, "tiny-1of2", 2, "no network", "")
+    assert told(*arguments)["failures"] == {}
     assert set(load_records(out)["step"]) == {0, 1, 2, 4}
+    assert not list((out / "failures").iterdir())

@@ -6,8 +6,11 @@ from typing import Any
 
 from rich.console import Console
 
-from geomfast.cli.outcome import outcome_of, show_outcome
+from geomfast.cli.outcome import show_outcome
+from geomfast.cli.sweep import _result, _told
 from geomfast.runs.executors.events import Event
+from geomfast.runs.failures import mark_failed
+from geomfast.runs.outcome import exit_code, outcome_of, result
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 
@@ -16,12 +19,13 @@ SETTINGS = Settings("joint", ("COPY",), (1,), 2, 8, None, "fp32", 2, 2, 3, 16)
 
 def shown(runs: list[dict[str, Any]]) -> list[str]:
     output = io.StringIO()
-    show_outcome({"out": "out", "runs": runs}, Console(file=output, width=40))
+    told = {"out": "out", "results": runs, "failures": {}, "notices": {}}
+    show_outcome(told, _told, Console(file=output, width=40))
     return output.getvalue().splitlines()
 
 
 SECONDS = {"training": 75.0, "writing": 1.0, "behaviour": 4.0, "llc": 20.0}
-DONE = {"run": "a", "state": "finished", "real_fraction": 0.953, "seconds": SECONDS}
+DONE = {"name": "a", "state": "finished", "real_fraction": 0.953, "seconds": SECONDS}
 
 
 def test_shares_of_the_time_are_said_the_largest_measure_first() -> None:
@@ -38,20 +42,20 @@ def test_nothing_is_said_of_tokens_where_none_were_processed() -> None:
 
 
 def test_several_runs_are_summed() -> None:
-    other = {"run": "b", "state": "finished", "seconds": {"behaviour": 30.0, "rankme": 70.0}}
-    lines = shown([DONE, other, {"run": "c", "state": "stopped"}])
+    other = {"name": "b", "state": "finished", "seconds": {"behaviour": 30.0, "rankme": 70.0}}
+    lines = shown([DONE, other, {"name": "c", "state": "stopped"}])
     assert lines[1] == "b: finished after 100 s: 100.0% measuring (rankme 70.0%, behaviour 30.0%)"
     assert lines[2] == "c: stopped"
     assert lines[3].startswith("these 2 runs: 200 s: 37.5% training, 62.0% measuring (rankme 35.0%")
 
 
 def test_a_traceback_is_shown_where_the_error_does_not_explain_itself() -> None:
-    failure = {"run": "a", "state": "failed", "details": "Traceback\n", "error": "KeyError: 3"}
+    failure = {"name": "a", "state": "failed", "details": "Traceback\n", "error": "KeyError: 3"}
     assert shown([{**failure, "explained": False}])[:3] == ["a: failed", "Traceback", "KeyError: 3"]
     assert shown([{**failure, "explained": True}]) == [
         "a: failed",
         "KeyError: 3",
-        "Failed runs: why is in out/failures; run this again to retry",
+        "What failed: why is in out/failures; run this again to retry",
         "Next: geomfast report out",
     ]
 
@@ -61,10 +65,36 @@ def test_an_outcome_has_every_run_and_its_seconds(tmp_path: Path) -> None:
     assert jobs[0].carry_out()
     failed = Event("joint-nano-seed1", "failed", 2, {"loss": 1.0}, "bad", "Traceback", True)
     ended = {"joint-nano-seed0": Event("joint-nano-seed0", "finished", 2), failed.run: failed}
-    runs = outcome_of(tmp_path, jobs, jobs[:2], ended)["runs"]
+    runs = [
+        _result(job, ended.get(job.name), left=left)
+        for job, left in zip(jobs, (True, True, False), strict=True)
+    ]
     assert [found["state"] for found in runs] == ["finished", "failed", "finished"]
     assert set(runs[0]["seconds"]) == {"training", "writing", "behaviour"}
     assert runs[1]["error"] == "bad" and runs[1]["details"] == "Traceback"
-    assert "seconds" not in runs[1] and set(runs[2]) == {"run", "state"}
-    never_begun = outcome_of(tmp_path, jobs[1:2], jobs[1:2], {})["runs"]
-    assert never_begun == [{"run": "joint-nano-seed1", "state": "stopped"}]
+    assert "seconds" not in runs[1] and set(runs[2]) == {"name", "run", "state"}
+    never_begun = {"name": "joint-nano-seed1", "run": "joint-nano-seed1", "state": "stopped"}
+    assert _result(jobs[1], None, left=True) == never_begun
+
+
+def test_one_shape_and_one_exit_code_for_all(tmp_path: Path) -> None:
+    event = Event("a", "finished", 3, {"loss": 1.0})
+    done = result("a", event, left=True, scale="1x8")
+    assert done == {"name": "a", "scale": "1x8", "state": "finished", "step": 3, "loss": 1.0}
+    stopped = result("b", None, left=True)
+    failed = result("c", Event("c", "failed", error="bad"), left=True)
+    for results, state, code in (
+        ([done], "finished", 0),
+        ([], "finished", 0),
+        ([done, stopped], "stopped", 130),
+        ([done, stopped, failed], "failed", 1),
+    ):
+        outcome = outcome_of(tmp_path, results, {"a"}, jobs=results)
+        assert (outcome["state"], exit_code(outcome)) == (state, code)
+        assert set(outcome) == {"out", "state", "results", "failures", "notices", "jobs"}
+    # A failure of an earlier attempt is named; one that stays for ever fails the whole.
+    for name in ("a", "another"):
+        mark_failed(tmp_path, name, 3, "diverged", "")
+    assert outcome_of(tmp_path, [done], {"a"})["failures"] == {"a": "diverged"}
+    assert outcome_of(tmp_path, [done], {"a"})["state"] == "finished"
+    assert outcome_of(tmp_path, [done], {"a"}, final={"a"})["state"] == "failed"

@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from geomfast.cli.main import main
+from geomfast.files import read_sealed, write_sealed
 from geomfast.population import running
 from geomfast.records import load_records, write_part
+from geomfast.runs.cadence import measurement_steps
 from geomfast.runs.failures import mark_failed
 
 SMALL = ["--train-length", "3", "--test-lengths", "5", "--batch-size", "6", "--samples", "10"]
@@ -45,7 +47,8 @@ def test_it_runs_says_what_is_next_grows_and_does_nothing_twice(tmp_path: Path) 
         "count-1x16-seeds3-3",
     ]
     assert {group["state"] for group in outcome["groups"]} == {"finished"}
-    assert outcome["failed_members"] == {}
+    assert outcome["failed_members"] == outcome["failures"] == {}
+    assert outcome["results"] == outcome["groups"] and outcome["state"] == "finished"
     after = values(out)
     pd.testing.assert_frame_equal(after[after["seed"] < 3].reset_index(drop=True), before)
     assert set(after["seed"]) == {0, 1, 2, 3}
@@ -84,6 +87,74 @@ def test_members_that_failed_are_listed(tmp_path: Path) -> None:
     result = call(tmp_path, "--seeds", "0,1")
     assert result.exit_code == 1
     assert "count-1x16-seed1: left out, loss or gradient not finite at step 7" in result.output
+
+
+def test_groups_in_worker_processes_come_out_the_same(tmp_path: Path) -> None:
+    """As groups one after the other, to the last bit; as many at once as asked for."""
+    two = ["--seeds", "0..2", "--scales", "1x8,1x16"]
+    assert call(tmp_path / "one", *two).exit_code == 0
+    both = call(tmp_path / "two", *two, "--workers", "2", "--json")
+    assert both.exit_code == 0, both.output
+    assert [group["state"] for group in json.loads(both.stdout)["groups"]] == ["finished"] * 2
+    pd.testing.assert_frame_equal(values(tmp_path / "two"), values(tmp_path / "one"))
+
+
+def test_a_group_on_ray_comes_out_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (geomfast[ray])")
+    assert call(tmp_path / "local", "--seeds", "0..2").exit_code == 0
+    on_ray = call(tmp_path / "ray", "--seeds", "0..2", "--engine", "ray")
+    assert on_ray.exit_code == 0, on_ray.output
+    pd.testing.assert_frame_equal(values(tmp_path / "ray"), values(tmp_path / "local"))
+
+
+def test_a_dry_run_says_what_is_left_and_writes_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    two = ["--scales", "1x8,1x16", "--seeds", "0..2", "--dry-run"]
+    plan = json.loads(call(out, *two, "--json").stdout)
+    assert not out.exists()
+    assert [row["run"] for row in plan["runs"]] == ["count-1x8-seeds0-2", "count-1x16-seeds0-2"]
+    for row in plan["runs"]:
+        assert row["checkpoints_left"] == row["checkpoints"] and row["steps_left"] == 40
+        assert set(row["seconds"]) == {"training", "writing", "behaviour", "rankme"}
+    total = plan["total"]
+    assert total["wall_seconds"] == pytest.approx(total["total_seconds"]) and total["at_once"] == 1
+    assert json.loads(call(out, *two, "--json", "--workers", "2").stdout)["total"]["at_once"] == 2
+    assert call(out, "--seeds", "0..2").exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    grown = call(out, "--seeds", "0..4", "--dry-run")
+    assert grown.exit_code == 0, grown.output
+    assert "count-1x16-seeds0-2" in grown.output and "done" in grown.output
+    assert "Time of 1x16: as groups of the scale took so far" in grown.output
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_a_measure_at_fewer_checkpoints_and_then_at_more(tmp_path: Path) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert call(whole, "--seeds", "0..2").exit_code == 0
+    assert call(out, "--seeds", "0..2", "--cadence", "rankme=3").exit_code == 0
+    found, steps = values(out), sorted(set(values(whole)["step"]))
+    assert sorted(set(found["step"])) == steps
+    at = sorted(set(found[found["measure"] == "rankme"]["step"]))
+    assert at == measurement_steps(steps, 3) and len(at) == 3
+    told = json.loads((out / "settings.json").read_text())
+    assert told["grid"]["cadence"] == {"rankme": 3}
+    refused = call(out, "--seeds", "0..2", "--cadence", "llc=3")
+    assert refused.exit_code == 2 and "no measure 'llc'" in refused.output
+    assert call(out, "--seeds", "0..2").exit_code == 0
+    pd.testing.assert_frame_equal(values(out), values(whole))
+    assert json.loads((out / "settings.json").read_text())["grid"]["cadence"] == {}
+
+
+def test_a_folder_from_before_there_was_a_cadence_is_resumed(tmp_path: Path) -> None:
+    assert call(tmp_path, "--seeds", "0..2").exit_code == 0
+    path, before = tmp_path / "settings.json", values(tmp_path)
+    content = read_sealed(path)
+    del content["grid"]["cadence"]
+    write_sealed(path, content)
+    min((tmp_path / "records").rglob("*.parquet")).unlink()
+    assert call(tmp_path, "--seeds", "0..2", "--cadence", "rankme=2").exit_code == 0
+    pd.testing.assert_frame_equal(values(tmp_path), before)
+    assert json.loads(path.read_text())["grid"]["cadence"] == {}
 
 
 LONG = ["--seeds", "0..2", "--steps", "150"]

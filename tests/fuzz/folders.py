@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from torch import nn
 
 import geomfast as gf
-from geomfast.cli.engine import Engine
 from geomfast.cli.main import main
+from geomfast.runs.executors.engine import Engine
 from geomfast.runs.executors.events import Event, attempt
 
 SWEEP = ["--tasks", "COPY", "--levels", "1", "--scales", "nano", "--steps", "8", "--samples", "10"]

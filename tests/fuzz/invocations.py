@@ -23,7 +23,7 @@ from unittest import mock
 import click
 from click.testing import CliRunner
 
-from geomfast.cli import calibrate, doctor, measure, population, sweep
+from geomfast.cli import calibrate, doctor
 from geomfast.cli.choices import (
     CadenceOf,
     Ladder,
@@ -35,8 +35,9 @@ from geomfast.cli.choices import (
     Seeds,
     Words,
 )
-from geomfast.cli.engine import Engine
 from geomfast.cli.main import main as geomfast
+from geomfast.runs import execute
+from geomfast.runs.executors.engine import Engine
 from tests.fuzz.folders import SWEEP, invoke
 from tests.fuzz.seeds import asked, outcomes
 
@@ -223,9 +224,7 @@ def no_work() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(Engine, "events", began))
         for module, name in (
-            (sweep, "_run"),
-            (measure, "_run"),
-            (population, "_run"),
+            (execute, "execute"),
             (calibrate, "_calibrated"),
             (doctor, "_findings"),
         ):

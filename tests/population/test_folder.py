@@ -73,7 +73,8 @@ def test_more_seeds_and_scales_are_new_groups_and_old_ones_stay(tmp_path: Path) 
     seeds = [group["seeds"] for group in again["groups"]]
     assert [len(part) for part in seeds] == [5, 34, 34, 35, 35]
     assert sorted(seeds[1] + seeds[2]) == list(range(5, 73))
-    assert again["grid"] == {"scales": ["1x16", "2x16"], "seeds": list(range(73))}
+    grid = {"scales": ["1x16", "2x16"], "seeds": list(range(73)), "cadence": {}}
+    assert again["grid"] == grid
     assert [told["command"] for told in again["calls"]] == ["a", "b"]
     assert set(again["recipes"]) == {"1x16", "2x16"}
     # Everything that records name by hash is resolved: two measures, two lengths.

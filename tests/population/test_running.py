@@ -53,7 +53,7 @@ def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:
     assert frame["weights"].nunique() == 3 * len(at)
     # 6 examples of 1 to 3 numbers, two of each, in a prompt of three tokens: [eos] is not put in.
     assert (frame["tokens"] == frame["step"] * 2 * (4 + 5 + 6)).all()
-    assert missing(job(tmp_path)) == [] and job(tmp_path).carry_out()
+    assert missing(job(tmp_path)) == {} and job(tmp_path).carry_out()
 
 
 @pytest.mark.parametrize("task", ["count", "reverse-add"])
@@ -158,7 +158,7 @@ def test_a_member_that_fails_is_left_out_and_the_others_are_unchanged(
 
     monkeypatch.setattr(running, "_trainer", poisoned)
     # Its state at step 0 is finite, but what it computes is not: such a run starts measured.
-    monkeypatch.setattr(running, "missing", lambda one: schedule(SETTINGS)[1:])
+    monkeypatch.setattr(running, "missing", lambda one: dict(list(running.wanted(one).items())[1:]))
     assert job(tmp_path / "ill").carry_out()
     frame, healthy = values(tmp_path / "ill"), values(tmp_path / "healthy")
     assert set(frame["seed"]) == {1, 5}

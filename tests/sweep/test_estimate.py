@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from geomfast.measures import spec_of
+from geomfast.runs.estimate import DISK, SYNC, Estimate
+from geomfast.runs.stopwatch import as_in_a_run
 from geomfast.runs.wall import wall_time
-from geomfast.sweep.estimate import DISK, SYNC, Estimate, estimate, left
+from geomfast.sweep.estimate import estimate, left
 from geomfast.sweep.footprint import disk_bytes, eigenvector_bytes, memory_bytes, state_bytes
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.pace import Pace, as_in_a_run, measure_pace
+from geomfast.sweep.pace import Pace, measure_pace
 from geomfast.sweep.plan import Settings, cells, train_settings
 from geomfast.sweep.workload import PRODUCT, PRODUCTS, Workload, lengths
 from geomfast.testbed.models.scales import SCALES

@@ -9,10 +9,11 @@ import pytest
 
 from geomfast.measures import measures
 from geomfast.replay import BREAK_EVEN
+from geomfast.runs.estimate import Part
 from geomfast.sweep.assumed import ASSUMED, Figure
 from geomfast.sweep.estimate import estimate, left
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.modelled import Modelled, Part, parts_of
+from geomfast.sweep.modelled import Modelled, parts_of
 from geomfast.sweep.plan import Settings, cells
 from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths
 from geomfast.testbed.models.scales import SCALES

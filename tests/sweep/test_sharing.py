@@ -6,17 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from geomfast.sweep.footprint import memory_bytes
+from geomfast.runs.sharing import CONTEXT, MARGIN, fitting, free_bytes, runs_at_once
+from geomfast.sweep.footprint import footprint, memory_bytes
 from geomfast.sweep.jobs import Job, StackedJob
 from geomfast.sweep.plan import Settings, cells
-from geomfast.sweep.sharing import (
-    CONTEXT,
-    MARGIN,
-    fitting,
-    footprint,
-    free_bytes,
-    runs_at_once,
-)
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 4, 8, None, "fp32", 4, 2, 8, 16)
 GIB = 1 << 30
@@ -58,21 +51,25 @@ def test_runs_of_all_scales_share_a_large_gpu_and_not_a_small_one(tmp_path: Path
     six = jobs(tmp_path, *names)
 
     def at_once(free: int, cores: int = 16, devices: tuple[str, ...] = ("cuda",)) -> int:
-        return runs_at_once(six, devices, cores, lambda device: free)
+        return runs_at_once(map(footprint, six), devices, cores, lambda device: free)
 
     assert at_once(139 * GIB) == 6
     assert 1 <= at_once(16 * GIB) < 6
     assert at_once(1 * GIB) == 1
     assert at_once(139 * GIB, cores=4) == 4  # each launches kernels from a core of its own
     assert at_once(1 * GIB, devices=("cuda:0", "cuda:1")) == 2
-    assert runs_at_once(six[:1], ("cuda",), 16, lambda device: 139 * GIB) == 1
+    assert runs_at_once(map(footprint, six[:1]), ("cuda",), 16, lambda device: 139 * GIB) == 1
 
 
 def test_of_several_gpus_the_fullest_counts(tmp_path: Path) -> None:
     many = jobs(tmp_path, "nano", seeds=tuple(range(30)))
     free = {"cuda:0": 80 * GIB, "cuda:1": 20 * GIB}
-    few = runs_at_once(many, tuple(free), 64, lambda device: free[device])
-    assert few == 2 * runs_at_once(many, ("cuda:1",), 64, lambda device: free[device]) < 30
+    few = runs_at_once(map(footprint, many), tuple(free), 64, lambda device: free[device])
+    assert (
+        few
+        == 2 * runs_at_once(map(footprint, many), ("cuda:1",), 64, lambda device: free[device])
+        < 30
+    )
 
 
 @pytest.mark.gpu

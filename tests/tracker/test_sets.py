@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from geomfast.report.found import read
 from torch.utils.data import DataLoader, TensorDataset
 
 import geomfast as gf
 from geomfast.estimators.batches import tensors_of
+from geomfast.report.data import read
 from geomfast.report.panels import panels
 from geomfast.report.tracked import lines
 from geomfast.runs.errors import PlanError

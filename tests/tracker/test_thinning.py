@@ -4,10 +4,10 @@ import functools
 import json
 
 import pytest
-from geomfast.report.found import read
 
 import geomfast as gf
 from geomfast.files import write_sealed
+from geomfast.report.data import read
 from geomfast.report.settings import cadence
 from geomfast.runs.parts import recorded
 from geomfast.tracker import tracker as module

@@ -117,7 +117,10 @@ def attempt(
         return replace(
             last,
             kind="failed",
-            error=f"{type(error).__name__}: {error}",
+            # What a run says of itself is a whole sentence.
+            error=str(error)
+            if isinstance(error, CellError)
+            else f"{type(error).__name__}: {error}",
             details=traceback.format_exc(),
             explained=isinstance(error, EXPLAINED),
         )

@@ -10,9 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from geomfast.sweep.footprint import group_bytes, memory_bytes
-from geomfast.sweep.jobs import Job, StackedJob, missing
-
 #: Of a process on a GPU that has done nothing yet: context, kernels, workspaces of libraries.
 CONTEXT = 1 << 30
 #: Of an estimated footprint, which is right within this factor.
@@ -25,15 +22,6 @@ def free_bytes(device: str) -> int:
     """Of a GPU's memory, that nobody has taken."""
     free, _ = torch.cuda.mem_get_info(device)
     return free
-
-
-def footprint(work: Job | StackedJob) -> int:
-    """Bytes of a GPU that a run, or a group of runs, takes until it is done; 0 if it is done."""
-    members = [(job, missing(job)) for job in work.members]
-    left = [memory_bytes(job, lacking.values()) for job, lacking in members if lacking]
-    if not left:
-        return 0
-    return max(left) if isinstance(work, Job) else group_bytes(work, max(left))
 
 
 def fitting(footprints: Iterable[int], free: int) -> int:
@@ -56,7 +44,7 @@ def fitting(footprints: Iterable[int], free: int) -> int:
 
 
 def runs_at_once(
-    work: Sequence[Job | StackedJob],
+    footprints: Iterable[int],
     devices: Sequence[str],
     cores: int,
     free: Callable[[str], int] = free_bytes,
@@ -64,11 +52,11 @@ def runs_at_once(
     """How many of the runs share the GPUs, each of which launches kernels from a core of its own.
 
     Args:
-        work: all of it; what is done takes nothing.
+        footprints: bytes that each takes of a GPU, as estimated; 0 of what is done.
         devices: the GPUs.
         cores: CPU cores there are.
         free: bytes of a GPU that are free.
     """
-    footprints = [bytes_ for bytes_ in map(footprint, work) if bytes_]
-    each = fitting(footprints, min(map(free, devices)))
-    return max(len(devices), min(each * len(devices), len(footprints), cores))
+    left = [bytes_ for bytes_ in footprints if bytes_]
+    each = fitting(left, min(map(free, devices)))
+    return max(len(devices), min(each * len(devices), len(left), cores))

@@ -1,0 +1,179 @@
+"""Options that several commands have, each said once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from geomfast.cli.choices import MOST_THREADS, CadenceOf, Finite
+from geomfast.runs.executors.engine import ENGINES
+from geomfast.runs.locks import NO_LOCK
+from geomfast.runs.states import STATE_EVERY
+from geomfast.testbed.training.stacking import STACK
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Several options as one decorator, in this order in the help."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def device_option(what: str = "cpu, cuda, cuda:1, ...") -> Callable[[Command], Command]:
+    """Where torch computes."""
+    return click.option("--device", default="cpu", show_default=True, help=what)
+
+
+def threads_option(default: str = "all") -> Callable[[Command], Command]:
+    """How many threads of the CPU it does that with."""
+    kind = click.IntRange(1, MOST_THREADS)
+    return click.option("--threads", type=kind, help=f"CPU threads.  [default: {default}]")
+
+
+def json_option(what: str = "Print the outcome, or plan, as JSON.") -> Callable[[Command], Command]:
+    """Output for programs, alone on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help=what)
+
+
+#: Where work is done, and how much of it at once; see :func:`geomfast.cli.engine.chosen_engine`.
+engine_options = together(
+    device_option("cpu, cuda (every GPU), cuda:1, ..."),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default=ENGINES[0],
+        show_default=True,
+        help="Processes on this machine, or workers of a Ray cluster.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1),
+        help="Worker processes at once.  [default: 1; on GPUs what their free memory holds, for "
+        "measure one each; all that a running cluster holds]",
+    ),
+    threads_option("all, shared by the workers; 1 on a running cluster"),
+    click.option(
+        "--address",
+        metavar="HOST:PORT|auto",
+        envvar="RAY_ADDRESS",
+        show_envvar=True,
+        help="Address of a running Ray cluster; without, one is started on this machine.",
+    ),
+    click.option(
+        "--gpus-per-cell",
+        type=Finite(0, 1, min_open=True),
+        help="Share of a GPU that a worker on Ray takes: 0.25 for four on each.  [default: 1]",
+    ),
+)
+
+
+def cadence_option(measures: Iterable[str], default: str) -> Callable[[Command], Command]:
+    """At how many checkpoints a measure is taken; see :func:`asked_cadence`."""
+    measures = tuple(measures)
+    example = "llc" if "llc" in measures else measures[0]
+    return click.option(
+        "--cadence",
+        type=CadenceOf(measures),
+        help="Number of checkpoints at which to take a measure, evenly over the list of them: "
+        f"{example}=8, or =all.  [default: {default}]",
+    )
+
+
+def asked_cadence(
+    asked: Mapping[str, int | None] | None,
+    measures: Iterable[str],
+    default: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """At how many checkpoints each measure is taken; at all where it is not named.
+
+    Args:
+        asked: value of the option.
+        measures: that are taken.
+        default: where nothing else is asked for.
+
+    Raises:
+        click.UsageError: a cadence of what is not measured.
+    """
+    names = tuple(measures)
+    for name in asked or {}:
+        if name not in names:
+            raise click.UsageError(f"--cadence {name}: it is not among --measures")
+    counts = {**(default or {}), **(asked or {})}
+    return {name: count for name in names if (count := counts.get(name)) is not None}
+
+
+def llc_options(default: Mapping[str, Any], otherwise: str = "") -> Callable[[Command], Command]:
+    """How the local learning coefficient is sampled.
+
+    Args:
+        default: lr, localization, chains and draws where nothing else is asked for, and burn_in
+            where it can be asked for.
+        otherwise: of which cases these are not the defaults.
+    """
+
+    def option(name: str, kind: click.ParamType, what: str) -> Callable[[Any], Any]:
+        usual = f"[default: {default[name]:g}{otherwise}]"
+        return click.option(f"--llc-{name.replace('_', '-')}", type=kind, help=f"{what}.  {usual}")
+
+    return together(
+        option("lr", Finite(0, min_open=True), "Step size of the llc's chains; see calibrate-llc"),
+        option("localization", Finite(0), "Pull of the llc's chains back to the weights"),
+        option("chains", click.IntRange(1), "Number of the llc's chains"),
+        option("draws", click.IntRange(4), "Draws of each of the llc's chains"),
+        *(
+            [option("burn_in", click.IntRange(0), "Steps of each llc chain before its first draw")]
+            if "burn_in" in default
+            else []
+        ),
+    )
+
+
+def stack_option(members: str) -> Callable[[Command], Command]:
+    """Whether seeds of a scale are trained as one program."""
+    return click.option(
+        "--stack",
+        type=click.Choice(STACK),
+        default=STACK[0],
+        show_default=True,
+        help=f"{members} as one program: where that is faster at their size, always, or never.",
+    )
+
+
+#: Of every command that trains; no number depends on it, so that a folder may be resumed with
+#: another one.
+state_option = click.option(
+    "--state-every",
+    type=Finite(0),
+    metavar="SECONDS",
+    default=STATE_EVERY,
+    show_default=True,
+    help="Least time between the states a kill goes back to; 0 for one at every checkpoint.",
+)
+
+
+def _without(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        os.environ[NO_LOCK] = "1"  # for workers too, which inherit it
+
+
+lock_option = click.option(
+    "--no-lock",
+    is_flag=True,
+    expose_value=False,
+    callback=_without,
+    help="For file systems without locks: nothing else may write to OUT meanwhile.",
+)
+dry_run_option = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Write nothing: print what is left, with its estimated time, memory and disk.",
+)
