@@ -44,3 +44,8 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """As it was, for bindings that count at the end what is left of them."""
+    gc.unfreeze()

@@ -66,19 +66,19 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, stdout, stderr
 
 
-@pytest.mark.parametrize(
-    ("flag", "value", "listed"),
-    [
-        ("--tasks", "FOO", "COPY, REV, SORT, PAR, CMP, ADD, MUL, MOD"),
-        ("--levels", "9", "1, 2, 3"),
-        ("--scales", "huge", "nano, micro, small, medium, large, xlarge"),
-        ("--measures", "vibes", "rankme"),
-        ("--preset", "grande", "smoke, nano, lite, glance, paper"),
-    ],
-)
-def test_an_unknown_name_lists_what_exists(
-    tmp_path: Path, flag: str, value: str, listed: str
-) -> None:
+#: Names that are unknown, and what their refusal lists.
+UNKNOWN = {
+    "--tasks": ("FOO", "COPY, REV, SORT, PAR, CMP, ADD, MUL, MOD"),
+    "--levels": ("9", "1, 2, 3"),
+    "--scales": ("huge", "nano, micro, small, medium, large, xlarge"),
+    "--measures": ("vibes", "rankme"),
+    "--preset": ("grande", "smoke, nano, lite, glance, paper"),
+}
+
+
+@pytest.mark.parametrize("flag", UNKNOWN)
+def test_an_unknown_name_lists_what_exists(tmp_path: Path, flag: str) -> None:
+    value, listed = UNKNOWN[flag]
     result = call(tmp_path / "out", flag, value)
     assert result.exit_code == 2
     assert value in result.output
