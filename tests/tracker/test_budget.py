@@ -184,7 +184,7 @@ def of_groups(total, every, steps=3000, share=0.05, **seconds: Any) -> Any:
     budget = Budget(share, total, clock)
     costs = {RANKME: 0.02, RANKS: 0.05, HESSIAN: 0.8, CHAINS: 6.0}
     given = {group: seconds.get(group.names[0], cost) for group, cost in costs.items()}
-    by_number = {
+    by_number: dict[Group, Any] = {
         group: cost if callable(cost) else (lambda number, cost=cost: cost)
         for group, cost in given.items()
     }
