@@ -201,4 +201,4 @@ print(table.T.to_string())
 #
 # - `geomfast report out/grokking` draws every measure of every run as one page.
 # - Change one thing, such as `weight_decay` or `P`, and see whether the order stays.
-# - Measure the samples of the training set too, by a second tracker in a folder of its own.
+# - Measure the samples of the training set too: `data={"train": ..., "held out": ...}`.
