@@ -49,7 +49,7 @@ def once(analysis: FunctionT) -> FunctionT:
         if key not in known[1]:
             known[1][key] = analysis(records, *arguments, **options)
         found = known[1][key]
-        # Whoever adds a column adds it to a table of its own.
+        # A caller that adds a column adds it to a table of its own.
         return found.copy() if isinstance(found, pd.DataFrame) else found
 
     return cast(FunctionT, asked)

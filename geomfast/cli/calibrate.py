@@ -74,7 +74,7 @@ def calibrate_llc(source: Path, figure: Path | None, as_json: bool, **options: A
     |w - w0| have become flat; where they stay within half of |w0|; and where the neighbouring lr
     gives the same. Of those, the weakest localization and then the largest lr is recommended.
 
-    One setting serves all checkpoints: pass it to geomfast sweep as --llc-lr and
+    One setting is for all checkpoints: pass it to geomfast sweep as --llc-lr and
     --llc-localization.
 
     Exit codes: 0 done, also where no setting is fit; 1 the sampling failed; 2 bad usage, or no such

@@ -1,6 +1,6 @@
-"""A question that long measures ask between steps: whether whoever started them wants them to end.
+"""A question that long measures ask between steps: whether the caller wants them to end.
 
-A measure may take minutes, and a signal only sets a flag. Whoever measures on someone's behalf says
+A measure may take minutes, and a signal only sets a flag. A caller that watches for one says
 where that flag is (:func:`stopped_by`); measures look at it on the host, between two steps of a
 chain, two products, two parts of a batch, never inside work that a GPU captures and replays.
 Outside of that nothing is asked, and no value depends on it either way.

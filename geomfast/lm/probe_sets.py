@@ -236,7 +236,7 @@ def _hub_dataset(source: str) -> dict[str, ProbeSet]:
     name, config, split = (*source.removeprefix(DATASET).split(":"), "", "")[:3]
     options: dict[str, Any] = {"split": split or "validation"}
     if "trust_remote_code" in inspect.signature(datasets.load_dataset).parameters:
-        options["trust_remote_code"] = False  # versions that have it ask whoever is there
+        options["trust_remote_code"] = False  # versions that have it ask the user
     try:
         rows = datasets.load_dataset(name, config or None, **options)
     except Exception as error:  # of the network, of the hub, of the files

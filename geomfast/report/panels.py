@@ -134,7 +134,7 @@ def _others(run: pd.DataFrame) -> list[Panel]:
 
 
 def spec_texts(spec: MeasureSpec) -> tuple[str, str]:
-    """Label and unit of a measure, whoever wrote them: one line of a length that has room."""
+    """Label and unit of a measure, of any package: one line of a length that has room."""
     return labels([spec.label], _LONGEST)[spec.label], labels([spec.unit], _LONGEST)[spec.unit]
 
 

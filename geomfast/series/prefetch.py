@@ -28,13 +28,13 @@ def prefetched(
 ) -> Iterator[tuple[Checkpoint, Callable[[], Path]]]:
     """Checkpoints one after the other, the next already on its way.
 
-    Whoever takes them releases each before asking for another, so that two are here at most.
+    The caller releases each before it asks for another, so that two are here at most.
 
     Args:
         series: that they are of.
         checkpoints: in the order to take them.
         stop: asked while waiting; when true the iteration ends. What is on its way then stays in
-            part, for another call to go on with.
+            part, for another call to resume.
 
     Yields:
         A checkpoint and what gives its folder, or raises what :meth:`Series.fetch` has raised.

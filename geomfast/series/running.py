@@ -155,7 +155,7 @@ def _measure_all(
         except SourceUnreachable as error:
             raise SourceUnreachable(
                 f"{error}\nWhat is measured is kept ({done.measured} checkpoints now, "
-                f"{len(todo) - done.measured} left); run the same command again to go on"
+                f"{len(todo) - done.measured} left); run the same command again to resume"
             ) from error
         except Exception as error:
             _fail(job, checkpoint, error, done)

@@ -35,7 +35,7 @@ from geomfast.sweep.workload import Workload
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training.checkpoints import steps_kept, steps_saved
 
-#: In words, for whoever reads an estimate.
+#: What an estimate cannot know, in words.
 UNCERTAINTY = "time within a factor of 2 or 3, memory and disk within 2"
 #: The same of one that rests on assumptions.
 MODELLED = "modelled, nothing measured on this device"

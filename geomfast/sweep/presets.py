@@ -2,8 +2,8 @@
 
 A cadence says at how many of the checkpoints a measure is taken, evenly over the list of them; what
 it does not name is taken at every one.  Counts are one more than divisors of each other, as 7, 13
-and 25, so that the checkpoints of a dearer measure are among those of a cheaper one.  ``geomfast
-sweep OUT --preset NAME --dry-run`` says what a preset costs on the machine at hand.
+and 25, so that the checkpoints of a more expensive measure are among those of a cheaper one.
+``geomfast sweep OUT --preset NAME --dry-run`` says what a preset costs on the machine at hand.
 """
 
 from __future__ import annotations

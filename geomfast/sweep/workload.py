@@ -55,7 +55,7 @@ class Workload:
         found = {BEHAVIOUR: passes / 3} if BEHAVIOUR in names else {}
         found |= {n: states * self.pace.spectrum for n in needing(names, Need.ACTIVATIONS)}
         found |= {name: states * self.pace.probe for name in needing(names, Need.ANSWERS)}
-        # One pass serves both ranks.
+        # Both ranks share one pass.
         ranks = needing(names, Need.GRADIENTS)
         found |= {name: self._gradient_ranks() / len(ranks) for name in ranks}
         for name in needing(names, Need.CURVATURE):

@@ -111,8 +111,8 @@ def check_needs(names: Sequence[str], loss_fn: Any, data: Any, states: Any) -> N
     without = [name for name in names if spec_of(name).need is not Need.ACTIVATIONS]
     if without and loss_fn is None:
         raise ValueError(
-            f"{without[0]} needs loss_fn: {_LOSS}; geomfast.losses.next_token serves language "
-            "models"
+            f"{without[0]} needs loss_fn: {_LOSS}; geomfast.losses.next_token is one for "
+            "language models"
         )
     if data is None and (loss_fn is not None or states is None):
         raise ValueError("data must be given: one batch of samples, or an iterable of batches")

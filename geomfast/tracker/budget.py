@@ -72,7 +72,7 @@ class Budget:
 
     What may be spent is planned over the steps that are due: to the end of the run, projected from
     the pace so far, where its length is known; otherwise until it is twice as long as it is now,
-    and then nothing is spent before it is earned. Groups of measures are served cheapest first:
+    and then nothing is spent before it is earned. Groups of measures are paid for cheapest first:
     those that the plan pays for at every due step are measured at every due step. What is left is
     divided equally among the more expensive ones, and each is measured where its part has paid back
     its last measurement, so that they are spread evenly over the steps that are due.

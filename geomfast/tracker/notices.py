@@ -1,4 +1,4 @@
-"""What a tracker tells while training goes on: notices, each once, and failures."""
+"""Notices of a tracker, each given once, and its failures."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ class ResumeCheck:
     """The steps that trackers before this one have recorded.
 
     Nothing is filled in between them, and each that comes again is compared by the hash of its
-    weights: a training that is gone on with is recorded from there on, and one that begins anew and
+    weights: a resumed training is recorded from there on, and one that begins anew and
     is another is not recorded at all.
 
     Args:
@@ -48,7 +48,7 @@ class ResumeCheck:
         """
         if not self.folder.of_other_weights(step, weights):
             return None
-        # A training that is gone on with begins after its first steps. What it then repeats may
+        # A resumed training begins after its first steps. What it then repeats may
         # come out with another rounding, on a GPU for instance.
         beginning = min((s for s in self.steps if s > 0), default=0)
         if self._first is None or self._first <= beginning:

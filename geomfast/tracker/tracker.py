@@ -58,8 +58,7 @@ class Tracker:
     Args:
         model: any module; compiled ones and those in DistributedDataParallel are unwrapped.
         loss_fn: ``loss_fn(model, batch) -> (N,)``, one loss per sample, as everywhere in geomfast
-            (:func:`geomfast.losses.next_token` serves language models). May be left out for rankme
-            alone.
+            (:func:`geomfast.losses.next_token` for language models). May be left out for rankme alone.
         data: the samples to measure on, a few hundred: one batch (a tensor, a tuple as (x, y), or a
             mapping), or an iterable of batches, as a DataLoader or a list is. They are drawn and
             copied once. Several sets of samples are a mapping of their names to such data, as
@@ -73,7 +72,7 @@ class Tracker:
             the samples is recorded with them wherever there is a ``loss_fn``.
         every: ``"log"`` for steps 0, 1, 2, ... 8, 10, 11, 13, 16, ..., four to a doubling; or every
             so many steps. Either way the last step as well.
-        out: folder of the records. A second tracker with the same settings goes on there, after the
+        out: folder of the records. A second tracker with the same settings resumes there, after the
             last step recorded. Where a step is recorded of other weights than it has this time, the
             training is another one: that is said, and nothing more of it is recorded.
         max_overhead: what measuring may add to the run's time, as a share of it: 0.05 for 5%.

@@ -124,7 +124,7 @@ def test_same_records_as_local_also_when_a_worker_is_killed(
     result = sweep(out, "--engine", "ray")
     assert result.exit_code == 0, result.output
     assert f"{killed}: lost: its worker on node" in result.output
-    assert "another goes on from the last checkpoint" in result.output
+    assert "another resumes from the last checkpoint" in result.output
     wait_until(lambda: not marked(mark))
     assert not list(out.glob(f"{TOKEN}*"))
 

@@ -47,7 +47,7 @@ class Use:
 
 
 class Arrivals:
-    """Hands every gradient that arrives at a use, by its key, to whoever wants it at the time.
+    """Hands every gradient that arrives at a use, by its key, to the caller that wants it then.
 
     All that hooks may hold: a use, say, knows the graph, and a graph that hooks lead back to is
     never freed.

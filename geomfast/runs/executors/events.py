@@ -67,7 +67,7 @@ class Event:
 
     Attributes:
         run: its name.
-        kind: ``started``, ``progress``, ``lost`` (its worker; another one will go on from the last
+        kind: ``started``, ``progress``, ``lost`` (its worker; another one will resume from the last
             checkpoint), or one of :data:`LAST`.
         step: optimiser steps taken.
         state: see :func:`geomfast.runs.training.train_to_checkpoints`.

@@ -50,7 +50,7 @@ def on_ray(
     """Run jobs on a Ray cluster, the largest first.
 
     Records and checkpoints go where the local engine puts them: OUT must be on a file system that
-    every node shares, and geomfast installed on all nodes.  A cell whose worker is lost goes on
+    every node shares, and geomfast installed on all nodes.  A cell whose worker is lost resumes
     from its last checkpoint on another one, unless it is lost three times in a row without
     getting further.  A cluster that was started here ends with the context.
 

@@ -178,7 +178,7 @@ class Runs:
             why += f", like the {LOSSES - 1} before it, without getting further (out of memory?)"
             self._send(replace(last, kind="failed", error=why, details=f"{error}\n"))
             return
-        why += "; another goes on from the last checkpoint"
+        why += "; another resumes from the last checkpoint"
         self._send(replace(last, kind="lost", error=why))
         self._waiting.insert(0, one.job)
 

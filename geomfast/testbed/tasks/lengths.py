@@ -4,7 +4,7 @@ The tasks are those of arXiv:2502.17356 (Zhao et al., v5), after Zhou et al. (20
 arXiv:2310.16028; their exact lengths are not public, so all of ours are options.
 
 What an example says is written by operators that numpy arrays and torch tensors share, over grids
-of examples and positions: the same lines serve tests on the CPU and a training step on a GPU.
+of examples and positions: the same lines make tests on the CPU and a training step on a GPU.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ def _resumable(folder: Path) -> bool:
     try:
         return _OPTIMIZER in read_meta(folder)["sha256"]
     except CheckpointError:
-        return True  # whoever loads it is told what is wrong with it
+        return True  # loading it says what is wrong with it
 
 
 def _wrong(meta: dict[str, Any]) -> str:

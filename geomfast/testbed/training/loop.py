@@ -75,7 +75,7 @@ class Trainer:
         betas = self.settings.betas
         if self.device.type != "cuda":
             return torch.optim.AdamW(groups, lr=self.peak, betas=betas, fused=True)
-        # A graph reads the rate where it lies on the device; one tensor serves both groups.
+        # A graph reads the rate where it lies on the device; both groups share one tensor.
         rate = torch.tensor(self.peak, device=self.device)
         return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True, capturable=True)
 
