@@ -58,7 +58,7 @@ class Tracker:
     Args:
         model: any module; compiled ones and those in DistributedDataParallel are unwrapped.
         loss_fn: ``loss_fn(model, batch) -> (N,)``, one loss per sample, as everywhere in geomfast
-            (:func:`geomfast.losses.next_token` for language models). May be left out for rankme alone.
+            (:func:`geomfast.losses.next_token` for language models). May be left out for rankme.
         data: the samples to measure on, a few hundred: one batch (a tensor, a tuple as (x, y), or a
             mapping), or an iterable of batches, as a DataLoader or a list is. They are drawn and
             copied once. Several sets of samples are a mapping of their names to such data, as
