@@ -182,3 +182,11 @@ def test_odd_records(name, tmp_path):
             names.add(picture.name)
             figure.draw_without_rendering()
     assert names == {"collapse", "collapse-grid", "timeline", "layers", "top-down"}
+
+
+def test_probes_of_runs_in_which_the_model_gives_no_answer(found):
+    nowhere = replace(found)
+    table = found.probes.assign(first_token=np.nan, emerged=np.nan, outcome="probe only")
+    vars(nowhere)["probes"] = table  # which is computed once, and kept there
+    figure = drawn("probe-first", nowhere)
+    assert "the model has it" not in said(figure)

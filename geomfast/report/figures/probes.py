@@ -61,7 +61,9 @@ def _steps(axes: Any, y: int, rows: pd.DataFrame, shown: list[str], beyond: floa
     steps = {name: values for name, values in steps.items() if len(values)}
     middle = {name: min(float(np.median(values)), beyond) for name, values in steps.items()}
     if "probed" in middle:
-        first = middle["probed"] < min(middle[name] for name in middle if name != "probed")
+        # Of runs in which the model itself got nowhere there is no step to be before.
+        model = [middle[name] for name in middle if name != "probed"]
+        first = middle["probed"] < min([*model, beyond])
         ends = [min(middle.values()), max(middle.values())]
         axes.plot(ends, [y, y], color=SKY if first else "#f0b48a", linewidth=2.6, zorder=1)
     else:
