@@ -65,10 +65,17 @@ def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, An
     path = out / _SETTINGS
     recipes = {name: recipe(settings, name) for name in grid["scales"]}
     grid = {**grid, "cadence": dict(grid.get("cadence", {}))}
-    calls, groups = [], []
+    calls, groups, hashes = [], [], {}
     if path.exists():
         before = _read(path)
         groups = before.get("groups", [])
+        # Records of a measure whose package is not installed now are still of these settings.
+        taken = before["grid"].get("measures", [])
+        hashes = {
+            name: told
+            for name, told in before.get("hashes", {}).items()
+            if isinstance(told, dict) and told.get("measure") in taken
+        }
         settings, there = _settled(settings, before, grid["measures"])
         both = {name: recipe for name, recipe in before["recipes"].items() if name in recipes}
         refuse_other(
@@ -80,7 +87,7 @@ def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, An
         recipes = before["recipes"] | recipes
         calls = before["calls"]
     levels = task_levels(settings.tasks, settings.levels)
-    hashes = {
+    hashes |= {
         fingerprint(value): value
         for value in (measure_settings(settings, m) for m in (BEHAVIOUR, *measures()))
     }

@@ -202,3 +202,14 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
         pass
     with locked(tmp_path, "OUT"):
         pass
+
+
+def test_settings_of_a_measure_whose_package_is_gone_stay_told(tmp_path: Path) -> None:
+    prepare_folder(tmp_path, settings(), GRID, CALL)
+    content = read_sealed(tmp_path / "settings.json")
+    told = {"measure": "another", "samples": 20}
+    content["hashes"][fingerprint(told)] = told
+    content["grid"]["measures"].append("another")
+    (tmp_path / "settings.json").write_text(json.dumps(content))
+    prepare_folder(tmp_path, settings(), GRID, CALL)
+    assert read_sealed(tmp_path / "settings.json")["hashes"] == content["hashes"]
