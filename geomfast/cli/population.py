@@ -138,9 +138,9 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
 def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **options: Any) -> None:
     """Train many seeds of every scale on short examples and test them on longer ones.
 
-    Running the same command again resumes; more scales or seeds add work; other settings in the
-    same OUT are refused. Ctrl-C or SIGTERM drops the measure in hand and saves the state; a second
-    Ctrl-C ends at once.
+    Running the same command again resumes; more scales, seeds, measures, or checkpoints of a
+    measure add work; other settings in the same OUT are refused. Ctrl-C or SIGTERM drops the
+    measure in hand and saves the state; a second Ctrl-C ends at once.
 
     A member whose loss is not finite any more stays out of the records from there on, and leaves
     the others as they are; why is in OUT/failures. Exit codes: 0 done, 1 something failed, 2 bad

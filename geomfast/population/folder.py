@@ -59,18 +59,25 @@ def settled(
     cadence = dict(cadence or {})
     groups: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
+    hashes: dict[str, Any] = {}
+    names = settings.measures
     if path.exists():
         before = read_settings(path, KIND)
         both = {name: told for name, told in before["recipes"].items() if name in recipes}
         now = plain(asdict(settings)) | {name: recipes[name] for name in both}
         # Folders from before there was a choice.
         there = {"measures": list(MEASURES)} | before["settings"]
+        so_far = there["measures"]
+        if isinstance(so_far, list) and all(isinstance(name, str) for name in so_far):
+            now["measures"] = so_far  # more of them add work, as scales and seeds do
         refuse_other(out, there | both, now, KIND)
+        names = tuple(dict.fromkeys((*so_far, *names)))
+        hashes = before.get("hashes", {})
         recipes = before["recipes"] | recipes
         grid = {key: list(dict.fromkeys((*before["grid"][key], *grid[key]))) for key in grid}
         # Folders from before there was a cadence were measured at every checkpoint.
-        so_far, names = before["grid"].get("cadence", {}), settings.measures
-        cadence = merge_cadences(so_far, names, cadence, names)
+        rarer = before["grid"].get("cadence", {})
+        cadence = merge_cadences(rarer, so_far, cadence, settings.measures)
         groups, calls = before["groups"], before["calls"]
     for name in scales:
         known = {seed for group in groups if group["scale"] == name for seed in group["seeds"]}
@@ -79,13 +86,13 @@ def settled(
             count = members_per_program(len(part), scale_of(settings, name), tokens, device, stack)
             group = f"{settings.task}-{name}-seeds{part[0]}-{part[-1]}"
             groups.append({"name": group, "scale": name, "seeds": list(part), "at_once": count})
-    hashes = {
+    hashes = hashes | {
         fingerprint(told): told for told in (measure_settings(settings, m) for m in settings.taken)
     }
     hashes |= dict(diagnostic_settings(settings, length) for length in settings.lengths)
     return {
         "format": f"geomfast {KIND} 1",
-        "settings": plain(asdict(settings)),
+        "settings": plain(asdict(settings) | {"measures": names}),
         "recipes": recipes,
         "grid": grid | {"cadence": cadence},
         "groups": groups,

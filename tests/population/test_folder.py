@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from geomfast.files import read_sealed
+from geomfast.population import folder
 from geomfast.population.folder import groups_of, settled
 from geomfast.population.plan import (
     LADDER,
@@ -24,9 +25,16 @@ from geomfast.runs.settings_file import write_settings
 SETTINGS = PopulationSettings("count", 3, (5,), 100, 6, None, 10, 11)
 
 
-def asked(out: Path, scales: list[str], seeds: range | list[int], **changes: Any) -> dict[str, Any]:
+def asked(
+    out: Path,
+    scales: list[str],
+    seeds: range | list[int],
+    cadence: dict[str, int] | None = None,
+    **changes: Any,
+) -> dict[str, Any]:
     settings = dataclasses.replace(SETTINGS, **changes)
-    return settled(out, settings, scales, list(seeds), stack="always", device="cpu", tokens=30)
+    place: Any = {"stack": "always", "device": "cpu", "tokens": 30, "cadence": cadence}
+    return settled(out, settings, scales, list(seeds), **place)
 
 
 def test_scales_are_layers_and_width() -> None:
@@ -97,12 +105,29 @@ def test_other_settings_are_refused_with_what_differs(tmp_path: Path) -> None:
         asked(tmp_path, ["1x16"], range(5))
 
 
-def test_other_measures_are_refused_also_in_folders_from_before_there_was_a_choice(
-    tmp_path: Path,
+def test_more_measures_join_also_in_folders_from_before_there_was_a_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = asked(tmp_path, ["1x16"], range(5))
     del content["settings"]["measures"]
     write_settings(tmp_path, content, {"command": "a"})
     assert asked(tmp_path, ["1x16"], range(5))["settings"]["measures"] == ["rankme"]
-    with pytest.raises(PlanError, match="measures: rankme there,  asked for"):
-        asked(tmp_path, ["1x16"], range(5), measures=())
+    assert asked(tmp_path, ["1x16"], range(5), measures=())["settings"]["measures"] == ["rankme"]
+    monkeypatch.setattr(folder, "measure_settings", lambda settings, name: {"measure": name})
+    more = asked(tmp_path, ["1x16"], range(5), measures=("another",), cadence={"another": 3})
+    assert more["settings"]["measures"] == ["rankme", "another"]
+    assert more["grid"]["cadence"] == {"another": 3}
+    assert content["hashes"].items() <= more["hashes"].items()
+    assert {"measure": "another"} in more["hashes"].values()
+    write_settings(tmp_path, more, {"command": "b"})
+    monkeypatch.undo()  # as where the other's package is not installed
+    assert asked(tmp_path, ["1x16"], range(5))["hashes"] == more["hashes"]
+
+
+@pytest.mark.parametrize("damaged", [5, [["rankme"]], "rankme"])
+def test_measures_that_are_no_names_are_refused(tmp_path: Path, damaged: Any) -> None:
+    content = asked(tmp_path, ["1x16"], range(5))
+    content["settings"]["measures"] = damaged
+    write_settings(tmp_path, content, {"command": "a"})
+    with pytest.raises(PlanError, match=r"measures: .* there, rankme asked for"):
+        asked(tmp_path, ["1x16"], range(5))
