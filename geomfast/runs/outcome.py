@@ -8,6 +8,7 @@ OUT/failures has them; and ``notices``, each with the number of checkpoints it i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,9 @@ def result(name: str, event: Event | None, *, left: bool, **facts: Any) -> dict[
     told = {"name": name, **facts, "state": state}
     if event is None:
         return told
-    told |= {"step": event.step, **event.state}
+    # A loss that is not finite has no number in JSON.
+    reached = {key: value if math.isfinite(value) else None for key, value in event.state.items()}
+    told |= {"step": event.step, **reached}
     if event.error:
         told |= {"error": event.error, "explained": event.explained, "details": event.details}
     return told

@@ -98,3 +98,8 @@ def test_one_shape_and_one_exit_code_for_all(tmp_path: Path) -> None:
     assert outcome_of(tmp_path, [done], {"a"})["failures"] == {"a": "diverged"}
     assert outcome_of(tmp_path, [done], {"a"})["state"] == "finished"
     assert outcome_of(tmp_path, [done], {"a"}, final={"a"})["state"] == "failed"
+
+
+def test_a_loss_that_is_not_finite_is_none_as_json_has_no_number_for_it() -> None:
+    told = result("a", Event("a", "finished", 3, {"loss": float("nan"), "failed": 2.0}), left=True)
+    assert (told["loss"], told["failed"]) == (None, 2.0)
