@@ -17,12 +17,11 @@ from geomfast.estimators.behaviour import mean_and_stderr
 from geomfast.estimators.checks import LossFunction, checked_losses, chosen
 from geomfast.files import fingerprint
 from geomfast.measures.catalog import measure_of, needing, spec_of
-from geomfast.measures.engine import FAILED
 from geomfast.measures.memory import Notice
 from geomfast.measures.model.measuring import MeasuredValue, measure_model
 from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.states import NoStates, UnknownModule, activations
-from geomfast.measures.spec import Need
+from geomfast.measures.spec import FAILED, Need
 from geomfast.records import MIXTURE
 from geomfast.records.ranges import ranges
 from geomfast.tracker.arguments import check_states

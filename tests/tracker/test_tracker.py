@@ -445,3 +445,27 @@ def test_numbers_of_the_loops_own_are_recorded_and_shown(tmp_path, caplog):
     result = build(tmp_path)
     page = Path(result["paths"]["html"]).read_text()
     assert "test_accuracy" in page and "margin" in page
+
+
+def test_layers_that_could_not_be_read_at_one_step(tmp_path, caplog):
+    failing = [False]
+
+    def states(model):
+        if failing[0]:
+            raise RuntimeError("no layers now")
+        return {"block 1": torch.eye(4) + torch.ones(4, 4), "final": torch.eye(4)}
+
+    model = net()
+    for first, last in ((0, 3), (3, 5)):
+        options = {"measures": ["rankme"], "states": states}
+        with tracked_model(model, tmp_path, **options) as tracker:
+            for step in range(first, last):
+                failing[0] = step == 1
+                tracker.step(step)
+    assert "continuing" in caplog.text and "closing" not in caplog.text
+    ranks = gf.load_records(tmp_path).query("measure == 'rankme'")
+    assert ranks.groupby("step").size().to_dict() == {0: 2, 1: 1, 2: 2, 3: 2, 4: 2}
+    # The report has the gap in every layer, and no curve of none.
+    drawn = read(tmp_path).records.query("measure == 'rankme'")
+    assert drawn.groupby("step")["layer"].apply(list).tolist() == [["block 1", "final"]] * 5
+    assert set(drawn.loc[drawn["value"].isna(), "step"]) == {1}
