@@ -59,7 +59,7 @@ def of_other_weights(folder: Path, step: int, weights: str | set[str]) -> Path |
 
 
 def _values(part: Path) -> Counter[tuple[str, str]]:
-    """How many values a part has of every run and record name, but for those of which one failed."""
+    """How many values a part has of every run and record name, but where one of them failed."""
     try:
         stat = part.stat()
         return _counted(part, stat.st_ino, stat.st_mtime_ns, stat.st_size)

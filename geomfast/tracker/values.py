@@ -197,7 +197,7 @@ def values_of_run(
             if name in scalars:
                 _check_free(name)
             known[name] = float(value.detach() if isinstance(value, Tensor) else value)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             failed(name, error)
     return [
         MeasuredValue(name, "", value, math.nan, 1, 0.0, "", {"measure": name})
