@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from geomfast.analysis.trajectories import KEY
+from geomfast.measures.spec import FAILED
 from geomfast.records import RecordsError
 from geomfast.testbed.tasks.names import task_level
 
@@ -76,8 +77,11 @@ def _settings(records: pd.DataFrame) -> Iterator[str]:
 
 
 def _short(records: pd.DataFrame) -> Iterator[str]:
-    """Checkpoints with some of a measure's values only."""
-    sizes = records.groupby(["run", "measure", "step"], sort=False).size()
+    """Checkpoints with some of a measure's values only, where none failed."""
+    by = ["run", "measure", "step"]
+    sizes = records.groupby(by, sort=False).size()
+    failed = records.loc[records["backend"] == FAILED, by].drop_duplicates()
+    sizes = sizes.drop(pd.MultiIndex.from_frame(failed))
     most = sizes.groupby(level=["run", "measure"], sort=False).transform("max")
     for (run, measure, step), size in sizes[sizes < most].items():  # pyright: ignore[reportGeneralTypeIssues]
         whole = most[run, measure, step]

@@ -26,11 +26,9 @@ from geomfast.estimators.gradients import GradientRanks, gradient_ranks
 from geomfast.estimators.stopping import check_stop
 from geomfast.measures.catalog import spec_of
 from geomfast.measures.memory import Notice, halving, logger, out_of_memory
-from geomfast.measures.spec import BEHAVIOUR, MeasureSpec, Need
+from geomfast.measures.spec import BEHAVIOUR, FAILED, MeasureSpec, Need
 from geomfast.measures.subject import Policy, Samples, Seen, State, Subject, Value
 
-#: What a value that could not be taken says where others have their backend.
-FAILED = "failed"
 #: Measures that share one forward pass over the samples.
 _OBSERVED = (Need.ACTIVATIONS, Need.ANSWERS)
 #: How :func:`geomfast.llc` begins to say that a model's chains are no one program.

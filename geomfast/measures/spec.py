@@ -10,6 +10,9 @@ from typing import Any
 
 #: What a model does with its samples: taken with the measures, and recorded by names of its own.
 BEHAVIOUR = "behaviour"
+#: What a value that could not be taken says where others have their backend. One stands for all
+#: layers, which nobody knows where the pass that gives them failed.
+FAILED = "failed"
 #: Okabe and Ito's palette, which readers with any colour vision can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
 

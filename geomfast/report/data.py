@@ -22,6 +22,7 @@ from geomfast.analysis.probes import FIRST_TOKEN, probe_leads
 from geomfast.analysis.remember import remember
 from geomfast.analysis.topdown import top_down
 from geomfast.analysis.trajectories import TRAJECTORY, in_order
+from geomfast.measures.spec import FAILED
 from geomfast.records import RecordsError, load_records
 from geomfast.report.names import one_line, one_line_columns
 from geomfast.report.settings import read_settings
@@ -117,6 +118,20 @@ class ReportData:
         return table.merge(first, on=TRAJECTORY, how="left")
 
 
+def _by_layer(records: pd.DataFrame) -> pd.DataFrame:
+    """With a failure of all layers as one of each, so that every layer's curve has the gap."""
+    lost = records[(records["backend"] == FAILED) & (records["layer"] == "")]
+    by = ["run", "measure", "task", "level"]
+    layers = records.loc[records["layer"] != "", [*by, "layer"]].drop_duplicates()
+    of_each = lost.drop(columns="layer").merge(layers, on=by)
+    if of_each.empty:
+        return records
+    whole = lost.reset_index().merge(layers, on=by)["index"].unique()
+    found = pd.concat([records.drop(index=whole), of_each[records.columns]])
+    order = ["run", "step", *by[1:]]
+    return found.sort_values(order, kind="stable", ignore_index=True)
+
+
 def read(out: Path) -> ReportData:
     """Read and analyse a sweep, which is called what its folder is.
 
@@ -131,6 +146,7 @@ def read(out: Path) -> ReportData:
     """
     records = load_records(out)
     check(records)
+    records = _by_layer(records)
     wall = one_line_columns(wall_time(out, records), ["run"])
     records = one_line_columns(records, ["run", "scale", "task", "layer"])
     texts = records.select_dtypes("string")

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
+from geomfast.measures.spec import FAILED
 from geomfast.records import RecordsError, parse_part_name, part_files, read_part
 from geomfast.runs.errors import CellError, PlanError
 
@@ -58,7 +59,7 @@ def of_other_weights(folder: Path, step: int, weights: str | set[str]) -> Path |
 
 
 def _values(part: Path) -> Counter[tuple[str, str]]:
-    """How many values a part has of every run and record name."""
+    """How many values a part has of every run and record name, but where one of them failed."""
     try:
         stat = part.stat()
         return _counted(part, stat.st_ino, stat.st_mtime_ns, stat.st_size)
@@ -69,8 +70,10 @@ def _values(part: Path) -> Counter[tuple[str, str]]:
 @lru_cache(maxsize=100_000)
 def _counted(part: Path, *_version: int) -> Counter[tuple[str, str]]:
     # Work is planned more than once before it begins, from files that are the same.
-    table = read_part(part).select(["run", "measure"]).to_pydict()
-    return Counter(zip(table["run"], table["measure"], strict=True))
+    table = read_part(part).select(["run", "measure", "backend"]).to_pydict()
+    keys = [*zip(table["run"], table["measure"], strict=True)]
+    failed = {key for key, backend in zip(keys, table["backend"], strict=True) if backend == FAILED}
+    return Counter(key for key in keys if key not in failed)
 
 
 def _refuse_incomplete(counts: dict[Path, Counter[tuple[str, str]]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from geomfast.measures import measures as known_measures
 from geomfast.measures.checks import whole
 from geomfast.measures.model.options import ModelSettings
 from geomfast.records import FINAL, block
+from geomfast.records.part import LONGEST_TEXT
 
 #: Of torch's own losses, which take a model's outputs and not the model.
 _OF_TORCH = ("torch.nn.functional", "torch.nn.modules.loss")
@@ -131,10 +132,10 @@ def check_names(**names: str) -> None:
     """Raises ValueError for what cannot name a task or a folder."""
     for what, text in names.items():
         wrong = not isinstance(text, str) or not text.strip() or not text.isprintable()
-        if wrong or "/" in text or "\\" in text or text.startswith("."):
+        if wrong or "/" in text or "\\" in text or text.startswith(".") or len(text) > LONGEST_TEXT:
             raise ValueError(
-                f"{what} must be a name without a slash, and without a dot at its beginning, not "
-                f"{text!r}"
+                f"{what:.80} must be a name without a slash, and without a dot at its beginning, "
+                f"of at most {LONGEST_TEXT} characters, not {text!r:.80}"
             )
 
 
@@ -199,19 +200,28 @@ def check_states(found: Any) -> Mapping[str, Tensor]:
     return found
 
 
-def whole_step(step: Any) -> int:
-    """A step as a number; integers of NumPy and torch are.
+def whole_count(name: str, value: Any) -> int:
+    """A step or number of tokens; integers of NumPy and torch are.
 
     Raises:
-        ValueError: it is none, or below 0.
+        ValueError: it is none, below 0, or more than records hold.
     """
     try:
-        found = operator.index(step)
+        found = operator.index(value)
     except (TypeError, RuntimeError):
         found = -1
-    if found < 0:
-        raise ValueError(f"step must be a whole number, 0 or more, not {step!r}")
+    if not 0 <= found < 1 << 63:
+        raise ValueError(f"{name} must be a whole number, 0 or more, not {value!r:.80}")
     return found
+
+
+def tokens_seen(tokens: Any, failed: Callable[[str, Exception], None]) -> int | None:
+    """Training tokens as records hold them; None where they were not said, or are no number."""
+    try:
+        return None if tokens is None else whole_count("tokens", tokens)
+    except ValueError as error:
+        failed("tokens", error)
+        return None
 
 
 def called(function: Any) -> str | None:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from geomfast.estimators.batches import (
     Batches,
     batches_of,
     count,
     generators_restored,
+    mapped,
     taken,
     tensors_of,
 )
@@ -142,7 +143,8 @@ def samples_of(data: Any, most: int | None, device: torch.device) -> Batches:
                     taken(batch, torch.arange(most - samples, device="cpu")),
                     most - samples,
                 )
-            kept.append(tree_map(lambda x: _placed(x, device), batch))
+            # Cloned, for a loader may use its memory again.
+            kept.append(mapped(lambda x: x.detach().clone().to(device), batch))
             samples += has
             if samples == most:
                 break
@@ -155,7 +157,7 @@ def samples_of(data: Any, most: int | None, device: torch.device) -> Batches:
 def data_hash(batches: Iterable[Any]) -> str:
     """16 hexadecimal digits that name all tensors of some batches."""
     digest = hashlib.sha256()
-    for tensor in (leaf for leaf in tree_leaves(list(batches)) if isinstance(leaf, Tensor)):
+    for tensor in (one for batch in batches for one in tensors_of(batch)):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
@@ -163,24 +165,21 @@ def data_hash(batches: Iterable[Any]) -> str:
 
 def _samples(batch: Any) -> int:
     """How many samples a batch of `data` has."""
-    leaves = tree_leaves(batch)
-    if not any(isinstance(leaf, Tensor) for leaf in leaves):
-        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
+    tensors = tensors_of(batch)
+    if not tensors:
+        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in tree_leaves(batch)})) or "nothing"
         raise ValueError(f"a batch of data holds no tensor, but {kinds}: use torch.as_tensor")
     try:
         return count(batch, least=1)
     except ValueError as error:
-        single = any(isinstance(leaf, Tensor) and leaf.dim() == 0 for leaf in leaves)
+        single = any(x.dim() == 0 for x in tensors)
         hint = "; a DataLoader puts single samples together" if single else ""
         raise ValueError(f"data: {error}{hint}") from error
 
 
 def _check_alike(batches: list[Any]) -> None:
     """Raises ValueError where batches differ in more than the sizes of their tensors."""
-    made = [
-        [(leaf.dtype, leaf.dim()) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
-        for batch in batches
-    ]
+    made = [[(x.dtype, x.dim()) for x in tensors_of(batch)] for batch in batches]
     for batch, other in zip(batches, made, strict=True):
         if other != made[0]:
             one, two = (_shapes(b) for b in (batches[0], batch))
@@ -191,9 +190,4 @@ def _check_alike(batches: list[Any]) -> None:
 
 
 def _shapes(batch: Any) -> list[tuple[int, ...]]:
-    return [tuple(leaf.shape) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
-
-
-def _placed(x: Any, device: torch.device) -> Any:
-    # Cloned, for a loader may use its memory again.
-    return x.detach().clone().to(device) if isinstance(x, Tensor) else x
+    return [tuple(x.shape) for x in tensors_of(batch)]

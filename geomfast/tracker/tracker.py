@@ -235,7 +235,7 @@ class Tracker:
                 )
             return False
         try:
-            step = arguments.whole_step(step)
+            step = arguments.whole_count("step", step)
             if step < (last := self._last):
                 raise ValueError(f"step {step} comes after step {last}: count over the whole run")
         except ValueError as error:
@@ -357,7 +357,8 @@ class Tracker:
             overhead = self.overhead if any(self._cadence.measured.values()) else None
             own = values_of_run(self._loss, overhead, self._scalars, self._fail)
         device = str(self._copy.device)
-        shared = {**self._named, "tokens": self._tokens, "weights": weights, "device": device}
+        tokens = arguments.tokens_seen(self._tokens, self._fail)
+        shared = {**self._named, "tokens": tokens, "weights": weights, "device": device}
         names = [name for group in groups for name in group.names]
         rows, told = rows_of(found, self._data, own, shared)
         self._folder.write(self._last, names, rows, told)

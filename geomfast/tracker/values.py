@@ -17,12 +17,11 @@ from geomfast.estimators.behaviour import mean_and_stderr
 from geomfast.estimators.checks import LossFunction, checked_losses, chosen
 from geomfast.files import fingerprint
 from geomfast.measures.catalog import measure_of, needing, spec_of
-from geomfast.measures.engine import FAILED
 from geomfast.measures.memory import Notice
 from geomfast.measures.model.measuring import MeasuredValue, measure_model
 from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.states import NoStates, UnknownModule, activations
-from geomfast.measures.spec import Need
+from geomfast.measures.spec import FAILED, Need
 from geomfast.records import MIXTURE
 from geomfast.records.ranges import ranges
 from geomfast.tracker.arguments import check_states
@@ -198,7 +197,7 @@ def values_of_run(
             if name in scalars:
                 _check_free(name)
             known[name] = float(value.detach() if isinstance(value, Tensor) else value)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             failed(name, error)
     return [
         MeasuredValue(name, "", value, math.nan, 1, 0.0, "", {"measure": name})

@@ -63,3 +63,13 @@ def test_a_list_as_a_loader_gives_it_is_one_batch():
     assert len(samples_of([(x, y), (x, y)], None, CPU)) == 2
     # Of several sizes they can only be several.
     assert len(samples_of([x, x[:3]], None, CPU)) == 2
+
+
+def test_tensors_of_a_tokenizer_inside_a_batch_are_copied_and_hashed():
+    x, y = torch.randn(4, 3), torch.arange(4)
+    kept = samples_of((UserDict(x=x), y), None, CPU)
+    before = data_hash(kept)
+    x.mul_(2)  # as a loader that uses its memory again
+    assert data_hash(kept) == before
+    assert data_hash(samples_of((UserDict(x=x), y), None, CPU)) != before
+    assert samples_of([UserDict(x=UserDict(x=x))], None, CPU)

@@ -445,3 +445,45 @@ def test_numbers_of_the_loops_own_are_recorded_and_shown(tmp_path, caplog):
     result = build(tmp_path)
     page = Path(result["paths"]["html"]).read_text()
     assert "test_accuracy" in page and "margin" in page
+
+
+def test_layers_that_could_not_be_read_at_one_step(tmp_path, caplog):
+    failing = [False]
+
+    def states(model):
+        if failing[0]:
+            raise RuntimeError("no layers now")
+        return {"block 1": torch.eye(4) + torch.ones(4, 4), "final": torch.eye(4)}
+
+    model = net()
+    for first, last in ((0, 3), (3, 5)):
+        options = {"measures": ["rankme"], "states": states}
+        with tracked_model(model, tmp_path, **options) as tracker:
+            for step in range(first, last):
+                failing[0] = step == 1
+                tracker.step(step)
+    assert "continuing" in caplog.text and "closing" not in caplog.text
+    ranks = gf.load_records(tmp_path).query("measure == 'rankme'")
+    assert ranks.groupby("step").size().to_dict() == {0: 2, 1: 1, 2: 2, 3: 2, 4: 2}
+    # The report has the gap in every layer, and no curve of none.
+    drawn = read(tmp_path).records.query("measure == 'rankme'")
+    assert drawn.groupby("step")["layer"].apply(list).tolist() == [["block 1", "final"]] * 5
+    assert set(drawn.loc[drawn["value"].isna(), "step"]) == {1}
+
+
+def test_numbers_that_records_cannot_hold_cost_only_themselves(tmp_path, caplog):
+    model = net()
+    with tracked_model(model, tmp_path, measures=["rankme"], every=1) as tracker:
+        for step, tokens in enumerate([-5, "many", 1.5, 2**70, torch.tensor(7)]):
+            assert tracker.step(step, tokens=tokens, accuracy_of_mine=10**400)
+        assert not tracker.step(10**400, tokens=8)
+    assert "tokens failed at step 0" in caplog.text and "steps failed" in caplog.text
+    tokens = gf.load_records(tmp_path).groupby("step")["tokens"].first()
+    assert tokens.index.tolist() == [0, 1, 2, 3, 4]
+    assert tokens.isna().tolist() == [True] * 4 + [False] and tokens[4] == 7
+
+
+@pytest.mark.parametrize("named", [{"name": "x" * 2000}, {"scale": "x" * 2000}])
+def test_names_longer_than_records_read_are_refused(named, tmp_path):
+    with pytest.raises(ValueError, match="at most 1000 characters"):
+        tracked(tmp_path, **named)
