@@ -89,6 +89,7 @@ def test_only_measures_stacked_training_and_doctor_call_kernels() -> None:
     others = {c for c in callers if not c.startswith("estimators/")}
     assert others == {
         "cli/doctor.py",
+        "cli/engine.py",
         "testbed/models/stacked_gradients.py",
         "testbed/training/stacked.py",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -11,6 +12,21 @@ from geomfast import machine
 from geomfast.runs.executors.engine import Engine
 
 
+def check_backend() -> None:
+    """Refuse a forced backend that does not exist, before any work fails for it.
+
+    Raises:
+        click.UsageError: it is none of those there are.
+    """
+    if not (forced := os.environ.get("GEOMFAST_BACKEND", "")):
+        return
+    from geomfast.kernels.backends import backend_report  # brings torch
+
+    names = [backend.name for backend in backend_report()]
+    if forced not in names:
+        raise click.UsageError(f"GEOMFAST_BACKEND={forced}: there are {', '.join(names)}")
+
+
 def chosen_engine(options: dict[str, Any]) -> Engine:
     """The engine that a command's options choose.
 
@@ -18,6 +34,7 @@ def chosen_engine(options: dict[str, Any]) -> Engine:
         click.UsageError: options that do not go together, or a device that cannot be used; one that
             is assumed (``assume``) need not be there.
     """
+    check_backend()
     name, device, share = options["engine"], options["device"], options["gpus_per_cell"]
     workers, threads = options["workers"], options["threads"]
     address = options["address"] if options["address"] not in ("", "local") else None

@@ -160,13 +160,15 @@ def read(out: Path) -> ReportData:
     if table.empty:
         lacking = "neither RankMe nor behaviour" if _of_a_sweep(settings) else "no value"
         raise RecordsError(f"{out}: the records hold {lacking} of any task")
+    # A tracker's sets of samples are no tasks, of which claims would count how many do what.
+    of_sets = str(settings.get("format")) == TRACKER and records["task"].nunique() > 1
     return ReportData(
         name=one_line(out.resolve().name),
         records=records,
         settings=settings,
         chance=chance,
         cells=table,
-        claims=claims(records, chance=chance),
+        claims=claims(records.iloc[:0] if of_sets else records, chance=chance),
         wall=wall,
     )
 

@@ -71,18 +71,29 @@ class Evaluator:
         shown = bool(needing(self.measures, Need.ACTIVATIONS))
         if self.states is not None and shown:
             self._activations(Batches())
-        for batches in filter(None, self.sets.values()):
-            batch = batches[0]
-            two = taken(batch, torch.arange(min(2, count(batch, least=1)), device="cpu"))
-            if self.loss_fn is not None:
-                with torch.no_grad(), _named("loss_fn(model, batch)"):
-                    losses = self.loss_fn(self.module, two)
-                checked_losses(losses, count(two, least=1), differentiable=False)
-            if shown and self.states is None:
-                with _named("the model"):
-                    self._states_of(Batches([two]))
+        for name, batches in self.sets.items():
+            try:
+                self._validate_on(batches, shown)
+            except (TypeError, ValueError) as error:
+                if len(self.sets) == 1:
+                    raise
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                said = f"{error} (on the samples {name!r} of data, a mapping of several sets; as "
+                raise kind(f"{said}one batch it is [data])") from error
         if self.how.params is not None:
             chosen(self.module, self.how.params)
+
+    def _validate_on(self, batches: Batches, shown: bool) -> None:
+        if not batches:
+            return
+        two = taken(batches[0], torch.arange(min(2, count(batches[0], least=1)), device="cpu"))
+        if self.loss_fn is not None:
+            with torch.no_grad(), _named("loss_fn(model, batch)"):
+                losses = self.loss_fn(self.module, two)
+            checked_losses(losses, count(two, least=1), differentiable=False)
+        if shown and self.states is None:
+            with _named("the model"):
+                self._states_of(Batches([two]))
 
     @property
     def groups(self) -> list[Group]:

@@ -188,3 +188,11 @@ def test_bars_say_that_a_worker_was_lost_and_take_a_failure_before_the_start() -
             bars.show(event)
     assert "a: its worker is gone; another goes on" in written.getvalue()
     assert "b failed" in written.getvalue()
+
+
+@pytest.mark.parametrize("command", [f"sweep {{}} {RAY[:-13]}", "population {} --task count"])
+def test_a_backend_that_does_not_exist_is_refused_before_any_work(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOMFAST_BACKEND", "fast")
+    done = CliRunner().invoke(main, command.format(tmp_path / "out").split())
+    assert done.exit_code == 2 and "GEOMFAST_BACKEND=fast: there are reference, " in done.output
+    assert not list((tmp_path / "out").glob("**/*.parquet"))

@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import geomfast as gf
+from geomfast.analysis.claim import NOT_ENOUGH
 from geomfast.estimators.batches import tensors_of
 from geomfast.report.data import read
 from geomfast.report.panels import panels
@@ -138,6 +139,18 @@ def test_the_report_tells_the_sets_apart(tmp_path):
     assert all(len(line.steps) == 2 for panel in shown for line in panel.lines)
     labels = {label for label, _, _ in lines(found)}
     assert {"train: RankMe, final", "test: RankMe, final"} <= labels
+    assert {claim.verdict for claim in found.claims} == {NOT_ENOUGH}  # sets are no tasks
+
+
+def test_a_batch_that_is_read_as_sets_is_told_how_to_be_one(tmp_path):
+    data = {"inputs": {"a": X}, "labels": {"b": Y}}
+
+    def loss(model, batch):
+        return loss_fn(model, (batch["inputs"]["a"], batch["labels"]["b"]))
+
+    with pytest.raises(ValueError, match=r"the samples 'inputs' of data.*one batch it is \[data\]"):
+        gf.Tracker(net(), loss, data, out=tmp_path, measures="fisher_rank")
+    gf.Tracker(net(), loss, [data], out=tmp_path, measures="fisher_rank").close()
 
 
 def test_a_dashboard_has_a_tag_for_every_set(tmp_path):
