@@ -139,7 +139,11 @@ def test_damaged_weights_are_1(out: Path, tmp_path: Path) -> None:
 def test_without_matplotlib_there_is_a_table_still(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(name: str) -> None:
+    present = extras.importlib.import_module
+
+    def absent(name: str) -> Any:
+        if name.startswith("geomfast."):
+            return present(name)
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(extras.importlib, "import_module", absent)

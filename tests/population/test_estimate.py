@@ -19,7 +19,7 @@ from geomfast.population.estimate import (
     timed_pace,
 )
 from geomfast.population.plan import PopulationSettings, scale_of, schedule
-from geomfast.population.running import GroupJob, missing, run
+from geomfast.population.running import GroupJob, missing
 from geomfast.runs.estimate import DISK, HASHING, SYNC
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.groups import Group
@@ -56,11 +56,11 @@ def test_what_is_done_takes_nothing_and_what_was_stopped_the_rest(tmp_path: Path
     one = job(tmp_path, state_every=0.0)
     asked = iter([False] * 5 + [True])
     assert footprint(one) == memory_bytes(one) > 1 << 28
-    assert not run(one, stop=lambda: next(asked))
+    assert not one.carry_out(stop=lambda: next(asked))
     left = missing(one)
     found = estimate(one, left, PACE)
     assert 0 < found.checkpoints < found.of and found.steps == 12 - (min(left) - 1)
-    assert run(one) and footprint(one) == 0
+    assert one.carry_out() and footprint(one) == 0
     plan = planned(tmp_path, [one], ENGINE)
     assert plan["runs"][0]["checkpoints_left"] == plan["total"]["total_seconds"] == 0
     assert plan["pace"] == {} and plan["remarks"] == []
@@ -71,7 +71,7 @@ def test_records_say_how_long_others_of_the_scale_take(
 ) -> None:
     one = job(tmp_path)
     assert recorded_pace([one]) is None
-    assert run(one)
+    assert one.carry_out()
     write_wall(one.records, {"train": 72.0, "write": 1.0})
     pace = recorded_pace([one])
     assert pace is not None and pace.step == 72.0 / 12 / 3 and not pace.timed
@@ -100,7 +100,7 @@ def test_a_real_group_takes_about_what_was_estimated(
     one = job(tmp_path, steps=60, samples=60, state_every=0.0)
     pace = timed_pace(one)
     found = estimate(one, missing(one), pace)
-    assert run(one)
+    assert one.carry_out()
     real = wall_time(one.records).groupby("part")["seconds"].sum()
     assert set(found.seconds) == set(real.index)
     ratios = {name: found.seconds[name] / real[name] for name in real.index if name != "writing"}
