@@ -13,7 +13,6 @@ from geomfast.measures import measures
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.runs.errors import PlanError
 from geomfast.series.checkpoint import Checkpoint, apart
-from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.folder import read_folder
 from geomfast.sweep.kept import load_kept
 from geomfast.sweep.measuring import measure
@@ -95,7 +94,7 @@ class OpenedRun:
     """
 
     def __init__(self, series: SweepSeries, checkpoint: Checkpoint, folder: Path, device: str):
-        self._series, self._step = series, checkpoint.step
+        self._series = series
         kept = load_kept(series.out, series.run, checkpoint.step)
         self.tokens: int | None = read_meta(folder)["tokens"] if checkpoint.step else 0
         self._model = kept.model.to(device)
@@ -109,8 +108,7 @@ class OpenedRun:
         self.described |= {fingerprint(told): told for told in of}
 
     def take(self, measures: set[str]) -> list[dict[str, Any]]:
-        start = Eigenvectors(self._series.out / "nowhere", self._step)
-        return measure(self._model, self._samples, measures, self._series.settings, start)
+        return measure(self._model, self._samples, measures, self._series.settings)
 
 
 def sweep_of(source: Path) -> tuple[Path, str | None] | None:

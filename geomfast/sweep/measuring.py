@@ -75,7 +75,7 @@ def measure(
     samples: list[Probe],
     measures: set[str],
     settings: Settings,
-    eigenvectors: Eigenvectors,
+    eigenvectors: Eigenvectors | None = None,
 ) -> list[Row]:
     """Take the named measures of a model; the caller adds what names the checkpoint.
 
@@ -84,7 +84,8 @@ def measure(
         samples: of every task-level.
         measures: names from the catalogue, and behaviour.
         settings: the sweep's.
-        eigenvectors: what an earlier checkpoint's Hessians had; gets this one's.
+        eigenvectors: what an earlier checkpoint's Hessians had; gets this one's. None to start
+            searches at random, and keep nothing.
 
     Returns:
         One row per value, with task, level, layer, measure, value, stderr, n, settings, data,
@@ -107,7 +108,7 @@ def measure(
         Run(model, samples, settings.position),
         wanted,
         Policy(check=False),  # the model is ours and its samples do not meet, which is tested
-        _Earlier(eigenvectors, samples),
+        _Earlier(eigenvectors, samples) if eigenvectors else None,
         behaviour=BEHAVIOUR in measures,
     )
     return [_row(made, named, device) for made in rows]
