@@ -23,7 +23,7 @@ from geomfast.analysis.remember import remember
 from geomfast.analysis.topdown import top_down
 from geomfast.analysis.trajectories import TRAJECTORY, in_order
 from geomfast.measures.spec import FAILED
-from geomfast.records import RecordsError, load_records
+from geomfast.records import MIXTURE, RecordsError, load_records
 from geomfast.report.names import one_line, one_line_columns
 from geomfast.report.settings import read_settings
 from geomfast.runs.wall import wall_time
@@ -161,7 +161,8 @@ def read(out: Path) -> ReportData:
         lacking = "neither RankMe nor behaviour" if _of_a_sweep(settings) else "no value"
         raise RecordsError(f"{out}: the records hold {lacking} of any task")
     # A tracker's sets of samples are no tasks, of which claims would count how many do what.
-    of_sets = str(settings.get("format")) == TRACKER and records["task"].nunique() > 1
+    sets = set(records["task"]) - {MIXTURE[0]}  # which the loop's own numbers have
+    of_sets = str(settings.get("format")) == TRACKER and len(sets) > 1
     return ReportData(
         name=one_line(out.resolve().name),
         records=records,
