@@ -121,13 +121,15 @@ class ReportData:
 def _by_layer(records: pd.DataFrame) -> pd.DataFrame:
     """With a failure of all layers as one of each, so that every layer's curve has the gap."""
     lost = records[(records["backend"] == FAILED) & (records["layer"] == "")]
+    if lost.empty:
+        return records
     by = ["run", "measure", "task", "level"]
     layers = records.loc[records["layer"] != "", [*by, "layer"]].drop_duplicates()
-    of_each = lost.drop(columns="layer").merge(layers, on=by)
+    of_each = lost.drop(columns="layer").reset_index().merge(layers, on=by)
     if of_each.empty:
         return records
-    whole = lost.reset_index().merge(layers, on=by)["index"].unique()
-    found = pd.concat([records.drop(index=whole), of_each[records.columns]])
+    others = records.drop(index=of_each["index"].unique())
+    found = pd.concat([others, of_each[records.columns]])
     order = ["run", "step", *by[1:]]
     return found.sort_values(order, kind="stable", ignore_index=True)
 
