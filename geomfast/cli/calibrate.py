@@ -30,7 +30,7 @@ from geomfast.sweep.plan import taken
 _CURVATURE_SAMPLES = 256
 
 
-@click.command("calibrate-llc", short_help="Step size and localization for a sweep's llc.")
+@click.command("calibrate-llc")
 @click.argument("source", type=Place(path_type=Path))
 @click.option("--run", help="Of the sweep.  [default: the first with weights]")
 @click.option("--step", type=click.IntRange(0), help="Checkpoint.  [default: the last kept]")

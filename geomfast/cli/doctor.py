@@ -20,7 +20,7 @@ from geomfast import __version__
 from geomfast.cli.options import json_option
 
 
-@click.command(short_help="Devices, compilers, backends, and a self-test of every kernel.")
+@click.command()
 @json_option("Print one JSON object.")
 @click.option(
     "--strict",

@@ -43,7 +43,7 @@ _CHANGES = ("samples", *(f"llc_{name}" for name in _LLC))
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
-@click.command(short_help="Measure checkpoints that are there already; resumes where it was left.")
+@click.command()
 @click.argument("source", type=Place())
 @click.option(
     "--revisions",

@@ -25,7 +25,7 @@ _COST = {
 }
 
 
-@click.command(short_help="What can be measured, what it needs, costs, and its settings.")
+@click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def measures(as_json: bool) -> None:
     """List everything that can be measured: geomfast's own, and of other installed packages.

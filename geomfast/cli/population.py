@@ -53,9 +53,7 @@ _TRAIN = ", ".join(f"{task} {length}" for task, length in TRAIN_LENGTHS.items())
 _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTHS.items())
 
 
-@click.command(
-    short_help="Hundreds of seeds of every scale, trained as one; resumes where it was left."
-)
+@click.command()
 @click.argument("out", type=Place(path_type=Path))
 @click.option(
     "--task",

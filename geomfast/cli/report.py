@@ -20,7 +20,7 @@ from geomfast.machine import usable_cores
 from geomfast.records import RecordsError
 
 
-@click.command(short_help="Tables, figures and one HTML page from the records of a sweep.")
+@click.command()
 @click.argument("out", type=Place(path_type=Path))
 @click.option(
     "--html",

@@ -51,7 +51,7 @@ _TRACE, _DENSITY = (spec_of(f"hessian_{name}").settings() for name in ("trace", 
 _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 
 
-@click.command(short_help="Train and measure a grid of runs; resumes where it was left.")
+@click.command()
 @click.argument("out", type=Place(path_type=Path))
 @click.option("--preset", default="smoke", show_default=True, help=f"{', '.join(PRESETS)}.")
 @click.option("--tasks", type=ListOf("task", TASK_NAMES), help=f"{', '.join(TASK_NAMES)}; or all.")
