@@ -6,10 +6,9 @@ autograd would get wrong is computed otherwise or refused. Each result says how 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -17,19 +16,14 @@ from torch import Tensor, nn
 
 from geomfast.estimators.arguments import (
     check_flag,
-    check_loss,
-    check_model,
     check_number,
     check_seed,
     check_whole,
 )
-from geomfast.estimators.batches import batches_of
-from geomfast.estimators.calls import measurable, require_sound
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.curvature import lanczos
 from geomfast.estimators.curvature.basis import rounding_allowed
 from geomfast.estimators.curvature.density import Density, spectral_density
-from geomfast.estimators.curvature.fused import hessian_products
 from geomfast.estimators.curvature.gauss_newton import GaussNewtonProducts
 from geomfast.estimators.curvature.lanczos import (
     Asymmetric,
@@ -39,12 +33,12 @@ from geomfast.estimators.curvature.lanczos import (
     random_start,
     random_vector,
 )
+from geomfast.estimators.curvature.prepared import checked_products
 from geomfast.estimators.curvature.products import DataProducts, HessianProducts
 from geomfast.estimators.curvature.trace import Trace, hutch_plus_plus
 from geomfast.estimators.curvature.verify import wrong_second_derivatives
 
 Matrix = Literal["hessian", "gauss-newton"]
-_PRODUCTS = {"hessian": hessian_products, "gauss-newton": GaussNewtonProducts}
 _BY_LAYER = {"hessian": HessianProducts, "gauss-newton": GaussNewtonProducts}
 _Found = TypeVar("_Found")
 
@@ -124,12 +118,12 @@ def hessian_top_eigenvalues(
     if start is not None and not isinstance(start, Tensor):
         raise TypeError(f"start must be a tensor (P,) or (m, P), not {type(start).__name__}")
     if not per_layer:
-        with _products(model, loss_fn, data, params, matrix) as products:
+        with checked_products(model, loss_fn, data, params, matrix) as products:
             size = products.dimension
             if start is None and ends != "smallest":
                 start = _unless_zero(products.gradient())
             return _top(products, products, size, k, tol, max_iterations, seed, ends, start)
-    with _products(model, loss_fn, data, params, matrix, _BY_LAYER) as products:
+    with checked_products(model, loss_fn, data, params, matrix, _BY_LAYER) as products:
         assert isinstance(products, HessianProducts)
         return _by_layer(products, k, tol, max_iterations, seed, ends)
 
@@ -186,7 +180,7 @@ def hessian_trace(
     check_seed(seed)
     if probes < 6:
         raise ValueError(f"probes must be 6 or more, not {probes}")
-    with _products(model, loss_fn, data, params, matrix) as products:
+    with checked_products(model, loss_fn, data, params, matrix) as products:
         products.replay.expected = min(probes, products.dimension)
         return _finite(
             products,
@@ -233,7 +227,7 @@ def hessian_density(
         raise ValueError(f"width must be positive, not {width}")
     if width == math.inf:
         raise ValueError("width must be finite, not inf")
-    with _products(model, loss_fn, data, params, matrix) as products:
+    with checked_products(model, loss_fn, data, params, matrix) as products:
         products.replay.expected = probes * min(iterations, products.dimension)
         return _finite(
             products,
@@ -246,43 +240,6 @@ def hessian_density(
                 seed=seed,
                 width=width,
             ),
-        )
-
-
-@contextlib.contextmanager
-def _products(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    data: Any,
-    params: Iterable[str] | None,
-    matrix: str,
-    kinds: Mapping[str, Callable[..., DataProducts]] = _PRODUCTS,
-) -> Iterator[DataProducts]:
-    """Products that have been checked, of a model that is left as it was."""
-    check_model(model)
-    check_loss(loss_fn)
-    if not isinstance(matrix, str) or matrix not in _PRODUCTS:
-        raise ValueError(f"matrix must be one of {', '.join(_PRODUCTS)}, not {matrix!r}")
-    with measurable(model, loss_fn, batches_of(data), widen=True) as (model, losses, batches):
-        products = kinds[matrix](model, losses, batches, params)
-        assert products.first_losses is not None  # of the first batch, which has been computed
-        require_sound(losses, model, batches[0], products.first_losses)
-        if products.custom:
-            names = ", ".join(sorted(products.custom))
-            _require_right(products, losses, f"custom functions {names}")
-        yield products
-
-
-def _require_right(products: DataProducts, losses: LossFunction, suspected: str) -> None:
-    """Raises where products are not those of the Hessian, as far as differences can tell."""
-    wrong = wrong_second_derivatives(
-        products.model, losses, products.batches[0], list(products.parameters)
-    )
-    if wrong:
-        raise ValueError(
-            f"the second derivative of {', '.join(wrong)} is wrong: a product with the Hessian is "
-            f"not what differences of the gradient say ({suspected}); write it in plain torch "
-            "operations, or leave its parameters out of params"
         )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from geomfast.estimators.batches import Batches, batches_of, count, one_batch, parts
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.curvature.lanczos import one_start
+from geomfast.estimators.curvature.prepared import one_preparation
 from geomfast.estimators.gradients import GradientRanks, gradient_ranks
 from geomfast.estimators.stopping import check_stop
 from geomfast.measures.catalog import spec_of
@@ -91,10 +92,7 @@ class _Taking:
         if ranks := by_need[Need.GRADIENTS]:
             names = [spec.name for spec in ranks]
             yield from self._guarded(names, lambda: self._gradients(ranks, wanted))
-        with one_start():
-            for spec in by_need[Need.CURVATURE]:
-                take = lambda s=spec: self._curvature(s, wanted[s.name])  # noqa: E731
-                yield from self._guarded([spec.name], take)
+        yield from self._curvatures(by_need[Need.CURVATURE], wanted)
         for spec in by_need[Need.CHAINS]:
             take = lambda s=spec: self._chains(s, wanted[s.name])  # noqa: E731
             yield from self._guarded([spec.name], take)
@@ -223,29 +221,59 @@ class _Taking:
             notice=self.policy.notice,
         )
 
-    def _curvature(self, spec: MeasureSpec, settings: Any) -> Iterator[dict[str, Any]]:
-        for number, samples in enumerate(self.subject.sets):
-            check_stop()
-            begin = time.perf_counter()
-            # Only a search for eigenvectors is quicker for those of an earlier checkpoint.
-            start = self.state.start(number) if self.state and spec.products is None else None
-            values, vectors = self._products(spec, settings, samples, start)
-            if vectors is not None and self.state:
-                self.state.keep(number, vectors)
-            seconds = (time.perf_counter() - begin) / len(values)
-            ran_on = spec.ran_on(next(self.subject.model.parameters()))
-            yield from self._rows(samples, spec.name, values, seconds, ran_on)
+    def _curvatures(
+        self, specs: Sequence[MeasureSpec], wanted: Mapping[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """All of one set of samples before the next, as they share what products start from."""
+        made: dict[str, list[dict[str, Any]]] = {spec.name: [] for spec in specs}
+        failed: set[str] = set()
+        with one_start(), one_preparation():
+            for number, samples in enumerate(self.subject.sets):
+                # The same batches for every measure: by them what was prepared is known again.
+                cut = cache(lambda size, batches=samples.data: _cut(batches_of(batches), size))
+                for spec in specs:
+                    if spec.name in failed:
+                        continue
+                    take = partial(self._curvature, spec, wanted[spec.name], number, samples, cut)
+                    rows = list(self._guarded([spec.name], take))
+                    if rows[0]["backend"] == FAILED:  # of all sets
+                        failed.add(spec.name)
+                        made[spec.name].clear()
+                    made[spec.name] += rows
+        for rows in made.values():
+            yield from rows
+
+    def _curvature(
+        self,
+        spec: MeasureSpec,
+        settings: Any,
+        number: int,
+        samples: Samples,
+        cut: Callable[[int], Batches],
+    ) -> Iterator[dict[str, Any]]:
+        check_stop()
+        begin = time.perf_counter()
+        # Only a search for eigenvectors is quicker for those of an earlier checkpoint.
+        start = self.state.start(number) if self.state and spec.products is None else None
+        values, vectors = self._products(spec, settings, samples, cut, start)
+        if vectors is not None and self.state:
+            self.state.keep(number, vectors)
+        seconds = (time.perf_counter() - begin) / len(values)
+        ran_on = spec.ran_on(next(self.subject.model.parameters()))
+        yield from self._rows(samples, spec.name, values, seconds, ran_on)
 
     def _products(
-        self, spec: MeasureSpec, settings: Any, samples: Samples, start: Tensor | None
+        self,
+        spec: MeasureSpec,
+        settings: Any,
+        samples: Samples,
+        cut: Callable[[int], Batches],
+        start: Tensor | None,
     ) -> tuple[list[Value], Tensor | None]:
         loss_fn, data = _loss(samples, spec.name)
-        batches = batches_of(data)
-        largest = max(count(batch, least=1) for batch in batches)
+        largest = max(count(batch, least=1) for batch in batches_of(data))
         found, vectors = halving(
-            lambda size: spec.compute(
-                self.subject.model, loss_fn, _cut(batches, size), settings, start
-            ),
+            lambda size: spec.compute(self.subject.model, loss_fn, cut(size), settings, start),
             min(self.policy.batch_size or largest, largest),
             f"{spec.name} of the Hessian",
             notice=self.policy.notice,

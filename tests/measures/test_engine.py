@@ -152,3 +152,37 @@ def test_ranks_that_count_the_same_entries_share_one_pass(monkeypatch):
     wanted["fisher_rank"] = spec_of("fisher_rank").asked(first_entries=3)
     list(engine.measure(One(), wanted))
     assert passes[1:] == [3, 50_000]
+
+
+def test_a_measure_of_curvature_that_fails_on_one_set_fails_on_all_and_the_others_go_on():
+    subject = One()
+    bad = cases.normal(12, 4)
+    bad[3] = float("nan")
+    subject.sets = [
+        *subject.sets,
+        Samples({"task": "B"}, squares, bad),
+        Samples({"task": "C"}, squares, cases.normal(12, 4)),
+    ]
+    failures = []
+    policy = Policy(failed=lambda name, error: failures.append(name))
+    wanted = defaults("hessian_top", "hessian_trace")
+    rows = list(engine.measure(subject, wanted, policy))
+    assert failures == ["hessian_top", "hessian_trace"]
+    assert [(row["task"], row["measure"]) for row in rows] == [
+        (task, name) for name in wanted for task in "ABC"
+    ]
+    assert all(math.isnan(row["value"]) for row in rows)
+
+
+def test_measures_of_curvature_come_in_the_catalogues_order_set_by_set():
+    subject = One()
+    subject.sets = [*subject.sets, Samples({"task": "B"}, squares, cases.normal(12, 4) + 1)]
+    together = list(engine.measure(subject, defaults("hessian_trace", "hessian_top")))
+    alone = [
+        row
+        for name in ("hessian_top", "hessian_trace")
+        for row in engine.measure(subject, defaults(name))
+    ]
+    for row in (*together, *alone):
+        del row["seconds"]
+    assert together == alone

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from geomfast.estimators.curvature.prepared import checked_products
 from geomfast.estimators.gradients import gradient_gram
-from geomfast.estimators.hessian import _products, hessian_trace
+from geomfast.estimators.hessian import hessian_trace
 from tests.property.draws import Draw, drawn
 from tests.property.references import Reference, mode_and_state, same_state
 from tests.property.unfit import Coupled, Random
@@ -112,7 +113,7 @@ def direction(size: int, seed: int) -> Tensor:
 
 def product(draw: Draw, params: list[str] | None = None) -> Tensor:
     """H v along `direction`, as every measure of the Hessian computes it."""
-    with _products(draw.model, draw.loss_fn, draw.batch, params, "hessian") as products:
+    with checked_products(draw.model, draw.loss_fn, draw.batch, params, "hessian") as products:
         v = direction(products.dimension, draw.seed)
         return products(v.to(products.like.dtype)).double()
 
