@@ -24,7 +24,6 @@ from geomfast.kernels.sgld import (
     OP,
     Dynamics,
     LangevinState,
-    RmsProp,
     normals,
     sgld_step,
 )
@@ -44,14 +43,14 @@ STEPS_CUDA = 20  # in one timed call
 
 # A step size at which float32 still tells the deterministic part of a step from rounding.
 PLAIN = Dynamics(lr=1e-3, nbeta=80.0, localization=100.0)
-SCALED = Dynamics(lr=1e-3, nbeta=80.0, localization=100.0, preconditioner=RmsProp())
+MOVING = Dynamics(lr=1e-3, nbeta=80.0, localization=100.0, momentum=0.5)
 
 RATIOS = {
     "over devinterp SGLD": ("devinterp SGLD", "geomfast"),
     "over devinterp SGMCMC": ("devinterp SGMCMC", "geomfast"),
     "over torch in place": ("torch in place", "geomfast"),
     "tracked, over devinterp SGLD": ("devinterp SGLD", "geomfast tracked"),
-    "RMSProp, over devinterp": ("devinterp RMSProp", "geomfast RMSProp"),
+    "momentum, over devinterp SGLD": ("devinterp SGLD", "geomfast momentum"),
     "share of the speed of a copy": ("copy", "geomfast"),
 }
 
@@ -119,12 +118,14 @@ def in_place(
 def ours(start: Start, dynamics: Dynamics, tracked: bool = False) -> Callable[[], object]:
     weights, center = start.weights.clone()[None], start.center.clone()
     gradients = start.gradients.clone()[None]
-    square_average = None if dynamics.preconditioner is None else torch.zeros_like(weights)
     previous = weights.clone() if tracked else None
+    velocity = None if dynamics.momentum is None else torch.zeros_like(weights)
     steps = itertools.count()
     # On a GPU the number of the step is read there: to send it would be to wait.
     number = torch.zeros((), dtype=torch.int64, device=weights.device)
-    state = LangevinState(weights, gradients, center, dynamics, 0, square_average, previous)
+    state = LangevinState(
+        weights, gradients, center, dynamics, 0, previous=previous, velocity=velocity
+    )
     # Asked once, and the buffers checked once, as chains do.
     sgld_step_on = OP[OP.backend_for(weights)].step
 
@@ -138,28 +139,19 @@ def deterministic_part(start: Start, dynamics: Dynamics) -> Tensor:
     """What a step without noise adds to the weights, in float64."""
     g, away = start.gradients.double(), (start.weights.double() - start.center.double())
     moved = -0.5 * dynamics.lr * (dynamics.nbeta * g + dynamics.localization * away)
-    return moved if dynamics.preconditioner is None else moved * _scale(g, dynamics)
-
-
-def _scale(g: Tensor, dynamics: Dynamics) -> Tensor:
-    """The preconditioner's at its first step."""
-    by = dynamics.preconditioner
-    assert by is not None
-    return 1.0 / (((1.0 - by.decay) * g * g).sqrt() + by.stability)
+    return moved * (1.0 + (dynamics.momentum or 0.0))
 
 
 def moved_by_ours(start: Start, dynamics: Dynamics) -> Tensor:
     """The same of ours: what it added, less its own noise."""
     weights = start.weights.clone()[None]
-    square_average = None if dynamics.preconditioner is None else torch.zeros_like(weights)
+    velocity = None if dynamics.momentum is None else torch.zeros_like(weights)
     state = LangevinState(
-        weights, start.gradients[None], start.center, dynamics, 3, square_average=square_average
+        weights, start.gradients[None], start.center, dynamics, 3, velocity=velocity
     )
     sgld_step(state, 7)
     z = normals(1, weights.shape[1], seed=3, step=7, device=weights.device)
-    kick = dynamics.lr**0.5 * z[0].double()
-    if dynamics.preconditioner is not None:
-        kick *= _scale(start.gradients.double(), dynamics).sqrt()
+    kick = dynamics.factors["spread"] * z[0].double()
     return weights[0].double() - start.weights.double() - kick
 
 
@@ -181,17 +173,16 @@ def bench_sgld(benchmark, results, full, device, restore_threads, index):
     start = Start.of(name, device)
     size = len(start.weights)
     peers = {"torch in place": in_place, **step_peers()}
-    dynamics_of = {peer: SCALED if "RMSProp" in peer else PLAIN for peer in peers}
 
     moved = {
         "geomfast": moved_by_ours(start, PLAIN),
-        "geomfast RMSProp": moved_by_ours(start, SCALED),
+        "geomfast momentum": moved_by_ours(start, MOVING),
     }
     for peer, make in peers.items():
-        moved[peer] = moved_by_peer(start, make, dynamics_of[peer], make is in_place)
+        moved[peer] = moved_by_peer(start, make, PLAIN, make is in_place)
     errors = {}
     for who, found in moved.items():
-        exact = deterministic_part(start, SCALED if "RMSProp" in who else PLAIN)
+        exact = deterministic_part(start, MOVING if "momentum" in who else PLAIN)
         errors[who] = ((found - exact).abs().max() / exact.abs().max()).item()
     assert max(errors.values()) <= 1e-5, errors
     del moved
@@ -202,10 +193,10 @@ def bench_sgld(benchmark, results, full, device, restore_threads, index):
         "copy": lambda: target.copy_(source),
         "geomfast": ours(start, PLAIN),
         "geomfast tracked": ours(start, PLAIN, tracked=True),
-        "geomfast RMSProp": ours(start, SCALED),
+        "geomfast momentum": ours(start, MOVING),
     }
     for peer, make in peers.items():
-        steps[peer] = start.peer(make, dynamics_of[peer], 1.0, make is in_place)[0]
+        steps[peer] = start.peer(make, PLAIN, 1.0, make is in_place)[0]
     times = STEPS_CUDA if device == "cuda" else -(-ENTRIES // size)
     times = times if full else 1
 

@@ -86,12 +86,12 @@ def langevin() -> None:
     for size in (5, 1040, 1500):
         noise = sgld.normals(2, size, seed=1, step=2, device="cuda").cpu()
         assert torch.equal(noise, sgld.normals(2, size, seed=1, step=2))
-        for preconditioner in (None, sgld.RmsProp()):
-            dynamics = sgld.Dynamics(1e-3, 30.0, 100.0, preconditioner)
+        for momentum in (None, 0.7):
+            dynamics = sgld.Dynamics(1e-3, 30.0, 100.0, momentum)
             weights, gradients, previous = torch.randn(3, 3, size, generator=generator)
             given = {"weights": weights, "gradients": gradients, "center": weights[0].clone()}
-            if preconditioner is not None:
-                given |= {"square_average": gradients**2, "previous": previous}
+            given["previous" if momentum is None else "velocity"] = previous
+            if momentum is not None:
                 given["active"] = torch.tensor([True, False, True])
             onto = {name: x.cuda() for name, x in given.items()}
             now: dict[str, Any] = {"dynamics": dynamics, "seed": 1}

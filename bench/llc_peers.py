@@ -53,7 +53,6 @@ def step_peers() -> dict[str, StepMaker]:
     return {
         "devinterp SGLD": maker(optimizers.SGLD),
         "devinterp SGMCMC": maker(optimizers.SGMCMC.sgld),
-        "devinterp RMSProp": maker(optimizers.SGMCMC.rmsprop_sgld, alpha=0.99, eps=0.1),
     }
 
 

@@ -150,24 +150,23 @@ const geomfast::SgldKernel& sgld_kernel_for(const std::string& isa) {
 }
 
 void sgld_step(std::uintptr_t weights, std::uintptr_t gradients, std::uintptr_t center,
-               std::uintptr_t square_average, std::uintptr_t previous, std::uintptr_t active,
+               std::uintptr_t previous, std::uintptr_t velocity, std::uintptr_t active,
                long chains, long size, unsigned first_chain, std::uint64_t seed,
-               std::uint64_t step, float pull, float back, float spread, float decay,
-               float stability, std::uintptr_t statistics, int threads, const std::string& isa) {
+               std::uint64_t step, float pull, float back, float spread, float keep,
+               std::uintptr_t statistics, int threads, const std::string& isa) {
   const auto& kernel = sgld_kernel_for(isa);
   if (chains < 0 || size < 0) throw std::invalid_argument("a negative size");
   pybind11::gil_scoped_release release;
   const geomfast::SgldRow first{reinterpret_cast<float*>(weights),
                                 reinterpret_cast<const float*>(gradients),
                                 reinterpret_cast<const float*>(center),
-                                reinterpret_cast<float*>(square_average),
                                 reinterpret_cast<float*>(previous),
+                                reinterpret_cast<float*>(velocity),
                                 {seed, step, first_chain},
                                 pull,
                                 back,
                                 spread,
-                                decay,
-                                stability};
+                                keep};
   geomfast::sgld_step({first, reinterpret_cast<const unsigned char*>(active), chains, size,
                        reinterpret_cast<double*>(statistics)},
                       kernel, threads);
@@ -249,14 +248,14 @@ PYBIND11_MODULE(_cpu, module) {
              "Out is (members, tokens, heads, width), or with the gradient `into` of that, which\n"
              "may be 0, the gradient of qkv.");
   module.def("sgld_step", &sgld_step, pybind11::arg("weights"), pybind11::arg("gradients"),
-             pybind11::arg("center"), pybind11::arg("square_average"), pybind11::arg("previous"),
-             pybind11::arg("active"), pybind11::arg("chains"), pybind11::arg("size"),
-             pybind11::arg("first_chain"), pybind11::arg("seed"), pybind11::arg("step"),
-             pybind11::arg("pull"), pybind11::arg("back"), pybind11::arg("spread"),
-             pybind11::arg("decay"), pybind11::arg("stability"), pybind11::arg("statistics"),
-             pybind11::arg("threads"), pybind11::arg("isa") = "",
+             pybind11::arg("center"), pybind11::arg("previous"),
+             pybind11::arg("velocity"), pybind11::arg("active"), pybind11::arg("chains"),
+             pybind11::arg("size"), pybind11::arg("first_chain"), pybind11::arg("seed"),
+             pybind11::arg("step"), pybind11::arg("pull"), pybind11::arg("back"),
+             pybind11::arg("spread"), pybind11::arg("keep"), pybind11::arg("statistics"), pybind11::arg("threads"),
+             pybind11::arg("isa") = "",
              "One Langevin step of float32 (chains, size) weights, in place; center is (size).\n"
-             "square_average, previous and active may be 0. Statistics are float64 (chains, 4).");
+             "previous, velocity and active may be 0. Statistics are float64 (chains, 4).");
   module.def("normals", &normals, pybind11::arg("seed"), pybind11::arg("chain"),
              pybind11::arg("step"), pybind11::arg("size"), pybind11::arg("out"),
              pybind11::arg("isa") = "", "The noise of one chain's step, float32 (size).");

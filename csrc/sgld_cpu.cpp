@@ -27,8 +27,8 @@ SgldRow row_of(const SgldJob& job, long chain) {
   const long shift = chain * job.size;
   row.weights += shift;
   row.gradients += shift;
-  if (row.square_average != nullptr) row.square_average += shift;
   if (row.previous != nullptr) row.previous += shift;
+  if (row.velocity != nullptr) row.velocity += shift;
   row.stream.chain += static_cast<unsigned>(chain);
   return row;
 }

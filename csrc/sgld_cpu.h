@@ -16,24 +16,25 @@ struct NoiseStream {
 
 constexpr int kStatistics = 4;
 
-// One step of one chain: w += -drift + spread * noise, drift = pull * g + back * (w - center);
-// with a preconditioner M, drift and spread are times M and sqrt(M).
+// One step of one chain: w += -drift + spread * noise, drift = pull * g + back * (w - center). With a
+// velocity u: u -= drift, w += u, u = keep * u + spread * noise, w += u.
 struct SgldRow {
   float* weights;
   const float* gradients;
   const float* center;
-  float* square_average;  // of the gradient, for M; null without
-  float* previous;        // receives the weights before the step, and held those before; or null
+  float* previous;  // receives the weights before the step, and held those before; or null
+  float* velocity;  // half of what a step moves by; null without momentum
   NoiseStream stream;
   float pull, back, spread;
-  float decay, stability;  // of the preconditioner: M = 1 / (sqrt(square_average) + stability)
+  float keep;  // of the velocity, from step to step
 };
 
 struct SgldKernel {
   const char* name;
   // Entries [first, last) of a row, first a multiple of kGroup, last too or the row's end. Adds
   // |w - center|^2, |drift|^2, (w - previous) . drift and kick . drift, all of them before the
-  // step, to statistics; the kick is the scaled noise.
+  // step, to statistics; the kick is the scaled noise. With a velocity u and the loss's share of the
+  // drift, l = pull * g: |w - center|^2, l . drift, l . (w - center) and l . u.
   void (*step)(const SgldRow& row, long first, long last, double* statistics);
   // Normal numbers of entries [first, last), first a multiple of kGroup, into out.
   void (*normals)(const NoiseStream& stream, long first, long last, float* out);

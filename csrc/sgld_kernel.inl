@@ -35,22 +35,26 @@ struct Sums {
 };
 constexpr long kGroupsInSums = 8;
 
-// One vector of entries. kScaled: with a preconditioner; kTracked: with the weights before.
-template <bool kScaled, bool kTracked>
+// One vector of entries. kTracked: with the weights before; kMoving: with a velocity instead.
+template <bool kTracked, bool kMoving>
 GEOMFAST_INLINE void step_vector(const SgldRow& row, long i, FloatVec z, Sums& sums) {
   const FloatVec w = load_anywhere(row.weights + i), g = load_anywhere(row.gradients + i);
   const FloatVec away = w - load_anywhere(row.center + i);
-  FloatVec drift = row.pull * g + row.back * away;
-  FloatVec kick = row.spread * z;
-  if constexpr (kScaled) {
-    const FloatVec v =
-        row.decay * load_anywhere(row.square_average + i) + (1.0f - row.decay) * (g * g);
-    store_anywhere(row.square_average + i, v);
-    const FloatVec m = 1.0f / (square_root(v) + row.stability);
-    drift = m * drift;
-    kick = square_root(m) * kick;
-  }
+  const FloatVec of_loss = row.pull * g;
+  const FloatVec drift = of_loss + row.back * away;
+  const FloatVec kick = row.spread * z;
   sums.of[0] = fma(away, away, sums.of[0]);
+  if constexpr (kMoving) {
+    const FloatVec u = load_anywhere(row.velocity + i);
+    sums.of[1] = fma(of_loss, drift, sums.of[1]);
+    sums.of[2] = fma(of_loss, away, sums.of[2]);
+    sums.of[3] = fma(of_loss, u, sums.of[3]);
+    const FloatVec before = u - drift;
+    const FloatVec after = row.keep * before + kick;
+    store_anywhere(row.velocity + i, after);
+    store_anywhere(row.weights + i, (w + before) + after);
+    return;
+  }
   sums.of[1] = fma(drift, drift, sums.of[1]);
   if constexpr (kTracked) {
     sums.of[2] = fma(w - load_anywhere(row.previous + i), drift, sums.of[2]);
@@ -60,19 +64,19 @@ GEOMFAST_INLINE void step_vector(const SgldRow& row, long i, FloatVec z, Sums& s
   store_anywhere(row.weights + i, (w - drift) + kick);
 }
 
-template <bool kScaled, bool kTracked>
+template <bool kTracked, bool kMoving>
 GEOMFAST_INLINE void step_group(const SgldRow& row, const Noise& noise, long group, long at,
                                 Sums& sums) {
   for (int j = 0; j < kCounters; j += kFloats) {
     FloatVec z[4];
     noise.normals(static_cast<unsigned long long>(group) * kCounters + j, z);
     for (int k = 0; k < 4; ++k) {
-      step_vector<kScaled, kTracked>(row, at + k * kCounters + j, z[k], sums);
+      step_vector<kTracked, kMoving>(row, at + k * kCounters + j, z[k], sums);
     }
   }
 }
 
-template <bool kScaled, bool kTracked>
+template <bool kTracked, bool kMoving>
 void step_entries(const SgldRow& row, long first, long last, double* statistics) {
   const Noise noise(row.stream);
   WideSum all[kStatistics] = {};
@@ -81,14 +85,14 @@ void step_entries(const SgldRow& row, long first, long last, double* statistics)
     const long end = whole - group < kGroupsInSums ? whole : group + kGroupsInSums;
     Sums sums;
     for (; group < end; ++group) {
-      step_group<kScaled, kTracked>(row, noise, group, group * kGroup, sums);
+      step_group<kTracked, kMoving>(row, noise, group, group * kGroup, sums);
     }
     sums.add_to(all);
   }
   if (const long rest = last - whole * kGroup; rest > 0) {
     // The last group is filled up with entries that stay at the center and add nothing to the sums.
     alignas(64) float padded[5][kGroup] = {};
-    float* const held[] = {row.weights, row.square_average, row.previous};
+    float* const held[] = {row.weights, row.previous, row.velocity};
     const auto copy = [&](const float* from, float* to) {
       for (long i = 0; from != nullptr && i < rest; ++i) to[i] = from[whole * kGroup + i];
     };
@@ -97,12 +101,12 @@ void step_entries(const SgldRow& row, long first, long last, double* statistics)
     copy(row.center, padded[4]);
     SgldRow end = row;
     end.weights = padded[0];
-    end.square_average = padded[1];
-    end.previous = padded[2];
+    end.previous = padded[1];
+    end.velocity = padded[2];
     end.gradients = padded[3];
     end.center = padded[4];
     Sums sums;
-    step_group<kScaled, kTracked>(end, noise, whole, 0, sums);
+    step_group<kTracked, kMoving>(end, noise, whole, 0, sums);
     sums.add_to(all);
     for (int i = 0; i < 3; ++i) {
       for (long j = 0; held[i] != nullptr && j < rest; ++j) {
@@ -114,9 +118,8 @@ void step_entries(const SgldRow& row, long first, long last, double* statistics)
 }
 
 void step(const SgldRow& row, long first, long last, double* statistics) {
-  const bool scaled = row.square_average != nullptr, tracked = row.previous != nullptr;
-  const auto entries = scaled ? (tracked ? step_entries<true, true> : step_entries<true, false>)
-                              : (tracked ? step_entries<false, true> : step_entries<false, false>);
+  const auto still = row.previous != nullptr ? step_entries<true, false> : step_entries<false, false>;
+  const auto entries = row.velocity == nullptr ? still : step_entries<false, true>;
   entries(row, first, last, statistics);
 }
 

@@ -35,7 +35,7 @@ from geomfast.estimators.sampling.chains import Sampling, Traces, group_size, ru
 from geomfast.estimators.sampling.estimate import LLC, estimate, require_own_losses
 from geomfast.estimators.sampling.rules import STABLE, steepest, usual_nbeta
 from geomfast.estimators.stopping import check_stop
-from geomfast.kernels.sgld import Dynamics, RmsProp
+from geomfast.kernels.sgld import Dynamics
 
 logger = logging.getLogger("geomfast")
 
@@ -56,7 +56,8 @@ def llc(
     draws: int = 200,
     burn_in: int = 50,
     batch_size: int | None = None,
-    preconditioner: RmsProp | str | None = None,
+    momentum: float | None = None,
+    preconditioner: None = None,
     seed: int = 0,
     params: Iterable[str] | None = None,
     common_batches: bool = False,
@@ -88,7 +89,12 @@ def llc(
         draws: number of kept draws of each chain, one a step.
         burn_in: steps of each chain before the first draw that counts.
         batch_size: samples of a minibatch, drawn anew at every step; None for all of the data.
-        preconditioner: "rmsprop", or an `RmsProp` with its own constants; None for none.
+        momentum: share c of the velocity that a step leaves, 0 to less than 1: steps of the
+            Langevin equation with inertia (BAOAB, Leimkuhler and Matthews 2013), whose draws have
+            the right spread where the loss is quadratic, so that lr may be several times as large;
+            c = 0 to 0.7 suits most losses, more where localization is weak. None for the steps
+            above.
+        preconditioner: None; RMSProp's, whose coefficients were 2 to 34% too large, is gone.
         seed: seed of noise and minibatches.
         params: names of parameters, with shell wildcards, that are sampled while the others stay:
             the weight-refined coefficient. None for all that require gradients.
@@ -124,6 +130,15 @@ def llc(
     check_number(localization=localization)
     if curvature is not None:
         check_number(curvature=curvature)
+    if momentum is not None:
+        check_number(momentum=momentum)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be 0 or more and less than 1, not {momentum}")
+    if preconditioner is not None:
+        raise ValueError(
+            "preconditioner must be None: coefficients with RMSProp's were 2 to 34% too large; "
+            "momentum allows for larger steps without a bias"
+        )
     _require_positive(lr=lr)
     check_whole(1, draws=draws, chains=chains)
     check_whole(0, burn_in=burn_in)
@@ -153,15 +168,14 @@ def llc(
                     "nbeta must be given: n / log n of a single sample is not a number"
                 )
             nbeta = usual_nbeta(samples)
-        if preconditioner is None:
-            _require_stable(lr, nbeta, localization, curvature)
+        _require_stable(lr, nbeta, localization, curvature)
         sampling = Sampling(
             model,
             losses,
             parameters,
             batches,
             _initial_losses(model, losses, batches, at_once or batch_size),
-            Dynamics(lr, nbeta, localization, _preconditioner(preconditioner)),
+            Dynamics(lr, nbeta, localization, momentum),
             batch_size,
             burn_in + draws,
             seed,
@@ -280,14 +294,6 @@ def _parts(batches: list[Any], at_once: int | None) -> Iterator[tuple[int, int, 
         for first, part in parts(batch, at_once):
             check_stop()
             yield number, first, part
-
-
-def _preconditioner(name: RmsProp | str | None) -> RmsProp | None:
-    if name is None or isinstance(name, RmsProp):
-        return name
-    if name != "rmsprop":
-        raise ValueError(f"preconditioner must be 'rmsprop' or None, not {name!r}")
-    return RmsProp()
 
 
 def _require_stable(lr: float, nbeta: float, localization: float, curvature: float | None) -> None:

@@ -13,7 +13,6 @@ from torch import nn
 
 import geomfast as gf
 from geomfast.estimators.batches import Batches
-from geomfast.kernels.sgld import RmsProp
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import Scale
 from tests import cases
@@ -109,13 +108,13 @@ def test_a_seed_is_a_result(batch_size, stacked):
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "attention", "tied", "gpt"])
 @pytest.mark.parametrize("batch_size", [None, 4])
-@pytest.mark.parametrize("preconditioner", [None, "rmsprop"])
-def test_stacked_or_not(name, batch_size, preconditioner):
+@pytest.mark.parametrize("momentum", [None, 0.5])
+def test_stacked_or_not(name, batch_size, momentum):
     """The same noise and minibatches: traces that differ by rounding."""
     model, data, loss = made(name)
     call: dict[str, Any] = {"lr": 1e-4, "nbeta": 20.0, "localization": 30.0}
     call |= {"chains": 3, "draws": 8, "burn_in": 0, "batch_size": batch_size}
-    call |= {"preconditioner": preconditioner}
+    call |= {"momentum": momentum}
     together = gf.llc(model, loss, data, stacked=True, **call)
     apart = gf.llc(model, loss, data, stacked=False, **call)
     assert (together.stacked, apart.stacked) == (3, 1)
@@ -293,8 +292,8 @@ def test_float64_stays_float64():
 
 
 @pytest.mark.parametrize("stacked", [True, False])
-@pytest.mark.parametrize("preconditioner", [None, "rmsprop"])
-def test_nothing_is_changed(stacked, preconditioner):
+@pytest.mark.parametrize("momentum", [None, 0.5])
+def test_nothing_is_changed(stacked, momentum):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
     model[1].eval()
@@ -314,7 +313,7 @@ def test_nothing_is_changed(stacked, preconditioner):
         "data": [x.clone() for x in data],
     }
     with torch.no_grad():
-        quick(model, loss, data, stacked=stacked, preconditioner=preconditioner, batch_size=4)
+        quick(model, loss, data, stacked=stacked, momentum=momentum, batch_size=4)
     for name, value in model.state_dict().items():
         assert torch.equal(value, before["state"][name])
     for p, gradient in zip(model.parameters(), before["gradients"], strict=True):
@@ -441,14 +440,16 @@ def test_nbeta_that_data_do_not_give():
         quick(nbeta=None, data=DATA[:1])
 
 
-def test_preconditioner():
-    for name in ("adam", ""):
-        with pytest.raises(
-            ValueError, match=f"preconditioner must be 'rmsprop' or None, not '{name}'"
-        ):
-            quick(preconditioner=name)
-    assert same(quick(preconditioner="rmsprop"), quick(preconditioner=RmsProp()))
-    assert not same(quick(preconditioner="rmsprop"), quick())
+def test_momentum():
+    for value in (-0.1, 1.0, 3, math.nan):
+        with pytest.raises(ValueError, match=f"momentum must be 0 or more .*, not {value}"):
+            quick(momentum=value)
+    with pytest.raises(TypeError, match="momentum"):
+        quick(momentum="much")
+    assert same(quick(momentum=0.5), quick(momentum=0.5))
+    assert not same(quick(momentum=0.5), quick()) and not same(quick(momentum=0), quick())
+    with pytest.raises(ValueError, match=r"preconditioner must be None: .* momentum allows"):
+        quick(preconditioner="rmsprop")
 
 
 def test_steps_that_cannot_be_stable():
@@ -462,8 +463,8 @@ def test_steps_that_cannot_be_stable():
     with pytest.raises(ValueError, match="curvature must be finite"):
         quick(curvature=math.nan)
     quick(lr=0.1, curvature=-50.0)  # at a saddle
-    # A preconditioner makes its own steps of it.
-    quick(lr=4.0, preconditioner=RmsProp(decay=1.0, stability=1000.0))
+    with pytest.raises(ValueError, match=r"lr = 0\.2 is too large"):
+        quick(lr=0.2, curvature=2.0, momentum=0.5)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -63,7 +63,7 @@ def coupled(name, monkeypatch):
         {"batch_size": 8, "stacked": False},
         {"batch_size": 20, "at_once": 5},
         {"batch_size": 8, "common_batches": True},
-        {"batch_size": 8, "preconditioner": "rmsprop"},
+        {"batch_size": 8, "momentum": 0.5},
         {"batch_size": 8, "chains": 1},
     ],
 )

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from geomfast.kernels.backends import interpreting_triton, missing_reason, native_module
-from geomfast.kernels.sgld import OP, Dynamics, LangevinState, RmsProp, normals, sgld_step
+from geomfast.kernels.sgld import OP, Dynamics, LangevinState, normals, sgld_step
 from geomfast.kernels.sgld.philox import philox
 from tests import cases
 
 CPU = torch.device("cpu")
 PLAIN = Dynamics(1e-3, 30.0, 100.0)
-SCALED = Dynamics(1e-3, 30.0, 100.0, RmsProp(0.9, 0.2))
+MOVING = Dynamics(1e-3, 30.0, 100.0, momentum=0.7)
 # Counter, key and result of Philox4x32-10 as Random123 publishes them (kat_vectors).
 KNOWN = [
     ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
@@ -57,8 +57,8 @@ def state(chains: int, size: int, dtype: torch.dtype = torch.float32) -> dict[st
         "weights": cases.normal(*shape, seed=0).to(dtype),
         "gradients": cases.normal(*shape, seed=1).to(dtype),
         "center": cases.normal(size, seed=2).to(dtype),
-        "square_average": cases.normal(*shape, seed=3).to(dtype) ** 2,
         "previous": cases.normal(*shape, seed=4).to(dtype),
+        "velocity": cases.normal(*shape, seed=5).to(dtype),
     }
 
 
@@ -74,8 +74,8 @@ def moved(
     after = {name: x.clone() for name, x in given.items()}
     state = LangevinState(
         after["weights"], after["gradients"], after["center"], dynamics, 11,
-        after["square_average"] if dynamics.preconditioner else None,
-        after["previous"] if tracked else None, **options,
+        after["previous"] if tracked and dynamics.momentum is None else None,
+        velocity=None if dynamics.momentum is None else after["velocity"], **options,
     )  # fmt: skip
     statistics = OP[backend].step(state, step)
     return after | {"statistics": statistics}
@@ -130,37 +130,39 @@ def test_noise_is_close_to_that_of_exact_logarithms_and_angles():
     assert error[exact.abs() > 0.1].max() <= 1e-6 and error.max() <= 3e-4
 
 
-@pytest.mark.parametrize("dynamics", [PLAIN, SCALED], ids=["plain", "rmsprop"])
+@pytest.mark.parametrize("dynamics", [PLAIN, MOVING], ids=["plain", "momentum"])
 @pytest.mark.parametrize("tracked", [True, False], ids=["tracked", "untracked"])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_step_has_the_same_bits_everywhere(backend, size, dynamics, tracked):
     given = state(2, size)
     expected = moved("torch", given, dynamics, tracked)
     found = moved(backend, given, dynamics, tracked)
-    for name in ("weights", "square_average", "previous"):
+    for name in ("weights", "previous", "velocity"):
         assert torch.equal(found[name], expected[name]), name
-    # Sums are taken in another order.
-    assert torch.allclose(found["statistics"], expected["statistics"], rtol=1e-5, atol=1e-9)
+    # Sums are taken in another order; terms of both signs may cancel.
+    terms = (0.5 * dynamics.lr * dynamics.nbeta * given["gradients"] * given["velocity"]).abs()
+    atol = 1e-9 + (1e-6 * terms.sum().item() if dynamics.momentum is not None else 0.0)
+    assert torch.allclose(found["statistics"], expected["statistics"], rtol=1e-5, atol=atol)
 
 
 def test_numbers_too_small_for_all_their_digits_have_the_same_bits(backend):
     given = state(1, 300)
-    given["gradients"] *= 10.0 ** torch.linspace(-25, 0, 300)
-    given["square_average"].zero_()
-    expected = moved("torch", given, SCALED)
-    found = moved(backend, given, SCALED)
-    squares = expected["square_average"]
-    assert (squares == 0).any() and ((squares > 0) & (squares < 2.0**-126)).any()
-    for name in ("weights", "square_average"):
+    for name in ("weights", "gradients", "center", "velocity"):
+        given[name] *= 10.0 ** torch.linspace(-47, -30, 300)
+    quiet = Dynamics(1e-100, 30.0, 100.0, 0.7)  # whose noise is zero
+    expected, found = (moved(on, given, quiet) for on in ("torch", backend))
+    moves = expected["velocity"].abs()
+    assert (moves == 0).any() and ((moves > 0) & (moves < 2.0**-126)).any()
+    for name in ("weights", "velocity"):
         assert torch.equal(found[name], expected[name]), name
 
 
-@pytest.mark.parametrize("dynamics", [PLAIN, SCALED], ids=["plain", "rmsprop"])
+@pytest.mark.parametrize("dynamics", [PLAIN, MOVING], ids=["plain", "momentum"])
 def test_a_step_follows_its_equation(backend, dynamics):
     given = state(2, 500)
     exact = moved("reference", {n: x.double() for n, x in given.items()}, dynamics)
     found = moved(backend, given, dynamics)
-    for name in ("weights", "square_average", "statistics"):
+    for name in ("weights", "velocity", "statistics"):
         assert torch.allclose(found[name].double(), exact[name], rtol=1e-5, atol=1e-6), name
 
 
@@ -175,18 +177,38 @@ def test_statistics_are_of_the_weights_before_the_step():
     assert torch.equal(after["previous"][0], w)
 
 
-def test_a_chain_that_is_not_active_stays_and_others_do_not_notice(backend):
+def test_without_momentum_a_step_has_half_of_this_noise_and_half_of_the_last():
+    """Leimkuhler and Matthews (2013): w' = w - drift + sqrt(lr) (z + z') / 2."""
+    given = state(1, 300)
+    dynamics = Dynamics(1e-3, 30.0, 100.0, momentum=0.0)
+    half = 0.5 * math.sqrt(dynamics.lr)
+    given["velocity"] = half * normals(1, 300, seed=11, step=4)
+    found = moved("torch", given, dynamics)
+    drift = moved("torch", given)["weights"] - given["weights"]
+    drift -= 2.0 * half * normals(1, 300, seed=11, step=5)
+    expected = given["weights"] + drift + given["velocity"]
+    expected += half * normals(1, 300, seed=11, step=5)
+    assert torch.allclose(found["weights"], expected, atol=1e-6)
+    assert torch.equal(found["velocity"], half * normals(1, 300, seed=11, step=5))
+    away, u = (given["weights"] - given["center"])[0], given["velocity"][0]
+    of_loss = 0.5 * dynamics.lr * dynamics.nbeta * given["gradients"][0]
+    sums = [away @ away, of_loss @ -drift[0], of_loss @ away, of_loss @ u]
+    assert torch.allclose(found["statistics"][0].float(), torch.stack(sums), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dynamics", [PLAIN, MOVING], ids=["plain", "momentum"])
+def test_a_chain_that_is_not_active_stays_and_others_do_not_notice(backend, dynamics):
     given = state(3, 200)
     given["weights"][1] = given["gradients"][1] = torch.nan
     active = torch.tensor([True, False, True])
-    found = moved(backend, given, SCALED, active=active)
-    for name in ("weights", "square_average", "previous"):
+    found = moved(backend, given, dynamics, active=active)
+    for name in ("weights", "previous", "velocity"):
         assert found[name][1].equal(given[name][1]) or found[name][1].isnan().all()
     assert found["statistics"][1].isnan().all() and found["statistics"][[0, 2]].isfinite().all()
     for chain in (0, 2):
         alone = {n: x if n == "center" else x[chain : chain + 1] for n, x in given.items()}
-        expected = moved(backend, alone, SCALED, first_chain=chain)
-        for name in ("weights", "square_average", "previous"):
+        expected = moved(backend, alone, dynamics, first_chain=chain)
+        for name in ("weights", "previous", "velocity"):
             assert torch.equal(found[name][chain], expected[name][0])
 
 
@@ -200,13 +222,14 @@ def test_chunks_of_chains_make_the_same_noise(backend):
 def test_the_number_of_threads_changes_nothing():
     given = state(2, 400_000)
     before = torch.get_num_threads()
-    found = []
-    for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
-        found.append(moved("cpu", given, SCALED))
-    torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(found[0][name], other[name]) for name in other)
+    for dynamics in (PLAIN, MOVING):
+        found = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(moved("cpu", given, dynamics))
+        torch.set_num_threads(before)
+        for other in found[1:]:
+            assert all(torch.equal(found[0][name], other[name]) for name in other)
 
 
 @pytest.mark.skipif(bool(missing_reason("_cpu")), reason="no C++ module")
@@ -284,15 +307,20 @@ def test_a_step_tensor_is_read(backend):
         ({"previous": torch.zeros(1, 8)[:, ::2]}, "previous must be contiguous"),
         ({"active": torch.zeros(1)}, "active must be"),
         ({"step": torch.tensor(1.0)}, r"step must be \(\) torch.int64"),
-        ({"square_average": torch.zeros(1, 4)}, "goes with a preconditioner"),
+        ({"velocity": torch.zeros(1, 4)}, "velocity goes with momentum"),
+        ({"dynamics": MOVING}, "velocity goes with momentum"),
+        (
+            {"dynamics": MOVING, "velocity": torch.zeros(1, 4), "previous": torch.zeros(1, 4)},
+            "does not go with momentum",
+        ),
     ],
 )
 def test_bad_input(change, message):
     given = {"weights": torch.zeros(1, 4), "gradients": torch.zeros(1, 4), "center": torch.zeros(4)}
-    given |= {"step": 0, **change}
+    given |= {"step": 0, "dynamics": PLAIN, **change}
     step = given.pop("step")
     with pytest.raises(ValueError, match=message):
-        sgld_step(LangevinState(**given, dynamics=PLAIN, seed=0), step)
+        sgld_step(LangevinState(**given, seed=0), step)
 
 
 def test_what_runs_can_be_forced(monkeypatch):

@@ -188,7 +188,7 @@ def tangents() -> dict[str, Compilation]:
 
 def langevin_steps() -> dict[str, Compilation]:
     """With and without each of what a step can have, of a size that is a multiple of 16 or not."""
-    options = {"SCALED": "square_average", "TRACKED": "previous", "MASKED": "active"}
+    options = {"TRACKED": "previous", "MOVING": "velocity", "MASKED": "active"}
     found = {}
     for kernel, on, even in (
         (step_kernel.normals_kernel, (), True),
@@ -196,8 +196,11 @@ def langevin_steps() -> dict[str, Compilation]:
         (step_kernel.step_kernel, (), True),
         (step_kernel.step_kernel, (), False),
         *((step_kernel.step_kernel, (name,), True) for name in options),
-        (step_kernel.step_kernel, tuple(options), True),
-        (step_kernel.step_kernel, tuple(options), False),
+        *(
+            (step_kernel.step_kernel, (name, "MASKED"), even)
+            for name in ("TRACKED", "MOVING")
+            for even in (True, False)
+        ),
     ):
         constants: dict[str, Any] = {"GROUPS": step_kernel.GROUPS, "WIDTH": 4 if even else 1}
         if kernel is step_kernel.step_kernel:
@@ -207,7 +210,7 @@ def langevin_steps() -> dict[str, Compilation]:
         for name in kernel.arg_names:
             pointer = {"active": "*i1", "step": "*i64"}.get(name, "*fp32")
             integer = name == "size" or name in step_kernel.ANY_VALUE
-            scalar = name in ("pull", "back", "spread", "decay", "stability")
+            scalar = name in ("pull", "back", "spread", "keep")
             types[name] = "i32" if integer else "fp32" if scalar else pointer
         types |= dict.fromkeys(constants, "constexpr")
         aligned = [name for name, of in types.items() if of.startswith("*")]

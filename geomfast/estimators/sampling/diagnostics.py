@@ -118,6 +118,40 @@ def step_bias(
     return drift / (2.0 * lr) - 0.25 * lr * localization * energy
 
 
+def heating(statistics: Tensor, lr: float, momentum: float) -> float:
+    r"""What the noise of minibatches adds to the mean of nbeta L, of steps with momentum.
+
+    With u the velocity (half of a step's), l = lr/2 nbeta grad L and drift as in `sgld_step`, the
+    velocity gains E[l.drift] - 2 E[u.l] in a step from the loss. It is zero for a quadratic and all
+    of the data, and E|noise of l|^2 with minibatches, since that noise knows nothing of u; friction
+    takes out a share of it, and (1 + c) / (1 - c) / lr times it remains in E[(w - w0).G], of which
+    a quadratic energy is half. An upper bound, since localization holds its share of the noise.
+
+    Args:
+        statistics: (C, D, 4) of `geomfast.kernels.sgld.sgld_step`, of the kept draws.
+        lr, momentum: of the steps.
+    """
+    _, along, _, with_velocity = statistics.unbind(-1)
+    gained = (along - 2.0 * with_velocity).mean().item()
+    return 0.5 * (1.0 + momentum) / (1.0 - momentum) / lr * gained
+
+
+def degree_of_products(energies: Tensor, statistics: Tensor, lr: float) -> tuple[float, float]:
+    """As `degree`, of steps with momentum, which give (w - w0).grad L of every draw.
+
+    Args:
+        energies: (C, D) float64, nbeta L of the draws less that at w0.
+        statistics: (C, D, 4) of `geomfast.kernels.sgld.sgld_step`, of the same draws.
+        lr: of the steps.
+    """
+    mixed = mixing(energies)
+    if not mixed.mean > 2.0 * mixed.stderr:
+        return math.nan, math.nan
+    products = statistics[..., 2] * (2.0 / lr)
+    value = products.mean().item() / mixed.mean
+    return value, mixing((products - value * energies) / mixed.mean).stderr
+
+
 def localization_effect(
     energies: Tensor, squared: Tensor, localization: float
 ) -> tuple[float, float]:
@@ -178,7 +212,7 @@ def degree(
     Args:
         energies: (C, D) float64, nbeta L of consecutive draws less that at w0.
         statistics: (C, D, 4) of `geomfast.kernels.sgld.sgld_step`, of the same draws.
-        lr, localization: of the steps, without a preconditioner.
+        lr, localization: of the steps.
         parameters: P.
 
     Returns:

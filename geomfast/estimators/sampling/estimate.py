@@ -12,6 +12,8 @@ from geomfast.estimators.sampling.chains import Sampling, Traces
 from geomfast.estimators.sampling.diagnostics import (
     acceptance,
     degree,
+    degree_of_products,
+    heating,
     localization_effect,
     mixing,
     step_bias,
@@ -39,9 +41,8 @@ class LLC:
             about 2/k of it, so it tells when to lower lr and is nothing to subtract. NaN with a
             preconditioner.
         degree: power of |w - w0| with which the loss grows where the draws are,
-            E[(w - w0).grad L] / E[L]: 2 for a quadratic, more for one that is flat at w0. NaN with
-            a preconditioner, for fewer than four draws, or where the mean is within two standard
-            errors of zero.
+            E[(w - w0).grad L] / E[L]: 2 for a quadratic, more for one that is flat at w0. NaN for
+            fewer than four draws, or where the mean is within two standard errors of zero.
         degree_stderr: its standard error; beyond half of it where parameters are many, for which
             nothing can be said.
         localization_effect: what share of the mean localization takes, to first order:
@@ -53,7 +54,7 @@ class LLC:
             (x w)^2. NaN for fewer than four draws, or a mean within two standard errors of zero.
         localization_effect_stderr: its standard error.
         acceptance: mean probability of a Metropolis test to accept a kept step; near 1 where the
-            step is small and takes all of the data. NaN with a preconditioner.
+            step is small and takes all of the data. NaN with momentum.
         distance: (C, burn_in + draws), |w - w0| before each step.
         verdict: in words: converged, or what is wrong and what to change.
         nbeta: that was used.
@@ -97,9 +98,11 @@ def estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int) -> 
     kept, statistics = energies[good], traces.statistics[good, burn_in:]
     mixed = mixing(kept)
     pull = localization_effect(kept, statistics[..., 0], dynamics.localization)
-    accepted = bias = math.nan
-    power = (math.nan, math.nan)
-    if dynamics.preconditioner is None:
+    if dynamics.momentum is not None:
+        accepted = math.nan
+        bias = heating(statistics, dynamics.lr, dynamics.momentum)
+        power = degree_of_products(kept, statistics, dynamics.lr)
+    else:
         # Of losses less those at w0, which takes most of their minibatches out of the difference.
         of = (traces.excess[good], traces.statistics[good])
         accepted = acceptance(*of, *by)[:, max(burn_in - 1, 0) :].mean().item()

@@ -76,7 +76,7 @@ def verdict_of(mixed: Mixing, diverged: Tensor, biases: Biases, dynamics: Dynami
             f"localization too strong: it {'lowers' if effect > 0 else 'raises'} the mean of "
             f"{mixed.mean:.3g} by {_share(effect, error)}; lower {pull}"
         )
-    # A NaN bias, with a preconditioner, says nothing; a NaN error, of too few draws, excuses none.
+    # A NaN bias says nothing; a NaN error, of too few draws, excuses none.
     low, bias = biases.added()
     if bias > LARGEST_STEP_BIAS * abs(mixed.mean) and not bias <= mixed.stderr:
         added = f"about {bias:.2g}" if low == bias else f"{low:.2g} to {bias:.2g}"

@@ -11,41 +11,28 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class RmsProp:
-    """Preconditioner M = 1 / (sqrt(v) + stability), v the running mean of the squared gradient.
-
-    Li et al. (2016), "Preconditioned stochastic gradient Langevin dynamics", arXiv:1512.07666,
-    without the term that its equation 4 adds for the change of M, as is usual: where M follows the
-    gradient closely draws spread too far. Coefficients of quadratics came out 2 to 34% too high,
-    the more the curvatures differ and the smaller `decay` is. The mean starts at zero, so that the
-    first steps are too large: give such chains a burn-in of several 1 / (1 - decay).
-
-    Attributes:
-        decay: of the mean, which starts at zero.
-        stability: keeps M finite; in units of the gradient.
-    """
-
-    decay: float = 0.99
-    stability: float = 0.1
-
-
-@dataclass(frozen=True)
 class Dynamics:
-    """dw = -(lr/2) M [nbeta g + localization (w - center)] + sqrt(lr M) noise.
+    """dw = -(lr/2) [nbeta g + localization (w - center)] + sqrt(lr) noise.
 
-    Lau et al. (2023), arXiv:2308.12108, equation 9; M is 1 without a preconditioner.
+    Lau et al. (2023), arXiv:2308.12108, equation 9.
+
+    With momentum c it is the Langevin equation with inertia, in steps of BAOAB (Leimkuhler and
+    Matthews 2013, doi:10.1093/amrx/abs010) of unit mass and length sqrt(lr): u -= lr/2 [...],
+    w += u, u = c u + sqrt(lr (1 - c^2)) / 2 noise, w += u. Where the loss is quadratic its draws
+    have the right spread at every stable lr, and not only at small ones. At c = 0 it is the steps
+    above with the mean of two successive noises in place of one.
 
     Attributes:
         lr: step size, epsilon in the papers.
         nbeta: inverse temperature times the number of samples.
         localization: strength of the pull to the center, gamma in the papers.
-        preconditioner: None for none.
+        momentum: share of the velocity that a step leaves, 0 to less than 1; None for none.
     """
 
     lr: float
     nbeta: float
     localization: float
-    preconditioner: RmsProp | None = None
+    momentum: float | None = None
 
     @property
     def factors(self) -> dict[str, float]:
@@ -55,9 +42,9 @@ class Dynamics:
             "back": 0.5 * self.lr * self.localization,
             "spread": math.sqrt(self.lr),
         }
-        if self.preconditioner is not None:
-            found["decay"] = self.preconditioner.decay
-            found["stability"] = self.preconditioner.stability
+        if self.momentum is not None:
+            found["keep"] = self.momentum
+            found["spread"] *= 0.5 * math.sqrt(1.0 - self.momentum**2)
         return {name: ctypes.c_float(value).value for name, value in found.items()}
 
 
@@ -70,9 +57,9 @@ class LangevinState(NamedTuple):
         center: (P,), where the localization pulls to.
         dynamics: what a step multiplies by.
         seed: of the noise, 64 bits.
-        square_average: (C, P), changed: state of the preconditioner; needed with one.
         previous: (C, P), changed: the weights before the last step, becomes those before this one.
             Without it the third number that a step returns is zero.
+        velocity: (C, P), changed: half of what the last step moved by; needed with momentum.
         active: (C,) bool, False for chains that stay as they are; None for all.
         first_chain: index of the first row's chain.
     """
@@ -82,7 +69,7 @@ class LangevinState(NamedTuple):
     center: Tensor
     dynamics: Dynamics
     seed: int
-    square_average: Tensor | None = None
     previous: Tensor | None = None
     active: Tensor | None = None
     first_chain: int = 0
+    velocity: Tensor | None = None

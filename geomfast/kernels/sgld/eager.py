@@ -71,26 +71,29 @@ def normals(
 
 def step(state: LangevinState, step: int | Tensor) -> Tensor:
     """As `geomfast.kernels.sgld.sgld_step`, in the weights' type."""
-    weights, square_average, previous = state.weights, state.square_average, state.previous
+    weights, previous = state.weights, state.previous
     chains, size = weights.shape
     noise = normals(chains, size, state.seed, int(step), state.first_chain, weights.device)
     by = state.dynamics.factors
     rows = slice(None) if state.active is None else state.active
     w, g = weights[rows], state.gradients[rows]
     away = w - state.center
-    drift = by["pull"] * g + by["back"] * away
+    of_loss = by["pull"] * g
+    drift = of_loss + by["back"] * away
     kick = by["spread"] * noise[rows].to(w.dtype)
-    if square_average is not None:
-        v = by["decay"] * square_average[rows] + (1.0 - by["decay"]) * (g * g)
-        square_average[rows] = v
-        m = 1.0 / (_root(v) + by["stability"])
-        drift = m * drift
-        kick = _root(m) * kick
     since = torch.zeros_like(w) if previous is None else w - previous[rows]
     products = [away * away, drift * drift, since * drift, kick * drift]
+    u = None if state.velocity is None else state.velocity[rows]
+    if u is not None:
+        products[1:] = [of_loss * drift, of_loss * away, of_loss * u]
     statistics = weights.new_full((len(weights), 4), torch.nan, dtype=torch.float64)
     statistics[rows] = torch.stack([x.sum(1, dtype=torch.float64) for x in products], 1)
     if previous is not None:
         previous[rows] = w
-    weights[rows] = (w - drift) + kick
+    if state.velocity is None or u is None:
+        weights[rows] = (w - drift) + kick
+        return statistics
+    before = u - drift
+    state.velocity[rows] = after = by["keep"] * before + kick
+    weights[rows] = (w + before) + after
     return statistics

@@ -37,29 +37,32 @@ def _box_muller(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def step(state: LangevinState, step: int | Tensor) -> Tensor:
     """As `geomfast.kernels.sgld.sgld_step`."""
-    weights, dynamics, square_average = state.weights, state.dynamics, state.square_average
+    weights, dynamics = state.weights, state.dynamics
     chains, size = weights.shape
     z = normals(chains, size, state.seed, int(step), state.first_chain, weights.device)
     statistics = torch.full((len(weights), 4), math.nan, dtype=torch.float64, device=weights.device)
-    preconditioner = dynamics.preconditioner
     for chain in range(chains):
         if state.active is not None and not state.active[chain]:
             continue
         w, g = weights[chain].double(), state.gradients[chain].double()
-        scale = torch.ones_like(w)
-        if preconditioner is not None and square_average is not None:
-            v = square_average[chain].double()
-            v = preconditioner.decay * v + (1.0 - preconditioner.decay) * g**2
-            square_average[chain] = v
-            scale = 1.0 / (v.sqrt() + preconditioner.stability)
         away = w - state.center.double()
-        drift = 0.5 * dynamics.lr * scale
-        drift = drift * (dynamics.nbeta * g + dynamics.localization * away)
+        drift = 0.5 * dynamics.lr * (dynamics.nbeta * g + dynamics.localization * away)
         since = torch.zeros_like(w)
         if state.previous is not None:
             since = w - state.previous[chain].double()
             state.previous[chain] = w
-        kick = (dynamics.lr * scale).sqrt() * z[chain]
-        statistics[chain] = torch.stack([away @ away, drift @ drift, since @ drift, kick @ drift])
-        weights[chain] = w - drift + kick
+        kick = math.sqrt(dynamics.lr) * z[chain]
+        sums = [away @ away, drift @ drift, since @ drift, kick @ drift]
+        if state.velocity is not None and dynamics.momentum is not None:
+            of_loss = 0.5 * dynamics.lr * dynamics.nbeta * g
+            u = state.velocity[chain].double()
+            sums[1:] = [of_loss @ drift, of_loss @ away, of_loss @ u]
+            before = u - drift
+            after = dynamics.momentum * before
+            after += 0.5 * math.sqrt(1.0 - dynamics.momentum**2) * kick
+            weights[chain] = w + before + after
+            state.velocity[chain] = after
+        else:
+            weights[chain] = w - drift + kick
+        statistics[chain] = torch.stack(sums)
     return statistics

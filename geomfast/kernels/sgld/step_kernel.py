@@ -109,9 +109,9 @@ def _noise(seed_low, seed_high, step, chain, counter):
 
 @triton.jit
 def _step_quarter(
-    weights, gradients, center, square_average, previous, entry, inside, z, a, b, c, d, pull, back,
-    spread, decay, stability,
-    SCALED: tl.constexpr, TRACKED: tl.constexpr,
+    weights, gradients, center, previous, velocity, entry, inside, z, a, b, c, d,
+    pull, back, spread, keep,
+    TRACKED: tl.constexpr, MOVING: tl.constexpr,
 ):  # fmt: skip
     """Moves one entry of each counter; returns the four sums with what it adds to them.
 
@@ -120,28 +120,34 @@ def _step_quarter(
     w = tl.load(weights + entry, mask=inside, other=0.0)
     g = tl.load(gradients + entry, mask=inside, other=0.0)
     away = w - tl.load(center + entry, mask=inside, other=0.0)
-    drift = pull * g + back * away
+    of_loss = pull * g
+    drift = of_loss + back * away
     kick = spread * z
-    if SCALED:
-        v = tl.load(square_average + entry, mask=inside, other=0.0)
-        v = decay * v + (1.0 - decay) * (g * g)
-        tl.store(square_average + entry, v, mask=inside)
-        m = tl.div_rn(1.0, tl.sqrt_rn(v) + stability)
-        drift = m * drift
-        kick = tl.sqrt_rn(m) * kick
     if TRACKED:
         since = w - tl.load(previous + entry, mask=inside, other=0.0)
         tl.store(previous + entry, w, mask=inside)
         c = tl.fma(since, drift, c)
-    tl.store(weights + entry, (w - drift) + kick, mask=inside)
-    return tl.fma(away, away, a), tl.fma(drift, drift, b), c, tl.fma(kick, drift, d)
+    if MOVING:
+        u = tl.load(velocity + entry, mask=inside, other=0.0)
+        before = u - drift
+        after = keep * before + kick
+        tl.store(velocity + entry, after, mask=inside)
+        tl.store(weights + entry, (w + before) + after, mask=inside)
+        b = tl.fma(of_loss, drift, b)
+        c = tl.fma(of_loss, away, c)
+        d = tl.fma(of_loss, u, d)
+    else:
+        tl.store(weights + entry, (w - drift) + kick, mask=inside)
+        b = tl.fma(drift, drift, b)
+        d = tl.fma(kick, drift, d)
+    return tl.fma(away, away, a), b, c, d
 
 
 @triton.jit(do_not_specialize=ANY_VALUE)
 def step_kernel(
-    weights, gradients, center, square_average, previous, active, sums, size, seed_low, seed_high,
-    step, first_chain, pull, back, spread, decay, stability,
-    SCALED: tl.constexpr, TRACKED: tl.constexpr, MASKED: tl.constexpr, GROUPS: tl.constexpr,
+    weights, gradients, center, previous, velocity, active, sums, size, seed_low, seed_high,
+    step, first_chain, pull, back, spread, keep,
+    TRACKED: tl.constexpr, MOVING: tl.constexpr, MASKED: tl.constexpr, GROUPS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1)
@@ -159,10 +165,10 @@ def step_kernel(
             # Adds nothing, but hides that the center is aligned where the rows are not: it would be
             # read by other threads than they, and pass through shared memory.
             center += tl.minimum(size, 0)
-        if SCALED:
-            square_average += shift
         if TRACKED:
             previous += shift
+        if MOVING:
+            velocity += shift
         counter = _own_counters(GROUPS)
         # No entry is negative, so this changes nothing and comes to no instruction. But to Triton
         # the counters now come from a load, and noise lies with the threads that load and store:
@@ -184,12 +190,12 @@ def step_kernel(
                 z = z3
             at = entry + 32 * k
             a, b, c, d = _step_quarter(
-                weights, gradients, center, square_average, previous, at, at < inside, z,
-                a, b, c, d, pull, back, spread, decay, stability, SCALED, TRACKED,
+                weights, gradients, center, previous, velocity, at, at < inside, z, a, b, c, d,
+                pull, back, spread, keep, TRACKED, MOVING,
             )  # fmt: skip
         tl.store(out, tl.sum(a))
         tl.store(out + 1, tl.sum(b))
-        if TRACKED:
+        if TRACKED or MOVING:
             tl.store(out + 2, tl.sum(c))
         else:
             tl.store(out + 2, 0.0)

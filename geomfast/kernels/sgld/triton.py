@@ -20,12 +20,12 @@ def step(state: LangevinState, step: int | Tensor) -> Tensor:
     """As `geomfast.kernels.sgld.sgld_step`, of float32."""
     from geomfast.kernels.sgld import step_kernel
 
-    weights, scaled, previous = state.weights, state.square_average, state.previous
+    weights, previous, velocity = state.weights, state.previous, state.velocity
     chains, size = weights.shape
     programs = step_kernel.programs(size)
     sums = weights.new_empty((chains, programs, 4))
     if chains > 0:
-        tensors = (weights, state.gradients, state.center, scaled, previous, state.active, sums)
+        tensors = (weights, state.gradients, state.center, previous, velocity, state.active, sums)
         launch: Any = step_kernel.step_kernel[(programs, chains)]
         with launching_on(weights.device):
             launch(
@@ -34,9 +34,9 @@ def step(state: LangevinState, step: int | Tensor) -> Tensor:
                 *_words(state.seed),
                 _on_device(step, weights.device),
                 state.first_chain,
-                **{"decay": 0.0, "stability": 0.0, **state.dynamics.factors},
-                SCALED=scaled is not None,
+                **{"keep": 0.0, **state.dynamics.factors},
                 TRACKED=previous is not None,
+                MOVING=velocity is not None,
                 MASKED=state.active is not None,
                 GROUPS=step_kernel.GROUPS,
                 WIDTH=step_kernel.width(size),

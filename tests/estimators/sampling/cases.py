@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geomfast.estimators.sampling.chains import Sampling
-from geomfast.kernels.sgld import Dynamics, RmsProp
+from geomfast.kernels.sgld import Dynamics
 from tests import cases
 
 
@@ -155,7 +155,7 @@ def sampling(
     lr: float = 0.05,
     nbeta: float = 10.0,
     localization: float = 1.0,
-    preconditioner: RmsProp | None = None,
+    momentum: float | None = None,
     batch_size: int | None = None,
     steps: int = 20,
     seed: int = 0,
@@ -171,7 +171,7 @@ def sampling(
         dict(model.named_parameters()),
         batches,
         initial,
-        Dynamics(lr, nbeta, localization, preconditioner),
+        Dynamics(lr, nbeta, localization, momentum),
         batch_size,
         steps,
         seed,

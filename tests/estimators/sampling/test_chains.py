@@ -8,7 +8,7 @@ from torch import nn
 
 from geomfast.estimators.sampling import chains as module
 from geomfast.estimators.sampling.chains import Traces, group_size, run_chains
-from geomfast.kernels.sgld import RmsProp, normals
+from geomfast.kernels.sgld import normals
 from tests.estimators.sampling.cases import Quadratic, noise, sampling, silence
 
 CURVATURE = torch.linspace(0.3, 2.0, 7)
@@ -60,15 +60,13 @@ def test_the_first_steps_are_the_equation():
 
 
 @pytest.mark.parametrize("batch_size", [None, 5])
-@pytest.mark.parametrize("preconditioner", [None, RmsProp()], ids=["plain", "rmsprop"])
+@pytest.mark.parametrize("momentum", [None, 0.5], ids=["plain", "momentum"])
 @pytest.mark.parametrize("common_batches", [False, True], ids=["own", "common"])
-def test_a_chain_does_not_depend_on_which_others_there_are(
-    batch_size, preconditioner, common_batches
-):
+def test_a_chain_does_not_depend_on_which_others_there_are(batch_size, momentum, common_batches):
     # A sum over samples that all chains share is rounded in an order of its own, too.
     data = DATA[:1] if batch_size is None else DATA
     given = sampling(
-        Elementwise(CURVATURE), data, batch_size=batch_size, preconditioner=preconditioner,
+        Elementwise(CURVATURE), data, batch_size=batch_size, momentum=momentum,
         common_batches=common_batches,
     )  # fmt: skip
     every = run_chains(given, 0, 5)
@@ -193,7 +191,7 @@ def test_groups_fit_their_memory(monkeypatch):
     assert group_size(given, 9, None) == 9  # so small that one after the other is slower
     monkeypatch.setattr(module, "STACKED_BYTES", 3 * 7 * 4 * 5)
     assert group_size(given, 9, True) == 5
-    assert group_size(of_quadratic(preconditioner=RmsProp()), 9, True) == 3
+    assert group_size(of_quadratic(momentum=0.5), 9, True) == 5
     monkeypatch.setattr(module, "STACKED_BYTES", 1)
     assert group_size(given, 9, True) == 1
 

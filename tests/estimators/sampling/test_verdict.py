@@ -26,7 +26,7 @@ def verdict(lost=0, step_bias=0.2, degree=(2.0, 0.1), effect=(0.04, 0.01), **cha
         ({}, "converged: R-hat 1.01, 900 effective draws"),
         ({"rhat": 1.099, "ess": 20.0}, "converged: R-hat 1.10, 20 effective draws"),
         ({"step_bias": 0.79}, "converged"),
-        ({"step_bias": math.nan}, "converged"),  # a preconditioner
+        ({"step_bias": math.nan}, "converged"),  # not known
         ({"mean": -0.19, "step_bias": 0.09}, "converged"),  # zero, for all that is known
         ({"mean": 0.0, "stderr": 0.0, "step_bias": 0.0}, "converged"),
         ({"mean": 0.3, "stderr": 0.25}, "converged"),  # the bias is not seen beside the error
