@@ -62,4 +62,4 @@ def runs_text(cells: pd.DataFrame) -> str:
 
 def loss_unit(records: pd.DataFrame) -> str:
     """The unit of the loss, which :func:`geomfast.report.data.read` notes of the records."""
-    return records.attrs.get("loss_unit", "units of the loss")
+    return records.attrs.get("loss_unit", "nats per token")

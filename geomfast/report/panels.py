@@ -132,16 +132,15 @@ def overlay(panels: Sequence[list[Panel]], names: Sequence[str]) -> list[Panel]:
     found: dict[str, Panel] = {}
     for name, own, dashed in zip(names, panels, (False, True), strict=True):
         for panel in own:
+            there = found.get(panel.title, replace(panel, lines=[]))
+            if there.unit != panel.unit:
+                there = replace(there, unit=f"solid: {there.unit}\ndashed: {panel.unit}")
             lines = [
                 replace(line, name=f"{name}, {line.name}", dashed=dashed)
                 for line in panel.lines
                 if not line.dashed
             ]
-            there = found.get(panel.title, replace(panel, lines=[]))
-            units = dict.fromkeys(filter(None, (there.unit, panel.unit)))
-            found[panel.title] = replace(
-                there, lines=[*there.lines, *lines], unit=" | ".join(units)
-            )
+            found[panel.title] = replace(there, lines=[*there.lines, *lines])
     return list(found.values())
 
 

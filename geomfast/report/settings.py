@@ -13,7 +13,7 @@ from geomfast.analysis.events import THRESHOLDS
 from geomfast.files import DamagedFile, read_sealed
 from geomfast.records import FINAL, RecordsError, block
 from geomfast.report.curves import samples_of
-from geomfast.report.names import labels
+from geomfast.report.names import one_line
 
 #: A value longer than this is not shown on the page; it is in settings.json.
 LONGEST = 800
@@ -60,7 +60,7 @@ def loss_unit(settings: Mapping[str, Any]) -> str:
     own = settings.get("settings")
     name = own.get("loss") if isinstance(own, dict) else None
     if isinstance(name, str):
-        return "nats per token" if name == "next_token" else f"units of {labels([name], 24)[name]}"
+        return "nats per token" if name == "next_token" else f"units of {one_line(name)[:24]}"
     hashes = settings.get("hashes")
     known = [x for x in hashes.values() if isinstance(x, dict)] if isinstance(hashes, dict) else []
     losses = (str(entry["loss"]) for entry in known if entry.get("loss"))

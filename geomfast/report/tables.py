@@ -235,18 +235,18 @@ def _llc_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     if not summary:
         return []
     found, doubts = summary["mixture"], summary["doubts"]
-    remark = f"in doubt: {sum(doubts.values())} of {summary['values']} values"
+    doubtful = sum(doubts.values())
+    remark = f"{DOUBT} " * bool(doubtful) + f"in doubt: {doubtful} of {summary['values']} values"
     label, value = "LLC of the mixture", number(found["final"])
     if not found["n"]:
-        beyond = summary["values"] - sum(doubts.values())
-        label, value = "LLC values not in doubt", f"{beyond}/{summary['values']}"
+        beyond = summary["values"] - doubtful
+        label, value = "LLC beyond doubt", f"{beyond}/{summary['values']}"
     if not math.isnan(found["final"]):
         largest = f"{number(found['largest'])} at step {step(found['largest_step'])}"
         remark = f"± {number(found['stderr'])} at the end; largest {largest}; {remark}"
     reasons = ", ".join(f"{count} {name}" for name, count in doubts.items() if count)
     remark += f" ({reasons})" if reasons else ""
-    marked = found["n"] and sum(doubts.values())
-    return [(label, f"{value} {DOUBT}" if marked else value, remark)]
+    return [(label, value, remark)]
 
 
 def _other_verdicts(counts: dict[str, Any]) -> str:

@@ -34,10 +34,12 @@ def lines(found: ReportData) -> list[tuple[str, str, str]]:
         for line in panel.lines:
             if line.dashed or (line.name.startswith("block") and line is not panel.lines[-1]):
                 continue
-            label, value = _label(panel, line) + suffix, line.text(-1, tables.number)
-            doubts = sum(map(bool, line.doubts))
-            remark = f"; {DOUBT} in doubt: {doubts} of {len(line.doubts)} values" if doubts else ""
-            shown.append((label, value, _course(line) + remark))
+            remark, doubts = _course(line), sum(map(bool, line.doubts))
+            if doubts:
+                remark += f"; {DOUBT} in doubt: {doubts} of {len(line.doubts)} values"
+                remark += ", this one too" * bool(line.doubts[-1])
+            value = tables.number(float(line.values[-1]))
+            shown.append((_label(panel, line) + suffix, value, remark))
     return shown
 
 

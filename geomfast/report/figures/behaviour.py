@@ -44,7 +44,7 @@ def behaviour_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
         axes.set_ylim(0, 1.03)
     handles = [handle(x, color=colour, linestyle=line) for x, colour, line in _LINES.values()]
     legend(figure, handles)
-    text = f"{run['run'].iloc[0]}; n = {samples_of(every)} samples a set; band: standard error"
+    text = f"{run['run'].iloc[0]}; n = {samples_of(every)} probes a set; band: standard error"
     head(figure, "Behaviour on each probe set", text, 0.75)
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -58,14 +59,14 @@ def _figure(found: list[Panel], title: str, text: str) -> Any:
     count = len(found)
     last = max(float(line.steps.max()) for panel in found for line in panel.lines)
     figure, grid = canvas(
-        10.2, 1.75 * count + 1.25, count, 1, left=0.85, right=2.3, top=0.95, bottom=0.55,
+        10.2, 1.75 * count + 1.25, count, 1, left=1.0, right=2.3, top=0.95, bottom=0.55,
         hspace=0.42,
     )  # fmt: skip
     for axes, panel in zip(grid[:, 0], found, strict=True):
         step_axis(axes, last)
         _draw(axes, panel)
     grid[-1, 0].set_xlabel(STEPS)
-    head(figure, title, text, 0.85)
+    head(figure, title, text, 1.0)
     return figure
 
 
@@ -92,7 +93,8 @@ def _draw(axes: Any, panel: Panel) -> None:
     else:
         axes.yaxis.set_major_locator(need("matplotlib.ticker").MaxNLocator(5))
     axes.set_title(panel.title, loc="left")
-    axes.set_ylabel(panel.unit)
+    lines = (textwrap.fill(line, 20) for line in panel.unit.split("\n"))
+    axes.set_ylabel("\n".join(lines), fontsize=8)
     _legend(axes, _named(panel.lines))
 
 
