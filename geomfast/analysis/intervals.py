@@ -41,12 +41,21 @@ def wilson(count: int, of: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def mean_over_seeds(values: ArrayLike, scales: ArrayLike) -> Estimate:
+def mean_over_seeds(
+    values: ArrayLike,
+    scales: ArrayLike,
+    *,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> Estimate:
     """Mean over runs, with a t interval.
 
     Args:
         values: (R,) one number per run, finite.
         scales: (R,) the scale of each run.
+        least, most: that a value can be, which no interval reaches over.  With a least alone the
+            interval is one of the logarithm of the distance from it, by the delta method; with
+            both it is cut off there.
 
     Returns:
         The mean.  Its interval takes the variance of seeds about the mean of their scale, pooled
@@ -62,7 +71,12 @@ def mean_over_seeds(values: ArrayLike, scales: ArrayLike) -> Estimate:
     if freedom == 0:
         return Estimate(mean)
     half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(variance / len(each))
-    return Estimate(mean, mean - half, mean + half, how)
+    low, high = mean - half, mean + half
+    if least < mean and least > -math.inf == -most:
+        factor = float(np.exp(half / (mean - least)))
+        low, high = least + (mean - least) / factor, least + (mean - least) * factor
+        how += ", on a log scale"
+    return Estimate(mean, max(low, min(least, mean)), min(high, max(most, mean)), how)
 
 
 def share_over_seeds(flags: ArrayLike, runs: ArrayLike, scales: ArrayLike) -> Estimate:

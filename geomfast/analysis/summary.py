@@ -63,7 +63,7 @@ def mod_floor(table: pd.DataFrame, *, level: int = 1) -> dict[str, Any]:
         ``by_scale`` (mean per scale).
     """
     rows = table[(table["task"] == "MOD") & (table["level"] == level) & table["floor"].notna()]
-    found = mean_over_seeds(rows["floor"].to_numpy(dtype=float), rows["scale"].tolist())
+    found = mean_over_seeds(rows["floor"].to_numpy(dtype=float), rows["scale"].tolist(), least=1.0)
     by_scale = rows.groupby("scale", sort=False)["floor"].mean()
     each = {str(scale): float(value) for scale, value in by_scale.items()}
     interval = {"value": found.value, "low": found.low, "high": found.high}

@@ -36,26 +36,25 @@ def build(
 ) -> dict[str, Any]:
     """Write figures, tables, report.json and report.html from the records under ``out``.
 
-    Figures of all runs together lie in ``figures/``.  With one run its own lie there too; with
-    several, each run's lie in ``figures/RUN/`` and ``figures/collapse.png`` shows the first run
+    Figures of all runs together are in ``figures/``.  With one run its own are there too; with
+    several, each run's are in ``figures/RUN/`` and ``figures/collapse.png`` shows the first run
     (smallest scale, first seed).  Drawing takes seconds a run, so that only the first run of every
     scale and task is drawn unless ``every_run`` asks for all; the page holds those, and
     interactive curves of all runs.
 
     Args:
         out: folder of a sweep, with ``records/`` and, if there is one, ``settings.json``.
-        html: where to write the page; ``OUT/report.html`` when None.  Of what is there already
-            only what geomfast wrote is overwritten.
-        against: version of arXiv:2602.15997 whose values stand beside ours.
-        compare_with: folder of a second sweep, whose claims, collapse, floors and emergence are
-            set beside the first one's.
+        html: where to write the page; ``OUT/report.html`` when None.  Only files that geomfast
+            wrote are overwritten.
+        against: version of arXiv:2602.15997 whose values are shown beside these.
+        compare_with: folder of a second sweep or tracker, shown together with the first.
         every_run: draw the figures of every run.
-        processes: at most so many draw the figures of several runs, beside this one.  They import
-            the calling program's main module, as those of :mod:`multiprocessing` do, so that more
-            than one wants ``if __name__ == "__main__":`` there.
+        processes: most processes that draw the figures of several runs, beside this one.  They
+            import the calling program's main module, as those of :mod:`multiprocessing` do, so
+            that more than one needs ``if __name__ == "__main__":`` there.
 
-    What a tracker recorded gets a page of its own: first the curves of everything measured, and of
-    the claims those that can be decided.
+    Records of a tracker get another page: first the curves of all measures, those of two such
+    folders over each other, and of the claims those that can be decided.
 
     Returns:
         ``generator``, ``name``, ``notes`` (what was left out, and why), ``against``, ``paper``,
@@ -90,7 +89,7 @@ def build(
     orders = top_down(records)
     extra = {"gradient_ranks": truncation(records), "hessian": hessian(records)}
     extra |= {"llc": llc(records), "measures": other_measures(records)}
-    live = found.tracked and other is None
+    live = found.tracked and (other is None or other.tracked)
     lines = tracked.lines(found) if live else tables.summary_lines(summary)
 
     look = {"every_run": every_run, "write": place.write, "processes": processes}
@@ -106,7 +105,7 @@ def build(
         if name not in extra or not table.empty
     ]
     if live:
-        text = tracked.render(found, drawn, against)
+        text = tracked.render(found, other, drawn, against)
     else:
         text = page.render(found, other, lines, drawn, against)
     place.write(place.html, text.encode())
@@ -132,6 +131,6 @@ def build(
 
 
 def _flat(orders: pd.DataFrame) -> pd.DataFrame:
-    """One cell of text for the steps of all blocks, first to last, separated by spaces."""
+    """The orders with the steps of all blocks in one text, first to last, separated by spaces."""
     steps = orders["half_steps"]
     return orders.assign(half_steps=[" ".join(f"{half:g}" for half in row) for row in steps])

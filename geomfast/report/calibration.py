@@ -1,4 +1,4 @@
-"""Figure of a grid of settings for the local learning coefficient: traces, and what they give."""
+"""Figure of a grid of sampler settings for the local learning coefficient: traces and results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from geomfast.report.colours import BLACK, BLUE, DASHED, GREY, LINES, SOFT, VERMILLION
+from geomfast.report.axes import log_ticks, tick_label
+from geomfast.report.colours import BLACK, BLUE, DASHED, GREY, LINES, RED_TEXT, SOFT
 from geomfast.report.extras import need
 from geomfast.report.style import canvas, handle, head, styled
 from geomfast.testbed.tasks.names import task_level
@@ -43,7 +44,7 @@ def calibration_figure(found: dict[str, Any]) -> Any:
         _limits(axes[0], row)
         axes[0].set_ylabel(f"localization\n{pull:g}")
     for axes, lr in zip(grid[0], lrs, strict=True):
-        axes.set_title(f"lr {_short(lr)}", loc="left")
+        axes.set_title(f"lr {tick_label(lr)}", loc="left")
     for axes in grid[-1]:
         axes.set_xlabel("step of a chain")
     for axes in grid.flat:
@@ -63,7 +64,7 @@ def _trace(axes: Any, trial: dict[str, Any], burn_in: int) -> None:
     colour = BLUE if trial["converged"] else GREY
     place = {"xycoords": "axes fraction", "va": "top", "fontsize": 7.5}
     if trial["trace"] is None:
-        axes.annotate(words, (0.06, 0.9), color=VERMILLION, **place)
+        axes.annotate(words, (0.06, 0.9), color=RED_TEXT, **place)
         return
     trace = np.asarray(trial["trace"], dtype=float)
     every = max(1, trace.shape[1] // _POINTS)
@@ -78,7 +79,7 @@ def _trace(axes: Any, trial: dict[str, Any], burn_in: int) -> None:
     text = words if trial["converged"] else f"{words}\n{trial['mean']:.3g}"
     if trial["converged"]:
         text = f"{trial['mean']:.3g} ± {trial['stderr']:.1g}"
-    axes.annotate(text, (0.06, 0.94), color=BLUE if trial["converged"] else VERMILLION, **place)
+    axes.annotate(text, (0.06, 0.94), color=BLUE if trial["converged"] else RED_TEXT, **place)
     if trial["recommended"]:
         for spine in axes.spines.values():
             spine.set(visible=True, color=BLACK, linewidth=2.0)
@@ -150,9 +151,7 @@ def _scale(axes: Any, name: str) -> None:
             axes.set_yscale("log", subs=[3])
         else:
             axes.set_yscale("symlog", linthresh=0.1, subs=[3])
-        plain = ticker.FuncFormatter(lambda value, _: f"{value:g}")
-        axes.yaxis.set_major_formatter(plain)
-        axes.yaxis.set_minor_formatter(plain)
+        log_ticks(axes.yaxis, between=True)
     elif name == "step_bias":
         axes.set_yscale("log")
         axes.set_ylim(0.01, 1)
@@ -168,11 +167,4 @@ def _lr_ticks(trials: list[dict[str, Any]]) -> tuple[list[float], list[str]]:
     lrs = sorted({trial["lr"] for trial in trials})
     ones = [lr for lr in lrs if f"{lr:e}".startswith("1")]
     ticks = ones if len(lrs) > 4 and len(ones) > 1 else lrs
-    return ticks, [_short(tick) for tick in ticks]
-
-
-def _short(lr: float) -> str:
-    """2e-5 for 0.00002."""
-    digits, _, power = f"{lr:.2e}".partition("e")
-    digits = digits.rstrip("0").rstrip(".")
-    return f"{digits}e{int(power)}" if int(power) else digits
+    return ticks, [tick_label(tick) for tick in ticks]

@@ -19,13 +19,13 @@ from geomfast.testbed.tasks.names import task_level
 def chart_data(
     records: pd.DataFrame, table: pd.DataFrame, with_layers: Container[str]
 ) -> dict[str, Any]:
-    """What the chart draws: by run and task-level, every curve on the run's steps.
+    """The curves of the chart by run and task-level, each on the steps of its run.
 
     Args:
         records: the table of :func:`geomfast.records.load_records`.
         table: rows of :func:`geomfast.analysis.cells`.
-        with_layers: runs whose blocks are drawn; the others have the final state only, which keeps
-            the page of a sweep with many seeds and deep models small.
+        with_layers: runs whose blocks are drawn; of the others the final state alone, to keep the
+            page of a sweep with many seeds and deep models small.
     """
     data: dict[str, Any] = {}
     runs = dict(list(records.groupby("run", sort=False)))

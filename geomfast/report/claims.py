@@ -19,9 +19,9 @@ from geomfast.files import printable, write_atomically
 from geomfast.report.names import in_terminal
 from geomfast.report.tables import Write, number, plain, step, write_csv
 
-#: A sign for every verdict, so that none rests on its colour; each stands beside the words.
+#: A sign for every verdict, beside its name, so that none depends on colour alone.
 MARKS = {HOLDS: "✓", PARTLY: "◐", DOES_NOT: "✗", NOT_ENOUGH: "?"}
-#: What stands for a value that there is none of, and for a version that is silent.
+#: Texts of a missing value, and of a version of the paper that states none.
 NOTHING, SILENT = "–", "says nothing"
 
 _STYLES = {HOLDS: "bold blue", PARTLY: "bold yellow", DOES_NOT: "bold red", NOT_ENOUGH: "dim"}
@@ -43,7 +43,7 @@ def interval_text(low: float | None, high: float | None, unit: str) -> str:
 
 
 def counts(n: Mapping[str, int]) -> str:
-    """What was counted, as text: *1 scale, 24 task-levels*; names are given in the plural."""
+    """Counts as text: *1 scale, 24 task-levels*; names are given in the plural."""
     return ", ".join(
         f"{count:,} {name.removesuffix('s') if count == 1 else name}" for name, count in n.items()
     )
@@ -59,14 +59,14 @@ def paper_text(value: Any) -> str:
 
 
 def as_json(claims: Sequence[Claim]) -> list[dict[str, Any]]:
-    """Everything about the claims but the rows behind them, which are in ``tables/claims``."""
+    """The claims without the rows behind them, which are in ``tables/claims``."""
     names = ["name", "title", "statement", "verdict", "value", "low", "high", "unit", "interval"]
     names += ["n", "measured", "paper", "reason", "criterion"]
     return [plain({name: getattr(claim, name) for name in names}) for claim in claims]
 
 
 def row(claim: Mapping[str, Any], version: str) -> dict[str, Any]:
-    """One claim of :func:`as_json` as the page and the terminal show it.
+    """One claim of :func:`as_json` as texts for the page and the terminal.
 
     Returns:
         Texts by name: ``name``, ``title``, ``statement``, ``verdict``, ``mark``, ``value``,
@@ -90,7 +90,7 @@ def row(claim: Mapping[str, Any], version: str) -> dict[str, Any]:
 
 
 def tally(claims: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many claims of :func:`as_json` have each verdict."""
+    """The number of claims of :func:`as_json` with each verdict."""
     return {verdict: sum(c["verdict"] == verdict for c in claims) for verdict in VERDICTS}
 
 
@@ -129,7 +129,7 @@ def terminal(
         sweeps: claims of :func:`as_json` by name of the sweep; one or two.
         version: of the paper.
         console: where to print.
-        undecided: print those too for which there is not enough data; they are counted anyway.
+        undecided: name below the table, with the reason, the claims that no sweep decides.
     """
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", expand=True)
     grid.title = Text(f"Claims of arXiv:2602.15997, {version}", style="bold")
@@ -138,11 +138,10 @@ def terminal(
         heading = in_terminal(f"{name}, 95% interval" if len(sweeps) == 1 else name)
         grid.add_column(heading, ratio=5, overflow="fold")
     grid.add_column(f"paper {version}", ratio=3, overflow="fold")
-    rows = [
-        claims
-        for claims in zip(*sweeps.values(), strict=True)
-        if undecided or any(claim["verdict"] != NOT_ENOUGH for claim in claims)
-    ]
+    rows, folded = [], []
+    for claims in zip(*sweeps.values(), strict=True):
+        decided = any(claim["verdict"] != NOT_ENOUGH for claim in claims)
+        (rows if decided else folded).append(claims)
     for claims in rows:
         cells = []
         for claim in claims:
@@ -154,13 +153,16 @@ def terminal(
         )
     if rows:
         console.print(grid)
+    if folded and undecided:
+        named = (f"{claims[0]['title']} ({claims[0]['reason']})" for claims in folded)
+        console.print(in_terminal(f"{MARKS[NOT_ENOUGH]} {NOT_ENOUGH}: {'; '.join(named)}"), "")
     for name, claims in sweeps.items():
         counted = [f"{count} {verdict}" for verdict, count in tally(claims).items() if count]
         console.print(in_terminal(f"{name}: {', '.join(counted)}"), style="bold")
 
 
 def here(texts: Mapping[str, Any]) -> str:
-    """What was found, in one line; where that was not enough, what is missing."""
+    """The value with its interval in one line, or the reason why there is none."""
     if texts["verdict"] == NOT_ENOUGH:
         return texts["reason"]
     whole = f"{texts['value']} ({texts['interval']})" if texts["interval"] else texts["value"]

@@ -12,17 +12,22 @@ from geomfast.measures.spec import BLUE, GREEN, ORANGE, PURPLE, SKY
 from geomfast.records import FINAL
 from geomfast.testbed.models.scales import SCALES
 
-#: The rest of the palette that measures have their colours of.
+#: The palette beside the colours of measures, which are imported above.
 VERMILLION, BLACK, GREY = "#D55E00", "#222222", "#8A8F98"
-#: Text and axes, and thin lines that only help the eye.
+#: Vermillion dark enough for small text on white.
+RED_TEXT = "#A84A00"
+#: Text and axes, and thin guide lines.
 INK, SOFT, LINE = "#1f2328", "#4b5563", "#d1d5db"
+#: Marker of a coefficient in doubt.
+DOUBTFUL: Any = {"marker": "x", "color": VERMILLION, "markersize": 4, "zorder": 3}
 #: Short dashes.
 DASHED: Any = (0, (3, 2))
 
-#: Of lines that are of one kind, one after the other.
+#: Colours of lines of one kind, in order.
 LINES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, BLACK)
-#: What each thing looks like in every figure and in the page.
+#: Colours of quantities, in figures and on the page.
 COLOUR = {"rankme": BLUE, "accuracy": VERMILLION, "logprob": PURPLE, "floor": BLACK}
+COLOUR["text"] = RED_TEXT  # of the accuracy
 
 
 def block_colour(index: int, blocks: int) -> tuple[float, float, float]:
@@ -34,7 +39,7 @@ def block_colour(index: int, blocks: int) -> tuple[float, float, float]:
 
 
 def layer_looks(layers: Iterable[str]) -> dict[str, tuple[Any, str]]:
-    """Colour and the same as #rrggbb of some layers: blocks from light to dark, the rest blue."""
+    """Colours of layers, as matplotlib's and as #rrggbb: blocks from light to dark, others blue."""
     blocks = [layer for layer in layers if layer not in ("", FINAL)]
     shades = [block_colour(index, len(blocks)) for index in range(len(blocks))]
     looks: dict[str, tuple[Any, str]] = {layer: (BLUE, BLUE) for layer in ("", FINAL)}
@@ -44,12 +49,12 @@ def layer_looks(layers: Iterable[str]) -> dict[str, tuple[Any, str]]:
 
 
 def plain_colour(colour: str) -> str:
-    """A colour that a measure of another package says it has; blue where that is no #rrggbb."""
+    """The colour of a measure, or blue where another package's is not #rrggbb."""
     return colour if re.fullmatch("#[0-9A-Fa-f]{6}", str(colour)) else BLUE
 
 
 def scale_look(scale: str) -> tuple[str, str]:
-    """Colour and marker of a scale, the same in every figure."""
+    """Colour and marker of a scale in every figure."""
     looks = zip(
         SCALES, (ORANGE, SKY, GREEN, PURPLE, BLUE, BLACK), ("o", "s", "^", "D", "v", "P"),
         strict=True,

@@ -1,4 +1,4 @@
-"""Two sweeps beside each other: their claims, task-levels and settings."""
+"""Comparison of two sweeps: claims, task-levels and settings."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from geomfast.report.data import ReportData
 from geomfast.report.settings import differences
 from geomfast.report.tables import plain
 
-#: What is compared of every task-level: columns of :func:`geomfast.analysis.cells`.
+#: Compared numbers of every task-level: columns of :func:`geomfast.analysis.cells`.
 COMPARED = ("floor", "floor_step", "emerged_step", "final_accuracy")
 
 
 def scale_pairs(ours: ReportData, other: ReportData) -> list[tuple[str, str]]:
-    """Scales to set beside each other: those in both; where there is none, the largest of each."""
+    """Pairs of scales to compare: those in both sweeps or, without any, the largest of each."""
     both = [scale for scale in ours.scales if scale in other.scales]
     return [(scale, scale) for scale in both] or [(ours.scales[-1], other.scales[-1])]
 
 
 def side_by_side(ours: ReportData, other: ReportData) -> pd.DataFrame:
-    """Every task-level of two sweeps, medians over seeds.
+    """The task-levels of two sweeps side by side, medians over seeds.
 
     Returns:
         One row per pair of scales, task and level: ``scale``, ``other_scale``, ``runs`` and
@@ -37,7 +37,7 @@ def side_by_side(ours: ReportData, other: ReportData) -> pd.DataFrame:
             groups = rows.groupby(["task", "level"], sort=False)
             table = groups[list(COMPARED)].median().assign(runs=groups["run"].nunique())
             sides.append(table.add_prefix(prefix))
-        # Ours in their order, then what only the other has.
+        # The first sweep's in order, then those of the other alone.
         keys = list(dict.fromkeys([*sides[0].index, *sides[1].index]))
         both = pd.concat([side.reindex(keys) for side in sides], axis=1).reset_index()
         frames.append(both.assign(scale=scale, other_scale=other_scale))
@@ -47,7 +47,7 @@ def side_by_side(ours: ReportData, other: ReportData) -> pd.DataFrame:
 
 
 def claims_table(ours: ReportData, other: ReportData) -> pd.DataFrame:
-    """Both sweeps' claims, a row each: ``verdict``, ``value``, ``low`` and ``high`` of either."""
+    """The claims of both sweeps: ``verdict``, ``value``, ``low`` and ``high`` of either."""
     theirs = {claim.name: claim for claim in other.claims}
     names = ("verdict", "value", "low", "high", "measured", "reason")
     rows = []
@@ -60,7 +60,7 @@ def claims_table(ours: ReportData, other: ReportData) -> pd.DataFrame:
 
 
 def as_json(ours: ReportData, other: ReportData) -> dict[str, Any]:
-    """What report.json holds of a comparison."""
+    """The comparison as report.json has it."""
     rows = differences(ours.settings, other.settings)
     return plain(
         {

@@ -1,4 +1,4 @@
-"""What figures and the page plot, and the words that say of what it is."""
+"""Curves for figures and the page, and the words that say where they come from."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import pandas as pd
 from geomfast.analysis.trajectories import in_order, select, stretches
 from geomfast.records import layer_depth
 
+#: Mark of a coefficient in doubt, and its explanation.
+DOUBT = "?"
+DOUBT_KEY = f"{DOUBT}: a coefficient in doubt by its sampler's diagnostics"
 #: By task and level, and then by layer: steps and values.
 Curves = dict[tuple[str, int], dict[str, tuple[np.ndarray, np.ndarray]]]
 
@@ -26,14 +29,14 @@ def curves(run: pd.DataFrame, measure: str) -> Curves:
 
 
 def caption(run: pd.DataFrame) -> str:
-    """Where the numbers of a figure come from, in one line."""
+    """Run, samples and checkpoints of a figure, in one line."""
     name, checkpoints = run["run"].iloc[0], run["step"].nunique()
     samples = samples_of(run[run["measure"] == "rankme"]) or "?"
     return f"{name}; RankMe of n = {samples} samples per task-level; {checkpoints} checkpoints"
 
 
 def medians(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of values and of their errors' ends, by step: ``middle``, ``low`` and ``high``."""
+    """Medians by step of values (``middle``) and the ends of their errors (``low``, ``high``)."""
     ends = pd.DataFrame(
         {
             "step": rows["step"],
@@ -46,12 +49,17 @@ def medians(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def samples_of(rows: pd.DataFrame) -> str:
-    """The n of some records as text."""
+    """The numbers of samples of some records, as text."""
     return ", ".join(f"{n:,}" for n in sorted({int(n) for n in rows["n"].dropna().unique()}))
 
 
 def runs_text(cells: pd.DataFrame) -> str:
-    """Which runs a figure shows: *15 runs (5 scales, 3 seeds)*."""
+    """The runs of a figure: *15 runs (5 scales, 3 seeds)*."""
     runs, scales, seeds = (cells[name].nunique() for name in ("run", "scale", "seed"))
     parts = [f"{scales} scale{'s' * (scales > 1)}", f"{seeds} seed{'s' * (seeds > 1)}"]
     return f"{runs} run{'s' * (runs > 1)} ({', '.join(parts)})"
+
+
+def loss_unit(records: pd.DataFrame) -> str:
+    """The unit of the loss, which :func:`geomfast.report.data.read` notes of the records."""
+    return records.attrs.get("loss_unit", "nats per token")

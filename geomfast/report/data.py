@@ -1,4 +1,4 @@
-"""One sweep as the report sees it: its records, its settings and what the analyses make of them."""
+"""The data of one sweep's report: records, settings and the results of the analyses."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from geomfast.analysis.concordance import pairs
 from geomfast.analysis.crosscorrelation import cross_correlation
 from geomfast.analysis.difficulty import early_geometry
 from geomfast.analysis.leads import leads, precursors
+from geomfast.analysis.llc import llc_values
 from geomfast.analysis.probes import FIRST_TOKEN, probe_leads
 from geomfast.analysis.remember import remember
 from geomfast.analysis.topdown import top_down
 from geomfast.analysis.trajectories import TRAJECTORY, in_order
 from geomfast.measures.spec import FAILED
 from geomfast.records import MIXTURE, RecordsError, load_records
+from geomfast.report.curves import DOUBT
 from geomfast.report.names import one_line, one_line_columns
-from geomfast.report.settings import read_settings
+from geomfast.report.settings import loss_unit, read_settings
 from geomfast.runs.wall import wall_time
 
 #: Format that ``settings.json`` has of what a tracker recorded.
@@ -34,10 +36,10 @@ TRACKER = "geomfast tracker 1"
 
 @dataclass(frozen=True)
 class ReportData:
-    """What a report is made from.
+    """The data of a report.
 
     Attributes:
-        name: what the sweep is called where two are shown.
+        name: of the sweep where two are shown.
         records: the table of :func:`geomfast.records.load_records`.
         settings: content of ``settings.json``; empty where there is none.
         chance: exact-match chance by task-level name, of the settings or else of the tasks.
@@ -70,7 +72,7 @@ class ReportData:
 
     @property
     def tracked(self) -> bool:
-        """Whether a tracker recorded it, which knows no behaviour, and no task but its samples."""
+        """Whether a tracker recorded it, whose tasks are sets of samples without behaviour."""
         return self.settings.get("format") == TRACKER
 
     @cached_property
@@ -104,11 +106,17 @@ class ReportData:
         return pairs(self.early)
 
     @cached_property
+    def doubts(self) -> str:
+        """The share of learning coefficients in doubt, as text; empty where none is."""
+        doubtful = llc_values(self.records)["doubt"] != ""
+        return f"{DOUBT} {doubtful.sum():,} of {len(doubtful):,} in doubt" * bool(doubtful.any())
+
+    @cached_property
     def probes(self) -> pd.DataFrame:
-        """When a linear probe has the answer, and when the model gives it.
+        """Steps from which a linear probe and the model have the answer.
 
         The rows of :func:`geomfast.analysis.probe_leads` against the whole answer and, where it
-        is recorded, when the model has the first token (``first_token``).
+        is recorded, the step from which the model has the first token (``first_token``).
         """
         table = probe_leads(self.records, chance=self.chance)
         if not (self.records["measure"] == FIRST_TOKEN).any():
@@ -119,7 +127,7 @@ class ReportData:
 
 
 def _by_layer(records: pd.DataFrame) -> pd.DataFrame:
-    """With a failure of all layers as one of each, so that every layer's curve has the gap."""
+    """Records in which a failure of all layers is one per layer, a gap in every curve."""
     lost = records[(records["backend"] == FAILED) & (records["layer"] == "")]
     if lost.empty:
         return records
@@ -135,7 +143,7 @@ def _by_layer(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def read(out: Path) -> ReportData:
-    """Read and analyse a sweep, which is called what its folder is.
+    """Read and analyse a sweep, whose name is its folder's.
 
     Args:
         out: folder of a sweep, with ``records/`` and, if there is one, ``settings.json``.
@@ -155,6 +163,7 @@ def read(out: Path) -> ReportData:
     records = records.assign(**{str(name): _shared(column) for name, column in texts.items()})
     remember(records)
     settings = read_settings(out / "settings.json")
+    records.attrs["loss_unit"] = loss_unit(settings)
     chance = settings.get("chance") or task_chances(records)
     table = cells(records, chance=chance)
     if not _of_a_sweep(settings):
@@ -162,8 +171,8 @@ def read(out: Path) -> ReportData:
     if table.empty:
         lacking = "neither RankMe nor behaviour" if _of_a_sweep(settings) else "no value"
         raise RecordsError(f"{out}: the records hold {lacking} of any task")
-    # A tracker's sets of samples are no tasks, of which claims would count how many do what.
-    sets = set(records["task"]) - {MIXTURE[0]}  # which the loop's own numbers have
+    # A tracker's sets of samples are not the tasks that claims count.
+    sets = set(records["task"]) - {MIXTURE[0]}  # the task of scalars that the loop logged
     of_sets = str(settings.get("format")) == TRACKER and len(sets) > 1
     return ReportData(
         name=one_line(out.resolve().name),
@@ -177,22 +186,19 @@ def read(out: Path) -> ReportData:
 
 
 def _shared(column: pd.Series) -> pd.Series:
-    """Texts as Python has them, equal ones once: Arrow copies every letter of the rows it takes."""
+    """A column of Python's texts, each different one once: Arrow copies those of selected rows."""
     codes, found = pd.factorize(column)
     texts = np.array([*found, math.nan], dtype=object)  # code -1 is that of a missing one
     return pd.Series(texts[codes], index=column.index, dtype=object)
 
 
 def _of_a_sweep(settings: Mapping[str, Any]) -> bool:
-    """Whether a folder is a sweep's, as one without settings is."""
+    """Whether a folder is a sweep's; one without settings counts as such."""
     return str(settings.get("format", "geomfast sweep")).startswith("geomfast sweep")
 
 
 def _every_cell(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """The table with a row for every cell that has a value of any measure.
-
-    Trackers and series of checkpoints may have taken other measures than those of the table.
-    """
+    """The table with a row for every cell that has a value of any measure."""
     valued = records.loc[
         records["value"].notna() & (records["level"] > 0), TRAJECTORY
     ].drop_duplicates()
@@ -200,7 +206,7 @@ def _every_cell(table: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     flags = ["collapsed", "recovered", "exceeded", "pending"]
     for flag in flags:
         whole[flag] = whole[flag].eq(True)
-    # Columns of an empty table are of no type.
+    # Columns of an empty table have no numeric type.
     numbers = [name for name in whole.columns if name not in (*TRAJECTORY, *flags)]
     whole[numbers] = whole[numbers].astype(float)
     return in_order(whole)

@@ -1,4 +1,4 @@
-"""Draw all figures and write them as PNG and SVG."""
+"""Figures of a report, drawn and written as PNG and SVG."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import io
 import itertools
 import multiprocessing
 import re
+import urllib.parse
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,15 +31,28 @@ from geomfast.report.style import RC
 from geomfast.report.tables import Write
 from geomfast.runs.executors.orphans import end_with_parent
 
-#: Larger ones, of thousands of line segments, are on the page as PNG; the file stays SVG.
-LARGEST_SVG = 300_000
+#: A larger SVG, of thousands of line segments, is a PNG on the page; the file stays SVG.
+LARGEST_SVG = 400_000
 #: Dots per inch of PNG files, and of those on the page, sharp in print where they are made smaller.
 _DPI, _DPI_ON_PAGE = 100, 140
+#: Fonts of the same letter widths, for readers without the one that matplotlib brings along.
+_FONTS = "'DejaVu Sans', Verdana, sans-serif"
+#: What the page has no use for in an SVG: comments, metadata, names of groups, line breaks, and
+#: digits of coordinates beyond a tenth of a point.
+_NOT_ON_THE_PAGE = (
+    (r"<metadata>.*?</metadata>|<!--.*?-->", ""),
+    (rf"font-family: {_FONTS}(; )?", ""),
+    (r'<g id="[^"]*"', "<g"),
+    (r' transform="rotate\(-0 [^"]*"', ""),
+    (r'\b(?:d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0])),
+    (r"\s+", " "),
+    (r"> <", "><"),
+)
 #: Settings of matplotlib that it asks for when a figure is written.
-_WRITTEN_BY = ("svg.hashsalt", "text.parse_math")
-#: Runs from which on it is worth the seconds that another process takes to begin.
+_WRITTEN_BY = ("svg.hashsalt", "svg.fonttype", "text.parse_math")
+#: Number of runs from which on processes are worth the seconds that they take to start.
 _WORTH_A_PROCESS = 3
-#: Pictures that stand for a whole folder as well as for its first run.
+#: Figures of the first run that are also written for the whole folder.
 _FIRST = ("collapse", "by-step")
 
 
@@ -48,15 +62,19 @@ class OnPage:
 
     Attributes:
         heading: what it shows.
-        source: the picture itself as a ``data:`` address.
+        source: the picture itself as a ``data:`` address without quotation marks.
         inches: width and height.
         caption: how what it shows was measured.
+        see: what to look for.
+        alt: the texts over the panels, for readers who do not see the picture.
     """
 
     heading: str
     source: str
     inches: tuple[float, float]
     caption: str
+    see: str
+    alt: str
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,8 @@ class Drawn:
         overview: of all runs together.
         runs: by run, those of one run; empty for runs that were not drawn.
         compared: of two sweeps.
-        notes: what was not drawn, and why.
+        missing: headings of the figures for which the records have too little.
+        notes: what was left out, and why.
         write: writes a file.
     """
 
@@ -91,6 +110,7 @@ class Drawn:
     overview: list[OnPage] = field(default_factory=list)
     runs: dict[str, list[OnPage]] = field(default_factory=dict)
     compared: list[OnPage] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     write: Write = write_atomically
 
@@ -112,7 +132,7 @@ def draw_all(
 ) -> Drawn:
     """Draw every figure for which there is something to draw, and write it under ``folder``.
 
-    Of what a tracker recorded other figures are drawn than of a sweep, and of every run.
+    Records of a tracker have other figures than a sweep, drawn of every run.
 
     Args:
         folder: ``OUT/figures``.
@@ -120,11 +140,11 @@ def draw_all(
         other: the one it is compared with.
         every_run: figures of every run; else those of the first run of every scale and task.
         write: writes a file.
-        processes: at most so many draw several runs, beside this one.
+        processes: most processes that draw several runs, beside this one.
     """
     drawn = Drawn(runs={run: [] for run in found.runs}, write=write)
     places = run_folders(found)
-    live = found.tracked and other is None
+    live = found.tracked and (other is None or other.tracked)
     there = set(found.records["measure"])
     cells = found.cells
     first = set(cells.drop_duplicates(["scale", "task"])["run"])
@@ -135,9 +155,10 @@ def draw_all(
     ]
     with _mapping(min(processes, len(jobs)) if len(jobs) >= _WORTH_A_PROCESS else 1) as mapped:
         of_runs = mapped(_of_run, jobs)
-        for picture in figures.TRACKED_OVERVIEW if live else figures.OVERVIEW:
+        overview = figures.TRACKED_OVERVIEW if live else figures.OVERVIEW
+        for picture in overview:
             with _no_garbage():
-                figure = picture.draw(found) if has_data(picture, there) else None
+                figure = draw(picture, there, found)
                 if figure is not None:
                     caption = taken_how(found.records, found.settings, picture.measures)
                     drawn.overview.append(keep(drawn, [folder], finished(picture, figure, caption)))
@@ -151,12 +172,15 @@ def draw_all(
                     drawn.runs[run].append(shown)
     if other is not None:
         _draw_both(drawn, folder, found, other)
+    shown = {figure.heading for some in [drawn.overview, *drawn.runs.values()] for figure in some}
+    wanted = [*overview, *(figures.TRACKED if live else figures.FIGURES)]
+    drawn.missing.extend(dict.fromkeys(p.heading for p in wanted if p.heading not in shown))
     return drawn
 
 
 @contextmanager
 def _mapping(processes: int) -> Iterator[Callable[..., Iterator[list[Finished]]]]:
-    """``map``, in so many processes beside this one if that is more than one."""
+    """``map``, in processes beside this one if there is to be more than one."""
     if processes < 2:
         yield map
         return
@@ -175,10 +199,7 @@ def _mapping(processes: int) -> Iterator[Callable[..., Iterator[list[Finished]]]
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """Look for no garbage: a figure is many objects, of which none can go before it is written.
-
-    That is a sixth of the time that it takes to draw it.
-    """
+    """Pause garbage collection, which takes a sixth of the time of drawing and frees nothing."""
     on = gc.isenabled()
     gc.disable()
     try:
@@ -192,11 +213,11 @@ def _no_garbage() -> Iterator[None]:
 def _of_run(
     job: tuple[str, pd.DataFrame, pd.DataFrame, Mapping[str, Any], bool, Container[str]],
 ) -> list[Finished]:
-    """The figures of one run: its name, records and cells, the settings, and what is there."""
+    """The figures of one run, of its name, records, cells, settings, kind and measures."""
     run, rows, table, settings, live, there = job
     drawn = []
     for picture in figures.TRACKED if live else figures.FIGURES:
-        figure = picture.draw(rows, table) if has_data(picture, there) else None
+        figure = draw(picture, there, rows, table)
         if figure is None:
             continue
         caption = taken_how(rows, settings, picture.measures)
@@ -207,22 +228,32 @@ def _of_run(
 
 
 def run_folders(found: ReportData) -> dict[str, str]:
-    """Names of the folders of the figures of each run."""
+    """The folder name of the figures of each run."""
     return slugs(found.runs)
 
 
-def has_data(picture: Picture, there: Container[str]) -> bool:
-    """Whether any of the measures that a picture shows is there."""
-    return not picture.measures or any(name in there for name in picture.measures)
+def draw(picture: Picture, there: Container[str], *data: Any) -> Any:
+    """A figure, or None where it would show nothing.
+
+    Args:
+        picture: what to draw.
+        there: names of the measures in the records.
+        data: what its function takes.
+    """
+    if picture.measures and not any(name in there for name in picture.measures):
+        return None
+    figure = picture.draw(*data)
+    return figure if figure and any(axes.has_data() for axes in figure.axes) else None
 
 
 def _draw_both(drawn: Drawn, folder: Path, found: ReportData, other: ReportData) -> None:
-    """Figures of two sweeps, one of every kind for each pair of scales."""
+    """Draw the figures of two sweeps, one of each kind per pair of scales."""
     pairs = scale_pairs(found, other)
     places = slugs("-".join(dict.fromkeys(scales)) for scales in pairs)
     for scales in pairs:
         place, words = (mark.join(dict.fromkeys(scales)) for mark in ("-", " and "))
-        for picture in figures.COMPARED:
+        both_tracked = found.tracked and other.tracked
+        for picture in figures.TRACKED_COMPARED if both_tracked else figures.COMPARED:
             figure = picture.draw(found, other, scales)
             if figure is None:
                 continue
@@ -239,7 +270,7 @@ def _draw_both(drawn: Drawn, folder: Path, found: ReportData, other: ReportData)
 
 
 def keep(drawn: Drawn, folders: list[Path], figure: Finished) -> OnPage:
-    """Write a figure into folders, note its paths, and return it for the page."""
+    """Write a figure into folders, list its paths, and return it for the page."""
     for kind, folder in itertools.product(figure.content, folders):
         drawn.paths.append(folder / f"{figure.name}.{kind}")
         drawn.write(drawn.paths[-1], figure.content[kind])
@@ -256,13 +287,14 @@ def finished(picture: Picture, figure: Any, caption: str) -> Finished:
     """
     caption = one_line(caption)
     svg = as_bytes(figure, "svg", caption)
-    small = _for_page(svg)
-    fits = len(small) <= LARGEST_SVG
+    address = _for_page(svg.decode())
+    fits = len(address) <= LARGEST_SVG
     png = as_bytes(figure, "png", caption, dpi=_DPI if fits else _DPI_ON_PAGE)
-    kind, source = ("svg+xml", small) if fits else ("png", png)
-    address = f"data:image/{kind};base64,{base64.b64encode(source).decode()}"
-    width, height = figure.get_size_inches()
-    shown = OnPage(picture.heading, address, (float(width), float(height)), caption)
+    if not fits:
+        address = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    width, height = map(float, figure.get_size_inches())
+    alt = ". ".join(one_line(" ".join(text.get_text().split())) for text in figure.texts)
+    shown = OnPage(picture.heading, address, (width, height), caption, picture.see, alt)
     return Finished(picture.name, {"png": png, "svg": svg}, shown)
 
 
@@ -271,21 +303,26 @@ def as_bytes(figure: Any, kind: str, caption: str = "", dpi: int = _DPI) -> byte
     sink = io.BytesIO()
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         if not axis.label.get_text():
-            axis.set_label_coords(0, 0)  # or matplotlib measures every tick to place no label
+            # Else matplotlib measures every tick to place an empty label.
+            axis.set_label_coords(0, 0)
     # No date, so that the same records give the same file.
     metadata = {"Description": caption} | ({"Date": None} if kind == "svg" else {})
     with need("matplotlib").rc_context({name: RC[name] for name in _WRITTEN_BY}):
         figure.savefig(sink, format=kind, dpi=dpi, metadata=metadata)
+    if kind == "svg":
+        own = b"font-family: 'DejaVu Sans'"
+        return sink.getvalue().replace(own, f"font-family: {_FONTS}".encode())
     return sink.getvalue()
 
 
-def _for_page(svg: bytes) -> bytes:
-    """A figure without what the page has no place for, and no larger than it need be."""
-
-    def shorten(match: re.Match[str]) -> str:
-        return re.sub(r"(\.\d\d)\d+", r"\1", match[0])
-
-    # From the first tag on, as an XML declaration has no place inside a page, and with path
-    # coordinates cut to a hundredth of a point.
-    text = svg.decode()
-    return re.sub(r'\bd="[^"]*"', shorten, text[text.index("<svg") :]).encode()
+def _for_page(svg: str) -> str:
+    """The address of an SVG that holds all of it, for an attribute in quotation marks."""
+    text = svg[svg.index("<svg") :]
+    for pattern, new in _NOT_ON_THE_PAGE:
+        text = re.sub(pattern, new, text, flags=re.DOTALL)
+    text = re.sub("<[^>]*>", lambda tag: tag[0].replace('"', "'"), text)
+    text = text.replace("<svg ", f'<svg font-family="{_FONTS}" ', 1)
+    # Of the characters that this leaves, an address may hold all but % and #, and an attribute
+    # all but " and &; a page that needs no network has no http: either.
+    safe = urllib.parse.quote(text, safe=" !$'()*+,-./:;<=>?@[]^_`{|}~")
+    return f"data:image/svg+xml,{safe.replace('http:', 'http%3A')}"

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class MissingExtra(ImportError):
-    """A package of the optional extra ``report`` is not installed."""
+    """The error for a package of the optional extra ``report`` that is not installed."""
 
 
 def need(module: str) -> Any:

@@ -1,7 +1,7 @@
-"""Names as file names, figures, pages and terminals show them.
+"""Names of runs, tasks and layers, made safe for files, figures, pages, terminals and tables.
 
-Names come from files that anybody may have written.  Each medium has one function here; pages are
-escaped by jinja2 besides, and figures draw all text as it is, without mathematics.
+Names come from files that anybody may have written.  Each medium has one function here; jinja2
+escapes pages besides, and figures draw all text literally, without mathematics.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from rich.text import Text
 
 from geomfast.files import printable
 
-#: Bytes of a file name of ours, without what is put after it.
+#: Bytes of the longest file name, without its suffixes.
 _LONGEST_SLUG = 80
-#: Names that Windows has for devices.
+#: Names of devices in Windows, which no file may have.
 _RESERVED = {"con", "prn", "aux", "nul"}
 _RESERVED |= {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
-#: What a spreadsheet takes a cell for a formula by.
+#: First characters by which a spreadsheet takes a cell for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def one_line(text: Any) -> str:
-    r"""Text on one line that a terminal shows and does not obey: ``\n`` for a line break."""
+    r"""Text on one line without control characters: ``\n`` for a line break."""
     shown = printable(str(text))
     return shown.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def in_terminal(text: Any) -> Text:
-    """Text for rich, which reads no markup in it."""
+    """Text for rich, without markup."""
     return Text(printable(str(text)))
 
 
 def in_spreadsheet(text: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula; what is not text stays what it is."""
+    """A cell that no spreadsheet takes for a formula; other values than text are unchanged."""
     if not isinstance(text, str):
         return text
     text = printable(text)
@@ -46,19 +46,19 @@ def in_spreadsheet(text: Any) -> Any:
 
 
 def slug(name: str) -> str:
-    """A file name for a name; others may have the same, see :func:`slugs`."""
+    """A file name for a name, which other names may share; see :func:`slugs`."""
     name = unicodedata.normalize("NFC", name)
     safe = "".join(c if c.isalnum() or c in "-_+." else "-" for c in name)
     safe = safe.lstrip(".").rstrip(". ")
     whole = safe.encode()
     if len(whole) > _LONGEST_SLUG:
         return f"{whole[:_LONGEST_SLUG].decode(errors='ignore')}-{_hash(name, 8)}"
-    # A suffix does not help against names of devices.
+    # Names of devices are reserved with any suffix.
     return safe if safe and safe.split(".")[0].casefold() not in _RESERVED else f"_{safe}"
 
 
 def slugs(names: Iterable[str]) -> dict[str, str]:
-    """A file name for each name, all different, also where the case of letters does not count."""
+    """A file name for each name, all different even where upper and lower case are the same."""
     return distinct(names, slug)
 
 
@@ -79,12 +79,12 @@ def distinct(
     form: Callable[[str], str],
     same: Callable[[str], str] = lambda text: unicodedata.normalize("NFKC", text).casefold(),
 ) -> dict[str, str]:
-    """What a function makes of each name, with a hash of the name where two of them meet.
+    """A text for each name by a function, with a hash of the name where two texts are the same.
 
     Args:
-        names: those of one report; each counts once.
+        names: those of one report.
         form: makes a text of a name.
-        same: two texts meet where this is equal of them.
+        same: key by which two texts are the same.
     """
     found = {name: form(name) for name in dict.fromkeys(names)}
     for digits in itertools.count(6, 6):
@@ -100,9 +100,9 @@ def distinct(
 
 
 def one_line_columns(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-    """A table whose names in some columns are shown and not obeyed, by :func:`one_line`.
+    """A table with the names in some columns made safe by :func:`one_line`.
 
-    Names that differ still do.
+    Different names stay different.
     """
     changed = {}
     for column in columns:

@@ -1,7 +1,10 @@
-"""One self-contained HTML page: opens offline, loads nothing."""
+"""One self-contained HTML page, which opens offline and loads nothing."""
 
 from __future__ import annotations
 
+import base64
+import functools
+import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from geomfast.analysis.claim import NOT_ENOUGH
 from geomfast.files import printable
 from geomfast.report import claims, tables
 from geomfast.report.chart import chart_data, script_json
@@ -16,12 +20,12 @@ from geomfast.report.data import ReportData
 from geomfast.report.drawing import Drawn, OnPage, run_folders
 from geomfast.report.extras import need
 from geomfast.report.place import MARK
-from geomfast.report.settings import calls, differences, shown_settings
+from geomfast.report.settings import calls, differences, readable_settings
 from geomfast.testbed.tasks.names import task_level
 
-#: How large figures are shown; the widest then just fill the page.
+#: Size of figures on the page, of which the widest just fill it.
 _PIXELS_PER_INCH = 86
-#: Columns of :func:`geomfast.analysis.cells` of which one is known wherever there is a trajectory.
+#: Columns of :func:`geomfast.analysis.cells` of which every trajectory has at least one.
 _TRAJECTORIES = ("initial", "final_accuracy", "final_logprob")
 
 
@@ -39,32 +43,33 @@ def render(
         other: the one it is compared with, if there is one.
         lines: label, value and remark of the key numbers.
         drawn: the figures.
-        version: of the paper whose values stand beside ours.
+        version: of the paper whose values are shown beside these.
 
     Raises:
         MissingExtra: jinja2 or plotly is not installed.
     """
-    Markup = need("markupsafe").Markup
     by_run = {str(run): rows for run, rows in found.cells.groupby("run", sort=False)}
     orders = found.orders
     with_layers = {run for run, pictures in drawn.runs.items() if pictures}
     sweeps = [found] if other is None else [found, other]
     judged = {sweep.name: claims.as_json(sweep.claims) for sweep in sweeps}
+    # Without trajectories, as of checkpoints with other measures, some sections are left out.
+    trajectories = bool(found.cells[list(_TRAJECTORIES)].notna().any(axis=None))
     return template("page.html.j2").render(
         title=_title(found),
         sweeps=[
             {"name": x.name, "runs": _runs_line(x), "tally": claims.tally(judged[x.name])}
             for x in sweeps
         ],
-        claims=_claims(judged, version),
+        claims=claim_rows(judged, version),
         marks=claims.MARKS,
         runs=found.runs,
         notes=drawn.notes,
+        missing=drawn.missing,
         first_run=found.runs[0],
         folders=run_folders(found),
         lines=lines,
-        # Sections that a series of checkpoints with neither RankMe nor behaviour goes without.
-        trajectories=bool(found.cells[list(_TRAJECTORIES)].notna().any(axis=None)),
+        trajectories=trajectories,
         collapse_head=[heading for _, heading, _ in tables.COLLAPSE[:6]],
         collapse={run: _rows(rows, tables.COLLAPSE[:6]) for run, rows in by_run.items()},
         emergence={run: _emergence(rows) for run, rows in by_run.items()},
@@ -73,12 +78,28 @@ def render(
         figures={run: on_page(pictures) for run, pictures in drawn.runs.items()},
         compared=on_page(drawn.compared),
         differences=differences(found.settings, other.settings) if other else [],
-        settings=shown_settings(found.settings),
+        settings=readable_settings(found.settings),
         version=version,
         measured=measured(found.records),
-        plotly=Markup(need("plotly.offline").get_plotlyjs()),
-        data=Markup(script_json(chart_data(found.records, found.cells, with_layers))),
+        plotly=library() if trajectories else "",
+        data=as_is(script_json(chart_data(found.records, found.cells, with_layers))),
     )
+
+
+@functools.cache
+def library() -> str:
+    """Plotly's code, compressed and in letters, which the page unpacks.
+
+    Raises:
+        MissingExtra: plotly is not installed.
+    """
+    code = need("plotly.offline").get_plotlyjs().encode()
+    return base64.b64encode(gzip.compress(code, mtime=0)).decode()
+
+
+def as_is(text: str) -> Any:
+    """Text that templates do not escape."""
+    return need("markupsafe").Markup(text)
 
 
 def template(name: str) -> Any:
@@ -89,7 +110,7 @@ def template(name: str) -> Any:
     """
     jinja2 = need("jinja2")
     environment = jinja2.Environment(
-        # Of text that is not our own, what no page can hold or what would hide itself.
+        # Text of files may have characters that a page cannot hold, or that are invisible.
         finalize=lambda value: printable(value) if type(value) is str else value,
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -117,10 +138,10 @@ def _runs_line(found: ReportData) -> str:
     )
 
 
-def _claims(
+def claim_rows(
     judged: Mapping[str, Sequence[Mapping[str, Any]]], version: str
 ) -> list[dict[str, Any]]:
-    """A row per claim: what is claimed, what the paper has, and each sweep's texts."""
+    """A row per claim: its texts, those of each sweep, and whether any sweep decides it."""
     rows = []
     for claim in zip(*judged.values(), strict=True):
         sides = [
@@ -128,12 +149,13 @@ def _claims(
             for name, side in zip(judged, claim, strict=True)
         ]
         same = len({side["verdict"] for side in sides}) == 1
-        rows.append(sides[0] | {"sides": sides, "same": same})
+        decided = any(side["verdict"] != NOT_ENOUGH for side in sides)
+        rows.append(sides[0] | {"sides": sides, "same": same, "decided": decided})
     return rows
 
 
 def measured(records: pd.DataFrame) -> list[tuple[str, str]]:
-    """Per measure: how many values, on how many samples, computed how."""
+    """Number of values, samples and backends of every measure."""
     found = []
     for measure, rows in records.groupby("measure"):
         n = ", ".join(f"{v:,}" for v in sorted({int(n) for n in rows["n"].dropna().unique()}))
@@ -174,13 +196,13 @@ def _orders(rows: pd.DataFrame) -> list[tuple[str, str, str, str]]:
 
 
 def on_page(pictures: Sequence[OnPage]) -> list[dict[str, Any]]:
-    """Heading, source, caption, width and shape of figures; text is as large in all of them."""
+    """What templates show of figures, in sizes at which the text of all is equally large."""
     return [
         {
-            "heading": picture.heading,
-            "source": picture.source,
-            "caption": picture.caption,
-            "width": f"{_PIXELS_PER_INCH * picture.inches[0]:.0f}px",
+            **{name: getattr(picture, name) for name in ("heading", "caption", "see", "alt")},
+            "source": as_is(picture.source),
+            "width": round(_PIXELS_PER_INCH * picture.inches[0]),
+            "height": round(_PIXELS_PER_INCH * picture.inches[1]),
             "tall": picture.inches[1] > picture.inches[0],
         }
         for picture in pictures

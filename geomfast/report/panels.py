@@ -1,17 +1,16 @@
-"""All curves of one run by step, in panels: for a figure and for the page's chart.
-
-A run that was tracked is shown by these, as what it is measured for is not the paper's claims.
-"""
+"""All curves of a tracked run by training step, in panels of a figure or of the chart."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from geomfast.analysis.llc import llc_values
 from geomfast.analysis.others import value_columns
 from geomfast.analysis.trajectories import select
 from geomfast.analysis.truncation import FIRST
@@ -20,6 +19,7 @@ from geomfast.measures.catalog import measure_of
 from geomfast.records import FINAL, layer_depth
 from geomfast.records.ranges import ranges
 from geomfast.report.colours import BLUE, GREY, LINES, ORANGE, PURPLE, layer_looks, plain_colour
+from geomfast.report.curves import DOUBT, loss_unit
 from geomfast.report.names import labels
 
 #: Above this ratio of largest to smallest a panel is logarithmic.
@@ -34,18 +34,16 @@ _RANKS = {
     "gradient_covariance_rank": ("covariance", ORANGE),
     "gradient_covariance_rank" + FIRST: (f"covariance, {_FIRST_50K}", ORANGE),
 }
-#: Title, unit, and by measure the name and colour of its line.
+#: Title, unit (the loss's where it is empty), and by measure the name and colour of its line.
 _PANELS: tuple[tuple[str, str, dict[str, tuple[str, str]]], ...] = (
     ("RankMe of every layer", "dimensions", {"rankme": ("", BLUE)}),
-    ("Loss", "mean", _LOSSES),
+    ("Loss", "", _LOSSES),
     ("Effective rank of the gradients", "dimensions", _RANKS),
-    ("Largest eigenvalue of the Hessian", "loss", {"hessian_top": ("eigenvalue", BLUE)}),
-    ("Trace of the Hessian", "loss", {"hessian_trace": ("trace", ORANGE)}),
+    ("Largest eigenvalue of the Hessian", "", {"hessian_top": ("eigenvalue", BLUE)}),
+    ("Trace of the Hessian", "", {"hessian_trace": ("trace", ORANGE)}),
     ("Local learning coefficient", "coefficient", {"llc": ("LLC", PURPLE)}),
 )
-
-
-#: Of the tracker itself.
+#: Records about the tracker itself, which no panel shows.
 _BESIDE = ("tracker_overhead",)
 
 
@@ -54,12 +52,13 @@ class Line:
     """One curve.
 
     Attributes:
-        name: as the legend has it.
-        layer: it is of; empty for none.
+        name: in the legend.
+        layer: empty for values of the whole network.
         steps, values, errors: of every value; an error is NaN where none is defined.
-        colour: as matplotlib and browsers read it.
+        colour: a name that matplotlib and browsers know.
         width: in points.
-        dashed: whether it is.
+        dashed: whether the line is.
+        doubts: of every value why it is in doubt; empty texts for values that are not.
     """
 
     name: str
@@ -70,15 +69,20 @@ class Line:
     colour: str
     width: float
     dashed: bool
+    doubts: Sequence[str]
+
+    def text(self, index: int, show: Any) -> str:
+        """One value as text by ``show``, marked where it is in doubt."""
+        return show(float(self.values[index])) + f" {DOUBT}" * bool(self.doubts[index])
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves on one y axis.
+    """Curves that share a y axis.
 
     Attributes:
         title, unit: of the axis.
-        lines: at least one.
+        lines: one or more.
     """
 
     title: str
@@ -114,12 +118,34 @@ def panels(run: pd.DataFrame) -> list[Panel]:
         lines = [line for name, look in measures.items() for line in _lines(run, name, *look)]
         lines = _without_repetition(lines)
         if lines:
-            found.append(Panel(title, unit, lines))
+            found.append(Panel(title, unit or loss_unit(run), lines))
     return [*found, *_others(run)]
 
 
+def overlay(panels: Sequence[list[Panel]], names: Sequence[str]) -> list[Panel]:
+    """The panels of two runs over each other, matched by title: solid lines and dashed lines.
+
+    Args:
+        panels: those of each run.
+        names: of the runs, which go before the names of their lines.
+    """
+    found: dict[str, Panel] = {}
+    for name, own, dashed in zip(names, panels, (False, True), strict=True):
+        for panel in own:
+            there = found.get(panel.title, replace(panel, lines=[]))
+            if there.unit != panel.unit:
+                there = replace(there, unit=f"solid: {there.unit}\ndashed: {panel.unit}")
+            lines = [
+                replace(line, name=f"{name}, {line.name}", dashed=dashed)
+                for line in panel.lines
+                if not line.dashed
+            ]
+            found[panel.title] = replace(there, lines=[*there.lines, *lines])
+    return list(found.values())
+
+
 def _others(run: pd.DataFrame) -> list[Panel]:
-    """A panel for each number of the loop's own, and each measure that no panel above has."""
+    """A panel for each scalar that the training loop logged, and each measure not shown above."""
     shown = {name for _, _, measures in _PANELS for name in measures}
     panels: dict[str, Panel] = {}
     for name in sorted(set(run["measure"]) - shown):
@@ -129,17 +155,17 @@ def _others(run: pd.DataFrame) -> list[Panel]:
             panels[spec.name] = Panel(label, unit, spec_lines(run, spec))
         elif not (spec or name in _BESIDE or name in ranges()):
             panels[name] = Panel(name, "", _lines(run, name, name, BLUE))
-        # Else it only says how another value was found, or how the run went.
+        # All else are diagnostics of other values.
     return [panel for panel in panels.values() if panel.lines]
 
 
 def spec_texts(spec: MeasureSpec) -> tuple[str, str]:
-    """Label and unit of a measure, of any package: one line of a length that has room."""
+    """Label and unit of a measure, each cut to one line that fits into a figure."""
     return labels([spec.label], _LONGEST)[spec.label], labels([spec.unit], _LONGEST)[spec.unit]
 
 
 def spec_lines(run: pd.DataFrame, spec: MeasureSpec) -> list[Line]:
-    """A measure's curves: a layer after the other; of several columns a colour for each.
+    """A measure's curves, by column and layer, with a colour per column.
 
     Args:
         run: records of one run, of one set of samples.
@@ -154,8 +180,12 @@ def spec_lines(run: pd.DataFrame, spec: MeasureSpec) -> list[Line]:
 
 
 def _lines(run: pd.DataFrame, measure: str, name: str, colour: str) -> list[Line]:
-    """A measure's curves, a layer after the other."""
+    """A measure's curves, by layer."""
     rows = select(run, measure)
+    doubts: dict[Any, str] = {}
+    if measure == "llc":
+        found = llc_values(run)
+        doubts = dict(zip(found["step"], found["doubt"], strict=True))
     layers = sorted(set(rows["layer"]), key=layer_depth)
     looks, lines = layer_looks(layers), []
     for layer in layers:
@@ -166,13 +196,14 @@ def _lines(run: pd.DataFrame, measure: str, name: str, colour: str) -> list[Line
         elif layer == FINAL:
             look["width"] = 2.2
         columns = [part[x].to_numpy(dtype=float) for x in ("step", "value", "stderr")]
-        dashed = measure.endswith(FIRST)
-        lines.append(Line(name or layer, layer, *columns, dashed=dashed, **look))
+        look |= {"dashed": measure.endswith(FIRST)}
+        why = [doubts.get(step, "") for step in part["step"]]
+        lines.append(Line(name or layer, layer, *columns, doubts=why, **look))
     return lines
 
 
 def _without_repetition(lines: list[Line]) -> list[Line]:
-    """Less the dashed ones that are another: of a model with fewer parameters they all are."""
+    """The lines without dashed ones that equal another: truncation leaves small models whole."""
     whole = [line for line in lines if not line.dashed]
     return [
         line

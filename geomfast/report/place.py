@@ -1,4 +1,4 @@
-"""Where a report goes: over what geomfast wrote, and over nothing else."""
+"""Places of reports, where only files that geomfast wrote are overwritten."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from typing import Any
 
 from geomfast.files import FileError, refuse_links, write_atomically
 
-#: What a page says in its head and report.json under ``generator``.
+#: Mark in the head of a page, and in report.json under ``generator``.
 MARK = "geomfast report"
-#: Names of the files of a report, one a line below :data:`_HEAD`: figures and tables cannot all
-#: say who wrote them.
+#: List of the files of a report, one per line below :data:`_HEAD`, as figures and tables have no
+#: mark of their own.
 JOURNAL = "report-files.txt"
 _HEAD = "# Written by geomfast report, which overwrites these files and no others."
 _PAGE, _JSON = "report.html", "report.json"
-#: What a folder may hold that is another's.
+#: Files and folders of a report, which may exist before it and belong to others.
 _TAKEN = (_PAGE, _JSON, JOURNAL, "figures", "tables")
-#: Of an older page, which had no mark, all of these stand in the head.
+#: Parts of the head of an older page, which had no mark.
 _OLD_PAGE = (b"<!doctype html>", b"default-src 'none'", b"<title>geomfast: ")
-#: Of an older report.json, all names of either.
+#: Keys of an older report.json, of either kind of report.
 _OLD_JSON = (
     {"name", "settings", "populations"},
     {"name", "settings", "against", "paper", "claims", "summary", "cells"},
 )
 _HEAD_BYTES = 4096
-#: Larger ones are not read, to see whether they are ours.
+#: Bytes of the largest report.json that is read for its mark.
 _LARGEST_JSON = 256 << 20
-#: Folders tried beside a table.
+#: Number of folder names tried beside a table.
 _TRIED = 20
 
 
 class NotOurs(FileError):
-    """A file that is in the way and that geomfast did not write."""
+    """A file at the place of one of the report that geomfast did not write."""
 
 
 @dataclass
 class Place:
-    """Where a report is written, and what of it may be overwritten.
+    """The place of a report, and the files there that may be overwritten.
 
     Attributes:
         root: the folder.
         html: the page.
-        note: why it is not where one would look for it; empty if it is.
+        note: the reason for an unusual place; empty for the usual one.
         known: files of earlier reports, relative to ``root``.
-        old: whether a report of a version without a list of its files lies there.
+        old: whether there is a report of a version that did not list its files.
     """
 
     root: Path
@@ -60,7 +60,7 @@ class Place:
         """Write a file of the report, atomically.
 
         Raises:
-            NotOurs: there is one that geomfast did not write.
+            NotOurs: geomfast did not write the file of that name.
             OSError: it cannot be written.
         """
         self._refuse(path)
@@ -82,7 +82,7 @@ class Place:
         )
 
     def _list(self, name: str) -> None:
-        """Before the file is written, so that one of a report that was killed is known as ours."""
+        """List a file before it is written, so that those of a killed report are known as well."""
         self.root.mkdir(parents=True, exist_ok=True)
         names = [name]
         if self.old and not self.known:
@@ -100,17 +100,17 @@ def place_of_folder(out: Path, html: Path | None) -> Place:
 
     Args:
         out: the folder.
-        html: where the page is to be; ``report.html`` in the folder when None.
+        html: path of the page; ``report.html`` in the folder when None.
 
     Raises:
-        NotOurs: the page, or report.json, is there and not geomfast's.
+        NotOurs: the page or report.json exists and is not geomfast's.
         UnsafeName: a link in the folder leads out of it.
     """
     refuse_links(out)
     known = _listed(out)
     old = known is None and any(is_ours(out / name) for name in (_PAGE, _JSON))
     place = Place(out, html or out / _PAGE, known=known or set(), old=old)
-    # Before any work, rather than after the figures.
+    # Refused before any work, not after the figures are drawn.
     for path in (place.html, out / _JSON):
         place._refuse(path)
     if known is None and os.path.lexists(out / JOURNAL):
@@ -123,10 +123,10 @@ def place_of_table(table: Path, html: Path | None) -> Place:
 
     Args:
         table: a file.
-        html: where the page is to be; ``report.html`` in the folder when None.
+        html: path of the page; ``report.html`` in the folder when None.
 
     Raises:
-        NotOurs: the page is there and not geomfast's, or so is everything in every such folder.
+        NotOurs: the page exists and is not geomfast's, or every such folder has files of others.
         UnsafeName: a link in the folder leads out of it.
     """
     first = table.with_suffix("")
@@ -144,7 +144,7 @@ def place_of_table(table: Path, html: Path | None) -> Place:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a page or report.json is one of geomfast, by its mark, or by what older ones hold."""
+    """Whether geomfast wrote a page or report.json, by its mark or the contents of older ones."""
     if path.is_symlink() or not path.is_file():
         return False
     try:

@@ -1,7 +1,8 @@
-"""What ``settings.json`` says, as text: for the page, for captions, and where two sweeps differ."""
+"""Contents of ``settings.json`` as text: for the page, captions and comparisons of two sweeps."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from geomfast.analysis.events import THRESHOLDS
 from geomfast.files import DamagedFile, read_sealed
 from geomfast.records import FINAL, RecordsError, block
 from geomfast.report.curves import samples_of
+from geomfast.report.names import one_line
 
 #: A value longer than this is not shown on the page; it is in settings.json.
 LONGEST = 800
-#: Which sweep it was, not how it was made.
+#: Keys of a call that tell sweeps apart without being settings.
 _OF_THE_CALL = ("date", "command")
 
 
@@ -39,8 +41,34 @@ def calls(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [c for c in listed if isinstance(c, dict)] if isinstance(listed, list) else []
 
 
+def readable_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The same as :func:`shown_settings` without hashes, for readers."""
+    return shown_settings(_without_hashes(settings))
+
+
+def _without_hashes(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        kept = {k: _without_hashes(v) for k, v in value.items() if k not in ("hashes", "seal")}
+        return {name: part for name, part in kept.items() if part not in ("", {})}
+    if isinstance(value, list):
+        return [_without_hashes(item) for item in value]
+    return "" if isinstance(value, str) and re.fullmatch("[0-9a-f]{16,}", value) else value
+
+
+def loss_unit(settings: Mapping[str, Any]) -> str:
+    """The unit of the loss: of a tracker by the name of its function, of a sweep as recorded."""
+    own = settings.get("settings")
+    name = own.get("loss") if isinstance(own, dict) else None
+    if isinstance(name, str):
+        return "nats per token" if name == "next_token" else f"units of {one_line(name)[:24]}"
+    hashes = settings.get("hashes")
+    known = [x for x in hashes.values() if isinstance(x, dict)] if isinstance(hashes, dict) else []
+    losses = (str(entry["loss"]) for entry in known if entry.get("loss"))
+    return next(losses, "nats per token").removesuffix(", mean")
+
+
 def shown_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and text of what settings.json says in scalars, lists or one level of names."""
+    """Name and text of every setting that is a scalar, a list or one level of names."""
     rest = {name: value for name, value in settings.items() if name not in ("calls", "recipes")}
     recipes = settings.get("recipes")
     if isinstance(recipes, dict):
@@ -63,16 +91,16 @@ def shown_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def taken_how(records: pd.DataFrame, settings: Mapping[str, Any], measures: Iterable[str]) -> str:
-    """How some measures were taken, for the caption of a figure that shows them.
+    """The samples and settings of some measures, for the caption of a figure.
 
     Args:
         records: the table of :func:`geomfast.records.load_records`.
-        settings: content of settings.json, whose ``hashes`` say what a record's settings are.
-        measures: their names; those that are not in the records are passed over.
+        settings: content of settings.json, whose ``hashes`` resolve the settings of records.
+        measures: their names; those without records are left out.
 
     Returns:
         Samples and settings of every measure, and the criterion of emergence where ``accuracy`` is
-        among them; what settings.json does not resolve is left out.
+        among them, without settings that settings.json does not resolve.
     """
     hashes = settings.get("hashes")
     hashes = hashes if isinstance(hashes, dict) else {}
@@ -98,34 +126,34 @@ def taken_how(records: pd.DataFrame, settings: Mapping[str, Any], measures: Iter
 
 
 def cadence(settings: Mapping[str, Any], run: str, records: pd.DataFrame) -> str:
-    """How many steps of a tracked run were measured of those due, and what kept it from the others.
+    """The number of measured steps of a tracked run, of those that were due, and what limited it.
 
     Args:
         settings: content of settings.json.
         run: its name.
-        records: of the run.
+        records: the run's.
     """
-    told = settings.get("tracking")
-    told = told.get(run) if isinstance(told, dict) else None
+    tracking = settings.get("tracking")
+    tracking = tracking.get(run) if isinstance(tracking, dict) else None
     steps = records["step"].nunique()
-    if not isinstance(told, dict) or not {"due", "overhead", "max_overhead"} <= told.keys():
+    if not isinstance(tracking, dict) or not {"due", "overhead", "max_overhead"} <= tracking.keys():
         return f"{steps} step{'s' * (steps != 1)} measured"
-    due, overhead = max(told["due"], steps), told["overhead"]
+    due, overhead = max(tracking["due"], steps), tracking["overhead"]
     text = f"{steps} of {due} due steps measured"
-    if steps < due and told.get("thinned_from") is not None:
+    if steps < due and tracking.get("thinned_from") is not None:
         # A tracker that resumed the run may have had another budget, or none.
-        share = told.get("thinned_by", told["max_overhead"])
+        share = tracking.get("thinned_by", tracking["max_overhead"])
         which = "a budget" if share is None else f"the budget (max_overhead = {share:g})"
-        text += f", as {which} left others out from step {told['thinned_from']:,} on"
-    if fewer := _fewer(told, steps):
+        text += f", as {which} left others out from step {tracking['thinned_from']:,} on"
+    if fewer := _fewer(tracking, steps):
         text += f"; {fewer}"
     digits = ".0f" if overhead >= 0.1 else ".2g"
     return f"{text}; measuring added {100 * overhead:{digits}}% to the time of training"
 
 
-def _fewer(told: Mapping[str, Any], steps: int) -> str:
-    """Measures that were taken at fewer steps than others, as the budget did not pay for more."""
-    counts = told.get("measures")
+def _fewer(tracking: Mapping[str, Any], steps: int) -> str:
+    """Measures that the budget limited to fewer steps than others."""
+    counts = tracking.get("measures")
     counts = counts if isinstance(counts, dict) else {}
     return ", ".join(
         f"{name} at {one['measured']} of {one['due']}"
@@ -135,7 +163,7 @@ def _fewer(told: Mapping[str, Any], steps: int) -> str:
 
 
 def tracked_how(settings: Mapping[str, Any], run: str, records: pd.DataFrame) -> str:
-    """What the caption of a tracked run's figure says first: its cadence, and what its layers are.
+    """Cadence and layer names of a tracked run, for the captions of its figures.
 
     Args:
         settings, run, records: as in :func:`cadence`.
@@ -152,8 +180,7 @@ def tracked_how(settings: Mapping[str, Any], run: str, records: pd.DataFrame) ->
 def differences(ours: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, our text and the other's of every setting in which two sweeps differ.
 
-    What only names a sweep (its command and date) and what follows from the settings (hashes) is
-    not compared; versions and machine are those of the last call.
+    Command, date and hashes are not compared; versions and machine are those of the last call.
     """
     one, two = _by_name(ours), _by_name(other)
     rows = [(name, one.get(name, "–"), two.get(name, "–")) for name in dict.fromkeys((*one, *two))]
@@ -179,7 +206,7 @@ def _by_name(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _flat(value: Any, digits: int = 4) -> str:
-    """A scalar, a list or one level of names as text; empty for nothing."""
+    """A scalar, a list or one level of names as text; empty for None."""
     if isinstance(value, list):
         return ", ".join(_flat(item, digits) for item in value)
     if isinstance(value, dict):
@@ -189,7 +216,7 @@ def _flat(value: Any, digits: int = 4) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        # All digits: repr has as many as it takes, where a format would show those of rounding.
+        # repr has all digits that are significant, and none of rounding.
         return f"{value:.{digits}g}" if digits < 17 else repr(value).removesuffix(".0")
     return str(value)
 

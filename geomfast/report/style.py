@@ -11,7 +11,7 @@ from geomfast.report.axes import STEPS, step_axis
 from geomfast.report.colours import BLACK, SOFT
 from geomfast.report.extras import need
 
-#: Inches that a letter takes in a legend or in what stands under a title, on average.
+#: Average inches of a letter in a legend or a subtitle.
 _LETTER = 0.078
 
 RC = {
@@ -22,7 +22,7 @@ RC = {
     "axes.linewidth": 0.7,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
-    # Titles stand where they are; no ticks are above any axes.
+    # A fixed place, as no axes have ticks above them.
     "axes.titley": 1.0,
     "axes.labelcolor": BLACK,
     "xtick.color": SOFT,
@@ -31,7 +31,8 @@ RC = {
     "ytick.labelsize": 8,
     "text.color": BLACK,
     "svg.hashsalt": "geomfast",
-    # Names may hold dollars.
+    "svg.fonttype": "none",
+    # Names may contain dollar signs.
     "text.parse_math": False,
 }
 
@@ -52,7 +53,7 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **grid:
 
 
 def panels_of(grid: Any, names: Sequence[Any]) -> Iterator[tuple[Any, Any, bool, bool]]:
-    """Of a grid the panels in use: name, axes, whether leftmost, whether lowest of its column."""
+    """The panels in use of a grid: name, axes, whether leftmost, whether lowest of its column."""
     columns = grid.shape[1]
     for axes in list(grid.flat)[len(names) :]:
         axes.set_axis_off()
@@ -61,23 +62,23 @@ def panels_of(grid: Any, names: Sequence[Any]) -> Iterator[tuple[Any, Any, bool,
 
 
 def handle(label: str, **look: Any) -> Any:
-    """A line or a mark as a legend shows it."""
+    """A line or a mark of a legend."""
     return need("matplotlib.lines").Line2D([], [], label=label, **look)
 
 
 def area(label: str, **look: Any) -> Any:
-    """A filled area as a legend shows it."""
+    """A filled area of a legend."""
     return need("matplotlib.patches").Patch(label=label, **look)
 
 
 def band(axes: Any, at: Any, colour: Any, alpha: float = 0.2, **look: Any) -> None:
-    """A curve of :func:`geomfast.report.curves.medians`, with its errors as a band."""
+    """Draw a curve of :func:`geomfast.report.curves.medians` with its errors as a band."""
     axes.fill_between(at.index, at["low"], at["high"], color=colour, alpha=alpha, linewidth=0)
     axes.plot(at.index, at["middle"], color=colour, linewidth=1.6, **look)
 
 
 def styled(draw):
-    """Draw under this module's matplotlib settings, whatever the caller's are."""
+    """Decorate a function to draw under this module's matplotlib settings, not the caller's."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         with need("matplotlib").rc_context(RC):
@@ -88,13 +89,13 @@ def styled(draw):
 
 
 def head(figure: Any, title: str, subtitle: str, left: float = 0.65, more: str = "") -> None:
-    """A title and, in as many lines as it takes, what the figure shows, over its axes.
+    """Write a title, a wrapped subtitle and perhaps another line above the axes.
 
     Args:
-        figure: with room for it on top.
+        figure: with enough room on top.
         title, subtitle: the texts.
-        left: where they begin, in inches.
-        more: a third line, of which the first two leave the place.
+        left: their left edge, in inches.
+        more: a third line, for which the subtitle must fit into one.
     """
     width, height = figure.get_size_inches()
     subtitle = textwrap.fill(subtitle, int((width - left) / _LETTER))
@@ -106,7 +107,7 @@ def head(figure: Any, title: str, subtitle: str, left: float = 0.65, more: str =
 
 
 def legend(figure: Any, handles: Sequence[Any], **look: Any) -> None:
-    """A legend below the axes, in two lines where one would be wider than the figure."""
+    """Write a legend below the axes, in two lines where one would be wider than the figure."""
     width, _ = figure.get_size_inches()
     wide = sum(_LETTER * len(handle.get_label()) + 0.6 for handle in handles)
     columns = math.ceil(len(handles) / (1 if wide < width else 2))
@@ -114,7 +115,7 @@ def legend(figure: Any, handles: Sequence[Any], **look: Any) -> None:
 
 
 def multiples(names: Sequence[str], last: float, label: str) -> tuple[Any, dict[str, Any]]:
-    """A figure with a panel for every name, three or four in a row, that share their y axis.
+    """A figure with a panel per name, three or four in a row, with a common y axis.
 
     Args:
         names: headings of the panels.

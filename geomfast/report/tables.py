@@ -18,6 +18,7 @@ from rich.text import Text
 
 from geomfast.analysis.others import others, value_columns
 from geomfast.files import write_atomically
+from geomfast.report.curves import DOUBT
 from geomfast.report.names import in_spreadsheet, in_terminal
 from geomfast.report.panels import spec_texts
 from geomfast.testbed.tasks.names import task_level
@@ -34,27 +35,30 @@ COLLAPSE = (
     ("accuracy", "final accuracy", "final_accuracy"),
 )
 
-#: What writes a file of a report.
+#: A function that writes a file of the report.
 Write = Callable[[Path, bytes], None]
-#: Tables of more runs are not printed; they would bury what comes before.
+#: Most runs whose tables are printed.
 RUNS_PRINTED = 2
 
 
 def number(value: float, none: str = "-") -> str:
-    """A value of RankMe or of a log-probability with three significant digits."""
+    """A value with three significant digits: 0.512, 27.0, 1.20e-5."""
     if math.isnan(value):
         return none
+    if value and not 1e-3 <= abs(value) < 1e5:
+        digits, _, power = f"{value:.2e}".partition("e")
+        return f"{digits}e{int(power)}" if math.isfinite(value) else f"{value:g}"
     digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
     return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: never "-0.000"
 
 
 def step(value: float, none: str = "-") -> str:
-    """A step with thousands separators."""
+    """A training step with thousands separators."""
     return none if math.isnan(value) else f"{value:,.0f}"
 
 
 def _known(value: float | None) -> float:
-    """NaN for the None that stands for it in JSON."""
+    """The value, or NaN for None, which stands for NaN in JSON."""
     return math.nan if value is None else float(value)
 
 
@@ -88,7 +92,7 @@ def terminal(
     Args:
         cells: rows of :func:`geomfast.analysis.cells`, None or NaN where a value is missing.
         lines: label, value and remark of every key number.
-        console: where to print; 80 columns are enough.
+        console: where to print, of 80 columns or more.
     """
     numbers = Table.grid(padding=(0, 2))
     numbers.add_column(no_wrap=True)
@@ -140,8 +144,8 @@ def write_csv(path: Path, table: pd.DataFrame, write: Write = write_atomically) 
 
 
 def _cells_of(column: pd.Series) -> pd.Series:
-    """Texts as a spreadsheet may read them; of a million few are different."""
-    if column.dtype == object:  # of several types, of which 1 and True would be one
+    """Texts that no spreadsheet takes for formulas, computed once for each different text."""
+    if column.dtype == object:  # of several types, where 1 and True are equal keys
         return column.map(in_spreadsheet)
     changed = {text: in_spreadsheet(text) for text in column.unique()}
     same = all(new is old or new == old for old, new in changed.items() if isinstance(old, str))
@@ -149,12 +153,12 @@ def _cells_of(column: pd.Series) -> pd.Series:
 
 
 def json_bytes(value: Any) -> bytes:
-    """Readable JSON as the content of a file."""
+    """Indented JSON as the content of a file."""
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON can hold it: NaN and infinities become None, numpy scalars Python's own."""
+    """A value that JSON can hold: None for NaN and infinities, Python numbers for numpy's."""
     if isinstance(value, pd.DataFrame):
         rows = value.to_numpy(dtype=object).tolist()
         return [plain(dict(zip(value.columns, row, strict=True))) for row in rows]
@@ -172,7 +176,7 @@ def plain(value: Any) -> Any:
 
 
 def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Label, value and remark of key numbers that no claim states.
+    """Label, value and remark of the key numbers beside the claims.
 
     Args:
         summary: of :func:`geomfast.analysis.summarise`.
@@ -183,8 +187,8 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
 
     orders = summary["top_down_task_levels"]
     lines = [
-        ("Floors below the initial value", share("collapsed"), "however little"),
-        ("Later rise above the floor", share("recovered"), "half of the loss recovered and held"),
+        ("Floors below the initial value", share("collapsed"), "by any amount"),
+        ("Later rise above the floor", share("recovered"), "half of the drop recovered and held"),
         ("Later rise above the initial value", share("exceeded"), "held"),
         ("Accuracy of 95% or more", share("solved"), "at the last checkpoint"),
         ("Floor before emergence", share("floor_before_emergence"), "of those with both"),
@@ -209,7 +213,7 @@ def _cells(n: int) -> str:
 
 
 def _course_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """A line for every measure: the median over cells of its last value, and how it got there."""
+    """A line per measure: medians over task-levels of its last, first and largest value."""
     names = {"hessian_top": "Top eigenvalue of the Hessian"}
     names["hessian_trace"] = "Trace of the Hessian"
     for spec in others():
@@ -231,10 +235,11 @@ def _llc_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     if not summary:
         return []
     found, doubts = summary["mixture"], summary["doubts"]
-    remark = f"in doubt: {sum(doubts.values())} of {summary['values']} values"
+    doubtful = sum(doubts.values())
+    remark = f"{DOUBT} " * bool(doubtful) + f"in doubt: {doubtful} of {summary['values']} values"
     label, value = "LLC of the mixture", number(found["final"])
     if not found["n"]:
-        beyond = summary["values"] - sum(doubts.values())
+        beyond = summary["values"] - doubtful
         label, value = "LLC beyond doubt", f"{beyond}/{summary['values']}"
     if not math.isnan(found["final"]):
         largest = f"{number(found['largest'])} at step {step(found['largest_step'])}"

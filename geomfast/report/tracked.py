@@ -1,30 +1,32 @@
-"""The report of what a tracker recorded: its curves first, and the claims that they decide."""
+"""The report of tracked runs: their curves first, and then the claims that they decide."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from geomfast.analysis.claim import NOT_ENOUGH
 from geomfast.report import claims, page, tables
 from geomfast.report.chart import script_json
-from geomfast.report.curves import samples_of
+from geomfast.report.colours import DOUBTFUL
+from geomfast.report.compare import scale_pairs
+from geomfast.report.curves import DOUBT, DOUBT_KEY, samples_of
 from geomfast.report.data import ReportData
 from geomfast.report.drawing import Drawn
-from geomfast.report.extras import need
-from geomfast.report.panels import Line, Panel, panels
-from geomfast.report.settings import cadence, shown_settings
+from geomfast.report.figures.by_step import first_run
+from geomfast.report.panels import Line, Panel, overlay, panels
+from geomfast.report.settings import cadence, differences, readable_settings
 from geomfast.testbed.tasks.names import task_level
 
-#: Names of curves that are all of their panel, whose title says it.
+#: Names of curves that are alone in their panel, whose title says more.
 _IN_TITLE = ("eigenvalue", "trace", "LLC")
 
 
 def lines(found: ReportData) -> list[tuple[str, str, str]]:
-    """Label, value and remark of the key numbers: where every curve of the first run ended."""
+    """Label, value and remark of the key numbers: the last values of the first run's curves."""
     (first, *more) = found.runs
     suffix = f", {first}" if more else ""
     shown = []
@@ -32,42 +34,71 @@ def lines(found: ReportData) -> list[tuple[str, str, str]]:
         for line in panel.lines:
             if line.dashed or (line.name.startswith("block") and line is not panel.lines[-1]):
                 continue
+            remark, doubts = _course(line), sum(map(bool, line.doubts))
+            if doubts:
+                remark += f"; {DOUBT} in doubt: {doubts} of {len(line.doubts)} values"
+                remark += ", this one too" * bool(line.doubts[-1])
             value = tables.number(float(line.values[-1]))
-            shown.append((_label(panel, line) + suffix, value, _course(line)))
+            shown.append((_label(panel, line) + suffix, value, remark))
     return shown
 
 
-def render(found: ReportData, drawn: Drawn, version: str) -> str:
+def render(found: ReportData, other: ReportData | None, drawn: Drawn, version: str) -> str:
     """The page as text.
 
     Args:
-        found: what a tracker recorded.
+        found: records of a tracker.
+        other: those that they are compared with, if there are any.
         drawn: the figures.
         version: of the paper whose claims are judged.
 
     Raises:
         MissingExtra: jinja2 or plotly is not installed.
     """
-    Markup = need("markupsafe").Markup
-    judged = claims.as_json(found.claims)
     by_run = dict(list(found.records.groupby("run", sort=False)))
     shown = {run: panels(by_run[run]) for run in found.runs}
+    heads = {run: _head(found, run, by_run[run]) for run in found.runs}
+    figures = {run: page.on_page(pictures) for run, pictures in drawn.runs.items()}
+    sweeps = [found]
+    if other is not None:
+        sweeps = [found, other]
+        scales = scale_pairs(found, other)[0]
+        runs = [first_run(side, scale) for side, scale in zip(sweeps, scales, strict=True)]
+        both = " and ".join(side.name for side in sweeps)
+        names = [side.name for side in sweeps]
+        shown = {both: overlay([panels(run) for run in runs], names)} | shown
+        ours, theirs = (
+            f"{side.name}, {_head(side, run['run'].iloc[0], run)}"
+            for side, run in zip(sweeps, runs, strict=True)
+        )
+        heads[both] = f"Solid: {ours} Dashed: {theirs}"
+        figures[both] = page.on_page(drawn.compared)
+    judged = {side.name: claims.as_json(side.claims) for side in sweeps}
     return page.template("tracked.html.j2").render(
         title=f"geomfast: {', '.join(found.scales)}",
         notes=drawn.notes,
-        runs=found.runs,
-        heads={run: _head(found, run, by_run[run]) for run in found.runs},
-        tables={run: _rows(shown[run]) for run in found.runs},
-        figures={run: page.on_page(pictures) for run, pictures in drawn.runs.items()},
+        missing=drawn.missing,
+        runs=list(shown),
+        heads=heads,
+        tables={run: _rows(own) for run, own in shown.items()},
+        doubt=DOUBT_KEY,
+        colour_of_doubt=DOUBTFUL["color"],
+        doubtful={run for run, own in shown.items() if any(_doubts(own))},
+        figures=figures,
         overview=page.on_page(drawn.overview),
-        claims=[claims.row(one, version) for one in judged if one["verdict"] != NOT_ENOUGH],
-        undecided=[claims.row(one, version) for one in judged if one["verdict"] == NOT_ENOUGH],
+        sweeps=list(judged),
+        claims=page.claim_rows(judged, version),
+        differences=differences(found.settings, other.settings) if other else [],
         version=version,
         measured=page.measured(found.records),
-        settings=shown_settings(found.settings),
-        plotly=Markup(need("plotly.offline").get_plotlyjs()),
-        data=Markup(script_json({run: _chart(shown[run]) for run in found.runs})),
+        settings=readable_settings(found.settings),
+        plotly=page.library(),
+        data=page.as_is(script_json({run: _chart(own) for run, own in shown.items()})),
     )
+
+
+def _doubts(shown: list[Panel]) -> Iterator[str]:
+    return (doubt for panel in shown for line in panel.lines for doubt in line.doubts)
 
 
 def _head(found: ReportData, run: str, records: pd.DataFrame) -> str:
@@ -82,16 +113,13 @@ def _head(found: ReportData, run: str, records: pd.DataFrame) -> str:
 
 
 def _label(panel: Panel, line: Line) -> str:
-    """What a curve is called without the panel's title beside it."""
-    return (
-        panel.title
-        if line.name in _IN_TITLE
-        else f"{panel.title.split(' of every')[0]}, {line.name}"
-    )
+    """The name of a curve without its panel's title beside it."""
+    title = panel.title.split(" of every")[0]
+    return panel.title if line.name in _IN_TITLE else f"{title}, {line.name}"
 
 
 def _course(line: Line) -> str:
-    """Where a curve began, and its ends on the way."""
+    """First value of a curve, and its smallest and largest in between."""
     if len(line.values) < 2:
         return f"at step {line.steps[-1]:,.0f}"
     low, high = int(np.argmin(line.values)), int(np.argmax(line.values))
@@ -105,20 +133,18 @@ def _course(line: Line) -> str:
 
 
 def _rows(shown: list[Panel]) -> list[tuple[str, list[str]]]:
-    """Of every curve: first value, smallest, largest and last, each with its step."""
+    """First, smallest, largest and last value of every curve, each with its step."""
     rows = []
     for panel in shown:
         for line in panel.lines:
             places = (0, int(np.argmin(line.values)), int(np.argmax(line.values)), -1)
-            texts = [
-                f"{tables.number(float(line.values[i]))} at {line.steps[i]:,.0f}" for i in places
-            ]
+            texts = [f"{line.text(i, tables.number)} at {line.steps[i]:,.0f}" for i in places]
             rows.append((_label(panel, line), texts))
     return rows
 
 
 def _chart(shown: list[Panel]) -> list[dict[str, Any]]:
-    """The panels as the page's chart draws them; four digits draw the same curve."""
+    """The panels as data of the page's chart, with as many digits as it shows."""
 
     def plain(values: np.ndarray) -> list[float | None]:
         return [None if math.isnan(v) else float(f"{v:.4g}") for v in values.tolist()]

@@ -96,10 +96,11 @@ def test_mod_floor_over_runs():
 
     single = mod_floor(table(2.07))
     assert single["value"] == 2.07 and single["n"] == 1 and math.isnan(single["low"])
-    # t quantile 12.706 for one degree of freedom, standard error 0.1
+    # t quantile 12.706 for one degree of freedom, standard error 0.1; of the logarithm of what is
+    # above one dimension, which every RankMe has
     pair = mod_floor(table(2.0, 2.2))
     assert pair["value"] == pytest.approx(2.1)
-    assert pair["low"] == pytest.approx(2.1 - 1.2706, abs=1e-4)
+    assert pair["low"] == pytest.approx(1.0 + 1.1 * math.exp(-1.2706 / 1.1), abs=1e-4)
     assert pair["by_scale"] == {"nano": pytest.approx(2.1)}
     assert math.isnan(mod_floor(collapse(rows("rankme", [0, 1], [5, 2], layer="final")))["value"])
 

@@ -78,3 +78,23 @@ def test_coverage_of_a_share_with_runs_that_differ():
         hit += found.low <= 2 / 3 <= found.high
     assert hit / 300 > 0.93
     assert hit / 300 < 1.0  # it is an interval, not everything
+
+
+def test_no_interval_reaches_beyond_what_a_value_can_be():
+    free = mean_over_seeds([0.01, 0.2], ["nano", "micro"])
+    assert free.low < 0
+    above = mean_over_seeds([0.01, 0.2], ["nano", "micro"], least=0.0)
+    assert 0 < above.low < above.value == free.value < above.high
+    assert above.how == f"{free.how}, on a log scale"
+    # The logarithm's error is that of the mean over the mean.
+    assert math.log(above.high / above.value) == pytest.approx(
+        (free.high - free.value) / free.value
+    )
+    within = mean_over_seeds([0.5, 0.9], ["nano", "micro"], least=-1.0, most=1.0)
+    assert within.high == 1.0 and within.low == -1.0 and "log" not in within.how
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0], [0.99, 0.99]])
+def test_intervals_hold_values_at_the_least_there_is(values):
+    found = mean_over_seeds(values, ["nano", "nano"], least=1.0)
+    assert found.low == found.value == found.high == values[0]

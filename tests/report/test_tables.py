@@ -6,15 +6,25 @@ import numpy as np
 import pytest
 
 from geomfast.report import tables
+from geomfast.report.axes import tick_label
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(2.0712, "2.07"), (26.96, "27.0"), (123.4, "123"), (-0.0002, "0.000"), (-0.51, "-0.510"),
-     (math.nan, "-")],
+    [(2.0712, "2.07"), (26.96, "27.0"), (123.4, "123"), (-0.0002, "-2.00e-4"), (-0.51, "-0.510"),
+     (0.0, "0.000"), (0.00123, "0.001"), (1.234e6, "1.23e6"), (math.inf, "inf"), (math.nan, "-")],
 )  # fmt: skip
 def test_number(value, text):
     assert tables.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (1, "1"), (500, "500"), (1000, "10³"), (2e5, "2×10⁵"), (0.02, "0.02"),
+     (2e-4, "2×10⁻⁴"), (-1e-3, "-10⁻³"), (1250, "1.25×10³")],
+)  # fmt: skip
+def test_ticks_have_exponents_where_numbers_are_far_from_one(value, text):
+    assert tick_label(value) == text
 
 
 def test_cell_says_why_a_step_is_missing():

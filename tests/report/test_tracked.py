@@ -11,8 +11,8 @@ from geomfast.cli.report import report
 from geomfast.records import RecordsError
 from geomfast.report import build
 from geomfast.report.data import TRACKER, read
-from geomfast.report.figures import TRACKED
-from geomfast.report.panels import panels
+from geomfast.report.figures import TRACKED, TRACKED_COMPARED
+from geomfast.report.panels import overlay, panels
 from tests.analysis.synthetic import join, rows, write
 from tests.report.conftest import judge_few
 from tests.report.looks import cut_off, overlapping, texts
@@ -184,3 +184,66 @@ def test_wall_time_of_a_model_with_a_long_name(tmp_path, few_claims):
     assert cut_off(figure) == []
     words = " ".join(words for words, _ in texts(figure))
     assert "loss of the samples" in words and "behaviour" not in words
+
+
+def with_diagnostics(rhat):
+    """A learning coefficient whose chains agree where R-hat is small."""
+    beside = {"diverged": [0.0], "rhat": rhat, "ess": [100.0], "step_bias": [0.0]}
+    found = [
+        rows(f"llc_{name}", STEPS, np.resize(values, len(STEPS)), task="held", scale="CharNet")
+        for name, values in beside.items()
+    ]
+    return join(records("llc"), join(*found).assign(run="run"))
+
+
+@pytest.mark.usefixtures("few_claims")
+def test_coefficients_in_doubt_are_marked_in_every_view(tmp_path):
+    frame = with_diagnostics([1.0, 1.5, 1.0, 1.0, 1.0, 1.0, 1.5])
+    (panel,) = panels(frame)
+    assert [bool(doubt) for doubt in panel.lines[0].doubts] == [False, True, *[False] * 4, True]
+    marks = TRACKED[0].draw(frame, None).axes[0].lines[-1]
+    assert marks.get_xdata().tolist() == [1, 100] and marks.get_marker() == "x"
+    result = build(tracked(tmp_path, frame))
+    ((_, value, remark),) = result["lines"]
+    assert value == "12.0" and remark.endswith("? in doubt: 2 of 7 values, this one too")
+    _, text = parsed(tmp_path / "report.html")
+    assert "1.00 at 0 1.00 at 0 12.0 ? at 100 12.0 ? at 100" in text
+    assert "?: a coefficient in doubt" in text
+    assert "too few draws" in (tmp_path / "report.html").read_text()  # of the chart
+
+
+@pytest.mark.usefixtures("few_claims")
+def test_coefficients_beyond_doubt_have_no_mark(tmp_path):
+    result = build(tracked(tmp_path, with_diagnostics([1.0])))
+    assert result["lines"][0][1] == "12.0" and "in doubt" not in result["lines"][0][2]
+    assert "?: a coefficient" not in parsed(tmp_path / "report.html")[1]
+
+
+@pytest.fixture
+def two(tmp_path):
+    other = ALL.assign(value=2.0 * ALL["value"])
+    tracked(tmp_path / "one", ALL, loss="next_token")
+    return tmp_path / "one", tracked(tmp_path / "two", other, loss="square")
+
+
+def test_two_trackers_are_laid_over_each_other(two, few_claims):
+    found, other = map(read, two)
+    both = overlay([panels(each.records) for each in (found, other)], ["one", "two"])
+    assert [panel.title for panel in both] == [panel.title for panel in panels(ALL)]
+    assert [line.dashed for line in both[0].lines] == [False] * 3 + [True] * 3
+    assert both[1].unit == "solid: nats per token\ndashed: units of square"
+    figure = TRACKED_COMPARED[0].draw(found, other, ("CharNet", "CharNet"))
+    assert cut_off(figure) == [] and overlapping(figure) == []
+    words = " ".join(words for words, _ in texts(figure))
+    assert "solid: one" in words and "dashed: two" in words
+
+
+def test_the_page_of_two_trackers(two, few_claims):
+    out, other = two
+    result = build(out, compare_with=other)
+    html = (out / "report.html").read_text()
+    assert (out / "figures" / "compare-by-step-CharNet.svg").exists()
+    assert '<option value="one and two">' in html and "<td>settings.loss</td>" in html
+    _, text = parsed(out / "report.html")
+    assert "RankMe, two, final 20.0 at 0" in text and "RankMe, one, final 10.0 at 0" in text
+    assert result["compare"]["name"] == "two"

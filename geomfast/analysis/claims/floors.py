@@ -148,7 +148,7 @@ def mod_floor(records: pd.DataFrame, *, chance: Mapping[str, float] | None = Non
     if table.empty:
         return MOD.undecided(f"{NO_RANKME} for MOD" if every.empty else STILL_FALLING)
     by_run = table.groupby(["run", "scale"], sort=False)["floor"].mean().reset_index()
-    mean = mean_over_seeds(by_run["floor"].to_numpy(), by_run["scale"].tolist())
+    mean = mean_over_seeds(by_run["floor"].to_numpy(), by_run["scale"].tolist(), least=1.0)
     found = floors(table)
     near = (found["floor"] - MOD_FLOOR).abs() <= NEAR
     scales = table["scale"].nunique()
@@ -232,7 +232,7 @@ def _variation(table: pd.DataFrame, found: pd.DataFrame) -> Estimate:
         return Estimate(float(found["variation"].median()))
     each = whole.std(axis=1, ddof=1) / whole.mean(axis=1)
     medians = each.groupby("seed").median().to_numpy()
-    return mean_over_seeds(medians, [""] * len(medians))
+    return mean_over_seeds(medians, [""] * len(medians), least=0.0)
 
 
 def _final(records: pd.DataFrame) -> pd.DataFrame:

@@ -192,7 +192,8 @@ def _difference(table: pd.DataFrame, other: str) -> Estimate:
     wide = led.pivot_table(index=["run", "scale"], columns="measure", values="led", aggfunc="mean")
     both = wide[["rankme", other]].dropna()
     difference = (both["rankme"] - both[other]).to_numpy(dtype=float)
-    return mean_over_seeds(difference, both.index.get_level_values("scale").tolist())
+    scales = both.index.get_level_values("scale").tolist()
+    return mean_over_seeds(difference, scales, least=-1.0, most=1.0)
 
 
 def _share(row: Mapping[Any, Any] | pd.Series) -> str:

@@ -98,7 +98,7 @@ def coarse_difficulty(records: pd.DataFrame, *, chance: Mapping[str, float] | No
     claim = replace(COARSE, table=table)
     if runs.empty:
         return claim.undecided(_no_run(records))
-    estimate = mean_over_seeds(runs["rho"].to_numpy(), runs["scale"].tolist())
+    estimate = mean_over_seeds(runs["rho"].to_numpy(), runs["scale"].tolist(), least=-1.0, most=1.0)
     if len(runs) == 1:
         low, high, count = runs.iloc[0][["low", "high", "task_levels"]]
         how = f"Bonett-Wright, {count} task-levels taken as independent"

@@ -1,10 +1,9 @@
 """All figures of the report, in the order of the page.
 
-A figure of a run is a function of its records and of its rows of
-:func:`geomfast.analysis.cells`; a figure of the whole sweep is one of
-:class:`geomfast.report.data.ReportData`; one of two sweeps takes both and the scale of either.
-Each returns a matplotlib ``Figure``, or None where there is nothing to draw, and touches nothing
-of pyplot's global state.
+The function of a figure of one run takes its records and its rows of
+:func:`geomfast.analysis.cells`; that of all runs takes :class:`geomfast.report.data.ReportData`;
+that of two sweeps takes both and the scale of either.  Each returns a matplotlib ``Figure``, or
+None where there is nothing to draw, without pyplot's global state.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from geomfast.analysis.others import others, value_columns
 from geomfast.report.figures.behaviour import BY_SIZE, behaviour_figure
 from geomfast.report.figures.both import collapse_of_both, events_of_both
-from geomfast.report.figures.by_step import by_step
+from geomfast.report.figures.by_step import by_step, by_step_of_both
 from geomfast.report.figures.collapse import collapse_grid, collapse_headline
 from geomfast.report.figures.leads import hierarchy, lead_forest
 from geomfast.report.figures.limits import limits
@@ -32,19 +31,21 @@ from geomfast.report.names import slugs
 
 
 class Picture(NamedTuple):
-    """What the report knows of a figure beside how it looks.
+    """A figure of the report beside its content.
 
     Attributes:
         name: of its files.
         heading: on the page.
         draw: the function.
         measures: those it shows, whose settings its caption tells.
+        see: what to look for, for its caption.
     """
 
     name: str
     heading: str
     draw: Callable[..., Any]
     measures: tuple[str, ...]
+    see: str
 
 
 _EVENTS = ("rankme", "accuracy")
@@ -54,52 +55,137 @@ _CHOICES = ("accuracy", BY_SIZE, "answer_logprob")
 _BY_STEP = ("rankme", "loss", *_GRADIENTS, "hessian_top", "hessian_trace", "llc")
 _ALL = (*_EVENTS, *_GRADIENTS, "hessian_top", "llc")
 
+_COLLAPSE = (
+    "RankMe (blue) falls to its floor (triangle) and rises again; see whether that comes before "
+    "accuracy (orange) rises and the task-level emerges (dashed)."
+)
+_LLC = (
+    "A rise marks a phase of learning that makes the solution more complex; values marked x are in "
+    "doubt."
+)
+
 
 def _of_others() -> Iterator[Picture]:
-    """The figures of a run of measures that have none of their own."""
+    """Figures of a run for measures that have none of their own."""
     specs = {f"measure-{spec.name}": spec for spec in others()}
     for name, file_name in slugs(specs).items():
-        draw = functools.partial(other_figure, specs[name])
-        yield Picture(file_name, specs[name].label, draw, value_columns(specs[name]))
+        spec, draw = specs[name], functools.partial(other_figure, specs[name])
+        see = "Its values by training step, a panel per task-level and a line per layer, if any."
+        yield Picture(file_name, spec.label, draw, value_columns(spec), see)
 
 
 #: Figures of a run.
 FIGURES = (
-    Picture("collapse", "Collapse and recovery in one picture", collapse_headline, _EVENTS),
-    Picture("collapse-grid", "Every task-level", collapse_grid, _EVENTS),
-    Picture("timeline", "Timeline", timeline, (*_EVENTS, "answer_logprob")),
-    Picture("behaviour", "Behaviour on probe sets", behaviour_figure, _CHOICES),
-    Picture("layers", "Layer by step", layer_map, ("rankme",)),
-    Picture("top-down", "Order of the layers", top_down_figure, ("rankme",)),
-    Picture("gradient-ranks", "Rank of the gradients", gradient_ranks, _GRADIENTS),
-    Picture("hessian", "Curvature of the loss", hessian_figure, ("hessian_top", "hessian_trace")),
-    Picture("llc", "Local learning coefficient", llc_figure, ("llc",)),
-    Picture("probes", "Linear probes, layer by step", probe_map, _PROBES),
+    Picture(
+        "collapse", "Collapse and recovery in one picture", collapse_headline, _EVENTS, _COLLAPSE
+    ),
+    Picture("collapse-grid", "Every task-level", collapse_grid, _EVENTS, _COLLAPSE),
+    Picture(
+        "timeline", "Timeline", timeline, (*_EVENTS, "answer_logprob"),
+        "Each row is a task-level, the earliest to emerge on top; the floor of RankMe stands left "
+        "of emergence where the collapse comes first.",
+    ),
+    Picture(
+        "behaviour", "Behaviour on probe sets", behaviour_figure, _CHOICES,
+        "A rise of accuracy above the share that guessing gives is a capability that emerges.",
+    ),
+    Picture(
+        "layers", "Layer by step", layer_map, ("rankme",),
+        "Orange is a collapse below the first value, purple a rise above it; where deeper layers "
+        "turn orange first, the collapse goes top-down.",
+    ),
+    Picture(
+        "top-down", "Order of the layers", top_down_figure, ("rankme",),
+        "Lines that rise to the left mean that deeper blocks collapse first.",
+    ),
+    Picture(
+        "gradient-ranks", "Rank of the gradients", gradient_ranks, _GRADIENTS,
+        "A low rank means that the samples agree on few directions of change; dashed lines show "
+        "what remains of it in the first 50,000 parameters.",
+    ),
+    Picture(
+        "hessian", "Curvature of the loss", hessian_figure, ("hessian_top", "hessian_trace"),
+        "A rise is a sharper minimum; a negative value means that the loss still falls along some "
+        "direction of negative curvature.",
+    ),
+    Picture("llc", "Local learning coefficient", llc_figure, ("llc",), _LLC),
+    Picture(
+        "probes", "Linear probes, layer by step", probe_map, _PROBES,
+        "High accuracy left of the dashed line: a layer has the answer before the model gives it.",
+    ),
     *_of_others(),
-)
+)  # fmt: skip
 
 #: Figures of all runs together.
 OVERVIEW = (
-    Picture("by-scale", "Collapse at every scale", collapse_by_scale, _EVENTS),
-    Picture("events", "Floors and emergence at every scale", events_by_scale, _EVENTS),
-    Picture("order", "Order of the layers", order_of_layers, ("rankme",)),
-    Picture("lead-lag", "What comes first", lead_forest, _ALL),
-    Picture("precursors", "Precursor rates", hierarchy, _ALL),
-    Picture("prediction", "Limits of prediction", limits, _EVENTS),
-    Picture("probe-first", "Probes before behaviour", probe_before_behaviour, _PROBES),
-    Picture("wall-time", "Where the time went", wall_shares, ()),
-)
+    Picture(
+        "by-scale", "Collapse at every scale", collapse_by_scale, _EVENTS,
+        "Floors at the same height at every scale are the task's own; triangles on the axis mark "
+        "emergence.",
+    ),
+    Picture(
+        "events", "Floors and emergence at every scale", events_by_scale, _EVENTS,
+        "Marks of one row close together: the floor (left) or the emergence step (right) hardly "
+        "depends on scale.",
+    ),
+    Picture(
+        "order", "Order of the layers over all runs", order_of_layers, ("rankme",),
+        "A triangle marks a task and model whose collapse goes strictly from the deepest block to "
+        "the first.",
+    ),
+    Picture(
+        "lead-lag", "What comes first", lead_forest, _ALL,
+        "Right of zero a measure changes before emergence, left of it afterwards.",
+    ),
+    Picture(
+        "precursors", "Precursor rates", hierarchy, _ALL,
+        "Long blue bars: the measure changes before nearly every emergence.",
+    ),
+    Picture(
+        "prediction", "Limits of prediction", limits, _EVENTS,
+        "Early RankMe predicts an order where the share of concordant pairs, with its interval, "
+        "lies right of chance.",
+    ),
+    Picture(
+        "probe-first", "Probes before behaviour", probe_before_behaviour, _PROBES,
+        "A square left of the other marks: a linear probe has the answer before the model does.",
+    ),
+    Picture(
+        "wall-time", "Where the time went", wall_shares, (),
+        "The largest parts of each bar are where a cheaper cadence would save most.",
+    ),
+)  # fmt: skip
 
-#: Figures of a run that a tracker recorded, and of all its runs together.
+#: Figures of a run that a tracker recorded, of all its runs together, and of two such folders.
+_BY_STEP_PICTURE = Picture(
+    "by-step", "What was measured", by_step, _BY_STEP,
+    "All panels share the axis of training steps: look for changes that line up.",
+)  # fmt: skip
 TRACKED = (
-    Picture("by-step", "What was measured", by_step, _BY_STEP),
-    Picture("layers", "Layer by step", tracked_map, ("rankme",)),
-    Picture("llc", "Local learning coefficient", llc_figure, ("llc",)),
-)
+    _BY_STEP_PICTURE,
+    Picture(
+        "layers", "Layer by step", tracked_map, ("rankme",),
+        "Orange is below a layer's first value, purple above it.",
+    ),
+    Picture("llc", "Local learning coefficient", llc_figure, ("llc",), _LLC),
+)  # fmt: skip
 TRACKED_OVERVIEW = tuple(picture for picture in OVERVIEW if picture.name == "wall-time")
+TRACKED_COMPARED = (
+    _BY_STEP_PICTURE._replace(
+        heading="Curves of both",
+        draw=by_step_of_both,
+        see="Where solid and dashed lines part, the two trainings differ.",
+    ),
+)
 
 #: Figures of two sweeps, of one scale of each.
 COMPARED = (
-    Picture("collapse", "Collapse of both", collapse_of_both, _EVENTS),
-    Picture("events", "Floors and emergence of both", events_of_both, _EVENTS),
-)
+    Picture(
+        "collapse", "Collapse of both", collapse_of_both, _EVENTS,
+        "Solid and dashed lines on top of each other: both sweeps collapse and recover alike.",
+    ),
+    Picture(
+        "events", "Floors and emergence of both", events_of_both, _EVENTS,
+        "Marks of one row apart: the floor (left) or the emergence step (right) differs.",
+    ),
+)  # fmt: skip

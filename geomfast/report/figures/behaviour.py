@@ -1,4 +1,4 @@
-"""Figure of what a language model does with probe sets, by step."""
+"""Figure of a language model's behaviour on probe sets, by step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from geomfast.report.curves import medians, samples_of
 from geomfast.report.style import band, handle, head, legend, multiples, styled
 from geomfast.testbed.tasks.names import task_level
 
-#: Recorded of language models alone, which choose among continuations.
+#: Measure of language models alone, which choose among continuations.
 BY_SIZE = "accuracy_by_size"
-#: Name, colour and line by measure; of the first the standard error is drawn too.
+#: Name, colour and line style by measure.
 _LINES: dict[str, tuple[str, str, Any]] = {
     "accuracy": ("accuracy: likeliest of the choices", VERMILLION, "-"),
     BY_SIZE: ("the same by log-probability per byte", ORANGE, (0, (3, 2))),
@@ -25,7 +25,7 @@ _LINES: dict[str, tuple[str, str, Any]] = {
 
 @styled
 def behaviour_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
-    """Per probe set: accuracy, and probability of the right choice, by step.
+    """Accuracy and probability of the right choice by step, a panel per probe set.
 
     None where the model was not measured on probe sets.
     """
@@ -45,7 +45,7 @@ def behaviour_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     handles = [handle(x, color=colour, linestyle=line) for x, colour, line in _LINES.values()]
     legend(figure, handles)
     text = f"{run['run'].iloc[0]}; n = {samples_of(every)} probes a set; band: standard error"
-    head(figure, "What the model does with each probe set", text, 0.75)
+    head(figure, "Behaviour on each probe set", text, 0.75)
     return figure
 
 

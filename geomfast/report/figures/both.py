@@ -1,4 +1,4 @@
-"""Figures of two sweeps over each other: one blue and solid, the other orange and dashed."""
+"""Figures of two sweeps over each other, blue and solid against orange and dashed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LINES: tuple[tuple[str, Any], ...] = ((BLUE, "-"), (ORANGE, _DASH))
 
 
 def _names(ours: ReportData, other: ReportData, scales: tuple[str, str]) -> tuple[str, str]:
-    """What the two are called in a legend; with the scale where it is not the same."""
+    """Names of the two in a legend, with their scales where these differ."""
     if scales[0] == scales[1]:
         return ours.name, other.name
     return f"{ours.name} ({scales[0]})", f"{other.name} ({scales[1]})"

@@ -1,52 +1,77 @@
-"""Figure of everything that was measured of a run, by step."""
+"""Figures of all measures of a tracked run, or of two, by training step."""
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from geomfast.records import FINAL
-from geomfast.report.axes import STEPS, plain_numbers, step_axis
-from geomfast.report.colours import DASHED
+from geomfast.report.axes import STEPS, log_axis, step_axis
+from geomfast.report.colours import DASHED, DOUBTFUL
 from geomfast.report.curves import samples_of
+from geomfast.report.data import ReportData
 from geomfast.report.extras import need
-from geomfast.report.panels import Line, Panel, panels
+from geomfast.report.panels import Line, Panel, overlay, panels
 from geomfast.report.style import canvas, handle, head, styled
 
-#: Up to so many values each is marked, as what lies between them was not measured.
+#: Most values of a line that are marked, as nothing between them was measured.
 _MARKED = 40
-#: Lines that a legend names; of more, only the first, the last but one and the last.
+#: Most lines that a legend names; of more it names the first, the last but one and the last.
 _NAMED = 7
 
 
 @styled
 def by_step(run: pd.DataFrame, table: pd.DataFrame) -> Any:
-    """A panel for every kind of measure, all on one axis of steps.
+    """A panel per kind of measure, all on one axis of steps.
 
     None where nothing has a value.
     """
-    found = panels(run)
+    samples = samples_of(run[run["level"] > 0])
+    text = f"{run['run'].iloc[0]}; n = {samples} samples; {run['step'].nunique()} steps measured"
+    return _figure(panels(run), f"What was measured of {run['scale'].iloc[0]}", text)
+
+
+@styled
+def by_step_of_both(ours: ReportData, other: ReportData, scales: tuple[str, str]) -> Any:
+    """The first run of either folder at its scale, over each other."""
+    sides, names = (ours, other), (ours.name, other.name)
+    runs = [first_run(side, scale) for side, scale in zip(sides, scales, strict=True)]
+    text = "; ".join(
+        f"{line}: {name}, run {run['run'].iloc[0]}, n = {samples_of(run[run['level'] > 0])} samples"
+        for line, name, run in zip(("solid", "dashed"), names, runs, strict=True)
+    )
+    found = overlay([panels(run) for run in runs], names)
+    return _figure(found, f"What was measured of {' and '.join(dict.fromkeys(scales))}", text)
+
+
+def first_run(found: ReportData, scale: str) -> pd.DataFrame:
+    """Records of the first run of a scale."""
+    run = found.cells.loc[found.cells["scale"] == scale, "run"].iloc[0]
+    return found.records[found.records["run"] == run]
+
+
+def _figure(found: list[Panel], title: str, text: str) -> Any:
     if not found:
         return None
-    count, last = len(found), float(run["step"].max())
+    count = len(found)
+    last = max(float(line.steps.max()) for panel in found for line in panel.lines)
     figure, grid = canvas(
-        10.2, 1.75 * count + 1.25, count, 1, left=0.85, right=2.3, top=0.95, bottom=0.55,
+        10.2, 1.75 * count + 1.25, count, 1, left=1.0, right=2.3, top=0.95, bottom=0.55,
         hspace=0.42,
     )  # fmt: skip
     for axes, panel in zip(grid[:, 0], found, strict=True):
         step_axis(axes, last)
         _draw(axes, panel)
     grid[-1, 0].set_xlabel(STEPS)
-    samples = samples_of(run[run["level"] > 0])
-    text = f"{run['run'].iloc[0]}; n = {samples} samples; {run['step'].nunique()} steps measured"
-    head(figure, f"What was measured of {run['scale'].iloc[0]}", text, 0.85)
+    head(figure, title, text, 1.0)
     return figure
 
 
 def draw_lines(axes: Any, lines: list[Line]) -> None:
-    """Curves with their errors as bands; the values are marked where they are few."""
+    """Draw curves with their errors as bands and marks of values that are few or in doubt."""
     for line in lines:
         marked = {"marker": ".", "markersize": 4} if len(line.steps) <= _MARKED else {}
         axes.plot(
@@ -56,17 +81,20 @@ def draw_lines(axes: Any, lines: list[Line]) -> None:
         if not np.isnan(line.errors).all():
             ends = line.values - line.errors, line.values + line.errors
             axes.fill_between(line.steps, *ends, color=line.colour, alpha=0.18, linewidth=0)
+        doubtful = np.array(line.doubts, dtype=bool)
+        if doubtful.any():
+            axes.plot(line.steps[doubtful], line.values[doubtful], linestyle="", **DOUBTFUL)
 
 
 def _draw(axes: Any, panel: Panel) -> None:
     draw_lines(axes, panel.lines)
     if panel.logarithmic:
-        axes.set_yscale("log", subs=[2, 5])
-        plain_numbers(axes.yaxis, minor=True)
+        log_axis(axes)
     else:
         axes.yaxis.set_major_locator(need("matplotlib.ticker").MaxNLocator(5))
     axes.set_title(panel.title, loc="left")
-    axes.set_ylabel(panel.unit)
+    lines = (textwrap.fill(line, 20) for line in panel.unit.split("\n"))
+    axes.set_ylabel("\n".join(lines), fontsize=8)
     _legend(axes, _named(panel.lines))
 
 
@@ -75,7 +103,7 @@ def _named(lines: list[Line]) -> list[Line]:
 
 
 def _legend(axes: Any, lines: list[Line]) -> None:
-    """Beside the panel, where no curve can be."""
+    """Write a legend right of the panel."""
     handles = [
         handle(
             "final state" if line.name == FINAL else line.name.replace(", ", ",\n"),
@@ -83,6 +111,8 @@ def _legend(axes: Any, lines: list[Line]) -> None:
         )
         for line in lines
     ]  # fmt: skip
+    if any(any(line.doubts) for line in lines):
+        handles.append(handle("in doubt", linestyle="", **DOUBTFUL))
     axes.legend(
         handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8
     )

@@ -1,8 +1,4 @@
-"""Figures of collapse and recovery: one panel for each task-level.
-
-Every function takes the records of one run and the rows of :func:`geomfast.analysis.cells` for
-it, and returns a matplotlib ``Figure``; nothing here touches pyplot's global state.
-"""
+"""Figures of collapse and recovery: one panel per task-level."""
 
 from __future__ import annotations
 
@@ -14,14 +10,23 @@ import pandas as pd
 
 from geomfast.records import FINAL
 from geomfast.report.axes import STEPS, rank_axis, step_axis
-from geomfast.report.colours import BLACK, BLUE, DASHED, SOFT, VERMILLION, block_colour, layer_looks
+from geomfast.report.colours import (
+    BLACK,
+    BLUE,
+    DASHED,
+    RED_TEXT,
+    SOFT,
+    VERMILLION,
+    block_colour,
+    layer_looks,
+)
 from geomfast.report.curves import Curves, caption, curves
 from geomfast.report.style import canvas, handle, head, legend, panels_of, styled
 from geomfast.testbed.tasks.names import task_level
 
 
 class _Panels:
-    """Panels of the task-levels of one run.
+    """Panels of one run, one per task-level.
 
     Args:
         run: its records.
@@ -54,8 +59,8 @@ class _Panels:
         Args:
             axes: of the panel.
             cell: task and level.
-            left, right, lowest: whether it is at that edge of the figure, where labels stand.
-            title: look of its title.
+            left, right, lowest: whether the panel is at that edge of the figure, with labels.
+            title: text properties of its title.
         """
         layers, rows = self.rank.get(cell, {}), self._rows(*cell)
         other = _behaviour_axes(axes, self.accuracy.get(cell, {}).get(""))
@@ -79,7 +84,7 @@ class _Panels:
         if left:
             axes.set_ylabel("RankMe (log)", color=BLUE)
         if right:
-            other.set_ylabel("accuracy", color=VERMILLION)
+            other.set_ylabel("accuracy", color=RED_TEXT)
         else:
             other.set_yticklabels([])
         if lowest:
@@ -89,14 +94,14 @@ class _Panels:
 
 
 def _behaviour_axes(axes: Any, accuracy: tuple[np.ndarray, np.ndarray] | None) -> Any:
-    """Axes on the right for the accuracy, which lies behind the curves the figure is about."""
+    """Axes on the right for the accuracy, behind the curves of RankMe."""
     right = axes.twinx()
     axes.set_zorder(right.get_zorder() + 1)
     axes.patch.set_visible(False)
     axes.spines["right"].set_visible(True)
     right.set_ylim(0, 1.03)
     right.set_yticks([0, 0.5, 1])
-    right.tick_params(axis="y", colors=VERMILLION)
+    right.tick_params(axis="y", colors=RED_TEXT)
     right.spines["right"].set_color(VERMILLION)
     if accuracy is not None:
         right.fill_between(accuracy[0], accuracy[1], color=VERMILLION, alpha=0.12, linewidth=0)
@@ -108,7 +113,7 @@ def _legend(figure: Any, rank: Curves) -> None:
     blocks = max((sum(name != FINAL for name in layers) for layers in rank.values()), default=0)
     handles = [handle("RankMe, final state (left)", color=BLUE, linewidth=2)]
     if blocks:
-        text = "RankMe, each block (light: first, dark: last)"
+        text = "RankMe, each block (faint: first, strong: last)"
         handles.append(handle(text, color=block_colour(blocks - 1, blocks), linewidth=1))
     handles += [
         handle("accuracy (right)", color=VERMILLION, linewidth=1.4),
@@ -120,12 +125,12 @@ def _legend(figure: Any, rank: Curves) -> None:
 
 @styled
 def collapse_headline(run: pd.DataFrame, table: pd.DataFrame) -> Any:
-    """The picture for the README: the easiest level of every task, 16 inches wide at 100 dpi."""
+    """The easiest level of every task, for the README: 16 inches wide."""
     panels = _Panels(run, table)
     tasks, level = list(dict.fromkeys(table["task"])), int(table["level"].min())
     columns = min(4, len(tasks))
     rows = math.ceil(len(tasks) / columns)
-    # The headline takes a line of 12 inches, however few the tasks.
+    # 12 inches at least, for the headline.
     width, height = max(4.0 * columns, 12.0), 2.6 * rows + 1.5
     figure, grid = canvas(
         width, height, rows, columns, top=1.15, bottom=0.95, wspace=0.2, hspace=0.28
@@ -143,7 +148,7 @@ def collapse_headline(run: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 
 def _finding(table: pd.DataFrame, level: int) -> str:
-    """A headline that says what these records show, and nothing they do not."""
+    """The finding of these records as a headline."""
     rows = table[(table["level"] == level) & table["floor"].notna()]
     if rows.empty:
         return "RankMe and accuracy while one model learns"

@@ -1,4 +1,4 @@
-"""A row for each task-level, a mark for each of several groups of runs: who has what, and when."""
+"""Panels with a row per task-level and a mark per group of runs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from geomfast.report.axes import guides, plain_numbers, row_axis, step_axis
+from geomfast.report.axes import guides, log_ticks, row_axis, step_axis
 from geomfast.report.colours import DASHED, GREY, LINE, SOFT
 from geomfast.report.extras import need
 from geomfast.report.style import handle, legend
 from geomfast.testbed.tasks.names import task_level
 
-#: Inches of a row, and what part of it the groups are spread over.
+#: Inches of a row, and the part of it over which groups are spread.
 ROW, SPREAD = 0.27, 0.62
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that share a colour and a mark.
+    """A group of runs with a colour and a mark.
 
     Attributes:
         name: for the legend.
@@ -37,13 +37,13 @@ class Group:
 
 
 def task_rows(axes: Any, cells: pd.DataFrame, *, named: bool) -> list[tuple[str, int]]:
-    """Make y a row per task-level, in the order of the table; returns them."""
+    """Make y an axis with a row per task-level, in the order of the table; returns them."""
     rows = list(dict.fromkeys(zip(cells["task"], cells["level"], strict=True)))
     labels = [task_level(*row) for row in rows] if named else []
     row_axis(axes, labels or [""] * len(rows))
     axes.tick_params(axis="y", pad=7)  # marks at the edge reach over it
     guides(axes)
-    # A line between tasks, so that a mark is easily led back to its name.
+    # Lines between tasks help the eye from a mark to its name.
     for index, (one, other) in enumerate(itertools.pairwise(rows)):
         if one[0] != other[0]:
             axes.axhline(index + 0.5, color=LINE, linewidth=0.6, zorder=0)
@@ -53,14 +53,14 @@ def task_rows(axes: Any, cells: pd.DataFrame, *, named: bool) -> list[tuple[str,
 def marks(
     axes: Any, rows: Sequence[tuple[str, int]], groups: Sequence[Group], column: str, beyond: float
 ) -> None:
-    """Every run's value as a small dot, and their median as the group's mark.
+    """Draw every run's value as a small dot, and their median as the group's mark.
 
     Args:
         axes: of :func:`task_rows`.
         rows: its task-levels.
         groups: runs by colour; they are spread over the height of a row.
         column: of the cells.
-        beyond: where a value stands that is infinite, or the median of mostly such.
+        beyond: position of infinite values and medians.
     """
     for index, group in enumerate(groups):
         shift = SPREAD * ((index + 0.5) / len(groups) - 0.5)
@@ -84,7 +84,7 @@ def marks(
 
 
 def floor_panel(axes: Any, cells: pd.DataFrame, groups: Sequence[Group]) -> None:
-    """Floors of RankMe, on a logarithmic axis, with a line at two dimensions."""
+    """Draw floors of RankMe on a logarithmic axis, with a line at two dimensions."""
     rows = task_rows(axes, cells, named=True)
     log2_axis(axes)
     axes.axvline(2.0, color=GREY, linewidth=0.9, linestyle=DASHED, zorder=0)
@@ -93,7 +93,7 @@ def floor_panel(axes: Any, cells: pd.DataFrame, groups: Sequence[Group]) -> None
 
 
 def emergence_panel(axes: Any, cells: pd.DataFrame, groups: Sequence[Group], last: float) -> None:
-    """Emergence steps; what has not emerged stands in a strip of its own beside the axis."""
+    """Draw emergence steps, with a strip beside the axis for task-levels that did not emerge."""
     rows = task_rows(axes, cells, named=False)
     beyond = strip(axes, last)
     behaved = []
@@ -105,14 +105,18 @@ def emergence_panel(axes: Any, cells: pd.DataFrame, groups: Sequence[Group], las
 
 
 def log2_axis(axes: Any) -> None:
-    """Make x the logarithm of a RankMe, which is small: ticks at the powers of two and between."""
+    """Make x a logarithmic axis of RankMe, with ticks at the powers of two and between."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(need("matplotlib.ticker").LogLocator(base=2.0, subs=(1.0, 1.5)))
-    plain_numbers(axes.xaxis)
+    log_ticks(axes.xaxis)
 
 
 def strip(axes: Any, last: float) -> float:
-    """Make x a step axis with a strip beyond its end for what did not happen; its middle."""
+    """Make x a step axis with a strip beyond its end for events that did not happen.
+
+    Returns:
+        The position of its middle.
+    """
     step_axis(axes, last)
     edge, beyond, end = past(last, 0.05, 0.11, 0.17)
     axes.axvspan(edge, end, color="#f3f4f6", linewidth=0, zorder=0)
@@ -125,19 +129,19 @@ def strip(axes: Any, last: float) -> float:
 
 
 def past(last: float, *shares: float) -> list[float]:
-    """Places beyond the last step of a step axis, by shares of its length."""
+    """Positions beyond the last step of a step axis, by shares of its length."""
     return [float(np.expm1(float(np.log1p(last)) * (1 + share))) for share in shares]
 
 
 def by_task(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows task after task, levels within, tasks in the order they are in."""
+    """The rows by task, in the order of the table, and by level."""
     place = {task: index for index, task in enumerate(dict.fromkeys(table["task"]))}
     ordered = table.sort_values("level", kind="stable")
     return ordered.sort_values("task", key=lambda task: task.map(place), kind="stable")
 
 
 def group_legend(figure: Any, groups: Sequence[Group], *, several: bool) -> None:
-    """Marks of the groups below the figure; with small dots where a group has several runs."""
+    """Write a legend of the groups below the figure, with small dots if one has several runs."""
     handles = [
         handle(g.name, color=g.colour, marker=g.marker, linestyle="", markersize=5) for g in groups
     ]

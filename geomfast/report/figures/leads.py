@@ -1,4 +1,4 @@
-"""Figures of what comes before what: every measure against the emergence of its task-level."""
+"""Figures of the order of changes: every measure against the emergence of its task-level."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geomfast.report.curves import runs_text
 from geomfast.report.data import ReportData
 from geomfast.report.style import area, canvas, handle, head, styled
 
-#: What measures are called in figures.
+#: Names of measures in figures.
 NAMES: dict[str, str] = {
     "rankme": "RankMe",
     COLLAPSE: "RankMe, half-collapse",
@@ -32,18 +32,21 @@ _ORDER = (COLLAPSE, *MEASURES)
 _LEFT, _ROW = 2.15, 0.62
 
 
-def _two(measures: Sequence[str], width: float, height: float, **look: Any) -> tuple[Any, Any, Any]:
-    """A figure, and its two axes with a row for every measure, named on the left."""
+def _two(
+    found: ReportData, measures: Sequence[str], width: float, height: float, **look: Any
+) -> tuple[Any, Any, Any]:
+    """A figure, and its two axes with a row per measure, named on the left."""
+    names = NAMES | {"llc": f"{NAMES['llc']}\n{found.doubts}".strip()}
     height += _ROW * len(measures)
     figure, grid = canvas(width, height, 1, 2, left=_LEFT, bottom=1.1, wspace=0.1, **look)
-    row_axis(grid[0, 0], [NAMES[name] for name in measures])
+    row_axis(grid[0, 0], [names[name] for name in measures])
     row_axis(grid[0, 1], [""] * len(measures))
     return figure, *grid[0]
 
 
 @styled
 def lead_forest(found: ReportData) -> Any:
-    """How many doublings of the step each measure is ahead of emergence, found in two ways.
+    """The lead of each measure over emergence in doublings of the step, found in two ways.
 
     None where no measure can be set against an emergence.
     """
@@ -52,7 +55,9 @@ def lead_forest(found: ReportData) -> Any:
     measures = [name for name in _ORDER if name in set(events["measure"])]
     if not measures:
         return None
-    figure, left, right = _two(measures, 11.6, 2.35, right=1.35, top=1.25, width_ratios=(3, 2))
+    figure, left, right = _two(
+        found, measures, 11.6, 2.35, right=1.35, top=1.25, width_ratios=(3, 2)
+    )
     for axes in (left, right):
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
         guides(axes)
@@ -70,15 +75,15 @@ def lead_forest(found: ReportData) -> Any:
     right.set_title("cross-correlation of changes, 95% interval", loc="left")
     _sides(right)
     _forest_legend(figure)
-    text = f"{runs_text(found.cells)}; n = {len(events):,} changes of a measure and an event"
-    head(figure, "Which measures are first", text, _LEFT)
+    text = f"{runs_text(found.cells)}; n = {len(events):,} pairs of a change and an emergence"
+    head(figure, "Which measures change first", text, _LEFT)
     return figure
 
 
 def _event_dots(axes: Any, y: float, rows: pd.DataFrame) -> None:
     """Every task-level's lead by outcome, their quartiles and their median."""
     known = rows[rows["lead"].notna()]
-    # Spread over the height of the row by a fixed pattern, so that dots do not hide each other.
+    # Spread over the height of the row by a fixed pattern, so that dots do not overlap.
     spread = y + 0.24 * (np.modf(np.arange(len(known)) * 0.618)[0] - 0.5) + 0.1
     for outcome in (LEAD, TIE, LAG):
         chosen = (known["outcome"] == outcome).to_numpy()
@@ -118,7 +123,7 @@ def _sides(axes: Any) -> None:
 
 
 def _forest_legend(figure: Any) -> None:
-    words = {LEAD: "lead", TIE: "tie: within a distance between checkpoints", LAG: "lag"}
+    words = {LEAD: "lead", TIE: "tie: within one checkpoint", LAG: "lag"}
     colours = {LEAD: BLUE, TIE: GREY, LAG: ORANGE}
     handles = [
         handle(label, linestyle="", marker=_MARKS[name], markersize=4, color=colours[name])
@@ -133,7 +138,7 @@ def _forest_legend(figure: Any) -> None:
 
 @styled
 def hierarchy(found: ReportData) -> Any:
-    """What became of every event, and the precursor rate by difficulty with its interval.
+    """Outcomes of all events, and the precursor rate by difficulty with its interval.
 
     None where no measure can be set against an emergence.
     """
@@ -142,7 +147,7 @@ def hierarchy(found: ReportData) -> Any:
     measures = [name for name in _ORDER if name in set(rates["measure"])]
     if not measures:
         return None
-    figure, bars, dots = _two(measures, 10.6, 2.2, right=0.55, top=1.1, width_ratios=(2, 3))
+    figure, bars, dots = _two(found, measures, 10.6, 2.2, right=0.55, top=1.1, width_ratios=(2, 3))
     for axes in (bars, dots):
         share_axis(axes)
         axes.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""Figure of what early geometry tells of emergence, and what it does not."""
+"""Figure of what early geometry predicts of emergence."""
 
 from __future__ import annotations
 
@@ -17,37 +17,42 @@ from geomfast.report.data import ReportData
 from geomfast.report.figures.dots import log2_axis, past
 from geomfast.report.style import canvas, handle, head, styled
 
-#: Chance of a pair's order, and of telling it right at both of two scales.
+#: Chance of a concordant pair, and of one at both of two scales.
 _EVEN, _BOTH = 0.5, 0.25
 
 
 @styled
 def limits(found: ReportData) -> Any:
-    """Early RankMe against emergence, their correlation by run, and concordant pairs.
+    """Early RankMe against emergence; their correlation by run and concordant pairs, if any.
 
     None where no run has an emergence after its first checkpoint.
     """
-    early = found.early
+    early, correlations = found.early, early_correlation(found.early)
     if early.empty:
         return None
+    last = float(found.records["step"].max())
+    panels = [(4, lambda axes: _cloud(axes, early, last))]
+    if correlations["rho"].notna().any():
+        panels.append((3, lambda axes: _correlations(axes, correlations)))
+    if not decided(found.pairs).empty:
+        panels.append((3, lambda axes: _pairs(axes, found.pairs)))
+    ratios = [share for share, _ in panels]
     figure, grid = canvas(
-        13.4, 4.6, 1, 3, left=0.75, right=0.75, top=1.15, bottom=1.1, wspace=0.42,
-        width_ratios=(4, 3, 3),
+        1.5 + 1.19 * sum(ratios), 4.6, 1, len(panels), left=0.75, right=0.75, top=1.15, bottom=1.1,
+        wspace=0.42, width_ratios=ratios,
     )  # fmt: skip
-    cloud, rho, shares = grid[0]
-    _cloud(cloud, early, float(found.records["step"].max()))
-    _correlations(rho, early_correlation(early))
-    _pairs(shares, found.pairs)
+    for axes, (_, draw) in zip(grid[0], panels, strict=True):
+        draw(axes)
     text = (
         f"{runs_text(found.cells)}; early: RankMe of the final state at the last checkpoint before "
         "the first emergence of a run"
     )
-    head(figure, "What early geometry tells of emergence", text, 0.75)
+    head(figure, "What early geometry predicts of emergence", text, 0.75)
     return figure
 
 
 def _cloud(axes: Any, early: pd.DataFrame, last: float) -> None:
-    """A mark for every task-level of every run; those that never emerged in a strip on top."""
+    """Mark every task-level of every run, those that did not emerge in a strip on top."""
     edge, beyond, end = past(last, 0.05, 0.09, 0.14)
     looks = level_looks(set(early["level"]))
     for level, (colour, marker) in looks.items():
@@ -78,7 +83,7 @@ def _cloud(axes: Any, early: pd.DataFrame, last: float) -> None:
 
 
 def _correlations(axes: Any, table: pd.DataFrame) -> None:
-    """Spearman's rho of every run, by scale; at initialisation hollow."""
+    """Draw Spearman's rho of every run by scale, hollow at initialisation."""
     axes.set_title("Spearman's rho of every run", loc="left")
     axes.set_xlim(-1.05, 1.05)
     axes.axvline(0, color=BLACK, linewidth=0.8)
@@ -86,8 +91,6 @@ def _correlations(axes: Any, table: pd.DataFrame) -> None:
     table = table[table["rho"].notna()]
     scales = list(dict.fromkeys(table["scale"]))
     row_axis(axes, scales)
-    if table.empty:
-        axes.text(0, 0, "too few task-levels emerged", ha="center", fontsize=8, color=SOFT)
     for y, scale in enumerate(scales):
         colour, marker = scale_look(scale)
         for geometry, shift, fill in (("early", -0.15, colour), ("initial", 0.17, "white")):
@@ -105,7 +108,7 @@ def _correlations(axes: Any, table: pd.DataFrame) -> None:
 
 
 def _pairs(axes: Any, pairs: pd.DataFrame) -> None:
-    """Share of concordant pairs: of different levels, within each level, and of reversals."""
+    """Draw shares of concordant pairs: across levels, within each level, and of reversals."""
     axes.set_title("concordant pairs", loc="left")
     share_axis(axes)
     axes.set_xlabel("share of pairs, 95% interval")
@@ -122,7 +125,7 @@ def _pairs(axes: Any, pairs: pd.DataFrame) -> None:
 
 
 def _legend(axes: Any, handles: list[Any]) -> None:
-    """Below the axes and their label, in one line."""
+    """Write a legend below the axes and their label, in one line."""
     axes.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=len(handles),
         frameon=False, handletextpad=0.2, columnspacing=1.2,
@@ -141,5 +144,5 @@ def _shares(pairs: pd.DataFrame) -> list[tuple[str, Estimate, int, float]]:
     if pairs["scale"].nunique() > 1:
         table = swaps(pairs)
         share = share_over_seeds(table["reversed"], table["seed"].astype(str), [""] * len(table))
-        rows.append(("reversed between\nscales, both told", share, len(table), _BOTH))
+        rows.append(("reversed between\nscales, both right", share, len(table), _BOTH))
     return rows

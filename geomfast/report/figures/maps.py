@@ -1,4 +1,4 @@
-"""Figures of layers by step, one panel per task."""
+"""Maps of layers by training step, one panel per task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geomfast.report.style import canvas, columns_for, head, panels_of, styled
 
 @styled
 def layer_map(run: pd.DataFrame, table: pd.DataFrame) -> Any:
-    """Layer by step, per task: RankMe over its initial value (log scale), median over levels."""
+    """RankMe over its initial value by layer and step (log scale), median over levels."""
     figure, bar = _map(curves(run, "rankme"), _log_ratio, run, None, "PuOr", (-2, 2))
     if bar is not None:
         bar.set_ticks([-2, -1, 0, 1, 2], labels=["1/4", "1/2", "1", "2", "4"])
@@ -29,9 +29,9 @@ def layer_map(run: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 @styled
 def tracked_map(run: pd.DataFrame, table: pd.DataFrame) -> Any:
-    """The same of a model of anyone's, whose RankMe may rise as well as fall, by little or much.
+    """RankMe of the layers of a tracked run over its first value, on a scale that fits its changes.
 
-    None for fewer than three layers, whose curves say as much.
+    None for fewer than three layers, whose curves show as much.
     """
     found = curves(run, "rankme")
     if max((len(layers) for layers in found.values()), default=0) < 3:
@@ -53,7 +53,7 @@ def tracked_map(run: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 @styled
 def probe_map(run: pd.DataFrame, table: pd.DataFrame) -> Any:
-    """Layer by step, per task: accuracy of the linear probe, median over levels.
+    """Accuracy of the linear probe by layer and step, median over levels.
 
     None where no probe was taken.
     """
@@ -68,7 +68,7 @@ def probe_map(run: pd.DataFrame, table: pd.DataFrame) -> Any:
         f"{run['run'].iloc[0]}; n = {samples} samples per probe; median over levels; dashed: "
         "emergence of behaviour, median over levels"
     )
-    head(figure, "Where the answer can be read off", text, 0.85)
+    head(figure, "Where a linear probe has the answer", text, 0.85)
     return figure
 
 
@@ -80,7 +80,7 @@ def _map(
     colours: str,
     limits: tuple[float, float],
 ) -> tuple[Any, Any]:
-    """Panels by task with a common colour bar; where there is a table, emergence as a line."""
+    """Panels by task with a common colour bar, and emergence as a line if there is a table."""
     tasks = list(dict.fromkeys(task for task, _ in found))
     columns = columns_for(len(tasks))
     rows = max(math.ceil(len(tasks) / columns), 1)

@@ -10,13 +10,13 @@ from geomfast.analysis.llc import llc_values
 from geomfast.analysis.trajectories import in_order, select
 from geomfast.analysis.truncation import FIRST
 from geomfast.records import MIXTURE
-from geomfast.report.axes import plain_numbers
-from geomfast.report.colours import BLACK, BLUE, ORANGE, VERMILLION
-from geomfast.report.curves import medians, samples_of
+from geomfast.report.axes import log_axis, log_ticks
+from geomfast.report.colours import BLACK, BLUE, DOUBTFUL, ORANGE, VERMILLION
+from geomfast.report.curves import loss_unit, medians, samples_of
 from geomfast.report.style import band, handle, head, legend, multiples, styled
 from geomfast.testbed.tasks.names import task_level
 
-#: Name and colour by measure, and the line of a rank by which of the parameters it counts.
+#: Name and colour by measure, and line style by the parameters that a rank counts.
 _RANKS = {
     "fisher_rank": ("Fisher", BLUE),
     "gradient_covariance_rank": ("gradient covariance", ORANGE),
@@ -27,7 +27,7 @@ _CURVATURES = {"hessian_top": ("top eigenvalue", BLUE), "hessian_trace": ("trace
 
 @styled
 def gradient_ranks(run: pd.DataFrame, table: pd.DataFrame) -> Any:
-    """Per task: Fisher and gradient-covariance rank by step, median over levels.
+    """Fisher and gradient-covariance rank by step, a panel per task, median over levels.
 
     None where neither was measured.
     """
@@ -48,8 +48,7 @@ def gradient_ranks(run: pd.DataFrame, table: pd.DataFrame) -> Any:
                 median.index, median, color=_RANKS[measure][1], linestyle=_LINES[suffix],
                 linewidth=1.6 if suffix == "" else 1.2,
             )  # fmt: skip
-        axes.set_yscale("log", subs=[2, 5])
-        plain_numbers(axes.yaxis, minor=True)
+        log_axis(axes)
     handles = [
         handle(
             f"{_RANKS[measure][0]}, {'first 50,000 only' if suffix else 'all parameters'}",
@@ -66,7 +65,7 @@ def gradient_ranks(run: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 @styled
 def hessian_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
-    """Per task: top eigenvalue and trace by step with their errors, median over levels.
+    """Top eigenvalue and trace by step with their errors, a panel per task, median over levels.
 
     None where neither was measured.
     """
@@ -76,14 +75,14 @@ def hessian_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
         return None
     every = pd.concat(values.values())
     tasks = list(dict.fromkeys(every["task"]))
-    figure, panels = multiples(tasks, float(run["step"].max()), "nats per token")
+    figure, panels = multiples(tasks, float(run["step"].max()), loss_unit(run))
     for task, axes in panels.items():
         for measure, found in values.items():
             band(axes, medians(found[found["task"] == task]), _CURVATURES[measure][1])
-        # A trace, and early in training an eigenvalue too, may be negative.
+        # Traces, and early in training eigenvalues too, may be negative.
         axes.set_yscale("symlog", linthresh=1.0)
         axes.axhline(0, color="#c4c9cf", linewidth=0.6, zorder=0)
-        plain_numbers(axes.yaxis)
+        log_ticks(axes.yaxis)
     looks = [_CURVATURES[measure] for measure in values]
     legend(figure, [handle(name, color=colour) for name, colour in looks])
     text = (
@@ -113,10 +112,7 @@ def llc_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
         axes.axhline(0, color="#c4c9cf", linewidth=0.6, zorder=0)
         band(axes, medians(rows), BLACK if name == mixture else BLUE)
         doubtful = rows[rows["doubt"] != ""]
-        axes.plot(
-            doubtful["step"], doubtful["value"], linestyle="", marker="x", markersize=3.5,
-            markeredgewidth=0.9, color=VERMILLION, zorder=3,
-        )  # fmt: skip
+        axes.plot(doubtful["step"], doubtful["value"], linestyle="", **DOUBTFUL)
         _mark_lost(axes, values[(names == name) & values["value"].isna()])
     _limit(next(iter(panels.values())), values)
     _llc_legend(figure, values)
@@ -129,7 +125,7 @@ def llc_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
 
 
 def _limit(axes: Any, values: pd.DataFrame) -> None:
-    """Values far below zero, of a model that has hardly been trained, may leave the panels."""
+    """Cut the axis below, where values of a hardly trained model are far below zero."""
     top = float(values["value"].max())
     low, _ = axes.get_ylim()
     if top > 0 and low < -top:
@@ -137,7 +133,7 @@ def _limit(axes: Any, values: pd.DataFrame) -> None:
 
 
 def _mark_lost(axes: Any, rows: pd.DataFrame) -> None:
-    """Checkpoints at which all chains diverged have no value: a mark at the top of the panel."""
+    """Mark checkpoints at which all chains diverged, at the top of the panel."""
     top = axes.get_xaxis_transform()
     axes.plot(
         rows["step"], [0.97] * len(rows), linestyle="", marker="v", markersize=3.5,
@@ -153,7 +149,7 @@ def _llc_legend(figure: Any, values: pd.DataFrame) -> None:
     look = {"linestyle": "", "color": VERMILLION, "markersize": 4}
     if (doubts != "").any():
         reasons = ", ".join(sorted(set(doubts) - {""}))
-        handles.append(handle(f"a level's value, in doubt: {reasons}", marker="x", **look))
+        handles.append(handle(f"a level's value in doubt: {reasons}", marker="x", **look))
     if values["value"].isna().any():
         handles.append(handle("all chains diverged", marker="v", **look))
     legend(figure, handles)

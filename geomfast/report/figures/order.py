@@ -17,13 +17,13 @@ from geomfast.report.curves import caption, runs_text
 from geomfast.report.data import ReportData
 from geomfast.report.style import canvas, columns_for, head, legend, panels_of, styled
 
-#: What stands in a field beside its colour.
+#: Sign of each verdict, beside the colour of its field.
 _SIGNS = {TOP_DOWN: "▼", TIED: "=", OTHER: ""}
 
 
 @styled
 def top_down_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
-    """Half-collapse step of every block, per task, a line per level."""
+    """Half-collapse step of every block, a panel per task and a line per level."""
     halves = half_collapse(run)
     halves = halves[halves["layer"] != FINAL]
     tasks = list(dict.fromkeys(halves["task"]))
@@ -43,7 +43,7 @@ def top_down_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
             part = halves[(halves["task"] == task) & (halves["level"] == level)]
             where = [blocks.index(name) + 1 for name in part["layer"]]
             colour, marker = looks.get(level, (GREY, "o"))
-            # Levels that coincide stay visible when each is moved up a little from the one before.
+            # Shifted, so that levels that coincide stay visible.
             shift = 0.14 * (order - (len(levels) - 1) / 2)
             axes.plot(
                 part["half_step"], np.array(where) + shift, marker=marker, color=colour,
@@ -89,7 +89,7 @@ def order_of_layers(found: ReportData) -> Any:
     for row in orders.to_dict("records"):
         y, x = tasks.index(row["task"]), columns[row["scale"], row["seed"]]
         tau[y, x] = row["tau_b"]
-        # A tie of all layers has no order: neither colour of the scale, but a field of its own.
+        # A tie of all layers has no tau-b, and the colour of the background.
         sign = _SIGNS.get(row["verdict"], "–")
         dark = not math.isnan(row["tau_b"]) and abs(row["tau_b"]) > 0.6
         axes.text(x, y, sign, ha="center", va="center", fontsize=9, color="white" if dark else SOFT)
@@ -112,14 +112,14 @@ def order_of_layers(found: ReportData) -> Any:
     head(figure, "Which way the collapse goes", text, 0.8)
     figure.text(
         0.8 / width, 0.1 / figure.get_size_inches()[1],
-        f"▼ {TOP_DOWN}    = {TIED}    (no sign) {OTHER}    – some block does not collapse",
+        f"▼ {TOP_DOWN};  = {TIED};  no sign: {OTHER};  – some block does not collapse",
         fontsize=8.5, color=SOFT, va="bottom",
     )  # fmt: skip
     return figure
 
 
 def _name_scales(axes: Any, models: pd.DataFrame) -> None:
-    """The scale and its number of blocks over its columns."""
+    """Write each scale and its number of blocks over its columns."""
     scales = models["scale"].tolist()
     for scale in dict.fromkeys(scales):
         where = [i for i, name in enumerate(scales) if name == scale]
@@ -143,5 +143,5 @@ def _bar(figure: Any, image: Any, left: float) -> None:
 
 def _count(orders: pd.DataFrame) -> str:
     deep = orders[orders["blocks"] >= 4]
-    words = f"top-down: {int(orders['top_down'].sum())} of {len(orders)} task x model"
+    words = f"top-down: {int(orders['top_down'].sum())} of {len(orders)} tasks and models"
     return words + f", {int(deep['top_down'].sum())} of {len(deep)} with 4 blocks or more"

@@ -1,4 +1,4 @@
-"""Figures of measures that have none of their own, such as those of other packages."""
+"""Figures of measures without a figure of their own, such as those of other packages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from geomfast.analysis.others import value_columns
 from geomfast.analysis.trajectories import in_order
 from geomfast.measures import MeasureSpec
 from geomfast.records import FINAL
-from geomfast.report.axes import plain_numbers
+from geomfast.report.axes import log_axis
 from geomfast.report.curves import samples_of
 from geomfast.report.figures.by_step import draw_lines
 from geomfast.report.panels import Line, spec_lines, spec_texts
@@ -21,14 +21,14 @@ from geomfast.testbed.tasks.names import task_level
 
 @styled
 def other_figure(spec: MeasureSpec, run: pd.DataFrame, table: pd.DataFrame) -> Any:
-    """Per task-level every value of a measure by step, a line for every layer that it has.
+    """All values of a measure by step, a panel per task-level and a line per layer.
 
     None where it has no finite value.
 
     Args:
-        spec: of the measure, whose label, unit, scale and colour it has.
+        spec: of the measure, with label, unit, scale and colour.
         run: records of one run.
-        table: not needed; every figure of a run takes it.
+        table: not used; the figures of a run share their arguments.
     """
     rows = in_order(run[run["measure"].isin(value_columns(spec)) & np.isfinite(run["value"])])
     if rows.empty:
@@ -41,8 +41,7 @@ def other_figure(spec: MeasureSpec, run: pd.DataFrame, table: pd.DataFrame) -> A
     for name, axes in panels.items():
         draw_lines(axes, lines[name])
         if spec.logarithmic and rows["value"].min() > 0:
-            axes.set_yscale("log", subs=[2, 5])
-            plain_numbers(axes.yaxis, minor=True)
+            log_axis(axes)
     legend(figure, _handles(max(lines.values(), key=len), label))
     text = f"{run['run'].iloc[0]}; n = {samples_of(rows)} samples"
     if rows["stderr"].notna().any():
@@ -52,7 +51,7 @@ def other_figure(spec: MeasureSpec, run: pd.DataFrame, table: pd.DataFrame) -> A
 
 
 def _handles(lines: list[Line], label: str) -> list[Any]:
-    """A mark for every line; of the blocks of a network for the first and the last."""
+    """Legend entries of the lines, of the blocks of a network the first and the last alone."""
     blocks = list(dict.fromkeys(x.layer for x in lines if x.layer not in ("", FINAL)))
     names = {"": label, FINAL: "final state"}
     return [

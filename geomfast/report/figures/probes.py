@@ -1,4 +1,4 @@
-"""Figure of linear probes: when an answer can be read off a layer, and when the model gives it."""
+"""Figure of the steps from which linear probes and the model have the answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geomfast.report.style import canvas, handle, head, legend, styled
 
 @styled
 def probe_before_behaviour(found: ReportData) -> Any:
-    """Per scale and task-level: when the first probe of a layer has the answer, and when the model.
+    """The steps from which the first layer's probe and the model have the answer, by task-level.
 
     None where no probe was taken.
     """
@@ -43,16 +43,16 @@ def probe_before_behaviour(found: ReportData) -> Any:
         axes.set_xlabel(STEPS)
     _legend(figure, shown, several=bool(table.duplicated(["scale", "task", "level"]).any()))
     samples = samples_of(found.records[found.records["measure"] == MEASURE])
-    text = f"{runs_text(found.cells)}; n = {samples} samples per probe; of the layer that is first"
+    text = f"{runs_text(found.cells)}; n = {samples} samples per probe; of the earliest layer"
     head(figure, "Linear probes before behaviour", text, 0.75)
     return figure
 
 
 def _steps(axes: Any, y: int, rows: pd.DataFrame, shown: list[str], beyond: float) -> None:
-    """Medians over seeds of all steps, joined from the probe to the answer.
+    """Draw medians over seeds of all steps, with a line from the probe to the answer.
 
-    Of runs in which the untrained network's layers already show the first token, the whole answer
-    alone: there was nothing for the probe to learn, nor to hold the model to.
+    Runs whose untrained network already shows the first token have the whole answer alone, as the
+    probe had nothing to learn.
     """
     if rows.empty:
         return
@@ -61,7 +61,7 @@ def _steps(axes: Any, y: int, rows: pd.DataFrame, shown: list[str], beyond: floa
     steps = {name: values for name, values in steps.items() if len(values)}
     middle = {name: min(float(np.median(values)), beyond) for name, values in steps.items()}
     if "probed" in middle:
-        # Of runs in which the model itself got nowhere there is no step to be before.
+        # A model without the answer has no step that the probe could precede.
         model = [middle[name] for name in middle if name != "probed"]
         first = middle["probed"] < min([*model, beyond])
         ends = [min(middle.values()), max(middle.values())]
@@ -80,7 +80,7 @@ def _steps(axes: Any, y: int, rows: pd.DataFrame, shown: list[str], beyond: floa
         axes.plot(middle[name], y, markerfacecolor=fill, linestyle="", clip_on=False, **look)
 
 
-#: The largest mark lies behind, so that all show where they coincide.
+#: The largest mark is behind the others, so that all are visible where they coincide.
 _LOOKS: dict[str, dict[str, Any]] = {
     "probed": {"color": BLUE, "marker": "s", "markersize": 7.0, "zorder": 3},
     "first_token": {"color": ORANGE, "marker": "D", "markersize": 4.6, "zorder": 4},

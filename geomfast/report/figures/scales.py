@@ -1,4 +1,4 @@
-"""Figures of all runs of a sweep together: scales by colour, seeds as thin lines."""
+"""Figures of all runs of a sweep: scales by colour, seeds as thin lines."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def events_by_scale(found: ReportData) -> Any:
 
 
 def events_figure(cells: pd.DataFrame, groups: Sequence[Group], last: float) -> Any:
-    """Floors on the left and emergence steps on the right, rows by task-level, without a head."""
+    """Floors (left) and emergence steps (right), a row per task-level, without a heading."""
     count = len(cells[["task", "level"]].drop_duplicates())
     figure, grid = canvas(
         9.6, dots.ROW * count + 2.1, 1, 2, left=0.75, right=0.35, top=1.05, bottom=1.0, wspace=0.06
@@ -92,7 +92,7 @@ def events_figure(cells: pd.DataFrame, groups: Sequence[Group], last: float) -> 
 
 
 def seed_lines(axes: Any, rows: pd.DataFrame, colour: Any, dash: Any = "-") -> None:
-    """One measure of one layer of one task-level: a thin line per run, their median thick."""
+    """Draw a measure of one layer and task-level, a thin line per run and a thick median."""
     runs = [part for _, part in rows.groupby("run", sort=False)]
     look = {"color": colour, "linestyle": dash}
     for part in runs if len(runs) > 1 else []:
@@ -102,7 +102,7 @@ def seed_lines(axes: Any, rows: pd.DataFrame, colour: Any, dash: Any = "-") -> N
 
 
 def emergence_mark(axes: Any, cells: pd.DataFrame, colour: Any) -> None:
-    """A triangle on the step axis at the median emergence; none where most seeds have none."""
+    """Draw a triangle at the median emergence step, unless most seeds have none."""
     emerged = cells["emerged_step"].fillna(np.inf).median()
     if emerged < np.inf:
         axes.plot(

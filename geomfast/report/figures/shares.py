@@ -1,4 +1,4 @@
-"""Figure of where the wall time went: training, writing, and every measure."""
+"""Figure of the shares of wall time: training, writing and every measure."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ PARTS: dict[str, tuple[str, str, str]] = {
         for name, spec in catalog().specs.items()
     },
 }
-#: What a tracker's time is called that is counted under the same names.
+#: Other names of these parts in records of a tracker.
 _TRACKED = {"behaviour": "loss of the samples", WRITING: "copying weights and writing"}
-#: Inches that a letter of the labels on the left takes, at most.
+#: Most inches of a letter of the labels on the left.
 _LETTER = 0.075
 
 
@@ -90,7 +90,7 @@ def _bar(axes: Any, y: int, rows: pd.DataFrame, shown: list[str]) -> None:
 
 
 def _legend(figure: Any, table: pd.DataFrame, shown: list[str], called: Mapping[str, str]) -> None:
-    """A line per part: what it is and, of a measure, what it costs at one checkpoint."""
+    """Write a line per part, with the cost of a measure at one checkpoint."""
     handles = []
     for part in shown:
         rows, (label, _, _) = table[table["part"] == part], PARTS.get(part, (part, "", ""))
@@ -108,7 +108,7 @@ def _legend(figure: Any, table: pd.DataFrame, shown: list[str], called: Mapping[
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that suits it: 20 ms, 1.5 s, 12 min, 3.4 h."""
+    """A time in a suitable unit: 20 ms, 1.5 s, 12 min, 3.4 h."""
     if seconds < 1.0:
         return f"{1000 * seconds:.0f} ms"
     if seconds < 120.0:

@@ -1,4 +1,4 @@
-"""The report of populations: how the outcomes of many seeds are distributed, scale by scale."""
+"""The report of populations: distributions over many seeds at every scale."""
 
 from geomfast.report.population.assemble import build
 from geomfast.report.population.data import is_population

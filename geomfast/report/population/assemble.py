@@ -1,4 +1,4 @@
-"""Build the whole report of the populations in a folder, or in a table."""
+"""The whole report of the populations in a folder or a table."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from geomfast.report.population.figures import FIGURES
 from geomfast.report.settings import shown_settings, taken_how
 from geomfast.report.tables import json_bytes, plain
 
-#: Populations of one report that are drawn: seconds each.
+#: Most populations of a report that are drawn, as each takes seconds.
 MOST_DRAWN = 4
-#: Of more than this the tables of all are together, a file of each kind.
+#: Most populations with folders of tables; of more there is one file of each kind.
 MOST_FOLDERS = 50
 
 
 def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> dict[str, Any]:
     """Write figures, tables, report.json and report.html.
 
-    They go to the folder of the population itself; for a table, to a folder beside it that has the
-    table's name without its suffix, or with ``-report`` where that holds what is not geomfast's.
-    Only what geomfast wrote is overwritten.
+    They go to the folder of the population itself; for a table, to a folder beside it with the
+    table's name without suffix, or with ``-report`` after it where that holds other files.  Only
+    files that geomfast wrote are overwritten.
 
     Of more than :data:`MOST_DRAWN` populations the first are drawn, and of more than
     :data:`MOST_FOLDERS` the tables of all are together; the page says so.
@@ -41,8 +41,8 @@ def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> 
         success: score from which a member has succeeded.
 
     Returns:
-        ``generator``, ``name``, ``notes`` (what was left out, and where the page went if that is
-        not where one would look), ``settings``, ``populations`` (of each its numbers, as in
+        ``generator``, ``name``, ``notes`` (what was left out, and where the page is if not in the
+        usual place), ``settings``, ``populations`` (of each its numbers, as in
         report.json) and ``paths`` (``html``, ``json``, ``figures``, ``tables``), as plain JSON
         values.
 
@@ -50,7 +50,7 @@ def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> 
         FileNotFoundError: no such file or folder, or no records in it.
         FileError: a file is in the way that geomfast did not write, or a link leads out of the
             folder.
-        RecordsError: what is there cannot be read, or is not of populations.
+        RecordsError: the records cannot be read, or are not of populations.
         ValueError: ``success`` is not a number.
         MissingExtra: matplotlib or jinja2 is not installed.
     """
@@ -90,7 +90,7 @@ def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> 
 
 
 def _left_out(found: Populations) -> list[str]:
-    """Of large populations, what is not drawn or drawn anew fewer times."""
+    """Notes on what large populations leave out."""
     notes = []
     if len(found.each) > MOST_DRAWN:
         notes.append(
@@ -115,12 +115,12 @@ def _left_out(found: Populations) -> list[str]:
 
 
 def _folder(root: Path, found: Populations, population: Population) -> Path:
-    """Where the files of one population lie: a folder of its own if there are several."""
+    """The folder of one population's files, its own if there are several."""
     return root / population.slug if len(found.each) > 1 else root
 
 
 def _draw(drawn: Drawn, out: Path, found: Populations, population: Population) -> list[OnPage]:
-    """Every figure for which there is something to draw."""
+    """The figures of a population for which there is something to draw."""
     shown, folder = [], _folder(out / "figures", found, population)
     part = population.to_draw()
     for picture in FIGURES:
@@ -133,7 +133,7 @@ def _draw(drawn: Drawn, out: Path, found: Populations, population: Population) -
 
 
 def _how(found: Populations, population: Population, picture: Picture) -> list[str]:
-    """What the caption of a figure says of training and measuring."""
+    """Samples and settings of training and measuring, for the caption of a figure."""
     rows = population.records
     if rows is None:
         return []

@@ -1,4 +1,4 @@
-"""Populations as their report sees them: outcomes, and what the analyses make of them."""
+"""The data of a population's report: outcomes and the results of the analyses."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from geomfast.report.settings import read_settings
 from geomfast.testbed.tasks import LENGTH_TASKS
 
 _TASKS = {task.name for task in LENGTH_TASKS.values()}
-#: Scales that one figure shows, and letters of a name there.
+#: Most scales of a figure, and most letters of their names there.
 MOST_SCALES, LONGEST_LABEL = 40, 24
-#: How ``settings.json`` of a population begins to say what it is.
+#: Beginning of the format in ``settings.json`` of a population.
 _FORMAT = "geomfast population"
 
 
@@ -50,8 +50,8 @@ class Population:
         success: score from which a member has succeeded.
         records: those it came from, None for a table.
         trained: longest length trained on; 0 where that is not known.
-        slug: for file names: *count-24*; no other of a report has it.
-        of: the whole population, of one that holds only those of its scales that are drawn.
+        slug: for file names: *count-24*; unique in a report.
+        of: the whole population, where this one has those of its scales that are drawn.
     """
 
     task: str
@@ -70,7 +70,7 @@ class Population:
 
     @property
     def short_name(self) -> str:
-        """The same for figures, where a name of hundreds of letters has no room."""
+        """A name short enough for figures."""
         return self._named(labels([self.task], LONGEST_LABEL)[self.task])
 
     def _named(self, task: str) -> str:
@@ -81,18 +81,18 @@ class Population:
 
     @cached_property
     def scales(self) -> list[str]:
-        """Smallest first."""
+        """Names of the scales, smallest first."""
         return self.table["scale"].unique().tolist()
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """What each scale is called in figures and in the terminal."""
+        """Names of the scales in figures and in the terminal."""
         return labels(self.scales, LONGEST_LABEL)
 
     def to_draw(self) -> Population:
-        """With :data:`MOST_SCALES` of its scales where it has more: as many as a figure can show.
+        """The population with at most :data:`MOST_SCALES` of its scales, for figures.
 
-        The numbers are those that all scales have.
+        Its numbers are those computed with all scales.
         """
         scales = self.scales
         if len(scales) <= MOST_SCALES:
@@ -103,7 +103,7 @@ class Population:
         found, points, of = self.curves
         kept = [index for index, scale in enumerate(of) if scale in chosen]
         apart = self.distances.nlargest(MOST_SCALES, "w2").index.sort_values()
-        # In place of what it would compute of its own scales alone.
+        # Instead of numbers computed with the chosen scales alone.
         part.__dict__.update(
             resolution=self.resolution,
             labels=self.labels,
@@ -117,7 +117,7 @@ class Population:
 
     @cached_property
     def resolution(self) -> float:
-        """Width that scores were rounded to."""
+        """Step between scores that rounding left apart."""
         return resolution_of(self.table)
 
     @cached_property
@@ -127,49 +127,49 @@ class Population:
 
     @cached_property
     def distances(self) -> pd.DataFrame:
-        """Neighbouring scales."""
+        """Wasserstein-2 distances of neighbouring scales."""
         return distances(self.table)
 
     @property
     def unlocking(self) -> Unlocking:
-        """Peak of the distances."""
+        """Peak of the distances between neighbouring scales."""
         return unlocking(self.distances)
 
     @cached_property
     def curves(self) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-        """Curves that single seeds would show."""
+        """Scaling curves of single seeds."""
         return single_seed_curves(self.table)
 
     @cached_property
     def seeds_curve(self) -> pd.DataFrame:
-        """What few seeds would see."""
+        """Chance of a success and width of the interval by number of seeds."""
         return seeds_curve(self.summary)
 
     @cached_property
     def seeds_needed(self) -> pd.DataFrame:
-        """How many seeds each scale needs."""
+        """Number of seeds that each scale needs."""
         return seeds_needed(self.summary)
 
     @cached_property
     def geometry(self) -> pd.DataFrame:
-        """AUC of early geometry; empty for a table."""
+        """AUC of RankMe against final success; empty for a table of outcomes."""
         if self.records is None:
             return pd.DataFrame(columns=["scale", "measure", "layer", "step", "auc", "early"])
         return geometry(self.records, self.table, success=self.success)
 
     @cached_property
     def best_early(self) -> pd.DataFrame:
-        """Where early geometry parts the members furthest."""
+        """Step and layer at which early RankMe best separates successful members."""
         return best_early(self.geometry)
 
 
 @dataclass(frozen=True)
 class Populations:
-    """What a report is made from.
+    """The populations of a report.
 
     Attributes:
         name: of the folder or file.
-        each: by task and length.
+        each: the populations, by task and length.
         settings: content of ``settings.json``; empty where there is none.
     """
 
@@ -186,7 +186,7 @@ def is_population(path: Path) -> bool:
         return False
     if str(read_settings(path / "settings.json").get("format", "")).startswith(_FORMAT):
         return True
-    # Records without their settings: their tasks tell.
+    # Without settings, the tasks of the records decide.
     for part in itertools.islice(filter(is_part, part_files(path)), 1):
         tasks = pyarrow.parquet.read_table(part, columns=["task"])["task"]
         return not _TASKS.isdisjoint(tasks.to_pylist())
@@ -202,7 +202,7 @@ def read(path: Path, success: float) -> Populations:
 
     Raises:
         FileNotFoundError: no such file or folder, or no records in it.
-        RecordsError: what is there cannot be read, or is not of populations.
+        RecordsError: the records cannot be read, or are not of populations.
     """
     if path.is_file():
         records, settings, table, trained = None, {}, read_table(path), 0
@@ -232,14 +232,14 @@ def _key(task: Any, length: Any) -> str:
 
 
 def _file_name(key: str) -> str:
-    """Of a population: *count-24*."""
+    """The file name of a population: *count-24*."""
     length, _, task = key.partition("/")
     parts = [slug(task.lower()) if task else "", length if int(length) else ""]
     return "-".join(filter(None, parts)) or "scores"
 
 
 def _parameters(settings: dict[str, Any]) -> dict[str, float]:
-    """Model sizes by scale, as settings.json has them."""
+    """Model sizes by scale, from settings.json."""
     recipes = settings.get("recipes")
     known = recipes.items() if isinstance(recipes, dict) else ()
     return {scale: recipe["parameters"] for scale, recipe in known if "parameters" in recipe}

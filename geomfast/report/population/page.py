@@ -1,4 +1,4 @@
-"""The page of a population's report: one file that opens offline."""
+"""The page of a population's report, one file that opens offline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from geomfast.report.drawing import OnPage
 from geomfast.report.page import on_page, template
 from geomfast.report.population import tables
 from geomfast.report.population.data import Populations
-from geomfast.report.settings import shown_settings
+from geomfast.report.settings import readable_settings
 
 
 def render(
@@ -24,9 +24,9 @@ def render(
 
     Args:
         found: the populations.
-        values: of each, as in report.json.
+        values: those of each in report.json.
         drawn: figures of each, by its ``slug``.
-        notes: what was left out, and why.
+        notes: on what was left out.
 
     Raises:
         MissingExtra: jinja2 is not installed.
@@ -51,5 +51,7 @@ def render(
         success=f"{found.each[0].success:g}",
         least=LEAST_SEEDS,
         bootstrap=" to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)})),
-        settings=shown_settings(found.settings),
+        measured=[],
+        missing=[],
+        settings=readable_settings(found.settings),
     )

@@ -1,4 +1,4 @@
-"""The tables of a population's report: in the terminal, as CSV and as JSON."""
+"""The tables of a population's report in the terminal, as CSV and as JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from geomfast.report.population.data import LONGEST_LABEL, MOST_SCALES, Populati
 from geomfast.report.population.figures.common import p_text, size_text
 from geomfast.report.tables import Write, plain, write_csv
 
-#: Heading of the summary on the page and in the terminal.
+#: Headings of the summary on the page and in the terminal.
 HEADINGS = ("scale", "size", "finished", "P(success)", "given success", "mode", "one mode")
 _NONE = "–"
-#: Populations whose numbers are printed, and letters of a remark on them.
+#: Most populations that are printed, and most letters of a remark.
 PRINTED, _LONGEST_REMARK = 8, 600
-#: Seeds of unfinished members that are named, by scale; the table of outcomes has all.
+#: Most unfinished seeds of a scale that are named; the table of outcomes has all.
 _LISTED = 10
 
 
@@ -50,14 +50,14 @@ def summary_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def one_mode(row: Mapping[str, Any]) -> str:
-    """What the dip test says of a single mode at one scale."""
+    """Result of the dip test of a single mode at one scale."""
     if math.isnan(row["holm_p"]):
         return str(row["reason"])
     return f"{'rejected' if row['bimodal'] else 'not rejected'}, {p_text(row['holm_p'])}"
 
 
 def key_lines(population: Population) -> list[tuple[str, str, str]]:
-    """Label, value and remark of what a reader looks at first."""
+    """Label, value and remark of the key numbers."""
     found = population.summary
     tested = found[found["holm_p"].notna()]
     several = tested.loc[tested["bimodal"], "scale"].tolist()
@@ -92,7 +92,7 @@ def _unlocking_lines(population: Population) -> list[tuple[str, str, str]]:
 
 
 def _unfinished_lines(population: Population) -> list[tuple[str, str, str]]:
-    """Members that have no outcome, by scale; training diverged, or is not over."""
+    """Members without an outcome by scale, whose training diverged or is not over."""
     left = population.table[population.table["score"].isna()]
     if left.empty:
         return []
@@ -141,7 +141,7 @@ def _geometry_lines(population: Population) -> list[tuple[str, str, str]]:
 
 
 def frames(population: Population) -> dict[str, pd.DataFrame]:
-    """Every table behind the report, by name; empty ones are left out."""
+    """The tables behind the report by name, without empty ones."""
     curves, points, scales = population.curves
     drawn = pd.concat([curves, pd.DataFrame(points, columns=scales, index=curves.index)], axis=1)
     found = {
@@ -184,7 +184,7 @@ def write_together(folder: Path, populations: Sequence[Population], file: Write)
 
 
 def as_json(population: Population) -> dict[str, Any]:
-    """One population as plain JSON values; its thousand single-seed curves as their quantiles."""
+    """One population as plain JSON values, its many single-seed curves as their quantiles."""
     named = {
         "summary": population.summary,
         "distances": population.distances,
@@ -248,7 +248,7 @@ def terminal(result: Mapping[str, Any], console: Console) -> None:
 
 
 def _cut(text: str) -> str:
-    """What names of hundreds of letters, or of hundreds of scales, would fill screens with."""
+    """A text cut to a length that fits on a screen."""
     text = one_line(text)
     return text if len(text) <= _LONGEST_REMARK else f"{text[:_LONGEST_REMARK]} ..."
 

@@ -17,10 +17,33 @@ from geomfast.report.population.figures.unlocking import unlocking_figure
 _SCORES = ("accuracy", "answer_nats")
 
 FIGURES = (
-    Picture("distributions", "Distributions over seeds", ridges, _SCORES),
-    Picture("scaling", "What the distributions come to", scaling, ("accuracy",)),
-    Picture("unlocking", "Where it unlocks", unlocking_figure, ("accuracy",)),
-    Picture("single-seeds", "What single seeds would show", curves_figure, ("accuracy",)),
-    Picture("seeds-needed", "How many seeds are needed", seeds_figure, ("accuracy",)),
-    Picture("early-geometry", "Early geometry and final success", geometry_figure, ("rankme",)),
-)
+    Picture(
+        "distributions", "Distributions over seeds", ridges, _SCORES,
+        "Two separate groups in one row mean that seeds of one scale either succeed or fail.",
+    ),
+    Picture(
+        "scaling", "Successes and scores by scale", scaling, ("accuracy",),
+        "Compare how the share of successes (left) and the scores of successful seeds (right) grow "
+        "with scale; the mean of all seeds mixes both.",
+    ),
+    Picture(
+        "unlocking", "Where it unlocks", unlocking_figure, ("accuracy",),
+        "The highlighted bar is the largest change between neighbouring scales, clear of chance "
+        "where it reaches above the dashed line.",
+    ),
+    Picture(
+        "single-seeds", "What single seeds would show", curves_figure, ("accuracy",),
+        "The same seeds give sudden curves (left) or straight ones (middle), by the chance of "
+        "which seed was trained at each scale.",
+    ),
+    Picture(
+        "seeds-needed", "How many seeds are needed", seeds_figure, ("accuracy",),
+        "Read off where a curve crosses the dashed line: so many seeds find a success, or know "
+        "its probability within 10%.",
+    ),
+    Picture(
+        "early-geometry", "Early geometry and final success", geometry_figure, ("rankme",),
+        "Away from one half, RankMe at that step separates seeds that will succeed from others; "
+        "only marked points are clear of chance.",
+    ),
+)  # fmt: skip

@@ -15,13 +15,13 @@ _LETTER = 0.072
 
 
 def colours(count: int) -> list[Any]:
-    """One for each scale, from dark (small) to light (large); readable with any colour vision."""
+    """A colour per scale, from dark (small) to light (large), readable with any colour vision."""
     spectrum = need("matplotlib").colormaps["cividis"]
     return [spectrum(0.88 * index / max(count - 1, 1)) for index in range(count)]
 
 
 def size_text(parameters: float) -> str:
-    """A model size: 768, 25K, 3.2M, 70B; empty where it is not known."""
+    """A model size as text: 768, 25K, 3.2M, 70B; empty where it is not known."""
     if math.isnan(parameters):
         return ""
     for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
@@ -40,12 +40,12 @@ def scale_names(population: Population) -> dict[str, str]:
 
 
 def widest(names: Iterable[str]) -> float:
-    """Inches of the longest line of some tick labels."""
+    """Width of the longest line of some tick labels, in inches."""
     return max(_LETTER * len(line) for name in names for line in name.split("\n"))
 
 
 def scale_axis(axes: Any, names: Sequence[str]) -> None:
-    """Make x a place for every scale, its names upright where they would run into each other."""
+    """Make x an axis with a tick per scale, whose labels are upright where they would overlap."""
     figure, place = axes.figure, axes.get_position()
     width, height = figure.get_size_inches()
     axes.set_xticks(range(len(names)), names)
@@ -57,7 +57,7 @@ def scale_axis(axes: Any, names: Sequence[str]) -> None:
 
 
 def members_text(population: Population) -> str:
-    """Which members a figure shows: *COUNT, length 24; 5 scales, 248 seeds, 2 unfinished*."""
+    """The members of a figure: *COUNT, length 24; 5 scales, 248 seeds, 2 unfinished*."""
     whole = population.of or population
     finished = int(whole.table["score"].notna().sum())
     left = len(whole.table) - finished
@@ -81,5 +81,5 @@ def p_text(p: float) -> str:
 
 
 def heading(figure: Any, population: Population, title: str, how: str, left: float) -> None:
-    """A title, whose members the figure shows, and how; ``left`` in inches."""
+    """Write a title, the members and the methods of a figure, ``left`` inches from its edge."""
     head(figure, title, members_text(population), left, more=how)

@@ -1,4 +1,4 @@
-"""Figure of the scaling curves that single seeds would show."""
+"""Figure of the scaling curves of single seeds."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.population import extremes
-from geomfast.report.axes import plain_numbers
+from geomfast.report.axes import log_ticks
 from geomfast.report.colours import BLUE, GREY, INK, LINE, SOFT, VERMILLION
 from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import heading, scale_axis, scale_names
 from geomfast.report.style import canvas, styled
 
-#: Curves of either kind in colour, and of all in grey.
+#: Number of curves of either kind in colour, and of all curves in grey.
 _SHOWN, _BEHIND = 6, 120
 
 
 @styled
 def curves_figure(population: Population) -> Any:
-    """The most sudden and the most linear of the curves, and how all of them are distributed.
+    """The most sudden and the most linear curves, and the distribution of all of them.
 
     None where there are too few scales with statistics, or all curves are flat.
     """
@@ -57,7 +57,7 @@ def curves_figure(population: Population) -> Any:
 
 
 def _all(axes: Any, found: pd.DataFrame, scales: int) -> None:
-    """B against L of every curve; an infinite B, which spreads a little, in a strip at the end."""
+    """Draw B against L of every curve, with infinite B spread over a strip at the top."""
     straight, sudden = found["linearity"].to_numpy(), found["breakthroughness"].to_numpy()
     finite = np.abs(sudden[np.isfinite(sudden)])
     top = 2.0 * max(float(finite.max(initial=0.0)), float(scales))
@@ -71,7 +71,7 @@ def _all(axes: Any, found: pd.DataFrame, scales: int) -> None:
         ha="center", va="top", fontsize=7.5, color=SOFT,
     )  # fmt: skip
     axes.set_yscale("symlog", linthresh=1.0)
-    plain_numbers(axes.yaxis)
+    log_ticks(axes.yaxis)
     axes.set_ylim(min(-1.0, 1.3 * float(height.min())), 3.4 * top)
     axes.set_xlim(min(0.0, float(straight.min())) - 0.3, scales - 0.5)
     axes.set_xlabel("linearity L")

@@ -1,4 +1,4 @@
-"""Figure of whether early geometry tells which seeds will succeed."""
+"""Figure of how well early geometry predicts which seeds succeed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from geomfast.report.style import area, handle, legend, multiples, styled
 
 @styled
 def geometry_figure(population: Population) -> Any:
-    """A panel for every scale with both outcomes: AUC of RankMe over training, layer by layer."""
+    """AUC of RankMe by step and layer, a panel per scale with both outcomes."""
     found = population.geometry
     if found.empty or not (found["measure"] == GEOMETRY).any():
         return None
@@ -55,7 +55,7 @@ def geometry_figure(population: Population) -> Any:
     ]
     legend(figure, handles, fontsize=8)
     how = f"{success_text(population)}; p corrected over early steps and layers; band: 95%"
-    title = "Does early RankMe tell which seeds will succeed?"
+    title = "Does early RankMe predict which seeds succeed?"
     heading(figure, population, title, how, 0.75)
     return figure
 
@@ -70,8 +70,8 @@ def _layers(axes: Any, rows: pd.DataFrame) -> None:
             axes.fill_between(
                 part["step"], part["low"], part["high"], color=BLUE, alpha=0.12, linewidth=0
             )
-        told = part[part["family_p"] < ALPHA]
-        axes.plot(told["step"], told["auc"], "o", color=colour, markersize=3.5)
+        clear = part[part["family_p"] < ALPHA]
+        axes.plot(clear["step"], clear["auc"], "o", color=colour, markersize=3.5)
 
 
 def _said(row: Any) -> str:

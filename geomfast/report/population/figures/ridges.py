@@ -1,4 +1,4 @@
-"""Figure of the distributions: a histogram per scale, of the score and of the loss."""
+"""Figure of the distributions of score and loss, a histogram per scale."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BINS_OF_LOSS = 30
 
 @styled
 def ridges(population: Population) -> Any:
-    """A row for every scale, the largest on top; None where no member has finished."""
+    """Histograms of every scale, the largest on top; None where no member has finished."""
     table = population.table
     if table["score"].notna().sum() == 0:
         return None
@@ -88,7 +88,7 @@ def _beside(row: Any) -> str:
 
 
 def _loss_edges(losses: np.ndarray) -> np.ndarray:
-    """Over all losses but the few that would make the rest a line."""
+    """Edges of bins over all losses but the largest few, which would squeeze the others."""
     losses = losses[np.isfinite(losses)]
     if not len(losses):
         return np.linspace(0.0, 1.0, _BINS_OF_LOSS + 1)

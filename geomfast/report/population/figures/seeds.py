@@ -1,4 +1,4 @@
-"""Figure of how many seeds a study would need."""
+"""Figure of the number of seeds that a study needs."""
 
 from __future__ import annotations
 

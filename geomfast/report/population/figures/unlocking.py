@@ -11,15 +11,15 @@ from geomfast.report.population.data import Population
 from geomfast.report.population.figures.common import heading, p_text
 from geomfast.report.style import area, canvas, handle, styled
 
-#: Look of the line below which distances come by chance.
+#: Style of the line below which distances may be chance.
 _CHANCE: dict[str, Any] = {"color": GREY, "linewidth": 1.2, "linestyle": DASHED}
 
 
 @styled
 def unlocking_figure(population: Population) -> Any:
-    """A bar for every pair of neighbouring scales.
+    """Distances of neighbouring scales as bars.
 
-    None where no pair could be judged, or all are alike.
+    None where no pair has a distance above zero.
     """
     found = population.distances
     if not found["w2"].gt(0.0).any():
@@ -54,7 +54,7 @@ def unlocking_figure(population: Population) -> Any:
     axes.set_ylabel("Wasserstein-2 distance of scores")
     handles = [
         area(f"peak: the larger one {'loses' if lost else 'unlocks'}", color=VERMILLION),
-        handle("95% of distances if seeds were dealt at random", **_CHANCE),
+        handle("95% of distances by chance (seeds assigned at random)", **_CHANCE),
     ]
     figure.legend(handles=handles, loc="lower center", ncols=2, frameon=False, fontsize=8)
     axes.grid(axis="y", color=LINE, linewidth=0.5)
