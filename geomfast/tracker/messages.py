@@ -51,9 +51,8 @@ def thinned(
         return None
     left = due_between(step + 1, budget.total, every)
     of = counts.due + left
-    paid = ", ".join(
-        f"{min(counts.measured[group] + budget.planned(group), of)}" for group in groups
-    )
+    each = [min(counts.measured[group] + budget.planned(group), of) for group in groups]
+    paid = ", ".join(map(str, each if len(set(each)) > 1 else each[:1]))
     more = {group: left + lacking for group, lacking in counts.lacking.items()}
     more |= {group: left for group in counts.measured if group not in more}
     return (
@@ -84,6 +83,14 @@ def summary(budget: Budget, counts: Cadence, last: int) -> str:
     if budget.share is None or not counts.lacking or not budget.cost():
         return said
     return f"{said}; {_remedy(budget, counts.lacking, budget.training_seconds, last)}"
+
+
+def unrecorded(names: Sequence[str], every: str | int) -> str:
+    """That numbers of the loop's own were given, but never where a step was measured."""
+    return (
+        f"{', '.join(names)}: given at no step that was measured, so not recorded; give such "
+        f"numbers at every step, or where geomfast.tracker.schedule.due(step, {every!r}) says so"
+    )
 
 
 def _remedy(budget: Budget, more: dict[Group, int], whole: float, last: int | None = None) -> str:

@@ -168,7 +168,10 @@ def _samples(batch: Any) -> int:
     tensors = tensors_of(batch)
     if not tensors:
         kinds = ", ".join(sorted({type(leaf).__name__ for leaf in tree_leaves(batch)})) or "nothing"
-        raise ValueError(f"a batch of data holds no tensor, but {kinds}: use torch.as_tensor")
+        raise ValueError(
+            f"a batch of data holds no tensor, but {kinds}: use torch.as_tensor, "
+            "or for the rows of a data set a DataLoader, with the collate_fn that training uses"
+        )
     try:
         return count(batch, least=1)
     except ValueError as error:

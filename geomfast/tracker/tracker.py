@@ -164,6 +164,9 @@ class Tracker:
         self._loss: Any = None
         self._tokens: int | None = None
         self._scalars: dict[str, Any] = {}
+        self._given: dict[
+            str, bool
+        ] = {}  # names of scalars, and whether one was at a measured step
         self._seconds = 0.0
         if (said := messages.wide(max_overhead)) is not None:
             self._notices.notice(said)
@@ -249,6 +252,7 @@ class Tracker:
             self._compare()
         if self._resumed.another or step <= self._resumed.last:
             return False
+        self._given = dict.fromkeys(scalars, False) | self._given
         if not due(step, self.every):
             return False
         self._cadence.is_due(step)
@@ -310,6 +314,8 @@ class Tracker:
         if counts.due:
             said = messages.summary(self.budget, counts, self._last)
             logger.warning("run %s in %s: %s", self._folder.run, self.out, said)
+        if lost := [name for name, recorded in self._given.items() if not recorded]:
+            logger.warning(messages.unrecorded(lost, self.every))
 
     def _compare(self) -> None:
         """See whether a step recorded before is of the weights that the model has now."""
@@ -356,6 +362,7 @@ class Tracker:
             # Before the first one nothing of the run has passed of which this could be a share.
             overhead = self.overhead if any(self._cadence.measured.values()) else None
             own = values_of_run(self._loss, overhead, self._scalars, self._fail)
+            self._given |= dict.fromkeys(self._scalars, True)
         device = str(self._copy.device)
         tokens = arguments.tokens_seen(self._tokens, self._fail)
         shared = {**self._named, "tokens": tokens, "weights": weights, "device": device}

@@ -75,8 +75,8 @@ class Evaluator:
             try:
                 self._validate_on(batches, shown)
             except (TypeError, ValueError) as error:
-                if len(self.sets) == 1:
-                    raise
+                if len(self.sets) == 1 or isinstance(error, (NoStates, UnknownModule)):
+                    raise  # what the layers lack, they lack of every set
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 said = f"{error} (on the samples {name!r} of data, a mapping of several sets; as "
                 raise kind(f"{said}one batch it is [data])") from error

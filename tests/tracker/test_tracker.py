@@ -407,6 +407,7 @@ def test_a_budget_meant_as_a_percentage(tmp_path, caplog):
         ({"data": (torch.zeros(4, 7), batch()[1][:4])}, ValueError, "could not be put through"),
         ({"data": [batch()[0], batch(9)[1]]}, ValueError, r"not alike: .*data=\(x, y\)"),
         ({"data": (np.zeros(3), np.zeros(3))}, ValueError, "no tensor, but ndarray"),
+        ({"data": [{"input_ids": [1, 2]}]}, ValueError, "but int: .*collate_fn that training"),
         ({"data": TensorDataset(*batch())}, TypeError, "a DataLoader makes batches of it"),
         ({"data": list(zip(*batch(), strict=True))}, ValueError, "DataLoader puts single samples"),
         ({"run": "a/b"}, ValueError, "run must be a name"),
@@ -447,6 +448,24 @@ def test_numbers_of_the_loops_own_are_recorded_and_shown(tmp_path, caplog):
     result = build(tmp_path)
     page = Path(result["paths"]["html"]).read_text()
     assert "test_accuracy" in page and "margin" in page
+
+
+def test_numbers_that_were_given_at_no_measured_step_are_named(tmp_path, caplog):
+    with tracked(tmp_path, measures=["fisher_rank"]) as tracker:
+        for step in range(10):  # every="log" measures at 8 and 10, and at the last, 9
+            found = {"rare": 1.0} if step == 7 else {"lost": 1.0} if step == 9 else {}
+            tracker.step(step, margin=1.5, **found)
+        tracker.step(11, margin=1.5)
+        tracker.step(12, margin=1.5)
+    assert "lost: given at no step that was measured, so not recorded" in caplog.text
+    assert "due(step, 'log')" in caplog.text
+    assert "rare:" not in caplog.text and "margin:" not in caplog.text
+    assert {"rare", "margin"} <= set(gf.load_records(tmp_path)["measure"])
+
+
+def test_what_layers_lack_is_said_without_the_sets_of_samples(tmp_path):
+    with pytest.raises(ValueError, match=r"net.1.*\]$"):
+        gf.Tracker(Plain(), loss_fn, {"a": batch(), "b": batch(9)}, out=tmp_path / "out")
 
 
 def test_layers_that_could_not_be_read_at_one_step(tmp_path, caplog):

@@ -7,7 +7,7 @@ the output of the last block is not among them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -71,10 +71,21 @@ def _candidates(model: nn.Module) -> list[str]:
     Those with a nonlinearity, and without one those with weights, but for the last, which is the
     model's output.
     """
-    leaves = [(name, m) for name, m in model.named_modules() if name and not any(m.children())]
-    bent = [name for name, m in leaves if isinstance(m, _NONLINEAR)]
-    weighted = [name for name, m in leaves if any(True for _ in m.parameters())]
+    parts = list(_parts(model))
+    bent = [name for name, m in parts if isinstance(m, _NONLINEAR)]
+    weighted = [name for name, m in parts if any(True for _ in m.parameters())]
     return (bent or weighted[:-1])[:_SHOWN]
+
+
+def _parts(model: nn.Module, within: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The innermost modules, but torch's own layers whole: of their inside not all is called."""
+    for name, module in model.named_children():
+        containers = (nn.Sequential, nn.ModuleDict)
+        own = type(module).__module__.startswith("torch.nn.") and not isinstance(module, containers)
+        if own or not any(module.children()):
+            yield f"{within}{name}", module
+        else:
+            yield from _parts(module, f"{within}{name}.")
 
 
 def activations(

@@ -188,6 +188,14 @@ def test_blocks_are_the_longest_list_that_is_in_no_other():
             nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4)),
             r'layers=\["1", "3"\]',
         ),
+        (  # nothing inside torch's own layer: its attention calls no module for its output
+            nn.Sequential(
+                nn.Linear(4, 8),
+                nn.TransformerEncoderLayer(8, 2, 8),
+                nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4)),
+            ),
+            r'layers=\["0", "1", "2.0"\]',
+        ),
     ],
 )
 def test_layers_that_a_model_without_blocks_may_name(model, said):
