@@ -92,13 +92,13 @@ def test_quadratic_with_minibatches(batch_size):
 @pytest.mark.parametrize("momentum", [None, 0.0, 0.5, 0.9])
 @pytest.mark.parametrize(
     ("lr", "nbeta", "localization"),
-    [(0.05, 10.0, 2.0), (0.3, 10.0, 0.0), (2e-5, 1e5, 100.0), (0.05, 0.0, 40.0)],
+    [(0.05, 10.0, 2.0), (0.3, 10.0, 0.0), (2e-5, 1e5, 100.0)],
 )
 def test_stationary_variances(lr, nbeta, localization, momentum):
     """1 / a at every step size with momentum, 1 / (a (1 - lr a / 4)) without."""
     curvature = torch.tensor([0.3, 0.5, 0.7, 0.8, 0.9, 1.0]).repeat(21)
     center = torch.linspace(-1.0, 1.0, 126)
-    weights = center.repeat(1000, 1)
+    weights = center.repeat(500, 1)
     dynamics = Dynamics(lr, nbeta, localization, momentum)
     velocity = None if momentum is None else torch.zeros_like(weights)
     total, kept = torch.zeros(126, dtype=torch.float64), 200
@@ -138,22 +138,19 @@ def test_quadratic_with_momentum(curvature, lr, nbeta, localization, momentum):
     assert math.isnan(found.acceptance)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.8])
-def test_quadratic_with_momentum_and_minibatches(momentum):
+@pytest.mark.parametrize(("momentum", "lr"), [(0.0, 0.05), (0.5, 0.05), (0.8, 0.02)])
+def test_quadratic_with_momentum_and_minibatches(momentum, lr):
     """What the noise of minibatches adds is known without another run."""
     curvature = torch.logspace(-1, 0.5, 60)
-    data, nbeta, localization, batch_size = noise(256, curvature), 10.0, 0.5, 16
-    call = {"nbeta": nbeta, "localization": localization, "momentum": momentum, "stacked": True}
-    model = Quadratic(curvature)
+    data, nbeta, localization = noise(256, curvature), 10.0, 0.5
     found = gf.llc(
-        model, output, data, lr=0.02, chains=64, draws=800, burn_in=100, batch_size=batch_size,
-        **call,
+        Quadratic(curvature), output, data, lr=lr, nbeta=nbeta, localization=localization,
+        momentum=momentum, chains=32, draws=500, burn_in=100, batch_size=16, stacked=True,
     )  # fmt: skip
-    exact = coefficient(curvature, 0.0, nbeta, localization)
-    added = found.mean - exact
-    assert added > 20 * found.stderr
+    added = found.mean - coefficient(curvature, 0.0, nbeta, localization)
+    assert added > 10 * found.stderr
     # An upper bound, by the localization's share of the noise.
-    assert 0.97 * added - 3 * found.stderr <= found.step_bias <= 1.25 * added + 3 * found.stderr
+    assert 0.96 * added - 3 * found.stderr <= found.step_bias <= 1.1 * added + 3 * found.stderr
 
 
 def test_linear_regression_with_minibatches():
