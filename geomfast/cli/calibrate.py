@@ -83,7 +83,7 @@ def calibrate_llc(source: Path, figure: Path | None, as_json: bool, **options: A
     # Only now, so that --help does not wait for torch.
     import torch
 
-    from geomfast.sweep.kept import load_kept
+    from geomfast.sweep.saved_model import load_kept
     from geomfast.testbed.training.checkpoints import CheckpointError
 
     try:
@@ -112,7 +112,7 @@ def calibrate_llc(source: Path, figure: Path | None, as_json: bool, **options: A
 def _probe(kept: Any, task: tuple[str, int], device: str) -> Any:
     import torch
 
-    from geomfast.sweep.rows import mixture, probes
+    from geomfast.sweep.samples import mixture, probes
 
     samples = probes(kept.cell, kept.settings, torch.device(device))
     if task == MIXTURE:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from geomfast.cli.modelled import show_modelled
 from geomfast.cli.outcome import say
-from geomfast.runs.wall import STARTING, TRAINING, WRITING
+from geomfast.runs.timing import STARTING, TRAINING, WRITING
 
 _NO_MEASURE = (STARTING, TRAINING, WRITING)
 

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from geomfast.runs.outcome import exit_code
-from geomfast.runs.wall import TRAINING, WRITING
+from geomfast.runs.timing import TRAINING, WRITING
 
 #: What to say of one result beside its name and state; begins with a comma or a space.
 Told = Callable[[Mapping[str, Any]], str]

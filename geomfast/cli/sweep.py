@@ -30,7 +30,7 @@ from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import locked
 from geomfast.runs.outcome import outcome_of, result
 from geomfast.runs.settings_file import check_still_there, write_settings
-from geomfast.runs.wall import wall_time
+from geomfast.runs.timing import wall_time
 from geomfast.sweep.assumed import ASSUMED
 from geomfast.sweep.folder import settled
 from geomfast.sweep.groups import groups_of_cells

@@ -31,7 +31,7 @@ from geomfast.runs.estimate import (
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.states import KEPT_STATES, states_written
 from geomfast.runs.stopwatch import as_in_a_run, seconds_of
-from geomfast.runs.wall import TRAINING, WRITING, read_wall
+from geomfast.runs.timing import TRAINING, WRITING, read_wall
 from geomfast.testbed.models.stacked import StackedGPT
 from geomfast.testbed.training.checkpoints import steps_saved
 from geomfast.testbed.training.stacked import StackedTrainer

@@ -24,7 +24,7 @@ from geomfast.runs.executors.events import Progress
 from geomfast.runs.failures import mark_failed
 from geomfast.runs.groups import Group
 from geomfast.runs.job import TrainingJob
-from geomfast.runs.parts import of_other_weights, recorded, refuse_gone
+from geomfast.runs.recorded import of_other_weights, recorded, refuse_gone
 from geomfast.runs.states import STATE_EVERY
 from geomfast.runs.training import timed, train_to_checkpoints
 from geomfast.testbed.training.length_batches import LengthBatches

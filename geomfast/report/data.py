@@ -26,7 +26,7 @@ from geomfast.measures.spec import FAILED
 from geomfast.records import MIXTURE, RecordsError, load_records
 from geomfast.report.names import one_line, one_line_columns
 from geomfast.report.settings import read_settings
-from geomfast.runs.wall import wall_time
+from geomfast.runs.timing import wall_time
 
 #: Format that ``settings.json`` has of what a tracker recorded.
 TRACKER = "geomfast tracker 1"
@@ -43,7 +43,7 @@ class ReportData:
         chance: exact-match chance by task-level name, of the settings or else of the tasks.
         cells: rows of :func:`geomfast.analysis.cells`.
         claims: of :func:`geomfast.analysis.claims`, in the order of the paper's story.
-        wall: of :func:`geomfast.runs.wall.wall_time`.
+        wall: of :func:`geomfast.runs.timing.wall_time`.
     """
 
     name: str

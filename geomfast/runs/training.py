@@ -11,7 +11,7 @@ from geomfast.runs.errors import CellError
 from geomfast.runs.executors.events import PROGRESS_SECONDS, Progress
 from geomfast.runs.job import TrainingJob
 from geomfast.runs.states import KEPT_STATES, States
-from geomfast.runs.wall import write_wall
+from geomfast.runs.timing import write_wall
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.protocol import TrainerProtocol
 

@@ -20,7 +20,7 @@ from geomfast.runs.executors.events import EXPLAINED, Progress
 from geomfast.runs.failures import clear_failure, mark_failed
 from geomfast.runs.job import Job
 from geomfast.runs.model_folder import remember
-from geomfast.runs.parts import of_other_weights, recorded, refuse_gone
+from geomfast.runs.recorded import of_other_weights, recorded, refuse_gone
 from geomfast.series.checkpoint import Checkpoint, Opened, Series, SourceUnreachable
 from geomfast.series.prefetch import prefetched
 

@@ -14,7 +14,6 @@ from geomfast.measures.spec import BEHAVIOUR
 from geomfast.runs.errors import PlanError
 from geomfast.series.checkpoint import Checkpoint, apart
 from geomfast.sweep.folder import read_folder
-from geomfast.sweep.kept import load_kept
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import (
     Cell,
@@ -23,7 +22,8 @@ from geomfast.sweep.plan import (
     measure_settings,
     mixture_settings,
 )
-from geomfast.sweep.rows import probes
+from geomfast.sweep.samples import probes
+from geomfast.sweep.saved_model import load_kept
 from geomfast.testbed.training.checkpoints import folder_name, read_meta, steps_kept, weights_hash
 
 

@@ -18,7 +18,7 @@ from geomfast.runs.estimate import DISK, HASHING, SYNC, Estimate, Part, plan_of
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.states import states_written
 from geomfast.runs.stopwatch import as_in_a_run
-from geomfast.runs.wall import TRAINING, WRITING
+from geomfast.runs.timing import TRAINING, WRITING
 from geomfast.sweep.assumed import Assumed
 from geomfast.sweep.footprint import (
     disk_bytes,

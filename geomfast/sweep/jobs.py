@@ -13,7 +13,7 @@ from geomfast.runs.cadence import Cadence, measurement_steps
 from geomfast.runs.executors.events import Event, Progress
 from geomfast.runs.failures import failed_before
 from geomfast.runs.job import TrainingJob
-from geomfast.runs.parts import recorded
+from geomfast.runs.recorded import recorded
 from geomfast.runs.states import STATE_EVERY
 from geomfast.sweep.plan import KEEP, Cell, Settings, run_identity
 from geomfast.testbed.training.mixture_batches import MixtureBatches

@@ -17,7 +17,7 @@ from geomfast.measures.spec import BEHAVIOUR, Need
 from geomfast.measures.subject import Policy, Samples, Seen, Subject, Value
 from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.plan import Settings, measure_settings, taken
-from geomfast.sweep.rows import MixtureProbe, Probe, Row, mixture
+from geomfast.sweep.samples import MixtureProbe, Probe, Row, mixture
 
 
 class Run(Subject):

@@ -13,7 +13,7 @@ from geomfast.measures import Need, needing, spec_of
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.replay import BREAK_EVEN, WARM_UP
 from geomfast.runs.estimate import Part
-from geomfast.runs.wall import STARTING, TRAINING
+from geomfast.runs.timing import STARTING, TRAINING
 from geomfast.sweep.assumed import Assumed
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import BLOCK

@@ -13,13 +13,13 @@ from geomfast.records import part_name, write_part
 from geomfast.runs.errors import CellError
 from geomfast.runs.executors.events import EXPLAINED, Progress
 from geomfast.runs.failures import clear_failure, mark_failed
-from geomfast.runs.parts import of_other_weights, refuse_gone
+from geomfast.runs.recorded import of_other_weights, refuse_gone
 from geomfast.runs.training import timed, train_to_checkpoints
 from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.jobs import Job, StackedJob, SweepJob, missing, schedule
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import train_settings
-from geomfast.sweep.rows import Probe, probes
+from geomfast.sweep.samples import Probe, probes
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.loop import Trainer

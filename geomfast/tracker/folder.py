@@ -17,10 +17,10 @@ from geomfast.runs.errors import PlanError
 from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import FolderInUse, alone, locked
 from geomfast.runs.model_folder import settled
-from geomfast.runs.parts import of_other_weights, recorded
+from geomfast.runs.recorded import of_other_weights, recorded
 from geomfast.runs.settings_file import NAME as _SETTINGS
 from geomfast.runs.settings_file import read_settings, write_settings
-from geomfast.runs.wall import TRAINING, WRITING, read_wall, write_wall
+from geomfast.runs.timing import TRAINING, WRITING, read_wall, write_wall
 
 KIND = "tracker"
 

@@ -19,7 +19,7 @@ from geomfast.measures import measures
 from geomfast.measures.catalog import part_of
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.records import load_records
-from geomfast.sweep.kept import load_kept
+from geomfast.sweep.saved_model import load_kept
 from geomfast.testbed.training.checkpoints import weights_hash
 from tests.fuzz.folders import in_process
 from tests.recorded import values

@@ -23,7 +23,7 @@ from geomfast.population.running import GroupJob, missing
 from geomfast.runs.estimate import DISK, HASHING, SYNC
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.groups import Group
-from geomfast.runs.wall import wall_time, write_wall
+from geomfast.runs.timing import wall_time, write_wall
 
 SETTINGS = PopulationSettings("count", 3, (5,), 12, 6, None, 10, 11)
 GROUP = Group("count-1x16-seeds0-2", "1x16", (0, 1, 2), 3)

@@ -25,7 +25,7 @@ from geomfast.records.part import content_hash
 from geomfast.report.data import read
 from geomfast.runs import failures
 from geomfast.runs.errors import CellError, PlanError
-from geomfast.runs.parts import recorded
+from geomfast.runs.recorded import recorded
 from geomfast.sweep import running
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.checkpoints import CheckpointError

@@ -17,7 +17,7 @@ from geomfast.records import load_records
 from geomfast.runs import training
 from geomfast.runs.groups import Group
 from geomfast.runs.states import KEPT_STATES, States, states_written
-from geomfast.runs.wall import read_wall
+from geomfast.runs.timing import read_wall
 from geomfast.sweep import running
 from geomfast.sweep.jobs import Job, StackedJob
 from geomfast.sweep.plan import Settings, cells

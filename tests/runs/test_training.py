@@ -13,8 +13,8 @@ from geomfast.estimators.stopping import Stopped
 from geomfast.runs.errors import CellError
 from geomfast.runs.executors.events import Progress
 from geomfast.runs.job import TrainingJob
+from geomfast.runs.timing import read_wall
 from geomfast.runs.training import train_to_checkpoints
-from geomfast.runs.wall import read_wall
 from geomfast.testbed.training import checkpoints
 
 SCHEDULE = [0, 2, 4, 5]

@@ -12,7 +12,7 @@ import torch
 from geomfast.measures import spec_of
 from geomfast.runs.estimate import DISK, SYNC, Estimate
 from geomfast.runs.stopwatch import as_in_a_run
-from geomfast.runs.wall import wall_time
+from geomfast.runs.timing import wall_time
 from geomfast.sweep.estimate import estimate, left
 from geomfast.sweep.footprint import disk_bytes, eigenvector_bytes, memory_bytes, state_bytes
 from geomfast.sweep.jobs import Job

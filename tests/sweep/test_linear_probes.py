@@ -20,7 +20,7 @@ from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import Settings, cells, measure_settings
-from geomfast.sweep.rows import Probe, probes
+from geomfast.sweep.samples import Probe, probes
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 

@@ -20,7 +20,7 @@ from geomfast.sweep.plan import (
     mixture_settings,
     taken,
 )
-from geomfast.sweep.rows import mixture, probes
+from geomfast.sweep.samples import mixture, probes
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TASK_NAMES

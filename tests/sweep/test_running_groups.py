@@ -12,7 +12,7 @@ from geomfast.records import load_records, write_part
 from geomfast.runs.executors.events import Event, attempt
 from geomfast.runs.failures import failed_before
 from geomfast.runs.groups import GROUP_SIZE
-from geomfast.runs.wall import wall_time
+from geomfast.runs.timing import wall_time
 from geomfast.sweep import running
 from geomfast.sweep.groups import groups_of_cells
 from geomfast.sweep.jobs import (

@@ -10,7 +10,7 @@ import pytest
 from geomfast.measures import measures
 from geomfast.measures.catalog import part_of
 from geomfast.records import SCHEMA, load_records, part_name, write_part
-from geomfast.runs.wall import wall_time, write_wall
+from geomfast.runs.timing import wall_time, write_wall
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, cells
 
