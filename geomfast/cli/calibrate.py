@@ -33,7 +33,7 @@ _CURVATURE_SAMPLES = 256
 @click.command("calibrate-llc")
 @click.argument("source", type=Place(path_type=Path))
 @click.option("--run", help="Of the sweep.  [default: the first with weights]")
-@click.option("--step", type=click.IntRange(0), help="Checkpoint.  [default: the last kept]")
+@click.option("--step", type=click.IntRange(0), help="Checkpoint.  [default: the last saved]")
 @click.option(
     "--task", type=OneTaskLevel(), default="mixture", show_default=True, help="Samples to take."
 )
@@ -83,20 +83,20 @@ def calibrate_llc(source: Path, figure: Path | None, as_json: bool, **options: A
     # Only now, so that --help does not wait for torch.
     import torch
 
-    from geomfast.sweep.saved_model import load_kept
+    from geomfast.sweep.saved_model import load_model
     from geomfast.testbed.training.checkpoints import CheckpointError
 
     try:
-        kept = load_kept(source, options["run"], options["step"])
+        saved = load_model(source, options["run"], options["step"])
     except PlanError as error:
         raise click.UsageError(str(error)) from error
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
     check_device(options["device"])
     torch.set_num_threads(options["threads"] or machine.usable_cores())
-    probe = _probe(kept, options["task"], options["device"])
+    probe = _probe(saved, options["task"], options["device"])
     try:
-        found = _calibrated(kept, probe, options)
+        found = _calibrated(saved, probe, options)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     place = figure or source / "figures" / f"llc-calibration-{_slug(found)}.png"
@@ -109,28 +109,28 @@ def calibrate_llc(source: Path, figure: Path | None, as_json: bool, **options: A
         _show(found, Console(highlight=False))
 
 
-def _probe(kept: Any, task: tuple[str, int], device: str) -> Any:
+def _probe(saved: Any, task: tuple[str, int], device: str) -> Any:
     import torch
 
-    from geomfast.sweep.samples import mixture, probes
+    from geomfast.sweep.samples import level_samples, mixture
 
-    samples = probes(kept.cell, kept.settings, torch.device(device))
+    samples = level_samples(saved.spec, saved.settings, torch.device(device))
     if task == MIXTURE:
         return mixture(samples)
     for probe in samples:
         if (probe.level.task, probe.level.level) == task:
             return probe
     there = ", ".join(probe.level.name for probe in samples)
-    raise click.UsageError(f"--task {task_level(*task)}: {kept.cell.run} has only {there}")
+    raise click.UsageError(f"--task {task_level(*task)}: {saved.spec.run} has only {there}")
 
 
-def _calibrated(kept: Any, probe: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _calibrated(saved: Any, probe: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The calibration as plain values, with the traces of every trial."""
     from geomfast.estimators.sampling.calibrate import calibrate
 
-    model = kept.model.to(options["device"])
+    model = saved.model.to(options["device"])
     samples = probe.named["n"]
-    sweeps = asdict(taken(kept.settings, "llc"))
+    sweeps = asdict(taken(saved.settings, "llc"))
     names = ("nbeta", "chains", "draws", "burn_in", "batch_size")
     settings = {key: sweeps[key] if options[key] is None else options[key] for key in names}
     settings |= {"batch_size": min(settings["batch_size"], samples), "seed": options["seed"]}
@@ -157,8 +157,8 @@ def _calibrated(kept: Any, probe: Any, options: dict[str, Any]) -> dict[str, Any
         )
     best = found.recommended
     return {
-        "run": kept.cell.run,
-        "step": kept.step,
+        "run": saved.spec.run,
+        "step": saved.step,
         "task": probe.named["task"],
         "level": probe.named["level"],
         "n": samples,

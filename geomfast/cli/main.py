@@ -34,10 +34,21 @@ COMMANDS = {
     "calibrate-llc": ("calibrate", "Step size and localization for a sweep's llc."),
     "doctor": ("doctor", "Devices, compilers, backends, and a self-test of every kernel."),
 }
+#: Options by the name they had before.
+RENAMED = {"--gpus-per-cell": "--gpus-per-run"}
 
 
 class Explained(click.Group):
     """A group whose commands say in one line which file or name they do not use, and why."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; options under their old names are said to be renamed."""
+        for index, arg in enumerate(args):
+            name, equals, value = arg.partition("=")
+            if name in RENAMED:
+                click.echo(f"{name} is deprecated; use {RENAMED[name]}", err=True)
+                args[index] = f"{RENAMED[name]}{equals}{value}"
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the commands."""

@@ -127,7 +127,7 @@ def _measure(
 ) -> dict[str, Any]:
     """The outcome, or the plan."""
     # These bring torch with them, so they come after everything that can be refused early.
-    from geomfast.runs.model_folder import settled
+    from geomfast.runs.model_folder import merge_settings
     from geomfast.series.checkpoint import SourceUnreachable
     from geomfast.series.plan import default_out, jobs_of, remove_partial_writes, series_of
 
@@ -151,7 +151,7 @@ def _measure(
     what: dict[str, Any] = {"device": engine.device, "threads": engine.threads}
     what |= {"workers": engine.workers, "cadence": cadence}
     with nullcontext() if options["dry_run"] else locked(out, str(out)):
-        content = settled(
+        content = merge_settings(
             out,
             series[0].shared(),
             {name: series[0].of(name) for name in measures},

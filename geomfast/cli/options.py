@@ -69,7 +69,7 @@ engine_options = together(
         help="Address of a running Ray cluster; without, one is started on this machine.",
     ),
     click.option(
-        "--gpus-per-cell",
+        "--gpus-per-run",
         type=Finite(0, 1, min_open=True),
         help="Share of a GPU that a worker on Ray takes: 0.25 for four on each.  [default: 1]",
     ),

@@ -26,7 +26,7 @@ from geomfast.cli.options import (
 from geomfast.cli.outcome import finish
 from geomfast.cli.working import described_call, refusals, run_work
 from geomfast.measures import Need, measures, needing
-from geomfast.population.folder import groups_of, settled
+from geomfast.population.folder import groups_of, merge_settings
 from geomfast.population.plan import (
     LADDER,
     MEASURES,
@@ -189,7 +189,7 @@ def _jobs(
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.population.running import GroupJob, batches_of
 
-    content = settled(
+    content = merge_settings(
         out,
         settings,
         scales,
@@ -246,7 +246,11 @@ def _run(
 
 def _result(job: GroupJob, event: Event | None, *, left: bool) -> dict[str, Any]:
     group = job.group
-    facts = {"scale": group.scale, "members": len(group.seeds), "at_once": group.at_once}
+    facts = {
+        "scale": group.scale,
+        "members": len(group.seeds),
+        "at_once": group.members_per_program,
+    }
     return result(job.name, event, left=left, group=group.name, **facts)
 
 

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from geomfast.runs.executors.events import LAST, Event
+from geomfast.runs.executors.events import TERMINAL, Event
 
 #: Seconds between two plain lines of a run.
 _LINE_EVERY = 15.0
@@ -104,7 +104,7 @@ class Lines:
             self._print(f"{event.run}: step {event.step}/{self._steps}, loss {loss:.3f}{left}")
             return
         note = f": {event.error}" if event.error else ""
-        if event.kind in LAST:
+        if event.kind in TERMINAL:
             self._ended += 1
             note += f" ({self._ended} of {self._runs} runs)"
         self._print(f"{event.run}: {event.kind}{note}")

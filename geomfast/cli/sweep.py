@@ -32,9 +32,9 @@ from geomfast.runs.outcome import outcome_of, result
 from geomfast.runs.settings_file import check_still_there, write_settings
 from geomfast.runs.timing import wall_time
 from geomfast.sweep.assumed import ASSUMED
-from geomfast.sweep.folder import settled
+from geomfast.sweep.folder import merge_settings
 from geomfast.sweep.groups import groups_of_cells
-from geomfast.sweep.plan import KEEP, MEASURE_SETTINGS, MIXTURES, Cell, Settings, cells
+from geomfast.sweep.plan import KEEP, MEASURE_SETTINGS, MIXTURES, RunSpec, Settings, run_specs
 from geomfast.sweep.presets import PRESETS
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import LEVELS, TASK_NAMES
@@ -166,13 +166,13 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
         check_folder(out, make=not options["dry_run"])
         if options["dry_run"]:
             engine = chosen_engine(options)
-            content = settled(out, settings, grid)
+            content = merge_settings(out, settings, grid)
             _, work = _work(out, settings, content, chosen, options, engine)
             plan = _planned(out, work, engine, options["assume"], console)
             print_plan(plan, console, as_json=options["as_json"])
             return
         with locked(out, str(out)):
-            content = settled(out, settings, grid)
+            content = merge_settings(out, settings, grid)
             engine = chosen_engine(options)
             content["groups"], work = _work(out, settings, content, chosen, options, engine)
             write_settings(out, content, described_call(preset=preset))
@@ -254,18 +254,18 @@ def _work(
     from geomfast.sweep.jobs import Job, runs_per_program, work_of
 
     what = (settings, chosen["measures"], out, engine.device, engine.threads, options["keep"])
-    asked = cells(settings, chosen["scales"], chosen["seeds"])
+    asked = run_specs(settings, chosen["scales"], chosen["seeds"])
     grid = content["grid"]
     every = {
-        cell.run: Job(cell, *what, cadence=chosen["cadence"], state_every=options["state_every"])
-        for cell in cells(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
+        spec.run: Job(spec, *what, cadence=chosen["cadence"], state_every=options["state_every"])
+        for spec in run_specs(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
     }
 
-    def at_once(cell: Cell, members: int) -> int:
-        return runs_per_program(every[cell.run], members, options["stack"])
+    def program_size(spec: RunSpec, members: int) -> int:
+        return runs_per_program(every[spec.run], members, options["stack"])
 
-    groups = groups_of_cells(content["groups"], asked, out, at_once, engine.workers or 1)
-    wanted = {cell.run for cell in asked}
+    groups = groups_of_cells(content["groups"], asked, out, program_size, engine.workers or 1)
+    wanted = {spec.run for spec in asked}
     mates = {run for group in groups if wanted & set(group["runs"]) for run in group["runs"]}
     jobs = [job for run, job in every.items() if run in wanted | mates]
     return groups, work_of(jobs, groups)

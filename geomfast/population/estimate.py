@@ -31,7 +31,7 @@ from geomfast.runs.estimate import (
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.states import KEPT_STATES, states_written
 from geomfast.runs.stopwatch import as_in_a_run, seconds_of
-from geomfast.runs.timing import TRAINING, WRITING, read_wall
+from geomfast.runs.timing import TRAINING, WRITING, read_seconds
 from geomfast.testbed.models.stacked import StackedGPT
 from geomfast.testbed.training.checkpoints import steps_saved
 from geomfast.testbed.training.stacked import StackedTrainer
@@ -81,7 +81,7 @@ def recorded_pace(groups: Iterable[GroupJob]) -> Pace | None:
             continue
         # The time noted is that of one pass until the checkpoint written last.
         named = parse_part_name(max(parts, key=lambda part: part.stat().st_mtime_ns).name)
-        trained += read_wall(job.records)[TRAINING]
+        trained += read_seconds(job.records)[TRAINING]
         steps += named[0] * len(job.group.seeds) if named else 0
         for name, rows in frame.groupby(frame["measure"].map(part_of)):
             taken[str(name)] = taken.get(str(name), 0.0) + float(rows["seconds"].sum())
@@ -96,7 +96,7 @@ def timed_pace(job: GroupJob) -> Pace:
     scale, on = scale_of(job.settings, job.group.scale), torch.device(job.device)
     # The rates of the steps that are timed exist, however few the population takes.
     settings = replace(job.settings, steps=max(job.settings.steps, WARM_UP + 8))
-    seeds = job.group.seeds[: job.group.at_once]
+    seeds = job.group.seeds[: job.group.members_per_program]
     batches = batches_of(settings, job.device)
     trainer = StackedTrainer(
         scale, seeds, train_settings(settings), batches, len(seeds), job.device
@@ -137,7 +137,8 @@ def pace_of(job: GroupJob, alike: Sequence[GroupJob]) -> Pace:
 def memory_bytes(job: GroupJob) -> int:
     """Of the device, at the peak of a group."""
     group, settings = job.group, job.settings
-    scale, together = scale_of(settings, group.scale), min(group.at_once, len(group.seeds))
+    scale = scale_of(settings, group.scale)
+    together = min(group.members_per_program, len(group.seeds))
     held = 16 * scale.parameters  # weights, gradient and both moments of AdamW
     tokens = batches_of(settings, "cpu").processed
     training = together * (member_bytes(scale, tokens) - held)

@@ -19,7 +19,7 @@ from geomfast.population.plan import (
 from geomfast.records import part_name, write_part
 from geomfast.runs import cadence
 from geomfast.runs.cadence import Cadence
-from geomfast.runs.errors import CellError
+from geomfast.runs.errors import RunError
 from geomfast.runs.executors.events import Progress
 from geomfast.runs.failures import mark_failed
 from geomfast.runs.groups import Group
@@ -70,7 +70,7 @@ class GroupJob(TrainingJob):
         """What a state must agree on before it is resumed from."""
         return {
             "group": self.group.name,
-            "at_once": self.group.at_once,
+            "at_once": self.group.members_per_program,
             "task": self.settings.task,
             "train_length": self.settings.train_length,
             **self._place,
@@ -129,7 +129,7 @@ def _trainer(job: GroupJob) -> StackedTrainer:
         job.group.seeds,
         train_settings(job.settings),
         batches_of(job.settings, job.device),
-        job.group.at_once,
+        job.group.members_per_program,
         job.device,
     )
 
@@ -153,7 +153,7 @@ def _measure(
         if rows:
             weights = {row["weights"] for row in rows}
             if other := of_other_weights(job.records, trainer.step, weights):
-                raise CellError(
+                raise RunError(
                     f"{other}: the weights of step {trainer.step} came out different from the ones "
                     "measured there; use the same --threads and --device, or another OUT"
                 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from geomfast.runs.executors.engine import Engine
-from geomfast.runs.executors.events import LAST, Event, Work
+from geomfast.runs.executors.events import TERMINAL, Event, Work
 from geomfast.runs.failures import clear_failure, mark_failed
 
 
@@ -66,7 +66,7 @@ def execute(
 
     def hear(event: Event) -> None:
         display.show(event)
-        if event.kind not in LAST:
+        if event.kind not in TERMINAL:
             return
         for own in results(named[event.run], event):
             ended[own.run] = own

@@ -24,13 +24,13 @@ class Group:
         name: of its folders.
         scale: name of the scale.
         seeds: of its members.
-        at_once: how many of them are one program.
+        members_per_program: how many of them are one program.
     """
 
     name: str
     scale: str
     seeds: tuple[int, ...]
-    at_once: int
+    members_per_program: int
 
 
 def parts(members: Sequence[MemberT], most: int = GROUP_SIZE) -> list[Sequence[MemberT]]:

@@ -47,7 +47,7 @@ class Job(ABC):
         """Folder that the process at work holds."""
         return self.out / ".jobs" / self.name
 
-    def carry_out(
+    def run(
         self,
         progress: Progress = lambda step, state: None,
         stop: Callable[[], bool] = lambda: False,
@@ -64,7 +64,7 @@ class Job(ABC):
 
         Raises:
             FolderInUse: another process is at it.
-            CellError, CheckpointError, TrainingDiverged, OSError: it cannot be resumed, or not
+            RunError, CheckpointError, TrainingDiverged, OSError: it cannot be resumed, or not
                 finished; what was written before stays readable.
         """
         with locked(self.lock_folder, f"{self.name} in {self.out}"):
@@ -73,7 +73,7 @@ class Job(ABC):
 
     @abstractmethod
     def _work(self, progress: Progress, stop: Callable[[], bool]) -> bool:
-        """:meth:`carry_out`, once the folder is held."""
+        """:meth:`run`, once the folder is held."""
 
 
 class TrainingJob(Job):
@@ -124,4 +124,4 @@ class TrainingJob(Job):
 
     @abstractmethod
     def _train(self, progress: Progress, stop: Callable[[], bool]) -> bool:
-        """:meth:`carry_out`, once nothing is left of writes that were killed."""
+        """:meth:`run`, once nothing is left of writes that were killed."""

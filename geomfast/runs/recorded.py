@@ -9,7 +9,7 @@ from pathlib import Path
 
 from geomfast.measures.spec import FAILED
 from geomfast.records import RecordsError, parse_part_name, part_files, read_part
-from geomfast.runs.errors import CellError, PlanError
+from geomfast.runs.errors import PlanError, RunError
 
 
 def recorded(folder: Path, last: int | None = None) -> dict[int, set[str]]:
@@ -99,10 +99,10 @@ def refuse_gone(records: Path, lacking: Collection[int]) -> None:
         lacking: steps that have been measured and have no records, or not all.
 
     Raises:
-        CellError: there are some.
+        RunError: there are some.
     """
     if lacking:
-        raise CellError(
+        raise RunError(
             f"{records}: records of {len(lacking)} checkpoints, the first of step {min(lacking)}, "
             "have been removed or moved while the run went on; run the same command again"
         )

@@ -7,7 +7,7 @@ training and writing stand in ``wall.json`` beside the run's records, as of its 
 Measuring is not overlapped with training inside a run.  On a CPU both want all of its cores.  On a
 GPU small models wait for Python, which two streams of one process share, and large ones fill the
 device by themselves; runs in processes of their own do overlap, so several share a GPU instead
-(``--workers``, or ``--gpus-per-cell`` on Ray).
+(``--workers``, or ``--gpus-per-run`` on Ray).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STARTING = "starting"
 _FILE = "wall.json"
 
 
-def write_wall(records: Path, seconds: Mapping[str, float]) -> None:
+def write_seconds(records: Path, seconds: Mapping[str, float]) -> None:
     """Note the seconds of a run so far.
 
     Args:
@@ -39,7 +39,7 @@ def write_wall(records: Path, seconds: Mapping[str, float]) -> None:
     write_sealed(records / _FILE, {TRAINING: seconds["train"], WRITING: seconds["write"]})
 
 
-def read_wall(records: Path) -> dict[str, float]:
+def read_seconds(records: Path) -> dict[str, float]:
     """Seconds of training and writing noted of a run so far; 0 of one that has none.
 
     Args:
@@ -88,7 +88,7 @@ def wall_time(out: Path, records: pd.DataFrame | None = None) -> pd.DataFrame:
         {"run": folder.name, "part": part, "seconds": float(value), "checkpoints": 0}
         for folder in sorted({part.parent for part in part_files(out)})
         if (folder / _FILE).exists()
-        for part, value in read_wall(folder).items()
+        for part, value in read_seconds(folder).items()
     ]
     table = pd.concat([pd.DataFrame(noted, columns=rows.columns), rows] if noted else [rows])
     table = table.sort_values("run", kind="stable").reset_index(drop=True)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from geomfast.estimators.stopping import Stopped
-from geomfast.runs.errors import CellError
+from geomfast.runs.errors import RunError
 from geomfast.runs.executors.events import PROGRESS_SECONDS, Progress
 from geomfast.runs.job import TrainingJob
 from geomfast.runs.states import KEPT_STATES, States
-from geomfast.runs.timing import write_wall
+from geomfast.runs.timing import write_seconds
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.protocol import TrainerProtocol
 
@@ -45,7 +45,7 @@ def train_to_checkpoints(
         Whether the last of the steps was reached, and measured.
 
     Raises:
-        CellError: the state is damaged, or of other training.
+        RunError: the state is damaged, or of other training.
         TrainingDiverged: no member is left that could be trained.
         OSError: the disk is full or not writable.
     """
@@ -97,7 +97,7 @@ def train_to_checkpoints(
             states.written()
         share = {what: took / len(records) for what, took in trainer.seconds.items()}
         for folder in records:
-            write_wall(folder, share)
+            write_seconds(folder, share)
         if stopping:
             break
     progress(trainer.step, _state(trainer))
@@ -124,7 +124,7 @@ def _resume(job: TrainingJob, trainer: TrainerProtocol, first: int) -> None:
         trainer.load(folder, job.identity)
     except checkpoints.CheckpointError as error:
         before = f"step {usable[-2]}" if len(usable) > 1 else "the beginning"
-        raise CellError(f"{error}\nTo resume from {before} instead, delete {folder}") from error
+        raise RunError(f"{error}\nTo resume from {before} instead, delete {folder}") from error
 
 
 def _state(trainer: TrainerProtocol) -> dict[str, float]:

@@ -15,8 +15,8 @@ from geomfast.lm.hub import LoadError
 from geomfast.lm.probe_sets import ProbesError
 from geomfast.records import part_name, write_part
 from geomfast.runs.cadence import Cadence, lacking, wanted
-from geomfast.runs.errors import CellError
-from geomfast.runs.executors.events import EXPLAINED, Progress
+from geomfast.runs.errors import RunError
+from geomfast.runs.executors.events import USER_ERRORS, Progress
 from geomfast.runs.failures import clear_failure, mark_failed
 from geomfast.runs.job import Job
 from geomfast.runs.model_folder import remember
@@ -26,10 +26,10 @@ from geomfast.series.prefetch import prefetched
 
 Row = dict[str, Any]
 #: Failures whose message says what happened.
-_EXPLAINED = (*EXPLAINED, LoadError, ProbesError, ValueError)
+_USER_ERRORS = (*USER_ERRORS, LoadError, ProbesError, ValueError)
 
 
-class SomeFailed(CellError):
+class SomeFailed(RunError):
     """Checkpoints of a series that could not be measured; the others are."""
 
 
@@ -182,7 +182,7 @@ def _measure(
     """Take what is missing of a checkpoint and write it; whether that is all of it."""
     opened = job.series.open(checkpoint, folder, job.device)
     if other := of_other_weights(job.records, checkpoint.step, opened.weights):
-        raise CellError(f"{checkpoint.name} has other weights than those measured in {other}")
+        raise RunError(f"{checkpoint.name} has other weights than those measured in {other}")
     rows: list[Row] = []
     taken: set[str] = set()
     try:
@@ -221,7 +221,7 @@ def _write(
 
 def _fail(job: MeasureJob, checkpoint: Checkpoint, error: Exception, done: _Done) -> None:
     said = str(error).strip() or type(error).__name__
-    if not isinstance(error, _EXPLAINED):
+    if not isinstance(error, _USER_ERRORS):
         said = f"{type(error).__name__}: {said}"
     details = traceback.format_exc()
     mark_failed(

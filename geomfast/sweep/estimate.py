@@ -121,7 +121,7 @@ def estimate(job: Job, todo: Left, pace: Pace | Assumed) -> Estimate:
     seconds[WRITING] = waits
     every = wanted(job)
     return Estimate(
-        run=job.cell.run,
+        run=job.spec.run,
         checkpoints=len(todo.measures),
         of=len(every),
         steps=todo.steps,
@@ -176,7 +176,7 @@ def row_of(work: Job | StackedJob, pace: Callable[[], Pace | Assumed]) -> dict[s
         whole = Estimate(work.name, 0, len(wanted(members[0])))
     else:
         whole = found[0] if isinstance(work, Job) else together(work, found)
-    return whole.row(members[0].cell.scale, [job.cell.seed for job in members])
+    return whole.row(members[0].spec.scale, [job.spec.seed for job in members])
 
 
 def planned(
@@ -193,10 +193,10 @@ def planned(
     paces: dict[str, Pace] = {}
 
     def pace_of(job: Job) -> Pace | Assumed:
-        scale = job.cell.scale
+        scale = job.spec.scale
         if assumed is None and scale not in paces:
             with as_in_a_run(engine.threads):
-                levels = job.cell.task_levels
+                levels = job.spec.task_levels
                 paces[scale] = measure_pace(SCALES[scale], job.settings, levels, engine.device)
         return assumed or paces[scale]
 

@@ -23,12 +23,12 @@ _KEPT_TWICE = 32
 
 def state_bytes(job: Job) -> int:
     """Of a checkpoint that can be resumed from: weights and both moments of AdamW."""
-    return 12 * job.cell.model.parameters
+    return 12 * job.spec.model.parameters
 
 
 def eigenvector_bytes(job: Job) -> int:
     """Of what a search for top eigenvalues leaves for the next; 0 where that is too large."""
-    size = 4 * job.cell.model.parameters * len(job.cell.task_levels)
+    size = 4 * job.spec.model.parameters * len(job.spec.task_levels)
     return size if size <= LARGEST_FILE else 0
 
 
@@ -53,7 +53,7 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
         job: the run.
         measured: names of measures, of every checkpoint.
     """
-    scale, n, longest = job.cell.model, job.settings.samples, max(lengths(job))
+    scale, n, longest = job.spec.model, job.settings.samples, max(lengths(job))
     names = set().union(*measured)
     weights = 4 * scale.parameters
 
@@ -62,7 +62,7 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
 
     peaks = [weights + kept(batch_tokens(job))]
     if needing(names, Need.ACTIVATIONS, Need.ANSWERS):
-        vectors = (scale.layers + 1) * len(job.cell.task_levels) * n
+        vectors = (scale.layers + 1) * len(job.spec.task_levels) * n
         peaks.append(vectors * scale.d_model * 12)  # as they are and in float64
     if needing(names, Need.GRADIENTS):
         peaks.append(kept(n * longest) + weights)
@@ -92,8 +92,8 @@ def group_bytes(group: StackedJob, member: int) -> int:
             all stay where they are.
     """
     first = group.members[0]
-    scale, tokens = first.cell.model, round(batch_tokens(first))
-    program = group.at_once * member_bytes(scale, tokens)
+    scale, tokens = first.spec.model, round(batch_tokens(first))
+    program = group.members_per_program * member_bytes(scale, tokens)
     return member + len(group.members) * state_bytes(first) + program
 
 
@@ -115,8 +115,8 @@ def disk_bytes(job: Job, measured: Iterable[set[str]], states: int) -> int:
         states: that there have been when it is done.
     """
     parts = list(measured)
-    levels = len(job.cell.task_levels)
-    layers = (job.cell.model.layers + 1) * levels
+    levels = len(job.spec.task_levels)
+    layers = (job.spec.model.layers + 1) * levels
     by_layer = [name for name in measures() if spec_of(name).per_layer]
     values = {name: layers + (len(spec_of(name).columns) - 1) * levels for name in by_layer}
     rows = sum(values.get(name, 6 * levels) for names in parts for name in names)

@@ -44,7 +44,7 @@ class Modelled:
 
     def __init__(self, job: Job, on: Assumed):
         self.job, self.on = job, on
-        self.scale: Scale = job.cell.model
+        self.scale: Scale = job.spec.model
         self.samples = job.settings.samples
         self.lengths = lengths(job)
 

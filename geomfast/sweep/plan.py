@@ -59,7 +59,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSpec:
     """One training run: a scale, a seed and what it is trained on."""
 
     scale: str
@@ -79,13 +79,13 @@ class Cell:
         return task_levels(self.tasks, self.levels)
 
 
-def cells(settings: Settings, scales: tuple[str, ...], seeds: tuple[int, ...]) -> list[Cell]:
+def run_specs(settings: Settings, scales: tuple[str, ...], seeds: tuple[int, ...]) -> list[RunSpec]:
     """The runs of a grid, in the order they are started."""
     mixtures: list[tuple[str, tuple[str, ...]]] = [("joint", settings.tasks)]
     if settings.mixture == "per-task":
         mixtures = [(task.lower(), (task,)) for task in settings.tasks]
     return [
-        Cell(scale, seed, tasks, settings.levels, f"{name}-{scale}-seed{seed}")
+        RunSpec(scale, seed, tasks, settings.levels, f"{name}-{scale}-seed{seed}")
         for scale in scales
         for seed in seeds
         for name, tasks in mixtures
@@ -185,8 +185,8 @@ def recipe(settings: Settings, scale: str, tasks: tuple[str, ...] | None = None)
     return plain(recipe | {"learning_rate": peak_rate(training, scale)})
 
 
-def run_identity(settings: Settings, cell: Cell) -> dict[str, Any]:
+def run_identity(settings: Settings, spec: RunSpec) -> dict[str, Any]:
     """What names a run's computation: its recipe, its seed and what it is trained on."""
-    cell_fields = plain(asdict(cell))
-    del cell_fields["scale"]
-    return cell_fields | recipe(settings, cell.scale, cell.tasks)
+    spec_fields = plain(asdict(spec))
+    del spec_fields["scale"]
+    return spec_fields | recipe(settings, spec.scale, spec.tasks)

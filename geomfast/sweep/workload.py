@@ -35,7 +35,7 @@ class Workload:
 
     def __init__(self, job: Job, pace: Pace):
         self.job, self.pace = job, pace
-        self.scale: Scale = job.cell.model
+        self.scale: Scale = job.spec.model
         self.samples = job.settings.samples
         self.lengths = lengths(job)
 
@@ -101,7 +101,7 @@ def gram_operations(scale: Scale, samples: int, tokens: int) -> float:
 
 def lengths(job: Job) -> list[int]:
     """Tokens that go into the network of an example of every task-level."""
-    drawn = [level.examples(DIAGNOSTIC_STREAM, 0, 1) for level in job.cell.task_levels]
+    drawn = [level.examples(DIAGNOSTIC_STREAM, 0, 1) for level in job.spec.task_levels]
     return [examples.tokens.shape[1] - 1 for examples in drawn]
 
 

@@ -16,11 +16,11 @@ from geomfast.records import part_files, part_name, write_part
 from geomfast.runs.errors import PlanError
 from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import FolderInUse, alone, locked
-from geomfast.runs.model_folder import settled
+from geomfast.runs.model_folder import merge_settings
 from geomfast.runs.recorded import of_other_weights, recorded
 from geomfast.runs.settings_file import NAME as _SETTINGS
 from geomfast.runs.settings_file import read_settings, write_settings
-from geomfast.runs.timing import TRAINING, WRITING, read_wall, write_wall
+from geomfast.runs.timing import TRAINING, WRITING, read_seconds, write_seconds
 
 KIND = "tracker"
 
@@ -68,7 +68,7 @@ class RunFolder:
             self.before = frozenset(self.recorded)
             self._check_same(named)
             with alone(out):
-                content = settled(out, settings, of_measures, {run: []}, {}, KIND)
+                content = merge_settings(out, settings, of_measures, {run: []}, {}, KIND)
                 content["tracking"] = self._tracking()
                 call = {
                     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -78,7 +78,7 @@ class RunFolder:
                 content["calls"] = [*content["calls"], call]
                 write_settings(out, content)
             self._known = set(content["hashes"])
-            self._before = read_wall(self.records)
+            self._before = read_seconds(self.records)
             self._lock = leaving.pop_all()
 
     def of_other_weights(self, step: int, weights: str) -> bool:
@@ -122,7 +122,7 @@ class RunFolder:
         """Note the seconds of this tracker's time, on top of those before it."""
         before = self._before
         seconds = {"train": before[TRAINING] + training, "write": before[WRITING] + writing}
-        write_wall(self.records, seconds)
+        write_seconds(self.records, seconds)
 
     def check_there(self) -> None:
         """Check that what was recorded is still there, as it is not where OUT was removed.

@@ -25,7 +25,7 @@ from geomfast.runs.executors.events import Event
 from geomfast.runs.sharing import fitting
 from geomfast.sweep.footprint import footprint
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 
 RAY = "--tasks COPY --levels 1 --steps 4 --samples 4 --batch-size 2 --engine ray"
 
@@ -58,7 +58,7 @@ def test_runs_at_once_and_their_threads_on_this_machine(monkeypatch: pytest.Monk
     for name in ("local", "ray"):
         found = chosen("--engine", name, "--workers", "3")
         assert (found["name"], found["workers"], found["threads"]) == (name, 3, 2)
-        assert (found["address"], found["gpus_per_cell"]) == (None, 0.0)
+        assert (found["address"], found["gpus_per_run"]) == (None, 0.0)
         assert chosen("--engine", name, "--workers", "16")["threads"] == 1
         assert chosen("--engine", name, "--workers", "16", "--threads", "3")["threads"] == 3
 
@@ -69,8 +69,8 @@ def test_a_worker_for_each_gpu_or_share_of_one() -> None:
     assert (found["workers"], found["devices"]) == (4, [f"cuda:{i}" for i in range(4)])
     assert chosen("--device", "cuda", "--workers", "6")["workers"] == 6
     ray = ("--device", "cuda", "--engine", "ray")
-    assert (chosen(*ray)["workers"], chosen(*ray)["gpus_per_cell"]) == (4, 1.0)
-    assert chosen(*ray, "--gpus-per-cell", "0.25")["workers"] == 16
+    assert (chosen(*ray)["workers"], chosen(*ray)["gpus_per_run"]) == (4, 1.0)
+    assert chosen(*ray, "--gpus-per-run", "0.25")["workers"] == 16
 
 
 @pytest.mark.usefixtures("four_gpus")
@@ -107,8 +107,8 @@ def test_a_shared_gpu_has_what_fits_and_threads_stay(monkeypatch: pytest.MonkeyP
 
 def sharing_jobs(scale: str, seeds: int) -> list[Job]:
     settings = Settings("joint", ("COPY",), (1,), 100, 8, None, "fp32", 4, 2, 8, 16)
-    planned = cells(settings, (scale,), tuple(range(seeds)))
-    return [Job(cell, settings, ("llc",), Path("nowhere"), "cuda", threads=1) for cell in planned]
+    planned = run_specs(settings, (scale,), tuple(range(seeds)))
+    return [Job(spec, settings, ("llc",), Path("nowhere"), "cuda", threads=1) for spec in planned]
 
 
 def test_a_running_cluster_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +116,9 @@ def test_a_running_cluster_says_how_many(monkeypatch: pytest.MonkeyPatch) -> Non
     ray = ("--engine", "ray", "--address", "head:6379", "--device", "cuda")
     found = chosen(*ray)  # whether or not this machine has a GPU
     assert (found["workers"], found["threads"], found["address"]) == (None, 1, "head:6379")
-    assert found["gpus_per_cell"] == 1.0
-    found = chosen(*ray, "--workers", "5", "--threads", "4", "--gpus-per-cell", "0.5")
-    assert (found["workers"], found["threads"], found["gpus_per_cell"]) == (5, 4, 0.5)
+    assert found["gpus_per_run"] == 1.0
+    found = chosen(*ray, "--workers", "5", "--threads", "4", "--gpus-per-run", "0.5")
+    assert (found["workers"], found["threads"], found["gpus_per_run"]) == (5, 4, 0.5)
 
 
 def test_ray_address_counts_for_ray_only() -> None:
@@ -132,9 +132,9 @@ def test_ray_address_counts_for_ray_only() -> None:
     ("arguments", "why"),
     [
         (["--address", "auto"], "--address needs --engine ray"),
-        (["--gpus-per-cell", "0.5"], "--gpus-per-cell needs --engine ray"),
-        (["--engine", "ray", "--gpus-per-cell", "0.5"], "--gpus-per-cell needs --device cuda"),
-        (["--engine", "ray", "--gpus-per-cell", "2"], "2.0 is not in the range"),
+        (["--gpus-per-run", "0.5"], "--gpus-per-run needs --engine ray"),
+        (["--engine", "ray", "--gpus-per-run", "0.5"], "--gpus-per-run needs --device cuda"),
+        (["--engine", "ray", "--gpus-per-run", "2"], "2.0 is not in the range"),
         (["--engine", "ray", "--device", "cuda:1"], "Ray chooses the GPU"),
         (["--engine", "dask"], "'local', 'ray'"),
         (["--workers", "0"], "0 is not in the range"),

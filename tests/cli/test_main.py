@@ -38,3 +38,9 @@ def test_the_help_lists_all_and_imports_nothing_heavy():
 def test_what_is_no_command_is_refused(name):
     done = CliRunner().invoke(main, [name])
     assert done.exit_code == 2 and f"No such command '{name}'" in done.output
+
+
+def test_an_option_under_its_old_name_works_and_is_said_to_be_renamed(tmp_path):
+    done = CliRunner().invoke(main, ["sweep", str(tmp_path), "--gpus-per-cell=0.5"])
+    assert done.exit_code == 2 and "--gpus-per-run needs --engine ray" in done.output
+    assert "--gpus-per-cell is deprecated; use --gpus-per-run" in done.output

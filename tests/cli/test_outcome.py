@@ -12,7 +12,7 @@ from geomfast.runs.executors.events import Event
 from geomfast.runs.failures import mark_failed
 from geomfast.runs.outcome import exit_code, outcome_of, result
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 2, 8, None, "fp32", 2, 2, 3, 16)
 
@@ -61,8 +61,10 @@ def test_a_traceback_is_shown_where_the_error_does_not_explain_itself() -> None:
 
 
 def test_an_outcome_has_every_run_and_its_seconds(tmp_path: Path) -> None:
-    jobs = [Job(c, SETTINGS, (), tmp_path, "cpu", 1) for c in cells(SETTINGS, ("nano",), (0, 1, 2))]
-    assert jobs[0].carry_out()
+    jobs = [
+        Job(c, SETTINGS, (), tmp_path, "cpu", 1) for c in run_specs(SETTINGS, ("nano",), (0, 1, 2))
+    ]
+    assert jobs[0].run()
     failed = Event("joint-nano-seed1", "failed", 2, {"loss": 1.0}, "bad", "Traceback", True)
     ended = {"joint-nano-seed0": Event("joint-nano-seed0", "finished", 2), failed.run: failed}
     runs = [

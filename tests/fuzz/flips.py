@@ -53,7 +53,7 @@ def read(out: Path, kind: str) -> dict[str, Any]:
         "failed": failed_before(out),
     }
     if kind == "sweep":
-        found["cells"] = read_folder(out)
+        found["specs"] = read_folder(out)
     for run in sorted((out / "records").iterdir()):
         found[f"recorded {run.name}"] = recorded(run)
     for run in sorted((out / "checkpoints").glob("*")):

@@ -14,7 +14,7 @@ from geomfast.sweep.assumed import ASSUMED, Figure
 from geomfast.sweep.estimate import estimate, left
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.modelled import Modelled, parts_of
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import LEVELS, TASK_NAMES
@@ -24,9 +24,9 @@ SETTINGS = Settings("joint", TASK_NAMES, LEVELS, 400, 168, None, "fp32", 60, 4, 
 
 
 def job(scale: str = "nano", **changes: Any) -> Job:
-    (cell,) = cells(SETTINGS, (scale,), (0,))
+    (spec,) = run_specs(SETTINGS, (scale,), (0,))
     return Job(
-        cell,
+        spec,
         dataclasses.replace(SETTINGS, **changes),
         measures(),
         Path("nowhere"),

@@ -28,7 +28,7 @@ class Engine:
         workers: pieces of work at once; None for as many as a running cluster holds.
         threads: CPU threads of each.
         address: of a running Ray cluster; None for one started here.
-        gpus_per_cell: share of a GPU that a piece of work on Ray takes.
+        gpus_per_run: share of a GPU that a piece of work on Ray takes.
         shared: whether more of them than there are GPUs may be at once, as nobody said how many.
     """
 
@@ -38,7 +38,7 @@ class Engine:
     workers: int | None
     threads: int
     address: str | None = None
-    gpus_per_cell: float = 0.0
+    gpus_per_run: float = 0.0
     shared: bool = False
 
     @property
@@ -84,7 +84,7 @@ class Engine:
         if self.name == "local":
             return closing(local(jobs, self.workers or 1, stop, self.devices))
         gpus = len(self.devices) if self.device == "cuda" else 0
-        return on_ray(jobs, Wanted(self.address, self.workers, self.gpus_per_cell, gpus), stop)
+        return on_ray(jobs, Wanted(self.address, self.workers, self.gpus_per_run, gpus), stop)
 
     @contextmanager
     def opened(
@@ -101,7 +101,7 @@ class Engine:
 
         Yields:
             What runs them, and calls with every event; the last one of a job is one of
-            :data:`geomfast.runs.executors.events.LAST`.
+            :data:`geomfast.runs.executors.events.TERMINAL`.
 
         Raises:
             PlanError: on entering, when a Ray cluster cannot run them.

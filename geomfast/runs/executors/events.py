@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from geomfast.estimators.stopping import Stopped, stopped_by
 from geomfast.files import FileError
-from geomfast.runs.errors import CellError, PlanError
+from geomfast.runs.errors import RunError, PlanError
 from geomfast.runs.locks import FolderInUse
 from geomfast.testbed.training.checkpoints import CheckpointError
 from geomfast.testbed.training.loop import TrainingDiverged
@@ -21,9 +21,9 @@ Progress = Callable[[int, dict[str, float]], None]
 #: Least time between two calls of it; each reads the loss, which makes a GPU wait.
 PROGRESS_SECONDS = 0.25
 #: Kinds of a run's last event.
-LAST = ("finished", "stopped", "failed")
+TERMINAL = ("finished", "stopped", "failed")
 #: Failures whose message says what happened and what to do; a traceback would only bury it.
-EXPLAINED = (CellError, CheckpointError, FileError, PlanError, TrainingDiverged, OSError)
+USER_ERRORS = (RunError, CheckpointError, FileError, PlanError, TrainingDiverged, OSError)
 
 
 class Work(Protocol):
@@ -56,7 +56,7 @@ class Work(Protocol):
         """What it takes next to others, in a unit of its own; the most is started first."""
         ...
 
-    def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
+    def run(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         """Do it, from wherever it was left; whether it is finished."""
         ...
 
@@ -68,7 +68,7 @@ class Event:
     Attributes:
         run: its name.
         kind: ``started``, ``progress``, ``lost`` (its worker; another one will resume from the last
-            checkpoint), or one of :data:`LAST`.
+            checkpoint), or one of :data:`TERMINAL`.
         step: optimiser steps taken.
         state: see :func:`geomfast.runs.training.train_to_checkpoints`.
         error: for ``failed`` and ``lost``, why.
@@ -119,10 +119,10 @@ def attempt(
             kind="failed",
             # What a run says of itself is a whole sentence.
             error=str(error)
-            if isinstance(error, CellError)
+            if isinstance(error, RunError)
             else f"{type(error).__name__}: {error}",
             details=traceback.format_exc(),
-            explained=isinstance(error, EXPLAINED),
+            explained=isinstance(error, USER_ERRORS),
         )
     return replace(last, kind="finished" if finished else "stopped")
 
@@ -135,7 +135,7 @@ def _run_when_free(
 ) -> bool:
     while True:
         try:
-            return job.carry_out(progress, stop)
+            return job.run(progress, stop)
         except FolderInUse:
             if time.monotonic() > deadline or stop():
                 raise

@@ -20,9 +20,9 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from geomfast.runs.errors import PlanError
-from geomfast.runs.executors.events import LAST, Event, Work
+from geomfast.runs.executors.events import TERMINAL, Event, Work
 from geomfast.runs.executors.orphans import body_of, watched
-from geomfast.runs.executors.processes import how_it_ended, start_deaf
+from geomfast.runs.executors.processes import how_it_ended, start_with_signals_blocked
 from geomfast.runs.executors.ray_driver import LOG, drive
 from geomfast.runs.executors.ray_runs import Wanted
 
@@ -156,7 +156,7 @@ def _driver(
     jobs = [replace(job, out=job.out.resolve()) for job in jobs]
     body = body_of(drive, jobs, wanted, folder)
     process = context.Process(target=watched, args=(body, its, _ORPHANED), name="ray driver")
-    start_deaf(process)
+    start_with_signals_blocked(process)
     its.close()
     try:
         yield process, ours
@@ -230,7 +230,7 @@ def _events(
         except (EOFError, OSError):
             break
         unfinished[event.run] = event
-        if event.kind in LAST:
+        if event.kind in TERMINAL:
             del unfinished[event.run]
         yield event
     process.join(_LEAVE_SECONDS)

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import geomfast
-from geomfast.runs.executors.events import LAST, Event, Work
+from geomfast.runs.executors.events import TERMINAL, Event, Work
 from geomfast.runs.executors.placing import largest_first, room
 from geomfast.runs.executors.ray_worker import Worker
 
@@ -29,13 +29,13 @@ class Wanted:
     Attributes:
         address: of a running one; None to start one on this machine.
         workers: runs at once; None for as many as the cluster has room for.
-        gpus_per_cell: share of one GPU that a run takes; 0 without.
+        gpus_per_run: share of one GPU that a run takes; 0 without.
         gpus: GPUs of a cluster that is started here.
     """
 
     address: str | None
     workers: int | None
-    gpus_per_cell: float = 0.0
+    gpus_per_run: float = 0.0
     gpus: int = 0
 
 
@@ -57,7 +57,7 @@ def nodes(ray: Any) -> list[dict[str, Any]]:
 
 def capacity(ray: Any, job: Work, wanted: Wanted) -> int:
     """Runs like this one that the cluster as it is now holds at once."""
-    return room((n["Resources"] for n in nodes(ray)), job.threads, wanted.gpus_per_cell)
+    return room((n["Resources"] for n in nodes(ray)), job.threads, wanted.gpus_per_run)
 
 
 class Runs:
@@ -86,7 +86,7 @@ class Runs:
         self._furthest: dict[str, int] = {}
         self._stopping = False
 
-    def go_on(self) -> None:
+    def run(self) -> None:
         """Run everything, or up to where it is told to stop."""
         limit, counted = 0, float("-inf")
         while self._waiting or self._running:
@@ -118,7 +118,7 @@ class Runs:
         carried = {k: v for k, v in os.environ.items() if k.startswith(_CARRIED)}
         actor = self._worker.options(
             num_cpus=job.threads,
-            num_gpus=self._wanted.gpus_per_cell,
+            num_gpus=self._wanted.gpus_per_run,
             max_restarts=0,
             runtime_env={"env_vars": {**carried, "OMP_NUM_THREADS": str(job.threads)}},
         ).remote(job, self._token, geomfast.__version__)
@@ -156,10 +156,10 @@ class Runs:
             for event in found:
                 one.last = event
                 self._send(event)
-        if one.last.kind in LAST:
+        if one.last.kind in TERMINAL:
             self._ray.kill(one.actor)
         else:
-            self._running[one.actor.news.remote(self._stopping)] = one
+            self._running[one.actor.poll_events.remote(self._stopping)] = one
 
     def _lose(self, one: _Attempt, error: Exception) -> None:
         """Start a cell again whose worker is gone, unless it goes on like this."""

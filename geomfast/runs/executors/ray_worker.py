@@ -6,10 +6,10 @@ import os
 import queue
 import threading
 
-from geomfast.runs.executors.events import LAST, Event, Work, attempt
+from geomfast.runs.executors.events import TERMINAL, Event, Work, attempt
 from geomfast.runs.executors.ray_node import look
 
-#: Seconds :meth:`Worker.news` waits for some; a stop is heard of as late as this.
+#: Seconds :meth:`Worker.poll_events` waits for some; a stop is heard of as late as this.
 _WAIT = 0.25
 #: See :func:`attempt`. A node cut off from its cluster may take this long to notice.
 _PATIENCE = 120.0
@@ -43,7 +43,7 @@ class Worker:
         """Name of the node and id of the process, for messages."""
         return os.uname().nodename, os.getpid()
 
-    def news(self, stop: bool) -> list[Event]:
+    def poll_events(self, stop: bool) -> list[Event]:
         """What happened since the last call; waits a moment for something to happen.
 
         Args:
@@ -61,5 +61,5 @@ class Worker:
                 found.append(self._news.get_nowait())
         except queue.Empty:
             pass
-        progress = [event for event in found if event.kind not in LAST][-1:]
-        return progress + [event for event in found if event.kind in LAST]
+        progress = [event for event in found if event.kind not in TERMINAL][-1:]
+        return progress + [event for event in found if event.kind in TERMINAL]
