@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from geomfast.cli.modelled import show_modelled
-from geomfast.cli.outcome import say
+from geomfast.cli.outcome import duration, say
 from geomfast.runs.timing import STARTING, TRAINING, WRITING
 
 _NO_MEASURE = (STARTING, TRAINING, WRITING)
@@ -61,14 +61,14 @@ def show_plan(plan: Mapping[str, Any], console: Console) -> None:
         where = f"{plan['device']} with {plan['threads']} threads a run"
         if "assumed" in plan:
             where = f"one {plan['assumed']['title']}"
-            alone = _time(total["total_seconds"])
+            alone = duration(total["total_seconds"])
             lines.append(
                 f"One after the other {alone}, of which the GPU is busy for "
-                f"{_time(total['device_seconds'])}."
+                f"{duration(total['device_seconds'])}."
             )
         lines.append(
             f"On {where}, {together}: about "
-            f"{_time(total['wall_seconds'])}. Estimates: {plan['uncertainty']}."
+            f"{duration(total['wall_seconds'])}. Estimates: {plan['uncertainty']}."
         )
     lines += [f"Failed before: {run}: {why}" for run, why in plan["failed_before"].items()]
     for line in lines:
@@ -79,7 +79,7 @@ def _amounts(row: Mapping[str, Any]) -> list[str]:
     seconds = row["seconds"]
     training = seconds.get(TRAINING, 0.0)
     measuring = sum(seconds.values()) - sum(seconds.get(name, 0.0) for name in _NO_MEASURE)
-    times = [_time(value) for value in (training, measuring, row["total_seconds"])]
+    times = [duration(value) for value in (training, measuring, row["total_seconds"])]
     return [*times, _bytes(row["memory_bytes"]), _bytes(row["disk_bytes"])]
 
 
@@ -88,12 +88,6 @@ def _shares(seconds: Mapping[str, float]) -> list[tuple[str, float]]:
     whole = sum(seconds.values())
     shares = [(what, value / whole) for what, value in seconds.items()]
     return sorted((s for s in shares if s[1] >= 0.005), key=lambda s: -s[1])
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _bytes(count: float) -> str:

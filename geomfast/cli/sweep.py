@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,41 +47,69 @@ if TYPE_CHECKING:  # which bring torch with them
 
 _GRID = ("scales", "seeds", "measures")
 _TRACE, _DENSITY = (spec_of(f"hessian_{name}").settings() for name in ("trace", "density"))
+_PRESET = "  [default: the preset's]"
 #: Settings of one measure, each with a default of its own.
 _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 
 
 @click.command()
 @click.argument("out", type=Place(path_type=Path))
-@click.option("--preset", default="smoke", show_default=True, help=f"{', '.join(PRESETS)}.")
-@click.option("--tasks", type=ListOf("task", TASK_NAMES), help=f"{', '.join(TASK_NAMES)}; or all.")
-@click.option("--levels", type=Levels(LEVELS), help="1, 2, 3; or all.")
-@click.option("--scales", type=ListOf("scale", SCALES), help=f"{', '.join(SCALES)}; or all.")
-@click.option("--seeds", type=Seeds(), help="Initialisation and data; ranges include both ends.")
-@click.option("--steps", type=click.IntRange(1), help="Optimiser steps of a run.")
-@click.option("--checkpoints", type=click.IntRange(2), help="About how many to measure, in all.")
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="smoke",
+    show_default=True,
+    help="Defaults of the options without a default of their own, from minutes (smoke) to days.",
+)
+@click.option(
+    "--tasks",
+    type=ListOf("task", TASK_NAMES),
+    help=f"Tasks: {', '.join(TASK_NAMES)}, or all.{_PRESET}",
+)
+@click.option("--levels", type=Levels(LEVELS), help=f"Difficulty levels: 1, 2, 3, or all.{_PRESET}")
+@click.option(
+    "--scales",
+    type=ListOf("scale", SCALES),
+    help=f"Model sizes: {', '.join(SCALES)}, or all.{_PRESET}",
+)
+@click.option(
+    "--seeds",
+    type=Seeds(),
+    help=f"Seeds of initialisation and data; ranges include both ends.{_PRESET}",
+)
+@click.option("--steps", type=click.IntRange(1), help=f"Optimiser steps of each run.{_PRESET}")
+@click.option(
+    "--checkpoints",
+    type=click.IntRange(2),
+    help=f"Approximate number of checkpoints to measure in each run.{_PRESET}",
+)
 @click.option(
     "--measures",
     type=ListOf("measure", measures()),
-    help=f"{', '.join(measures())}; behaviour is always measured.",
+    help=f"Measures: {', '.join(measures())}, or all; behaviour is always measured.{_PRESET}",
 )
 @cadence_option(measures(), "the preset's")
 @click.option(
     "--mixture",
     type=click.Choice(MIXTURES),
-    help="One model for all task-levels (as in the paper), or one for each task.",
+    help="joint: one model for all task-levels, as in the paper; per-task: a model for each task."
+    f"{_PRESET}",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Examples per step.")
+@click.option("--batch-size", type=click.IntRange(1), help=f"Examples per optimiser step.{_PRESET}")
 @click.option(
-    "--learning-rate", type=Finite(0, min_open=True), help="Peak; each scale has its own."
+    "--learning-rate",
+    type=Finite(0, min_open=True),
+    help="Peak learning rate.  [default: each scale has its own]",
 )
-@click.option("--samples", type=click.IntRange(2), help="Diagnostic samples per task-level.")
+@click.option(
+    "--samples", type=click.IntRange(2), help=f"Diagnostic samples per task-level.{_PRESET}"
+)
 @click.option(
     "--precision",
     type=click.Choice(list(PRECISIONS)),
-    help="Of training's matrix products, measures are always fp32. "
+    help="Precision of training's matrix products; measures are always computed in fp32. "
     + "; ".join(f"{name}: {what}" for name, what in PRECISIONS.items())
-    + ".",
+    + f".{_PRESET}",
 )
 @llc_options(
     {name: getattr(Settings, f"llc_{name}") for name in ("lr", "localization", "chains", "draws")}
@@ -89,26 +117,26 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 @click.option(
     "--trace-probes",
     type=click.IntRange(6),
-    help=f"Random vectors of a hessian_trace.  [default: {_TRACE.probes}]",
+    help=f"Number of random vectors of each hessian_trace.  [default: {_TRACE.probes}]",
 )
 @click.option(
     "--density-probes",
     type=click.IntRange(1),
-    help=f"Starting vectors of a hessian_density.  [default: {_DENSITY.probes}]",
+    help=f"Number of starting vectors of each hessian_density.  [default: {_DENSITY.probes}]",
 )
 @click.option(
     "--density-iterations",
     type=click.IntRange(2),
     help=f"Lanczos iterations of each starting vector.  [default: {_DENSITY.iterations}]",
 )
-@stack_option("Seeds of a scale (fp32 only)")
+@stack_option("the seeds of a scale (fp32 only)")
 @engine_options
 @click.option(
     "--keep",
     type=click.Choice(KEEP),
     default=KEEP[0],
     show_default=True,
-    help="Keep the weights of the last checkpoint (with what a resume needs) or of all.",
+    help="Checkpoints whose weights are kept: the last one (enough to resume), or all.",
 )
 @state_option
 @lock_option
@@ -116,24 +144,22 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 @click.option(
     "--assume",
     type=click.Choice(list(ASSUMED)),
-    help="With --dry-run and --device cuda: model this GPU, which need not be here.",
+    help="GPU to model, which need not be present; needs --dry-run and --device cuda.",
 )
 @json_option()
 def sweep(out: Path, preset: str, **options: Any) -> None:
     """Train models on the tasks and measure their geometry at checkpoints.
 
     Running the same command again resumes; more scales, seeds, measures, or checkpoints of a
-    measure add work; other settings in the same OUT are refused. Ctrl-C or SIGTERM
-    drops the measure in hand and saves the state; a second Ctrl-C ends at once.
+    measure add work; other settings in the same OUT are refused. Ctrl-C or SIGTERM stops the
+    measurement in hand and saves the state; a second Ctrl-C aborts at once.
 
-    Seeds that are trained as one program are measured, recorded and kept as runs of their own, and
-    stay together from then on.
+    Seeds trained as one program are measured, recorded and kept as separate runs, and stay together
+    when resumed.
 
-    A run that fails leaves the others running, and why in OUT/failures; running the same command
-    again tries it again.
+    If a run fails, the others continue, the reason is in OUT/failures, and running the same command
+    again retries it. Exit codes: 0 done, 1 something failed, 2 bad usage, 130 stopped.
     """
-    if preset not in PRESETS:
-        raise click.UsageError(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
     given = {key: value for key, value in options.items() if value is not None}
     chosen: dict[str, Any] = PRESETS[preset] | given
     settings = Settings(
@@ -176,18 +202,22 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
             engine = chosen_engine(options)
             content["groups"], work = _work(out, settings, content, chosen, options, engine)
             write_settings(out, content, described_call(preset=preset))
-            outcome = _run(out, settings.steps, work, engine, console)
+            outcome = _run(out, work, engine, console, content["calls"])
             check_still_there(out)
     finish(outcome, _told, console, as_json=options["as_json"])
 
 
 def _run(
-    out: Path, steps: int, work: list[Job | StackedJob], engine: Engine, console: Console
+    out: Path,
+    work: list[Job | StackedJob],
+    engine: Engine,
+    console: Console,
+    calls: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.cli.progress import display
     from geomfast.sweep.footprint import footprint
-    from geomfast.sweep.jobs import member_events, missing
+    from geomfast.sweep.jobs import member_events, missing, piece_of
 
     engine = engine.shared_by(map(footprint, work))
     todo = [each for each in work if any(map(missing, each.members))]
@@ -198,7 +228,7 @@ def _run(
         out,
         todo,
         engine,
-        display(console, steps, len(todo)),
+        display(console, [*map(piece_of, todo)], engine, out, calls),
         console,
         succeeded=[name for name in names if name not in left],
         results=member_events,

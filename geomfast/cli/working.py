@@ -51,7 +51,7 @@ def run_work(
     """
     from geomfast.runs.execute import execute
 
-    with asked_to_stop() as stopping:
+    with asked_to_stop(console) as stopping:
         waiting = console.status(f"waiting for {engine}")
         return execute(out, work, engine, stopping, display, waiting=waiting, **how)
 

@@ -24,6 +24,7 @@ from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.curvature.lanczos import one_start
 from geomfast.estimators.gradients import GradientRanks, gradient_ranks
 from geomfast.estimators.stopping import check_stop
+from geomfast.measures.activity import announce
 from geomfast.measures.catalog import spec_of
 from geomfast.measures.memory import Notice, halving, logger, out_of_memory
 from geomfast.measures.spec import BEHAVIOUR, FAILED, MeasureSpec, Need
@@ -80,9 +81,11 @@ class _Taking:
         by_need = {need: [spec for spec in specs if spec.need is need] for need in Need}
         first: list[dict[str, Any]] = []
         if behaviour:
+            announce(BEHAVIOUR)
             first += self._guarded([BEHAVIOUR], self._behaviour)
         shared = [spec for need in _OBSERVED for spec in by_need[need]]
         for spec in shared:
+            announce(spec.name)
             take = self._spectra if spec.need is Need.ACTIVATIONS else self._answers
             made = self._guarded([spec.name], lambda s=spec, t=take: t(s, wanted[s.name]))
             first += made
@@ -90,12 +93,15 @@ class _Taking:
         yield from first
         if ranks := by_need[Need.GRADIENTS]:
             names = [spec.name for spec in ranks]
+            announce(", ".join(names))
             yield from self._guarded(names, lambda: self._gradients(ranks, wanted))
         with one_start():
             for spec in by_need[Need.CURVATURE]:
+                announce(spec.name)
                 take = lambda s=spec: self._curvature(s, wanted[s.name])  # noqa: E731
                 yield from self._guarded([spec.name], take)
         for spec in by_need[Need.CHAINS]:
+            announce(spec.name)
             take = lambda s=spec: self._chains(s, wanted[s.name])  # noqa: E731
             yield from self._guarded([spec.name], take)
 

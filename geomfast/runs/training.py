@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from geomfast.estimators.stopping import Stopped
+from geomfast.measures.activity import announce
 from geomfast.runs.errors import RunError
 from geomfast.runs.executors.events import PROGRESS_SECONDS, Progress
 from geomfast.runs.job import TrainingJob
 from geomfast.runs.states import KEPT_STATES, States
-from geomfast.runs.timing import write_seconds
+from geomfast.runs.timing import TRAINING, WRITING, write_seconds
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.protocol import TrainerProtocol
 
@@ -59,6 +60,7 @@ def train_to_checkpoints(
 
     def save() -> None:
         if trainer.step > 0 and trainer.step not in checkpoints.steps_saved(job.checkpoints):
+            announce(WRITING)
             with timed(trainer, "write"):
                 trainer.save(job.checkpoints, job.identity)
                 checkpoints.prune(
@@ -77,6 +79,7 @@ def train_to_checkpoints(
         return stopping
 
     for target in (step for step in schedule if trainer.step <= step <= last):
+        announce(TRAINING)
         with timed(trainer, "train"):
             trainer.advance(target, after_round)
             failed = trainer.failed()  # waits for the device
@@ -84,6 +87,7 @@ def train_to_checkpoints(
             # Before its records, the last of all: whatever has them all has these weights too.
             save()
         if trainer.step == target:
+            announce("measuring", trainer.step)
             try:
                 measure(failed)
             except Stopped:  # a checkpoint is recorded whole: a later attempt begins with it

@@ -13,6 +13,7 @@ from geomfast.estimators.stopping import Stopped
 from geomfast.files import write_atomically
 from geomfast.lm.hub import LoadError
 from geomfast.lm.probe_sets import ProbesError
+from geomfast.measures.activity import announce
 from geomfast.records import part_name, write_part
 from geomfast.runs.cadence import Cadence, lacking, wanted
 from geomfast.runs.errors import RunError
@@ -146,6 +147,7 @@ def _measure_all(
         return False
     progress(todo[0].step, done.state())
     began = time.perf_counter()
+    announce("fetching")
     ended = 0
     for checkpoint, folder in prefetched(job.series, todo, stop):
         done.seconds["wait"] += time.perf_counter() - began
@@ -170,6 +172,7 @@ def _measure_all(
         ended += finished
         done.seconds["measure"] += time.perf_counter() - began
         progress(checkpoint.step, done.state())
+        announce("fetching")
         if not finished or stop():
             break
         began = time.perf_counter()
@@ -180,6 +183,7 @@ def _measure(
     job: MeasureJob, checkpoint: Checkpoint, folder: Path, names: set[str], stop: Callable[[], bool]
 ) -> bool:
     """Take what is missing of a checkpoint and write it; whether that is all of it."""
+    announce("loading", checkpoint.step)
     opened = job.series.open(checkpoint, folder, job.device)
     if other := of_other_weights(job.records, checkpoint.step, opened.weights):
         raise RunError(f"{checkpoint.name} has other weights than those measured in {other}")

@@ -14,6 +14,7 @@ from geomfast.runs.executors.events import Event, Progress
 from geomfast.runs.failures import failed_before
 from geomfast.runs.job import TrainingJob
 from geomfast.runs.recorded import recorded
+from geomfast.runs.remaining import Piece
 from geomfast.runs.states import STATE_EVERY
 from geomfast.sweep.plan import KEEP, RunSpec, Settings, run_identity
 from geomfast.testbed.training.mixture_batches import MixtureBatches
@@ -174,6 +175,15 @@ def missing(job: Job) -> dict[int, set[str]]:
     there = recorded(job.records, job.settings.steps)
     lacking = {step: names - there.get(step, set()) for step, names in wanted(job).items()}
     return {step: names for step, names in lacking.items() if names}
+
+
+def piece_of(work: Job | StackedJob) -> Piece:
+    """What is left of a piece of work, for an estimate of its time."""
+    lacking: dict[int, set[str]] = {}
+    for member in work.members:
+        for step, names in missing(member).items():
+            lacking.setdefault(step, set()).update(names)
+    return Piece(work.name, work.members[0].spec.scale, lacking, len(work.members))
 
 
 def work_of(jobs: Iterable[Job], groups: Iterable[Mapping[str, Any]]) -> list[Job | StackedJob]:

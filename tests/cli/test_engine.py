@@ -22,6 +22,7 @@ from geomfast.cli.options import engine_options
 from geomfast.cli.progress import Bars, Lines
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.executors.events import Event
+from geomfast.runs.remaining import Piece
 from geomfast.runs.sharing import fitting
 from geomfast.sweep.footprint import footprint
 from geomfast.sweep.jobs import Job
@@ -165,14 +166,15 @@ def test_an_address_that_does_not_answer_is_an_error_in_time(tmp_path: Path) -> 
     assert "Connection refused" in sweep(address).output
 
 
+PIECES = [Piece(name, "nano", {10: {"rankme"}}) for name in "ab"]
 LOST = Event("a", "lost", 3, {"loss": 1.0}, error="its worker is gone; another goes on")
 
 
 def test_lines_say_that_a_worker_was_lost_and_do_not_count_it() -> None:
     written = io.StringIO()
-    lines = Lines(Console(file=written, width=200), steps=10, runs=2)
-    for event in (Event("a", "started"), LOST, Event("a", "finished", 10, {"loss": 0.5})):
-        lines.show(event)
+    with Lines(Console(file=written, width=200), PIECES) as lines:
+        for event in (Event("a", "started"), LOST, Event("a", "finished", 10, {"loss": 0.5})):
+            lines.show(event)
     assert written.getvalue().splitlines() == [
         "a: started",
         "a: lost: its worker is gone; another goes on",
@@ -183,7 +185,7 @@ def test_lines_say_that_a_worker_was_lost_and_do_not_count_it() -> None:
 def test_bars_say_that_a_worker_was_lost_and_take_a_failure_before_the_start() -> None:
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=100)
-    with Bars(console, steps=10, runs=2) as bars:
+    with Bars(console, PIECES) as bars:
         for event in (Event("a", "started"), LOST, Event("b", "failed", error="no worker")):
             bars.show(event)
     assert "a: its worker is gone; another goes on" in written.getvalue()

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Protocol
 
 from geomfast.estimators.stopping import Stopped, stopped_by
 from geomfast.files import FileError
-from geomfast.runs.errors import RunError, PlanError
+from geomfast.measures.activity import heard_by
+from geomfast.runs.errors import PlanError, RunError
 from geomfast.runs.locks import FolderInUse
 from geomfast.testbed.training.checkpoints import CheckpointError
 from geomfast.testbed.training.loop import TrainingDiverged
@@ -72,6 +73,7 @@ class Event:
         step: optimiser steps taken.
         state: see :func:`geomfast.runs.training.train_to_checkpoints`.
         error: for ``failed`` and ``lost``, why.
+        doing: training, writing, or the names of the measures in hand, separated by commas.
         details: for ``failed``, the traceback where there is one.
         explained: whether the error says all that a user needs.
     """
@@ -83,6 +85,7 @@ class Event:
     error: str = ""
     details: str = ""
     explained: bool = False
+    doing: str = ""
 
 
 def attempt(
@@ -105,26 +108,30 @@ def attempt(
 
     def progress(step: int, state: dict[str, float]) -> None:
         nonlocal last
-        last = Event(job.name, "progress", step, state)
+        last = replace(last, step=step, state=state)
+        send(last)
+
+    def heard(activity: str, step: int | None) -> None:
+        nonlocal last
+        last = replace(last, doing=activity, step=last.step if step is None else step)
         send(last)
 
     try:
-        with stopped_by(stop):
+        with stopped_by(stop), heard_by(heard):
             finished = _run_when_free(job, progress, stop, time.monotonic() + patience)
     except Stopped:
         finished = False
     except Exception as error:
         return replace(
             last,
+            doing="",
             kind="failed",
             # What a run says of itself is a whole sentence.
-            error=str(error)
-            if isinstance(error, RunError)
-            else f"{type(error).__name__}: {error}",
+            error=str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}",
             details=traceback.format_exc(),
             explained=isinstance(error, USER_ERRORS),
         )
-    return replace(last, kind="finished" if finished else "stopped")
+    return replace(last, kind="finished" if finished else "stopped", doing="")
 
 
 def _run_when_free(
