@@ -22,7 +22,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 def completions(names: Iterable[str], incomplete: str, joined: str = ",") -> list[CompletionItem]:
-    """What a shell offers for the last of several names: those not named before."""
+    """Completions for the last of several names: all that have not been given before."""
     before, comma, last = incomplete.rpartition(joined)
     taken = before.lower().split(joined)
     return [

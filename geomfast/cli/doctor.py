@@ -68,7 +68,7 @@ def _findings() -> dict[str, Any]:
 
 
 def _version(command: str) -> str | None:
-    """The line of a compiler's --version that says it; None where there is no compiler."""
+    """The line of a compiler's --version with its version; None without a compiler."""
     path = shutil.which(command)
     if path is None:
         return None

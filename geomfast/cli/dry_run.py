@@ -1,4 +1,4 @@
-"""What ``--dry-run`` prints of a command that trains: what is left to do, and what it takes."""
+"""Output of ``--dry-run`` for commands that train: the work that is left, and its cost."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _NO_MEASURE = (STARTING, TRAINING, WRITING)
 
 
 def check_assumed(options: Mapping[str, Any]) -> None:
-    """Refuse to assume a GPU where something is to be done on one.
+    """Refuse an assumed GPU unless it is only modelled.
 
     Args:
         options: of ``geomfast sweep``.
 
     Raises:
-        click.UsageError: says what it goes together with.
+        click.UsageError: names the options that ``--assume`` needs.
     """
     name = options["assume"]
     if not options["dry_run"]:
@@ -35,7 +35,7 @@ def check_assumed(options: Mapping[str, Any]) -> None:
 
 
 def show_plan(plan: Mapping[str, Any], console: Console) -> None:
-    """Print a plan as a table and what it comes to."""
+    """Print a plan as a table, with its total."""
     # One space between columns, so that 80 are enough.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, collapse_padding=True)
     table.add_column("run", no_wrap=True)

@@ -43,7 +43,7 @@ class Explained(click.Group):
     """A group of commands that reports refused files and names in one line, with the reason."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Read the command line; options under their old names are said to be renamed."""
+        """Read the command line; an option under its old name works, with a note of the new one."""
         for index, arg in enumerate(args):
             name, equals, value = arg.partition("=")
             if name in RENAMED:

@@ -178,7 +178,7 @@ def _measure(
 
 
 def _measures(series: Series, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Those asked for, which the series has to have; of all of them, those it has."""
+    """The requested measures, which must be available; of ``all``, those that are."""
     if asked == measures():
         return series.measures
     for name in asked:

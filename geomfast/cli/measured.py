@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # which bring torch with them
 def planned(
     out: Path, series: Sequence[Series], jobs: Sequence[MeasureJob], measures: tuple[str, ...]
 ) -> dict[str, Any]:
-    """What is left, as plain values; nothing is measured.
+    """The work that is left, as plain values; nothing is measured.
 
     Args:
         out: folder of the results, which need not exist.

@@ -1,4 +1,4 @@
-"""Options that several commands have, each said once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -124,12 +124,12 @@ def asked_cadence(
 
 
 def llc_options(default: Mapping[str, Any], otherwise: str = "") -> Callable[[Command], Command]:
-    """How the local learning coefficient is sampled.
+    """Options for sampling the local learning coefficient.
 
     Args:
-        default: lr, localization, chains and draws where nothing else is asked for, and burn_in
+        default: defaults of lr, localization, chains and draws, and of burn_in
             where it can be asked for.
-        otherwise: of which cases these are not the defaults.
+        otherwise: text for cases with other defaults.
     """
 
     def option(name: str, kind: click.ParamType, what: str) -> Callable[[Any], Any]:
@@ -162,7 +162,7 @@ def llc_options(default: Mapping[str, Any], otherwise: str = "") -> Callable[[Co
 
 
 def stack_option(members: str) -> Callable[[Command], Command]:
-    """Whether seeds of a scale are trained as one program."""
+    """Option that trains the seeds of a scale as one program."""
     return click.option(
         "--stack",
         type=click.Choice(STACK),

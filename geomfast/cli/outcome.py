@@ -1,4 +1,4 @@
-"""What a user reads of an outcome, and where the time of runs went."""
+"""Prints the outcome of a command, and the time that runs took by activity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from geomfast.runs.outcome import exit_code
 from geomfast.runs.timing import TRAINING, WRITING
 
-#: What to say of one result beside its name and state; begins with a comma or a space.
+#: Returns the text after a result's name and state; it begins with a comma or a space.
 Told = Callable[[Mapping[str, Any]], str]
 
 

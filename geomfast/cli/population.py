@@ -185,7 +185,7 @@ def _jobs(
     options: dict[str, Any],
     engine: Engine,
 ) -> tuple[dict[str, Any], list[GroupJob]]:
-    """What the folder's settings say then, and the groups asked for."""
+    """The new content of the folder's settings, and the jobs of the requested groups."""
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.population.running import GroupJob, batches_of
 

@@ -28,7 +28,7 @@ _LINE_EVERY = 15.0
 
 
 class _Shown:
-    """What bars and lines have in common.
+    """Base of bars and lines.
 
     Args:
         console: console to print on.
@@ -142,7 +142,7 @@ class Bars(_Shown):
 
 
 class Lines(_Shown):
-    """The same as a line now and then, for logs."""
+    """Progress as a line every few seconds, for logs."""
 
     _shown: dict[str, float]
 
@@ -156,7 +156,8 @@ class Lines(_Shown):
         if event.kind == "progress":
             self._show_progress(event)
             return
-        note = f": {event.error}" if event.error else ""
+        # Why a run failed stands in the outcome, once.
+        note = f": {event.error}" if event.kind == "lost" else ""
         if event.kind in TERMINAL:
             self._ended += 1
             note += f" ({self._ended} of {len(self._pieces)} runs)" * (len(self._pieces) > 1)

@@ -157,7 +157,7 @@ def _page(result: dict[str, Any]) -> None:
 
 
 def _failure(error: Exception) -> click.ClickException:
-    """What is said of it; 2 where a file or a name is refused, 1 where the report failed."""
+    """The error as a message: exit code 2 for a refused file or name, 1 for a failed report."""
     refused = isinstance(error, FileError) and not isinstance(error, RecordsError)
     kind = Refused if refused else click.ClickException
     return kind(printable(str(error)))

@@ -1,4 +1,4 @@
-"""What the commands that work have in common: an interruptible run, and a note of the call."""
+"""Shared by commands that do work: an interruptible run, and a description of the call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # these bring torch with them
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Inside, what cannot be done as asked is bad usage.
+    """Within the context, a :class:`PlanError` becomes a usage error.
 
     Raises:
         click.UsageError: says what to change.
@@ -57,7 +57,7 @@ def run_work(
 
 
 def described_call(**more: str) -> dict[str, Any]:
-    """What a reader of the folder wants to know of this call and no number depends on.
+    """A description of this call for ``settings.json``; no recorded value depends on it.
 
     Args:
         more: options worth naming beside the command line.

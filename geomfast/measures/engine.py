@@ -34,8 +34,8 @@ from geomfast.measures.subject import Policy, Samples, Seen, State, Subject, Val
 _OBSERVED = (Need.ACTIVATIONS, Need.ANSWERS)
 #: How :func:`geomfast.llc` begins to say that a model's chains are no one program.
 _OF_CHAINS = "chains run one after the other"
-#: How chains are not one program for want of memory.
-_ONE_BY_ONE = "out of memory: chains of the llc go on one after the other"
+#: Notice that chains are no longer one program because memory is short.
+_ONE_BY_ONE = "out of memory: chains of the llc continue one after the other"
 
 
 def measure(
@@ -46,7 +46,7 @@ def measure(
     *,
     behaviour: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Takes measures of a subject.
+    """Measure a subject.
 
     Args:
         subject: what is measured.
@@ -259,7 +259,7 @@ class _Taking:
         return _values(found), vectors
 
     def _chains(self, spec: MeasureSpec, settings: Any) -> Iterator[dict[str, Any]]:
-        """For want of memory chains run one after the other, and then over parts of a minibatch."""
+        """When memory is short, chains run one after the other, then over parts of a minibatch."""
         for samples in self.subject.sampled:
             check_stop()
             begin = time.perf_counter()
@@ -325,7 +325,7 @@ class _Taking:
 
 @contextmanager
 def _told(notice: Notice) -> Iterator[None]:
-    """What is logged inside of how chains run is told as a notice, which a tracker gives once."""
+    """Log messages about how chains run become notices, which a tracker gives once."""
     said: list[str] = []
 
     def kept(record: logging.LogRecord) -> bool:

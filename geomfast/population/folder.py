@@ -36,7 +36,7 @@ def merge_settings(
     tokens: int,
     cadence: Cadence | None = None,
 ) -> dict[str, Any]:
-    """What OUT's ``settings.json`` says once these members are asked of it.
+    """Content of OUT's ``settings.json``, with these members added to it.
 
     Members that no group has yet form new ones; a group stays as it was begun, so that what it has
     done can be resumed.

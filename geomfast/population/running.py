@@ -1,4 +1,4 @@
-"""A group of a population: what is trained, and how its members are measured together."""
+"""Training of a group of a population, and measuring of its members together."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class GroupJob(TrainingJob):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a state must agree on before it is resumed from."""
+        """Values that a state must match before training resumes from it."""
         return {
             "group": self.group.name,
             "at_once": self.group.members_per_program,
@@ -99,7 +99,7 @@ class GroupJob(TrainingJob):
 
 
 def batches_of(settings: PopulationSettings, device: str) -> LengthBatches:
-    """What every member is trained on."""
+    """The training batches, the same for every member."""
     return LengthBatches(
         settings.length_task,
         settings.train_length,
@@ -110,7 +110,7 @@ def batches_of(settings: PopulationSettings, device: str) -> LengthBatches:
 
 
 def wanted(job: GroupJob) -> dict[int, set[str]]:
-    """What is measured at every checkpoint, by its step."""
+    """Measures to take at each checkpoint, by step."""
     return cadence.wanted(schedule(job.settings), job.settings.measures, job.cadence)
 
 

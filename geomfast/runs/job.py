@@ -1,4 +1,4 @@
-"""What every piece of work has in common: its name, its folders, one process at a time on it."""
+"""Base classes of all work: its name, its folders, and the lock that one process holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geomfast.testbed.training import checkpoints
 
 
 class Job(ABC):
-    """Work that can be done in a process of its own; what it is of are frozen dataclasses.
+    """Work that can run in a process of its own; subclasses are frozen dataclasses.
 
     Attributes:
         out: folder of the results.
@@ -104,7 +104,7 @@ class TrainingJob(Job):
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What a state must agree on before it is resumed from.
+        """Values that a state must match before training resumes from it.
 
         Threads and device are among it: sums in another order give other bits, and training is one
         computation from its first step to its last.

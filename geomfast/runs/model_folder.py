@@ -24,7 +24,7 @@ def merge_settings(
     kind: str = KIND,
     cadence: Cadence | None = None,
 ) -> dict[str, Any]:
-    """What OUT's ``settings.json`` says once these checkpoints and measures are asked of it.
+    """Content of OUT's ``settings.json``, with these checkpoints and measures added.
 
     Args:
         out: the folder; nothing is written.

@@ -1,4 +1,4 @@
-"""What the parts of a run's records hold already."""
+"""Reads which measures a run's records already contain."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def recorded(folder: Path, last: int | None = None) -> dict[int, set[str]]:
 
 
 def of_other_weights(folder: Path, step: int, weights: str | set[str]) -> Path | None:
-    """A part of a checkpoint's records that was taken of other weights than it has now.
+    """A part of a checkpoint's records that was measured on other weights than the current ones.
 
     Args:
         folder: of the run's records.
@@ -59,7 +59,7 @@ def of_other_weights(folder: Path, step: int, weights: str | set[str]) -> Path |
 
 
 def _values(part: Path) -> Counter[tuple[str, str]]:
-    """How many values a part has of every run and record name, but where one of them failed."""
+    """Number of values in a part by run and record name, without failed ones."""
     try:
         stat = part.stat()
         return _counted(part, stat.st_ino, stat.st_mtime_ns, stat.st_size)
@@ -92,7 +92,7 @@ def _refuse_incomplete(counts: dict[Path, Counter[tuple[str, str]]]) -> None:
 
 
 def refuse_gone(records: Path, lacking: Collection[int]) -> None:
-    """Refuse to call a run finished whose records are not all there at its end.
+    """Raise if records that a run has written are missing at its end.
 
     Args:
         records: folder of them.

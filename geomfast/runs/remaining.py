@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from geomfast import machine
+from geomfast.files import FileError
 from geomfast.measures.catalog import part_of
 from geomfast.records import RecordsError, load_records
 from geomfast.runs.estimate import makespan
@@ -77,11 +78,8 @@ def recorded_rates(out: Path, calls: Sequence[Mapping[str, Any]], device: str) -
             trained = read_seconds(out / "records" / str(run))[TRAINING]
             if trained:
                 rates.setdefault((str(scale), TRAINING), Rate()).add(trained, int(step))
-    except (
-        OSError,
-        RecordsError,
-    ):  # an estimate does without; whoever reads them says what is wrong
-        pass
+    except (OSError, FileError, RecordsError):
+        pass  # the estimate does without; reading the records for a result raises
     return rates
 
 

@@ -1,4 +1,4 @@
-"""Where the wall time of a run went: training, writing, and every measure.
+"""Wall time of a run by activity: training, writing, and each measure.
 
 Seconds of measures are the records' own.  Every record holds its part of what was computed together
 and ends with its value on the CPU, after the device has finished, so that they add up.  Those of
@@ -23,13 +23,13 @@ from geomfast.measures.catalog import part_of
 from geomfast.records import load_records, part_files
 
 TRAINING, WRITING = "training", "writing"
-#: Of estimates only: what a process takes before its first step is nobody's record.
+#: Only in estimates: the time before a process's first step is not recorded.
 STARTING = "starting"
 _FILE = "wall.json"
 
 
 def write_seconds(records: Path, seconds: Mapping[str, float]) -> None:
-    """Note the seconds of a run so far.
+    """Write the seconds of a run so far.
 
     Args:
         records: folder of the run's records.
@@ -65,7 +65,7 @@ def _is_time(value: object) -> bool:
 
 
 def wall_time(out: Path, records: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Wall time of every run of a sweep by what it went into.
+    """Wall time of every run of a sweep by activity.
 
     Args:
         out: the sweep's folder, or the folder of one run's records.

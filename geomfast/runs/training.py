@@ -1,4 +1,4 @@
-"""Training from checkpoint to checkpoint, whatever trains and whatever is measured there."""
+"""Training from checkpoint to checkpoint, for every trainer and every set of measures."""
 
 from __future__ import annotations
 

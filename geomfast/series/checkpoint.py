@@ -1,4 +1,4 @@
-"""What every source of checkpoints has in common."""
+"""Base classes of all sources of checkpoints."""
 
 from __future__ import annotations
 

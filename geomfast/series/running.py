@@ -1,4 +1,4 @@
-"""Checkpoints of a series, one after the other: fetch, open, measure, write, let go."""
+"""Measures the checkpoints of a series, one after the other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _USER_ERRORS = (*USER_ERRORS, LoadError, ProbesError, ValueError)
 
 
 class SomeFailed(RunError):
-    """Checkpoints of a series that could not be measured; the others are."""
+    """Some checkpoints of a series could not be measured; all others are."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class MeasureJob(Job):
 
 @dataclass
 class _Done:
-    """What has become of a job's checkpoints."""
+    """Results of a job's checkpoints so far."""
 
     measured: int = 0
     steps: set[int] = field(default_factory=set)

@@ -54,7 +54,7 @@ def prepare_folder(
 
 
 def merge_settings(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, Any]:
-    """What OUT's ``settings.json`` says once these settings and this grid are asked of it.
+    """Content of OUT's ``settings.json``, with this grid added to it.
 
     Args:
         out, settings, grid: as in :func:`prepare_folder`; nothing is written.
@@ -152,7 +152,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is(value: Any, kind: str) -> bool:
-    """Whether a value from JSON is of a type of :class:`Settings`."""
+    """Whether a value from JSON has the type of its field in :class:`Settings`."""
     if kind.endswith(" | None"):
         return value is None or _is(value, kind.removesuffix(" | None"))
     if kind.startswith("tuple["):
@@ -164,7 +164,7 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def _defaults() -> dict[str, Any]:
-    """What was the only choice before a setting could be chosen."""
+    """Default values of settings, for folders that do not name them."""
     return plain({f.name: f.default for f in fields(Settings) if f.default is not MISSING})
 
 

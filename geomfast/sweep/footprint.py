@@ -22,18 +22,18 @@ _KEPT_TWICE = 32
 
 
 def state_bytes(job: Job) -> int:
-    """Of a checkpoint that can be resumed from: weights and both moments of AdamW."""
+    """Bytes of a resumable checkpoint: weights and both moments of AdamW."""
     return 12 * job.spec.model.parameters
 
 
 def eigenvector_bytes(job: Job) -> int:
-    """Of what a search for top eigenvalues leaves for the next; 0 where that is too large."""
+    """Bytes of the eigenvectors kept for the next search; 0 if they would be too large."""
     size = 4 * job.spec.model.parameters * len(job.spec.task_levels)
     return size if size <= LARGEST_FILE else 0
 
 
 def searches(names: Iterable[str]) -> list[str]:
-    """Those of these measures whose eigenvectors are kept for the next checkpoint."""
+    """The measures whose eigenvectors are kept for the next checkpoint."""
     return [name for name in needing(names, Need.CURVATURE) if spec_of(name).products is None]
 
 
@@ -47,7 +47,7 @@ def _drawn(job: Job, name: str) -> int:
 
 
 def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
-    """Of the device, at the peak of training and of what is measured.
+    """Peak bytes of the device in training and measuring.
 
     Args:
         job: the run.
@@ -84,7 +84,7 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
 
 
 def group_bytes(group: StackedJob, member: int) -> int:
-    """Of the device, at the peak of a group of runs.
+    """Peak bytes of the device for a group of runs.
 
     Args:
         group: which.
@@ -107,7 +107,7 @@ def footprint(work: Job | StackedJob) -> int:
 
 
 def disk_bytes(job: Job, measured: Iterable[set[str]], states: int) -> int:
-    """In OUT of checkpoints and records, while the run is going on.
+    """Bytes of checkpoints and records in OUT during the run.
 
     Args:
         job: the run.

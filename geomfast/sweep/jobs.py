@@ -53,7 +53,7 @@ class SweepJob(TrainingJob):
         return float(parameters * self.settings.steps)
 
     def identity_of(self, member: Job) -> dict[str, Any]:
-        """What the weights kept of a member must agree on before they are measured."""
+        """Values that the saved weights of a member must match before they are measured."""
         return self.identity | {"seed": member.spec.seed, "run": member.name}
 
     def _train(self, progress: Progress, stop: Callable[[], bool]) -> bool:
@@ -93,7 +93,7 @@ class Job(SweepJob):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree on before it is resumed from."""
+        """Values that a checkpoint must match before training resumes from it."""
         return run_identity(self.settings, self.spec) | self._place
 
 
@@ -133,7 +133,7 @@ class StackedJob(SweepJob):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a state must agree on before it is resumed from."""
+        """Values that a state must match before training resumes from it."""
         told = run_identity(self.settings, self.specs[0])
         seeds = [spec.seed for spec in self.specs]
         of_group = {"group": self.group, "seeds": seeds, "at_once": self.members_per_program}
@@ -142,7 +142,7 @@ class StackedJob(SweepJob):
 
 
 def _shared(job: SweepJob) -> dict[str, Any]:
-    """What a run has in common with the others of its group."""
+    """Fields that a run shares with the others of its group."""
     return {f.name: getattr(job, f.name) for f in fields(Job) if f.name != "spec"}
 
 
@@ -157,7 +157,7 @@ def schedule(settings: Settings) -> list[int]:
 
 
 def wanted(job: Job) -> dict[int, set[str]]:
-    """What is measured at every checkpoint of a run, by its step."""
+    """Measures to take at each checkpoint of a run, by step."""
     steps = schedule(job.settings)
     named = {step: {BEHAVIOUR} for step in steps}
     for name in job.measures:
@@ -178,7 +178,7 @@ def missing(job: Job) -> dict[int, set[str]]:
 
 
 def piece_of(work: Job | StackedJob) -> Piece:
-    """What is left of a piece of work, for an estimate of its time."""
+    """The remaining work of a run or group, for an estimate of its time."""
     lacking: dict[int, set[str]] = {}
     for member in work.members:
         for step, names in missing(member).items():
@@ -204,7 +204,7 @@ def work_of(jobs: Iterable[Job], groups: Iterable[Mapping[str, Any]]) -> list[Jo
 
 
 def runs_per_program(job: Job, members: int, stack: str) -> int:
-    """How many of so many runs like this one are trained as one program.
+    """Number of runs trained as one program, out of a number of runs like this one.
 
     Args:
         job: one of them.
@@ -219,7 +219,7 @@ def runs_per_program(job: Job, members: int, stack: str) -> int:
 def member_events(job: Job | StackedJob, event: Event) -> list[Event]:
     """The last event of a piece of work as that of each of its runs.
 
-    A member of a group that failed while the others went on has its failure in OUT/failures; of the
+    The failure of a member whose group continued is in OUT/failures; of the
     wall time each has an equal share.
     """
     if isinstance(job, Job):

@@ -1,4 +1,4 @@
-"""How long a run takes on a GPU that is assumed: operations counted, rates of :mod:`.assumed`.
+"""Models the time of a run on an assumed GPU: counted operations, rates of :mod:`.assumed`.
 
 Products of matrices are counted in floating-point operations, what only passes over numbers in
 bytes, and both in kernels, which take a time of their own however little they do.  Three things
@@ -68,7 +68,7 @@ class Modelled:
         )
 
     def checkpoint(self, names: set[str]) -> dict[str, Part]:
-        """Taking these measures once, by measure."""
+        """Cost of each of these measures at one checkpoint."""
         found = {BEHAVIOUR: self._forward()} if BEHAVIOUR in names else {}
         found |= {name: self._spectra() for name in needing(names, Need.ACTIVATIONS)}
         found |= {name: self._probes(name) for name in needing(names, Need.ANSWERS)}
@@ -78,7 +78,7 @@ class Modelled:
         return found | {name: self._chains(name) for name in needing(names, Need.CHAINS)}
 
     def _operations(self, tokens: float) -> float:
-        """Of a forward and backward pass."""
+        """Cost of a forward and backward pass."""
         return 6 * BLOCK * self.scale.layers * self.scale.d_model**2 * tokens
 
     def _moved(self, tokens: float) -> float:
@@ -97,7 +97,7 @@ class Modelled:
         return Part(operations, moved, kernels, device, max(device, host))
 
     def _waiting(self, seconds: float) -> Part:
-        """What the device has nothing to do for."""
+        """A part in which the device is idle."""
         return Part(seconds=seconds)
 
     def _repeated(self, calls: int, eager: Part, graph: Part) -> Part:
@@ -193,7 +193,7 @@ class Modelled:
 
 
 def parts_of(work: Modelled, measures: list[set[str]], steps: int) -> dict[str, Part]:
-    """What a run takes, by what it goes into, writing aside.
+    """Cost of a run by activity, without writing.
 
     Args:
         work: of the run.

@@ -1,4 +1,4 @@
-"""Which runs a sweep consists of, what they all share, and how each measure is taken."""
+"""Plan of a sweep: its runs, their shared settings, and the settings of each measure."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from geomfast.testbed.training.settings import TrainSettings, peak_rate
 MIXTURES = ("joint", "per-task")
 KEEP = ("last", "all")
 
-#: How a measure's settings are called in :class:`Settings`, where they can be asked for.
+#: Names in :class:`Settings` of those settings of a measure that can be changed.
 ASKED = {
     "llc": {name: f"llc_{name}" for name in ("lr", "localization", "chains", "draws")},
     "hessian_trace": {"probes": "trace_probes"},
     "hessian_density": {"probes": "density_probes", "iterations": "density_iterations"},
 }
-#: Settings that shape one measure only, and may differ where it was not taken.
+#: Settings that affect one measure only, and may change while it is not recorded.
 MEASURE_SETTINGS = {measure: tuple(names.values()) for measure, names in ASKED.items()}
 _LLC = spec_of("llc").settings()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every run of a sweep shares; see ``geomfast sweep --help`` for each."""
+    """Settings that all runs of a sweep share; see ``geomfast sweep --help`` for each."""
 
     mixture: str
     tasks: tuple[str, ...]
@@ -70,7 +70,7 @@ class RunSpec:
 
     @property
     def model(self) -> Scale:
-        """What is trained: the scale, with rows for the tokens of its tasks."""
+        """The model's scale, with embeddings for the tokens of its tasks."""
         return scale_for(self.scale, self.tasks)
 
     @property
@@ -93,7 +93,7 @@ def run_specs(settings: Settings, scales: tuple[str, ...], seeds: tuple[int, ...
 
 
 def taken(settings: Settings, measure: str) -> Any:
-    """The settings that a measure is taken with, as its catalogue entry has them.
+    """The settings of a measure, as an instance of its settings class.
 
     nbeta of the LLC is n / log n of a task-level's n samples for the mixture too: at one
     temperature the coefficients are comparable, and one lr fits all.
@@ -173,7 +173,7 @@ def train_settings(settings: Settings) -> TrainSettings:
 
 
 def recipe(settings: Settings, scale: str, tasks: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """How a scale is built and trained, defaults included, so that a later default shows.
+    """Architecture and training of a scale, with defaults, so that a changed default shows.
 
     Args:
         settings: the sweep's.
@@ -186,7 +186,7 @@ def recipe(settings: Settings, scale: str, tasks: tuple[str, ...] | None = None)
 
 
 def run_identity(settings: Settings, spec: RunSpec) -> dict[str, Any]:
-    """What names a run's computation: its recipe, its seed and what it is trained on."""
+    """Identity of a run's computation: its recipe, its seed and its tasks."""
     spec_fields = plain(asdict(spec))
     del spec_fields["scale"]
     return spec_fields | recipe(settings, spec.scale, spec.tasks)

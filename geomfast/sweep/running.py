@@ -58,7 +58,7 @@ class Attempt:
 
     @cached_property
     def model(self) -> GPT:
-        """What is measured, with the weights of one member after the other."""
+        """The model for measuring; gets the weights of one member after the other."""
         return GPT(self.spec.model).to(self.job.device).eval()
 
     def finished(self, progress: Progress, stop: Callable[[], bool]) -> bool:

@@ -1,4 +1,4 @@
-"""What measures are taken of, and what they are recorded as."""
+"""Diagnostic samples that measures are computed on, and their names in the records."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LevelSamples:
     """The fixed diagnostic samples of one task-level.
 
     Attributes:
-        level: of which they are.
+        level: the task-level.
         tokens: (N, L) ids of whole examples, on the device.
         answer_start: index of the first answer token.
         inputs: (N,) number of each sample's input, on the CPU; easy tasks have fewer than N.
@@ -39,12 +39,12 @@ class LevelSamples:
 
     @property
     def batch(self) -> Tensor:
-        """What :meth:`loss` takes."""
+        """The batch for :meth:`loss`."""
         return self.tokens
 
     @property
     def named(self) -> Row:
-        """Of which samples a value is, as its record says it."""
+        """Columns of a record that identify the samples."""
         return {
             "task": self.level.task,
             "level": self.level.level,
@@ -53,7 +53,7 @@ class LevelSamples:
         }
 
     def loss(self, model: torch.nn.Module, tokens: Tensor) -> Tensor:
-        """What training minimises, of every sample: (N,)."""
+        """The training loss of every sample: (N,)."""
         return answer_loss(model, tokens, self.answer_start)
 
 
@@ -73,18 +73,18 @@ class MixtureSamples:
 
     @property
     def named(self) -> Row:
-        """Of which samples a value is, as its record says it."""
+        """Columns of a record that identify the samples."""
         task, level = MIXTURE
         samples = self.batch["inputs"].shape[0]
         return {"task": task, "level": level, "n": samples, "data": self.data}
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """What training minimises, of every sample: (N,)."""
+        """The training loss of every sample: (N,)."""
         return padded_answer_loss(model, batch["inputs"], batch["targets"])
 
 
 def level_samples(spec: RunSpec, settings: Settings, device: torch.device) -> list[LevelSamples]:
-    """The diagnostic samples of every task-level of a spec."""
+    """The diagnostic samples of every task-level of a run."""
     made = []
     for level in spec.task_levels:
         drawn = level.examples(DIAGNOSTIC_STREAM, 0, settings.samples)

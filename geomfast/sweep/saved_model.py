@@ -1,4 +1,4 @@
-"""Models that a sweep has kept the weights of, for measuring outside of it."""
+"""Models whose weights a sweep has saved, for measuring outside of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much there is to compute for a run, and how long that takes at a pace.
+"""Amount of computation in a run, and its time at a given pace.
 
 Passes through the network are counted in tokens and blocks, what only reads parameters in numbers
 touched.  What cannot be counted beforehand: how many products an eigenvalue takes, of which
@@ -40,16 +40,16 @@ class Workload:
         self.lengths = lengths(job)
 
     def gradient(self, tokens: float) -> float:
-        """Of a forward and backward pass in float32; a forward pass takes a third."""
+        """Seconds of a forward and backward pass in float32; a forward pass takes a third."""
         return self.scale.layers * (self.pace.block + tokens * self.pace.token)
 
     def step(self) -> float:
-        """Of a training step."""
+        """Seconds of a training step."""
         passes = self.scale.layers * batch_tokens(self.job) * self.pace.train_token
         return self.pace.draw + passes + _OPTIMISER * self.scale.parameters * self.pace.element
 
     def checkpoint(self, names: set[str]) -> dict[str, float]:
-        """Of taking these measures once, by measure."""
+        """Seconds of each of these measures at one checkpoint."""
         states = (self.scale.layers + 1) * len(self.lengths)
         passes = sum(self.gradient(self.samples * t) for t in self.lengths)
         found = {BEHAVIOUR: passes / 3} if BEHAVIOUR in names else {}
@@ -84,7 +84,7 @@ class Workload:
 
 
 def gram_operations(scale: Scale, samples: int, tokens: int) -> float:
-    """Of the Gram matrices of per-sample gradients, each by the cheaper of its two ways.
+    """Operations of the Gram matrices of per-sample gradients, each by the cheaper method.
 
     Args:
         scale: of the model.

@@ -82,7 +82,7 @@ class RunFolder:
             self._lock = leaving.pop_all()
 
     def of_other_weights(self, step: int, weights: str) -> bool:
-        """Whether a recorded step was of other weights than these, by their hash."""
+        """Whether a recorded step has other weights than these, by their hash."""
         return of_other_weights(self.records, step, weights) is not None
 
     def write(
@@ -111,7 +111,7 @@ class RunFolder:
         self.recorded.setdefault(step, set()).update(names)
 
     def noted(self) -> dict[str, Any]:
-        """How ``settings.json`` says that this run is tracked."""
+        """Entry of this run in ``settings.json``."""
         return self._tracking().get(self.run, {})
 
     def note(self, **told: Any) -> None:
@@ -178,7 +178,7 @@ def _check_ours(out: Path) -> None:
 
 @contextmanager
 def _held(folder: Path, what: str) -> Iterator[None]:
-    """As :func:`geomfast.runs.locks.locked`, but says what to do."""
+    """Like :func:`geomfast.runs.locks.locked`, with a message that says what to do."""
     with ExitStack() as held:
         try:
             held.enter_context(locked(folder, what))

@@ -164,7 +164,7 @@ def data_hash(batches: Iterable[Any]) -> str:
 
 
 def _samples(batch: Any) -> int:
-    """How many samples a batch of `data` has."""
+    """Number of samples in a batch of `data`."""
     tensors = tensors_of(batch)
     if not tensors:
         kinds = ", ".join(sorted({type(leaf).__name__ for leaf in tree_leaves(batch)})) or "nothing"

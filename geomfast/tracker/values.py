@@ -1,4 +1,4 @@
-"""What a tracker takes of its copy of a model: values, or why there is none."""
+"""Measures a tracker's copy of a model: values, or the reason for a missing one."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class Evaluator:
             ]
 
     def settings(self, name: str) -> dict[str, Any]:
-        """What shapes the values of a measure."""
+        """Settings that the values of a measure depend on."""
         if name == LOSS:
             return {"measure": LOSS, "samples": self.how.samples}
         return self.how.of(name)
@@ -193,7 +193,7 @@ def values_of_run(
     scalars: Mapping[str, Any],
     failed: Callable[[str, Exception], None],
 ) -> list[MeasuredValue]:
-    """What is known of the run itself at this moment.
+    """Values of the training itself at this step.
 
     Args:
         loss: of training, a number or a tensor of one element; None where it was not said.
@@ -255,7 +255,7 @@ def rows_of(
 
 @contextmanager
 def _named(what: str) -> Iterator[None]:
-    """What fails inside is said to be the first try of the user's samples.
+    """Errors within the context are reported as failures of the first trial of the samples.
 
     Raises:
         NoStates: as inside.

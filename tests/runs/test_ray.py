@@ -189,7 +189,7 @@ def test_a_polite_stop_on_a_running_cluster_saves_and_leaves(
     assert outcome["state"] == "stopped"
     assert steps_saved(out / "checkpoints" / outcome["run"])[-1] == outcome["step"] > 0
     assert not list(out.rglob(".tmp-*")) and not list(out.glob(f"{TOKEN}*"))
-    # The cluster goes on without our workers.
+    # The cluster continues without our workers.
     ours = ("ray::Worker", f"{sys.executable}\0-m\0geomfast.cli")
     wait_until(lambda: not any(line.startswith(ours) for line in marked(mark)))
     assert any("gcs_server" in line for line in marked(mark))

@@ -24,7 +24,7 @@ def test_unknown_until_every_activity_was_seen_once() -> None:
     remaining = Remaining([Piece("a", "nano", LACKING)], workers=1)
     hear(remaining, (1.0, 0, "rankme"), (2.0, 0, "training"), (7.0, 10, "rankme"), (8.0, 10, "llc"))
     assert remaining.seconds(now=9.0) is None
-    hear(remaining, (18.0, 10, "training"))
+    remaining.hear(Event("a", "progress", 10, doing="training"), now=18.0)
     # 10 steps of 0.5 s, 1 s of rankme, 10 s of llc.
     assert remaining.seconds(now=18.0) == pytest.approx(16.0)
     assert remaining.seconds(now=20.0) == pytest.approx(14.0)

@@ -44,7 +44,7 @@ class MeasuredValue:
         backend: kernel backend that computed it.
         settings: that it was asked for by. What is done for want of memory is not among them, as
             it changes no more than the rounding.
-        verdict: how far to believe it; empty where nothing is said.
+        verdict: how reliable the value is; may be empty.
     """
 
     measure: str
@@ -109,7 +109,7 @@ def measure_model(
             called once, in evaluation mode.
         notice: told in a sentence what had to be changed for want of memory, and of parameters
             that no loss depends on.
-        failed: told of a measure that could not be taken, whose value then is NaN; None to raise.
+        failed: called when a measure fails, whose value then is NaN; None to raise.
 
     Returns:
         One value after the other, in the order of :data:`MEASURES`, rankme by layer.
@@ -217,13 +217,13 @@ def only(
     batches: Batches,
     notice: Notice,
 ) -> Iterator[None]:
-    """Inside, no parameter requires gradients but those that are to be measured, and used.
+    """Within the context, only parameters that are measured and used require gradients.
 
     Args:
         model, loss_fn: in evaluation mode.
         params: of :class:`~geomfast.measures.model.options.ModelSettings`.
         batches: of the data.
-        notice: told which no loss depends on.
+        notice: called with a message about parameters that no loss depends on.
 
     Raises:
         ValueError: a pattern matches no parameter, or none is left.
@@ -251,7 +251,7 @@ def only(
 def _unused(
     model: nn.Module, wanted: Mapping[str, Tensor], loss_fn: LossFunction, batches: Batches
 ) -> list[str]:
-    """Those parameters that the loss of no sample depends on."""
+    """Parameters that no sample's loss depends on."""
     left = dict(wanted)
 
     def look(at_once: int) -> None:

@@ -19,17 +19,17 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Engine:
-    """Where pieces of work are done, and how many at once.
+    """Executor of work: processes or a cluster, and how many pieces run at the same time.
 
     Attributes:
         name: local or ray.
-        device: where a piece of work is done, as its job says it.
+        device: device of each piece of work.
         devices: of this machine, to spread work over.
-        workers: pieces of work at once; None for as many as a running cluster holds.
+        workers: number of workers; None for as many as a running cluster has room for.
         threads: CPU threads of each.
         address: of a running Ray cluster; None for one started here.
         gpus_per_run: share of a GPU that a piece of work on Ray takes.
-        shared: whether more of them than there are GPUs may be at once, as nobody said how many.
+        shared: whether several workers may share a GPU, because their number was not given.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Engine:
         cores: int | None = None,
         free: Callable[[str], int] | None = None,
     ) -> Engine:
-        """With as many runs at once as fit into the free memory of the GPUs, unless it is said.
+        """A copy with as many workers as fit into free GPU memory, unless their number was given.
 
         Threads stay: a run that is resumed must have as many as before, whatever else runs then.
 

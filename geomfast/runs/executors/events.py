@@ -1,4 +1,4 @@
-"""What every engine has in common: work that has a name, one attempt at it, and its news."""
+"""Shared by all engines: named work, one attempt at it, and its events."""
 
 from __future__ import annotations
 
@@ -19,52 +19,52 @@ from geomfast.testbed.training.loop import TrainingDiverged
 
 #: Called with the step reached and the state of the run there.
 Progress = Callable[[int, dict[str, float]], None]
-#: Least time between two calls of it; each reads the loss, which makes a GPU wait.
+#: Minimum time between two calls; each reads the loss, for which a GPU has to wait.
 PROGRESS_SECONDS = 0.25
 #: Kinds of a run's last event.
 TERMINAL = ("finished", "stopped", "failed")
-#: Failures whose message says what happened and what to do; a traceback would only bury it.
+#: Errors whose message says what happened and what to do, shown without a traceback.
 USER_ERRORS = (RunError, CheckpointError, FileError, PlanError, TrainingDiverged, OSError)
 
 
 class Work(Protocol):
-    """What an engine runs: a cell of a sweep, or checkpoints to measure; a frozen dataclass."""
+    """Work for an engine: runs to train, or checkpoints to measure; a frozen dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def name(self) -> str:
-        """Of the run, one for each piece of work."""
+        """Name of the work, unique in its folder."""
         ...
 
     @property
     def out(self) -> Path:
-        """Folder that the results go to."""
+        """Folder of the results."""
         ...
 
     @property
     def device(self) -> str:
-        """Where it is done."""
+        """Device that the work is done on."""
         ...
 
     @property
     def threads(self) -> int:
-        """CPU threads it takes."""
+        """Number of CPU threads."""
         ...
 
     @property
     def cost(self) -> float:
-        """What it takes next to others, in a unit of its own; the most is started first."""
+        """Relative cost; the most expensive work is started first."""
         ...
 
     def run(self, progress: Progress, stop: Callable[[], bool]) -> bool:
-        """Do it, from wherever it was left; whether it is finished."""
+        """Do the work, resuming it if it was begun; returns whether it is finished."""
         ...
 
 
 @dataclass(frozen=True)
 class Event:
-    """News of a run.
+    """A change in the state of a run.
 
     Attributes:
         run: its name.
@@ -91,14 +91,14 @@ class Event:
 def attempt(
     job: Work, send: Callable[[Event], None], stop: Callable[[], bool], *, patience: float
 ) -> Event:
-    """Run a job where this is called, whatever comes of it.
+    """Run a job in this process and report how it ends.
 
     Args:
         job: what to run.
         send: called with every progress event.
         stop: asked after every step, and by measures between theirs; when true the measure in hand
             is dropped, the state saved and the run left.
-        patience: seconds to wait for another process to let go of the run: one orphaned by a
+        patience: seconds to wait for another process to release the run: one orphaned by a
             sweep that was killed notices soon, and saves its state first.
 
     Returns:

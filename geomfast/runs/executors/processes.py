@@ -17,7 +17,7 @@ from geomfast.runs.executors.events import TERMINAL, Event, Work, attempt
 from geomfast.runs.executors.orphans import body_of, orphaned, watched
 from geomfast.runs.executors.placing import largest_first, least_loaded, only
 
-#: Signals that ask a sweep to finish the write in hand and leave.
+#: Signals that ask a command to finish its current write and stop.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -151,7 +151,7 @@ def _receive(connection: Connection) -> Event | None:
 
 
 def how_it_ended(code: int | None) -> str:
-    """In words, from a process's exit code."""
+    """A description of a process's exit code."""
     if code is not None and code < 0:
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         return f"process killed by {signal.Signals(-code).name}{hint}"
@@ -176,6 +176,6 @@ def _child(job: Work, sender: Connection) -> None:
     sender.close()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is written and told. To take torch's modules apart would keep the sweep waiting for
+    # All is written and sent. To take torch's modules apart would keep the sweep waiting for
     # seconds, and longer where others use the processors too.
     os._exit(0)

@@ -27,7 +27,7 @@ from geomfast.runs.executors.ray_driver import LOG, drive
 from geomfast.runs.executors.ray_runs import Wanted
 
 _PREFIX = "geomfast-ray-"
-#: Seconds from which on a folder that nobody holds is one of a killed command.
+#: Age in seconds from which an unlocked folder is taken for that of a killed command.
 _LEFT_SECONDS = 60.0
 #: Seconds for a connection to be accepted, and for the first byte of an answer.
 _ANSWER_SECONDS = 4.0
@@ -50,7 +50,7 @@ def on_ray(
     """Run jobs on a Ray cluster, the largest first.
 
     Records and checkpoints go where the local engine puts them: OUT must be on a file system that
-    every node shares, and geomfast installed on all nodes.  A cell whose worker is lost resumes
+    every node shares, and geomfast installed on all nodes.  A run whose worker is lost resumes
     from its last checkpoint on another one, unless it is lost three times in a row without
     getting further.  A cluster that was started here ends with the context.
 
@@ -184,7 +184,7 @@ def _ready(
     folder: Path,
     stop: Callable[[], bool],
 ) -> bool:
-    """Wait for the cluster; false when told to stop before it is there."""
+    """Wait for the cluster; false if stopped before it is ready."""
     where = f"Ray at {wanted.address}" if wanted.address else "Ray on this machine"
     stage, begin = "importing", time.monotonic()
     while stage != "running":
@@ -240,7 +240,7 @@ def _events(
 
 
 def _end(process: SpawnProcess, folder: Path) -> str:
-    """How the driver ended, with the last it printed."""
+    """Description of how the driver ended, with its last output."""
     log = folder / LOG
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return "\n".join([f"the driver of the cluster: {how_it_ended(process.exitcode)}", *lines[-5:]])

@@ -14,7 +14,7 @@ from geomfast.runs.executors.events import TERMINAL, Event, Work
 from geomfast.runs.executors.placing import largest_first, room
 from geomfast.runs.executors.ray_worker import Worker
 
-#: Times a cell may lose its worker without getting further than before.
+#: Times that work may lose its worker without progress in between.
 LOSSES = 3
 #: Environment that shapes a run's numbers or its speed, and so goes with it to another machine.
 _CARRIED = ("GEOMFAST_", "GOMP_", "PYTORCH_", "CUBLAS_", "NVIDIA_TF32_", "TRITON_INTERPRET")
@@ -24,7 +24,7 @@ _COUNT_EVERY = 5.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a sweep wants of a cluster.
+    """Resources that a command requests from a cluster.
 
     Attributes:
         address: of a running one; None to start one on this machine.
@@ -41,7 +41,7 @@ class Wanted:
 
 @dataclass
 class _Attempt:
-    """A cell that has a worker, or waits for a node to have room for one."""
+    """Work that has a worker, or waits for a node to have room for one."""
 
     job: Work
     actor: Any
@@ -87,7 +87,7 @@ class Runs:
         self._stopping = False
 
     def run(self) -> None:
-        """Run everything, or up to where it is told to stop."""
+        """Run all work, until it is done or stopped."""
         limit, counted = 0, float("-inf")
         while self._waiting or self._running:
             if not self._stopping and self._told():
@@ -125,7 +125,7 @@ class Runs:
         self._running[actor.where.remote()] = _Attempt(job, actor)
 
     def _leave(self) -> None:
-        """Forget what has not begun; the rest is told when it is asked for news."""
+        """Drop work that has not begun; running work is told at the next poll of its events."""
         self._stopping = True
         self._waiting.clear()
         for answer, one in list(self._running.items()):
@@ -162,7 +162,7 @@ class Runs:
             self._running[one.actor.poll_events.remote(self._stopping)] = one
 
     def _lose(self, one: _Attempt, error: Exception) -> None:
-        """Start a cell again whose worker is gone, unless it goes on like this."""
+        """Start work again whose worker is lost, unless that happens repeatedly."""
         # Cut off is not dead: it may still be writing.
         self._ray.kill(one.actor)
         name = one.job.name
