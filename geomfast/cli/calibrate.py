@@ -24,7 +24,7 @@ from geomfast.cli.options import device_option, json_option, threads_option
 from geomfast.files import write_atomically
 from geomfast.records import MIXTURE
 from geomfast.runs.errors import PlanError
-from geomfast.sweep.plan import taken
+from geomfast.sweep.plan import settings_of
 
 #: Number of samples for the curvature: enough to detect settings that are far from stable.
 _CURVATURE_SAMPLES = 256
@@ -155,7 +155,7 @@ def _calibrated(saved: Any, probe: Any, options: dict[str, Any]) -> dict[str, An
 
     model = saved.model.to(options["device"])
     samples = probe.named["n"]
-    sweeps = asdict(taken(saved.settings, "llc"))
+    sweeps = asdict(settings_of(saved.settings, "llc"))
     names = ("nbeta", "chains", "draws", "burn_in", "batch_size")
     settings = {key: sweeps[key] if options[key] is None else options[key] for key in names}
     settings |= {"batch_size": min(settings["batch_size"], samples), "seed": options["seed"]}

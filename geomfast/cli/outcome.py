@@ -21,7 +21,8 @@ Told = Callable[[Mapping[str, Any]], str]
 
 def program() -> str:
     """How this program was called, for hints that can be copied."""
-    return "python -m geomfast" if Path(sys.argv[0]).name == "__main__.py" else "geomfast"
+    module = Path(sys.argv[0]).parts[-2:] == ("geomfast", "__main__.py")
+    return "python -m geomfast" if module else "geomfast"
 
 
 def say(console: Console, line: str) -> None:

@@ -11,7 +11,7 @@ from geomfast.runs.estimate import PART_BYTES, PROCESS_BYTES, RECORD_BYTES
 from geomfast.runs.states import KEPT_STATES
 from geomfast.sweep.eigenvectors import LARGEST_FILE
 from geomfast.sweep.jobs import Job, StackedJob, missing
-from geomfast.sweep.plan import taken
+from geomfast.sweep.plan import settings_of
 from geomfast.sweep.workload import batch_tokens, lengths, products
 from geomfast.testbed.training.stacking import member_bytes
 
@@ -39,7 +39,7 @@ def searches(names: Iterable[str]) -> list[str]:
 
 def _drawn(job: Job, name: str) -> int:
     """Random vectors of a measure of the Hessian that are held, as many as weights in float32."""
-    spec, own = spec_of(name), taken(job.settings, name)
+    spec, own = spec_of(name), settings_of(job.settings, name)
     if spec.products is None:
         return 1
     # Starts, or signs of one byte for all but the third of a trace's probes that is a basis.
@@ -77,7 +77,7 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
             waiting = 2 * eigenvector_bytes(job) + min(HELD_BYTES, held)
         peaks.append(4 * scale.layers * n * longest * twice + basis + waiting)
     for name in needing(names, Need.CHAINS):
-        own = taken(job.settings, name)
+        own = settings_of(job.settings, name)
         peaks.append(weights * (1 + 3 * own.chains) + own.chains * kept(own.batch_size * longest))
     # Weights and moments stay; so do the libraries.
     return round(PROCESS_BYTES + state_bytes(job) + max(peaks))

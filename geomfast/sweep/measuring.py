@@ -16,7 +16,7 @@ from geomfast.measures.catalog import spec_of
 from geomfast.measures.spec import BEHAVIOUR, Need
 from geomfast.measures.subject import Policy, Samples, Seen, Subject, Value
 from geomfast.sweep.eigenvectors import Eigenvectors
-from geomfast.sweep.plan import Settings, measure_settings, taken
+from geomfast.sweep.plan import Settings, measure_settings, settings_of
 from geomfast.sweep.samples import LevelSamples, MixtureSamples, Row, mixture
 
 
@@ -95,7 +95,7 @@ def measure(
         ValueError: an unknown measure, linear probes of activations that are not those before the
             answer, and what measures refuse.
     """
-    wanted = {name: taken(settings, name) for name in measures - {BEHAVIOUR}}
+    wanted = {name: settings_of(settings, name) for name in measures - {BEHAVIOUR}}
     for name in wanted:
         if spec_of(name).need is Need.ANSWERS and settings.position != "first_answer":
             raise ValueError(

@@ -17,7 +17,7 @@ from geomfast.runs.timing import STARTING, TRAINING
 from geomfast.sweep.assumed import Assumed
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import BLOCK
-from geomfast.sweep.plan import taken
+from geomfast.sweep.plan import settings_of
 from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths, products
 from geomfast.testbed.models.scales import Scale
 
@@ -127,7 +127,7 @@ class Modelled:
 
     def _probes(self, name: str) -> Part:
         """Of every penalty an inverse for a layer and a solve for every set left out."""
-        own = taken(self.job.settings, name)
+        own = settings_of(self.job.settings, name)
         layers, penalties = self.scale.layers + 1, len(own.penalties)
         # Pairs of folds that a penalty is chosen by, and the folds themselves.
         left_out = math.comb(own.folds, 2) + own.folds
@@ -151,7 +151,7 @@ class Modelled:
         """A gradient, products with vectors made orthogonal to those before, and random numbers."""
         parameters, rate = self.scale.parameters, self.on.products("fp32")
         calls = products(self.job.settings, name)
-        iterations = getattr(taken(self.job.settings, name), "iterations", None)
+        iterations = getattr(settings_of(self.job.settings, name), "iterations", None)
         in_a_row = iterations or calls
         # Every vector of the basis is read four times: two passes, two products each.
         orthogonal = 4 * 4 * parameters * in_a_row / 2
@@ -176,7 +176,7 @@ class Modelled:
         return total + self._waiting(drawn + sent)
 
     def _chains(self, name: str) -> Part:
-        own, parameters = taken(self.job.settings, name), self.scale.parameters
+        own, parameters = settings_of(self.job.settings, name), self.scale.parameters
         chains, batch = own.chains, own.batch_size
         steps, total = own.draws + own.burn_in, Part()
         for t in [*self.lengths, max(self.lengths)]:  # and the mixture, padded to the longest

@@ -92,7 +92,7 @@ def run_specs(settings: Settings, scales: tuple[str, ...], seeds: tuple[int, ...
     ]
 
 
-def taken(settings: Settings, measure: str) -> Any:
+def settings_of(settings: Settings, measure: str) -> Any:
     """The settings of a measure, as an instance of its settings class.
 
     nbeta of the LLC is n / log n of a task-level's n samples for the mixture too: at one
@@ -124,12 +124,12 @@ def measure_settings(settings: Settings, measure: str) -> dict[str, Any]:
 
     Raises:
         UnknownMeasure: there is no such measure.
-        PlanError: as :func:`taken`.
+        PlanError: as :func:`settings_of`.
     """
     told: dict[str, Any] = {"measure": measure, "samples": settings.samples}
     if measure == BEHAVIOUR:
         return told | {"decoding": "teacher-forced argmax"}
-    need, own = spec_of(measure).need, asdict(taken(settings, measure))
+    need, own = spec_of(measure).need, asdict(settings_of(settings, measure))
     if need is Need.ACTIVATIONS:
         return plain(told | {"position": settings.position, **own})
     if need is Need.ANSWERS:

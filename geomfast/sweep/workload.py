@@ -11,7 +11,7 @@ from geomfast.measures import Need, needing, spec_of
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import BLOCK, Pace
-from geomfast.sweep.plan import Settings, taken
+from geomfast.sweep.plan import Settings, settings_of
 from geomfast.testbed.models.scales import Scale
 from geomfast.testbed.tasks import DIAGNOSTIC_STREAM
 
@@ -76,7 +76,7 @@ class Workload:
         return total
 
     def _chains(self, name: str) -> float:
-        own = taken(self.job.settings, name)
+        own = settings_of(self.job.settings, name)
         batch, steps = own.batch_size, own.chains * (own.draws + own.burn_in)
         move = _LANGEVIN * self.scale.parameters * self.pace.element
         each = [*self.lengths, max(self.lengths)]  # and the mixture, padded to the longest
@@ -114,4 +114,4 @@ def batch_tokens(job: Job) -> float:
 def products(settings: Settings, measure: str) -> int:
     """Products with a Hessian that a measure of it takes."""
     known = spec_of(measure).products
-    return PRODUCTS if known is None else known(taken(settings, measure)) or PRODUCTS
+    return PRODUCTS if known is None else known(settings_of(settings, measure)) or PRODUCTS

@@ -18,7 +18,7 @@ def offered(line: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True
     )
-    return [word.partition(",")[2] for word in done.stdout.splitlines()]
+    return [word.partition(",")[2] for word in done.stdout.split()]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from geomfast.sweep.plan import (
     measure_settings,
     mixture_settings,
     run_specs,
-    taken,
+    settings_of,
 )
 from geomfast.sweep.samples import level_samples, mixture
 from geomfast.testbed.models.gpt import GPT
@@ -59,7 +59,7 @@ def test_chains_of_the_mixture_may_run_as_one_program() -> None:
     """Which they do on a GPU: nothing in its loss depends on values."""
     (one,) = run_specs(SETTINGS, ("nano",), (0,))
     whole = mixture(level_samples(one, SETTINGS, CPU))
-    options = dataclasses.asdict(taken(SETTINGS, "llc")) | {
+    options = dataclasses.asdict(settings_of(SETTINGS, "llc")) | {
         "draws": 2,
         "burn_in": 0,
         "batch_size": 3,
@@ -103,7 +103,9 @@ def test_what_is_recorded_is_what_a_call_finds(measured: pd.DataFrame) -> None:
     samples = level_samples(one, SETTINGS, CPU)
     model = GPT(SCALES["nano"], 0)
     for probe in (*samples, mixture(samples)):
-        found = gf.llc(model, probe.loss, probe.batch, **dataclasses.asdict(taken(SETTINGS, "llc")))
+        found = gf.llc(
+            model, probe.loss, probe.batch, **dataclasses.asdict(settings_of(SETTINGS, "llc"))
+        )
         rows = measured[(measured["step"] == 0) & (measured["data"] == probe.data)]
         rows = rows.set_index("measure")
         assert rows["value"]["llc"] == pytest.approx(found.mean, rel=1e-6)

@@ -7,7 +7,7 @@ import pytest
 
 from geomfast.measures import measures
 from geomfast.runs.cadence import measurement_steps
-from geomfast.sweep.plan import MEASURE_SETTINGS, Settings, run_specs, taken
+from geomfast.sweep.plan import MEASURE_SETTINGS, Settings, run_specs, settings_of
 from geomfast.sweep.presets import PRESETS
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training.schedule import checkpoint_steps
@@ -46,7 +46,7 @@ def test_presets_name_every_setting(name: str) -> None:
     assert existing - by_default <= named <= existing
     assert set(PRESETS[name]["scales"]) <= set(SCALES)
     assert set(PRESETS[name]["measures"]) <= set(measures())
-    taken(settings(PRESETS[name]), "llc")  # chains that can be stable
+    settings_of(settings(PRESETS[name]), "llc")  # chains that can be stable
 
 
 @pytest.mark.parametrize("name", PRESETS)
