@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from geomfast.estimators.sampling.rules import STABLE, steepest, usual_nbeta
+from geomfast.estimators.sampling.rules import STABLE, max_energy_curvature, usual_nbeta
 from geomfast.files import fingerprint
 from geomfast.measures.catalog import spec_of
 from geomfast.measures.spec import BEHAVIOUR, Need
@@ -109,7 +109,7 @@ def settings_of(settings: Settings, measure: str) -> Any:
     own = spec.asked(**{name: value for name, value in asked.items() if value is not None})
     if spec.need is not Need.CHAINS:
         return own
-    most = steepest(own.localization)
+    most = max_energy_curvature(own.localization)
     if own.lr * most >= STABLE:
         raise PlanError(
             f"llc_lr = {own.lr:g} is too large: with llc_localization = {most:g} "

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomfast.estimators.batches import Batches, count, taken
+from geomfast.estimators.batches import Batches, count, index_batch
 from geomfast.estimators.behaviour import mean_and_stderr
-from geomfast.estimators.checks import LossFunction, checked_losses, chosen
+from geomfast.estimators.checks import LossFunction, checked_losses, select_parameters
 from geomfast.files import fingerprint
 from geomfast.measures.catalog import measure_of, needing, spec_of
 from geomfast.measures.memory import Notice
@@ -81,12 +81,14 @@ class Evaluator:
                 said = f"{error} (on the samples {name!r} of data, a mapping of several sets; as "
                 raise kind(f"{said}one batch it is [data])") from error
         if self.how.params is not None:
-            chosen(self.module, self.how.params)
+            select_parameters(self.module, self.how.params)
 
     def _validate_on(self, batches: Batches, shown: bool) -> None:
         if not batches:
             return
-        two = taken(batches[0], torch.arange(min(2, count(batches[0], least=1)), device="cpu"))
+        two = index_batch(
+            batches[0], torch.arange(min(2, count(batches[0], least=1)), device="cpu")
+        )
         if self.loss_fn is not None:
             with torch.no_grad(), _named("loss_fn(model, batch)"):
                 losses = self.loss_fn(self.module, two)
@@ -178,7 +180,7 @@ class Evaluator:
         for batch in batches:
             samples = count(batch, least=1)
             for part in torch.arange(samples, device="cpu").split(size or samples):
-                found = self.loss_fn(self.module, taken(batch, part))
+                found = self.loss_fn(self.module, index_batch(batch, part))
                 losses.append(checked_losses(found, len(part), differentiable=False))
         together = torch.cat(losses).double()
         mean, stderr = mean_and_stderr(together)

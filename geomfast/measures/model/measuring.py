@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomfast.estimators.batches import Batches, batches_of, count, parts, taken
-from geomfast.estimators.checks import LossFunction, chosen
+from geomfast.estimators.batches import Batches, batches_of, count, index_batch, parts
+from geomfast.estimators.checks import LossFunction, select_parameters
 from geomfast.estimators.guard import left_alone, uncompiled
 from geomfast.measures.catalog import measures as known_measures
 from geomfast.measures.catalog import needing, spec_of
@@ -202,7 +202,9 @@ def _first(batches: Batches, samples: int | None) -> Batches:
     kept = Batches()
     for batch in batches:
         has = count(batch, least=1)
-        kept.append(batch if has <= samples else taken(batch, torch.arange(samples, device="cpu")))
+        kept.append(
+            batch if has <= samples else index_batch(batch, torch.arange(samples, device="cpu"))
+        )
         samples -= has
         if samples <= 0:
             break
@@ -228,7 +230,7 @@ def only(
     Raises:
         ValueError: a pattern matches no parameter, or none is left.
     """
-    wanted, _ = chosen(model, params)
+    wanted, _ = select_parameters(model, params)
     unused = _unused(model, wanted, loss_fn, batches)
     if unused and len(unused) < len(wanted):
         notice(
