@@ -39,8 +39,12 @@ MOVED = {
     "sweep.population": "population",
     **{
         f"sweep.{name}": f"runs.{name}"
-        for name in ("cadence", "failures", "locks", "parts", "settings_file", "states", "wall")
+        for name in ("cadence", "failures", "locks", "settings_file", "states")
     },
+    **{f"{room}.parts": "runs.recorded" for room in ("runs", "sweep")},
+    **{f"{room}.wall": "runs.timing" for room in ("runs", "sweep")},
+    "sweep.kept": "sweep.saved_model",
+    "sweep.rows": "sweep.samples",
 }
 #: Packages that are gone and held nothing but what has moved.
 _GONE = ("integrations", "integrations.measure")

@@ -13,7 +13,7 @@ from geomfast.measures import measures
 from geomfast.measures.model.measuring import MEASURES
 from geomfast.records import load_records
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TaskLevel
@@ -115,13 +115,13 @@ def test_a_sweep_does_not_depend_on_it(tmp_path, monkeypatch):
         mixture="joint", tasks=("COPY",), levels=(1,), steps=2, batch_size=8, learning_rate=None,
         precision="fp32", dense_until=2, dense_every=2, checkpoints=2, samples=10, llc_draws=2,
     )  # fmt: skip
-    (one,) = cells(settings, ("nano",), (0,))
+    (one,) = run_specs(settings, ("nano",), (0,))
     for name, few in (("hessian_trace", {"probes": 6}), ("hessian_density", {"iterations": 5})):
         change(monkeypatch, name, **few)
     change(monkeypatch, "llc", burn_in=2)
     for name, inside in (("without", contextlib.nullcontext()), ("with", foreign())):
         with inside:
-            assert Job(one, settings, measures(), tmp_path / name, "cpu", threads=1).carry_out()
+            assert Job(one, settings, measures(), tmp_path / name, "cpu", threads=1).run()
     expected, found = (load_records(tmp_path / name) for name in ("without", "with"))
     assert expected.drop(columns="seconds").equals(found.drop(columns="seconds"))
 

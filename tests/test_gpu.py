@@ -13,7 +13,7 @@ from geomfast.kernels.sgld import OP, Dynamics, LangevinState, sgld_step
 from geomfast.records import load_records
 from geomfast.replay import WARM_UP
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 from geomfast.testbed.tasks import LENGTH_TASKS, TaskLevel
 from geomfast.testbed.training.length_batches import LengthBatches
 from geomfast.testbed.training.loop import Trainer
@@ -322,8 +322,8 @@ def test_a_replayed_step_makes_new_noise_and_is_the_eager_one():
 
 def test_a_run_trains_and_measures(tmp_path: Path) -> None:
     settings = Settings("joint", ("COPY",), (1,), 8, 16, None, "bf16", 4, 2, 4, 16)
-    (cell,) = cells(settings, ("nano",), (0,))
-    assert Job(cell, settings, ("rankme", "probe_accuracy"), tmp_path, "cuda", 1).carry_out()
+    (spec,) = run_specs(settings, ("nano",), (0,))
+    assert Job(spec, settings, ("rankme", "probe_accuracy"), tmp_path, "cuda", 1).run()
     records = load_records(tmp_path)
     assert records[records.measure == "probe_accuracy"]["value"].between(0.0, 1.0).all()
     assert set(records["device"]) == {"cuda:0"}

@@ -34,7 +34,7 @@ COLUMNS = [*TRAJECTORY, "layer", "measure", "step", "after", "by", "change", "ch
 
 
 class Change(NamedTuple):
-    """Where a trajectory changes.
+    """Step at which a trajectory changes.
 
     Attributes:
         at: first checkpoint of the new level.

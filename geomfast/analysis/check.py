@@ -91,7 +91,7 @@ def _short(records: pd.DataFrame) -> Iterator[str]:
 def _several(
     records: pd.DataFrame, by: list[str], name: str
 ) -> Iterator[tuple[pd.Series, list[str]]]:
-    """What is the same in ``by`` but not in ``name``: a row of it, and the different values."""
+    """Groups of rows equal in ``by`` but not in ``name``: a row of each, and its values."""
     kinds = records[[*by, name]].drop_duplicates()
     mixed = kinds[kinds.duplicated(by, keep=False)]
     for _, rows in mixed.groupby(by, sort=False):

@@ -1,4 +1,4 @@
-"""What a claim of the paper comes to in one set of records."""
+"""Result of testing a claim of the paper on one set of records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What early geometry tells of which of two task-levels emerges first: finely.
+"""Fine test of early geometry: does it predict which of two task-levels emerges first?
 
 Two task-levels of one run are put in order by their emergence and by their early geometry
 (:mod:`geomfast.analysis.difficulty`).  Whether more RankMe means earlier or later is not known
@@ -67,7 +67,7 @@ def _learned(a: np.ndarray, b: np.ndarray, votes: np.ndarray) -> np.ndarray:
 
 
 def decided(table: pd.DataFrame) -> pd.DataFrame:
-    """Those rows of :func:`pairs` in which both emergence and geometry have an order."""
+    """Rows of :func:`pairs` in which both emergence and geometry are ordered."""
     return table[(table["emerged"] != 0) & (table["geometry"] != 0)]
 
 

@@ -1,4 +1,4 @@
-"""Where a trajectory begins, how high it gets, and where it ends."""
+"""Start, maximum and end of trajectories."""
 
 from __future__ import annotations
 

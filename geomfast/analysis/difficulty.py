@@ -1,4 +1,4 @@
-"""What early geometry tells of which task-level emerges when: coarsely.
+"""Coarse test of early geometry: does it predict when task-levels emerge?
 
 Early means before the first task-level of the run has emerged, so that what is predicted has
 nowhere happened yet.  The geometry is RankMe of the final state.  Its value at initialisation

@@ -1,4 +1,4 @@
-"""How the curvature of the loss changes along a run."""
+"""Changes of the loss's curvature along a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure a number is: intervals over seeds, and over events.
+"""Confidence intervals over seeds, and over events.
 
 Seeds are the statistical unit: the task-levels of one run share one network and are not
 independent.  Scales are fixed: an interval says what other seeds of these scales would give, not
@@ -115,7 +115,7 @@ def share_over_seeds(flags: ArrayLike, runs: ArrayLike, scales: ArrayLike) -> Es
 
 
 def _spread(values: np.ndarray, scales: ArrayLike) -> tuple[float, int, str]:
-    """Variance of one run, its degrees of freedom, and what it is taken over, in words."""
+    """Variance of one run, its degrees of freedom, and a description of its source."""
     names = np.asarray(scales, dtype=object).astype(str)
     _, scale = np.unique(names, return_inverse=True)
     means = np.bincount(scale, weights=values) / np.bincount(scale)

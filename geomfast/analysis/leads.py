@@ -150,7 +150,7 @@ def _parts(rows: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
 
 
 def rate(rows: pd.DataFrame) -> dict[str, Any]:
-    """What :func:`precursors` says of rows of one measure."""
+    """The result of :func:`precursors` for rows of one measure."""
     events = rows[rows["outcome"].isin(EVENTS)]
     counts = {name: int((events["outcome"] == name).sum()) for name in EVENTS}
     share = share_over_seeds(events["outcome"] == LEAD, events["run"], events["scale"])

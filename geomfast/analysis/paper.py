@@ -1,4 +1,4 @@
-"""What arXiv:2602.15997 reports, by version; its results changed between versions.
+"""Results that arXiv:2602.15997 reports, by version; they changed between versions.
 
 The keys are the names of claims (:class:`geomfast.analysis.claim.Claim`); a claim that is absent
 from a version is one it says nothing of.  Texts in quotation marks are the paper's words; a number

@@ -18,7 +18,7 @@ _known: ContextVar[_Known | None] = ContextVar("known", default=None)
 
 @contextmanager
 def remembering() -> Iterator[None]:
-    """Inside, tables given to :func:`remember` are analysed once; nobody may change them there."""
+    """Within the context, a table given to :func:`remember` is analysed once; do not change it."""
     token = _known.set({})
     try:
         yield

@@ -1,4 +1,4 @@
-"""From the long table of records to one trajectory per cell."""
+"""Trajectories from the long table of records, one per cell: a task-level of a run."""
 
 from __future__ import annotations
 

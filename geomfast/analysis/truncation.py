@@ -1,4 +1,4 @@
-"""What counting only the first parameters does to gradient ranks."""
+"""Effect on gradient ranks of counting only the first parameters."""
 
 from __future__ import annotations
 

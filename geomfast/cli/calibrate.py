@@ -1,4 +1,4 @@
-"""``geomfast calibrate-llc``: which step size and localization to sample the coefficient with."""
+"""``geomfast calibrate-llc``: finds a step size and a localization for the llc of a sweep."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import click
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from geomfast import machine
@@ -24,79 +24,104 @@ from geomfast.cli.options import device_option, json_option, threads_option
 from geomfast.files import write_atomically
 from geomfast.records import MIXTURE
 from geomfast.runs.errors import PlanError
-from geomfast.sweep.plan import taken
+from geomfast.sweep.plan import settings_of
 
-#: Samples of which the curvature is taken: enough to tell what is far from stable.
+#: Number of samples for the curvature: enough to detect settings that are far from stable.
 _CURVATURE_SAMPLES = 256
 
 
 @click.command("calibrate-llc")
 @click.argument("source", type=Place(path_type=Path))
-@click.option("--run", help="Of the sweep.  [default: the first with weights]")
-@click.option("--step", type=click.IntRange(0), help="Checkpoint.  [default: the last kept]")
+@click.option("--run", help="Run of the sweep.  [default: the first whose weights were saved]")
+@click.option("--step", type=click.IntRange(0), help="Checkpoint.  [default: the last saved]")
 @click.option(
-    "--task", type=OneTaskLevel(), default="mixture", show_default=True, help="Samples to take."
+    "--task",
+    type=OneTaskLevel(),
+    default="mixture",
+    show_default=True,
+    help="Task-level whose samples are used, or the mixture of all.",
 )
 @click.option(
-    "--lr", type=Ladder((1, 2, 5)), default="1e-6..1e-4", show_default=True, help="Step sizes."
+    "--lr",
+    type=Ladder((1, 2, 5)),
+    default="1e-6..1e-4",
+    show_default=True,
+    help="Step sizes to try.",
 )
 @click.option(
     "--localization",
     type=Ladder((1, 3)),
     default="1000..30000",
     show_default=True,
-    help="Strengths of the pull back to the weights.",
+    help="Localizations to try: strengths with which chains are pulled back to the weights.",
 )
 @click.option(
     "--nbeta",
     type=Finite(0, min_open=True),
-    help="Inverse temperature times n.  [default: the sweep's]",
+    help="Inverse temperature times the number of samples.  [default: the sweep's]",
 )
-@click.option("--chains", type=click.IntRange(1), help="Of each setting.  [default: the sweep's]")
-@click.option("--draws", type=click.IntRange(4), help="Of each chain.  [default: the sweep's]")
-@click.option("--burn-in", type=click.IntRange(0), help="Of each.  [default: the sweep's]")
-@click.option("--batch-size", type=click.IntRange(1), help="[default: the sweep's]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--chains",
+    type=click.IntRange(1),
+    help="Number of chains for each setting.  [default: the sweep's]",
+)
+@click.option(
+    "--draws", type=click.IntRange(4), help="Draws of each chain.  [default: the sweep's]"
+)
+@click.option(
+    "--burn-in",
+    type=click.IntRange(0),
+    help="Steps of each chain before its first draw.  [default: the sweep's]",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Samples in each minibatch.  [default: the sweep's]",
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the chains."
+)
 @device_option()
 @threads_option()
 @click.option(
     "--figure",
-    type=Place(path_type=Path, dir_okay=False),
-    help="Where to write the picture.  [default: in SOURCE/figures]",
+    type=Place("file", path_type=Path, dir_okay=False),
+    help="File for the figure of all chains.  [default: in SOURCE/figures]",
 )
 @json_option("Print one JSON object instead of a table.")
 def calibrate_llc(source: Path, figure: Path | None, as_json: bool, **options: Any) -> None:
     """Try settings of llc on a model of the sweep in SOURCE, and recommend one.
 
-    Every lr is run with every localization, but where the curvature shows that chains cannot be
-    stable. A setting is fit where chains converge: none diverges, the coefficient is not negative,
-    finite steps add less than its error, R-hat and effective draws suffice, and the coefficient and
-    |w - w0| have become flat; where they stay within half of |w0|; and where the neighbouring lr
-    gives the same. Of those, the weakest localization and then the largest lr is recommended.
+    Every step size (lr) is tried with every localization, except where the curvature shows that
+    chains would be unstable. A setting is suitable if its chains converge (none diverges, the
+    coefficient is not negative, finite steps add less than its error, R-hat and effective draws
+    suffice, and the coefficient and |w - w0| have become flat), stay within half of |w0|, and agree
+    with those of the neighbouring lr. Of the suitable settings the one with the weakest
+    localization, and then the largest lr, is recommended.
 
-    One setting is for all checkpoints: pass it to geomfast sweep as --llc-lr and
-    --llc-localization.
+    Use one setting for all checkpoints: pass it to geomfast sweep as --llc-lr and
+    --llc-localization. Ctrl-C aborts; nothing is saved before the end.
 
-    Exit codes: 0 done, also where no setting is fit; 1 the sampling failed; 2 bad usage, or no such
-    weights in SOURCE.
+    Exit codes: 0 done, even if no setting is suitable; 1 the sampling failed; 2 bad usage, or no
+    such weights in SOURCE; 130 aborted.
     """
     # Only now, so that --help does not wait for torch.
     import torch
 
-    from geomfast.sweep.kept import load_kept
+    from geomfast.sweep.saved_model import load_model
     from geomfast.testbed.training.checkpoints import CheckpointError
 
     try:
-        kept = load_kept(source, options["run"], options["step"])
+        saved = load_model(source, options["run"], options["step"])
     except PlanError as error:
         raise click.UsageError(str(error)) from error
     except CheckpointError as error:
         raise click.ClickException(str(error)) from error
     check_device(options["device"])
     torch.set_num_threads(options["threads"] or machine.usable_cores())
-    probe = _probe(kept, options["task"], options["device"])
+    probe = _probe(saved, options["task"], options["device"])
     try:
-        found = _calibrated(kept, probe, options)
+        found = _calibrated(saved, probe, options)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     place = figure or source / "figures" / f"llc-calibration-{_slug(found)}.png"
@@ -109,28 +134,28 @@ def calibrate_llc(source: Path, figure: Path | None, as_json: bool, **options: A
         _show(found, Console(highlight=False))
 
 
-def _probe(kept: Any, task: tuple[str, int], device: str) -> Any:
+def _probe(saved: Any, task: tuple[str, int], device: str) -> Any:
     import torch
 
-    from geomfast.sweep.rows import mixture, probes
+    from geomfast.sweep.samples import level_samples, mixture
 
-    samples = probes(kept.cell, kept.settings, torch.device(device))
+    samples = level_samples(saved.spec, saved.settings, torch.device(device))
     if task == MIXTURE:
         return mixture(samples)
     for probe in samples:
         if (probe.level.task, probe.level.level) == task:
             return probe
     there = ", ".join(probe.level.name for probe in samples)
-    raise click.UsageError(f"--task {task_level(*task)}: {kept.cell.run} has only {there}")
+    raise click.UsageError(f"--task {task_level(*task)}: {saved.spec.run} has only {there}")
 
 
-def _calibrated(kept: Any, probe: Any, options: dict[str, Any]) -> dict[str, Any]:
+def _calibrated(saved: Any, probe: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The calibration as plain values, with the traces of every trial."""
     from geomfast.estimators.sampling.calibrate import calibrate
 
-    model = kept.model.to(options["device"])
+    model = saved.model.to(options["device"])
     samples = probe.named["n"]
-    sweeps = asdict(taken(kept.settings, "llc"))
+    sweeps = asdict(settings_of(saved.settings, "llc"))
     names = ("nbeta", "chains", "draws", "burn_in", "batch_size")
     settings = {key: sweeps[key] if options[key] is None else options[key] for key in names}
     settings |= {"batch_size": min(settings["batch_size"], samples), "seed": options["seed"]}
@@ -138,6 +163,9 @@ def _calibrated(kept: Any, probe: Any, options: dict[str, Any]) -> dict[str, Any
     shown = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f} settings, elapsed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
@@ -157,8 +185,8 @@ def _calibrated(kept: Any, probe: Any, options: dict[str, Any]) -> dict[str, Any
         )
     best = found.recommended
     return {
-        "run": kept.cell.run,
-        "step": kept.step,
+        "run": saved.spec.run,
+        "step": saved.step,
         "task": probe.named["task"],
         "level": probe.named["level"],
         "n": samples,

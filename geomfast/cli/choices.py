@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from geomfast.records import MIXTURE
 from geomfast.testbed.tasks import LEVELS, TASK_NAMES
@@ -18,6 +19,17 @@ MOST_THREADS = 1024
 MOST_SEEDS = 100_000
 #: Generators are seeded with 32 bits.
 LARGEST_SEED = 2**32 - 1
+
+
+def completions(names: Iterable[str], incomplete: str, joined: str = ",") -> list[CompletionItem]:
+    """Completions for the last of several names: all that have not been given before."""
+    before, comma, last = incomplete.rpartition(joined)
+    taken = before.lower().split(joined)
+    return [
+        CompletionItem(f"{before}{comma}{name}")
+        for name in names
+        if name.lower().startswith(last.lower()) and name.lower() not in taken
+    ]
 
 
 class Finite(click.FloatRange):
@@ -33,9 +45,23 @@ class Finite(click.FloatRange):
 
 
 class Place(click.Path):
-    """A path as click's own, which takes an empty one, of an unset variable say, for the folder
-    that the command is called in.
+    """A path that is not empty: click takes an empty one, for instance of an unset variable, for
+    the current folder.
+
+    Args:
+        complete: what a shell offers: "dir" for folders, "file" for files and folders.
+        how: arguments of :class:`click.Path`.
     """
+
+    def __init__(self, complete: str = "dir", **how: Any) -> None:
+        super().__init__(**how)
+        self.complete = complete
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Folders, or files and folders."""
+        return [CompletionItem(incomplete, type=self.complete)]
 
     def convert(
         self,
@@ -83,6 +109,12 @@ class ListOf(click.ParamType):
         # In the tables' order and once each, so that spelling does not make another sweep.
         return tuple(name for name in self.existing if name in chosen)
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Names that can come next."""
+        return completions([*self.existing, *["all"] * ("," not in incomplete)], incomplete)
+
 
 class Levels(click.ParamType):
     """Difficulty levels, for instance ``1,3``."""
@@ -101,6 +133,12 @@ class Levels(click.ParamType):
         if isinstance(value, tuple):
             return value
         return tuple(int(level) for level in self.names.convert(value, param, ctx))
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Levels that can come next."""
+        return self.names.shell_complete(ctx, param, incomplete)
 
 
 class Seeds(click.ParamType):
@@ -207,6 +245,12 @@ class CadenceOf(click.ParamType):
             found[measure] = None if count == "all" else int(count)
         return found
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Measures that can come next, with what stands before their number."""
+        return completions([f"{name}=" for name in self.measures], incomplete)
+
 
 class Ladder(click.ParamType):
     """Positive numbers: ``1e-5``, ``1e-5,3e-5``, or a range with both ends, ``1e-6..1e-4``.
@@ -265,18 +309,35 @@ class OneTaskLevel(click.ParamType):
             self.fail(f"{value!r} is not TASK:LEVEL; tasks: {there}; levels 1 to 3", param, ctx)
         return task.upper(), int(level)
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Every task-level, and the mixture."""
+        # With a hyphen, which is accepted too: shells take a colon for the end of a word.
+        names = [f"{task}-{level}" for task in TASK_NAMES for level in LEVELS]
+        return completions(["mixture", *names], incomplete)
+
 
 class Words(click.ParamType):
     """Words separated by commas, in the order given and once each.
 
     Args:
         what: singular noun for messages, for instance ``revision``.
+        known: some words that a shell can offer, beside files.
     """
 
     name = "words"
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, known: Iterable[str] = ()) -> None:
         self.what = what
+        self.known = tuple(known)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Known words, or files where none of them fits."""
+        files = [CompletionItem(incomplete, type="file")] if self.known else []
+        return completions(self.known, incomplete) or files
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         return f"{self.what.upper().replace(' ', '-')},..."

@@ -1,4 +1,4 @@
-"""``geomfast doctor``: what this machine has, what is missing and why, whether kernels agree."""
+"""``geomfast doctor``: reports devices, compilers and backends, and tests every kernel."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from geomfast.cli.options import json_option
 @click.option(
     "--strict",
     is_flag=True,
-    help="Exit 1 also where a native module is missing that compilers here could build.",
+    help="Exit with 1 also if a native module is missing although a compiler for it is here.",
 )
 def doctor(as_json: bool, strict: bool) -> None:
-    """Say what geomfast finds on this machine, and what is missing and why.
+    """Report what geomfast finds on this machine, and what is missing and why.
 
     Every kernel is run on small matrices and compared with the float64 reference.
 
-    Exit codes: 0 all that is here works, 1 a self-test failed.
+    Exit codes: 0 everything that is here works, 1 a self-test failed, 2 bad usage.
     """
     findings = _findings()
     if as_json:
@@ -68,7 +68,7 @@ def _findings() -> dict[str, Any]:
 
 
 def _version(command: str) -> str | None:
-    """The line of a compiler's --version that says it; None where there is no compiler."""
+    """The line of a compiler's --version with its version; None without a compiler."""
     path = shutil.which(command)
     if path is None:
         return None

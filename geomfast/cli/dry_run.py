@@ -1,4 +1,4 @@
-"""What ``--dry-run`` prints of a command that trains: what is left to do, and what it takes."""
+"""Output of ``--dry-run`` for commands that train: the work that is left, and its cost."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rich.console import Console
 from rich.table import Table
 
 from geomfast.cli.modelled import show_modelled
-from geomfast.cli.outcome import say
-from geomfast.runs.wall import STARTING, TRAINING, WRITING
+from geomfast.cli.outcome import duration, say
+from geomfast.runs.timing import STARTING, TRAINING, WRITING
 
 _NO_MEASURE = (STARTING, TRAINING, WRITING)
 
 
 def check_assumed(options: Mapping[str, Any]) -> None:
-    """Refuse to assume a GPU where something is to be done on one.
+    """Refuse an assumed GPU unless it is only modelled.
 
     Args:
         options: of ``geomfast sweep``.
 
     Raises:
-        click.UsageError: says what it goes together with.
+        click.UsageError: names the options that ``--assume`` needs.
     """
     name = options["assume"]
     if not options["dry_run"]:
@@ -35,7 +35,7 @@ def check_assumed(options: Mapping[str, Any]) -> None:
 
 
 def show_plan(plan: Mapping[str, Any], console: Console) -> None:
-    """Print a plan as a table and what it comes to."""
+    """Print a plan as a table, with its total."""
     # One space between columns, so that 80 are enough.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0, collapse_padding=True)
     table.add_column("run", no_wrap=True)
@@ -61,14 +61,14 @@ def show_plan(plan: Mapping[str, Any], console: Console) -> None:
         where = f"{plan['device']} with {plan['threads']} threads a run"
         if "assumed" in plan:
             where = f"one {plan['assumed']['title']}"
-            alone = _time(total["total_seconds"])
+            alone = duration(total["total_seconds"])
             lines.append(
                 f"One after the other {alone}, of which the GPU is busy for "
-                f"{_time(total['device_seconds'])}."
+                f"{duration(total['device_seconds'])}."
             )
         lines.append(
             f"On {where}, {together}: about "
-            f"{_time(total['wall_seconds'])}. Estimates: {plan['uncertainty']}."
+            f"{duration(total['wall_seconds'])}. Estimates: {plan['uncertainty']}."
         )
     lines += [f"Failed before: {run}: {why}" for run, why in plan["failed_before"].items()]
     for line in lines:
@@ -79,7 +79,7 @@ def _amounts(row: Mapping[str, Any]) -> list[str]:
     seconds = row["seconds"]
     training = seconds.get(TRAINING, 0.0)
     measuring = sum(seconds.values()) - sum(seconds.get(name, 0.0) for name in _NO_MEASURE)
-    times = [_time(value) for value in (training, measuring, row["total_seconds"])]
+    times = [duration(value) for value in (training, measuring, row["total_seconds"])]
     return [*times, _bytes(row["memory_bytes"]), _bytes(row["disk_bytes"])]
 
 
@@ -88,12 +88,6 @@ def _shares(seconds: Mapping[str, float]) -> list[tuple[str, float]]:
     whole = sum(seconds.values())
     shares = [(what, value / whole) for what, value in seconds.items()]
     return sorted((s for s in shares if s[1] >= 0.005), key=lambda s: -s[1])
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _bytes(count: float) -> str:

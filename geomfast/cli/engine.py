@@ -35,11 +35,11 @@ def chosen_engine(options: dict[str, Any]) -> Engine:
             is assumed (``assume``) need not be there.
     """
     check_backend()
-    name, device, share = options["engine"], options["device"], options["gpus_per_cell"]
+    name, device, share = options["engine"], options["device"], options["gpus_per_run"]
     workers, threads = options["workers"], options["threads"]
     address = options["address"] if options["address"] not in ("", "local") else None
     if name == "local":
-        for option in ("address", "gpus_per_cell"):
+        for option in ("address", "gpus_per_run"):
             source = click.get_current_context().get_parameter_source(option)
             if source == ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"--{option.replace('_', '-')} needs --engine ray")
@@ -50,7 +50,7 @@ def chosen_engine(options: dict[str, Any]) -> Engine:
                 f"--device {device}: Ray chooses the GPU; ask for --device cuda, or cpu"
             )
         if share is not None and device == "cpu":
-            raise click.UsageError("--gpus-per-cell needs --device cuda")
+            raise click.UsageError("--gpus-per-run needs --device cuda")
     share = (share or 1.0) if name == "ray" and device == "cuda" else 0.0
     if address:
         # What this machine has says nothing about the cluster's nodes.

@@ -12,32 +12,44 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import importlib
 
 import click
+from click.shell_completion import CompletionItem
 
 import geomfast
 from geomfast.cli.refused import Refused
 from geomfast.files import FileError, printable
 
-#: The module of each command, and what the list of commands says of it: a list that had to import
-#: them all would wait seconds for statistics and figures.
+#: Module and one-line help of each command, so that the list of commands need not import them all,
+#: which takes seconds.
 COMMANDS = {
-    "sweep": ("sweep", "Train and measure a grid of runs; resumes where it was left."),
+    "sweep": ("sweep", "Train and measure a grid of runs; run again to resume."),
     "population": (
         "population",
-        "Hundreds of seeds of every scale, trained as one; resumes where it was left.",
+        "Train hundreds of seeds of every scale as one program; run again to resume.",
     ),
     "measure": (
         "measure",
-        "Measure checkpoints that are there already; resumes where it was left.",
+        "Measure existing checkpoints of any model; run again to resume.",
     ),
-    "measures": ("measures", "What can be measured, what it needs, costs, and its settings."),
-    "report": ("report", "Tables, figures and one HTML page from the records of a sweep."),
-    "calibrate-llc": ("calibrate", "Step size and localization for a sweep's llc."),
-    "doctor": ("doctor", "Devices, compilers, backends, and a self-test of every kernel."),
+    "measures": ("measures", "List the measures: what each needs, costs, and its settings."),
+    "report": ("report", "Make tables, figures and one HTML page from records."),
+    "calibrate-llc": ("calibrate", "Find a step size and localization for the llc of a sweep."),
+    "doctor": ("doctor", "Check devices, compilers and backends, and test every kernel."),
 }
+#: Options by the name they had before.
+RENAMED = {"--gpus-per-cell": "--gpus-per-run"}
 
 
 class Explained(click.Group):
-    """A group whose commands say in one line which file or name they do not use, and why."""
+    """A group of commands that reports refused files and names in one line, with the reason."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; an option under its old name works, with a note of the new one."""
+        for index, arg in enumerate(args):
+            name, equals, value = arg.partition("=")
+            if name in RENAMED:
+                click.echo(f"{name} is deprecated; use {RENAMED[name]}", err=True)
+                args[index] = f"{RENAMED[name]}{equals}{value}"
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names of the commands."""
@@ -55,8 +67,18 @@ class Explained(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands for a shell, without importing any, or the group's own options."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=COMMANDS[name][1])
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
+
     def invoke(self, ctx: click.Context) -> Any:
-        """As of every group."""
+        """Run a command; turn errors of files and text into messages with exit code 1 or 2."""
         try:
             return super().invoke(ctx)
         except FileError as error:
@@ -69,6 +91,11 @@ class Explained(click.Group):
             raise click.ClickException(f"{error.object!a:.80} is not text") from error
         except BrokenPipeError:
             raise
+        except KeyboardInterrupt:
+            from geomfast.cli.interrupts import ABORTED, STOPPED  # brings rich
+
+            click.echo(ABORTED, err=True)
+            ctx.exit(STOPPED)
         except OSError as error:
             where = f" ({error.filename!a})" if error.filename is not None else ""
             raise click.ClickException(f"{error.strerror or error}{where}") from error

@@ -1,9 +1,9 @@
-"""``geomfast measure``: checkpoints that are there already, of any training."""
+"""``geomfast measure``: measures existing checkpoints, of any training."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from rich.console import Console
 from geomfast.cli.choices import ListOf, Place, Words
 from geomfast.cli.dry_run import print_plan
 from geomfast.cli.engine import chosen_engine
-from geomfast.cli.measured import Shown, planned, show_plan
+from geomfast.cli.measured import planned, show_plan
 from geomfast.cli.options import (
     asked_cadence,
     cadence_option,
@@ -23,8 +23,9 @@ from geomfast.cli.options import (
     llc_options,
     lock_option,
 )
-from geomfast.cli.outcome import finish
+from geomfast.cli.outcome import finish, say
 from geomfast.cli.working import described_call, refusals, run_work
+from geomfast.lm.probe_sets import BUILT_IN
 from geomfast.measures import measures, spec_of
 from geomfast.runs.errors import PlanError
 from geomfast.runs.executors.engine import Engine
@@ -49,53 +50,54 @@ _DTYPES = ("float32", "bfloat16", "float16")
     "--revisions",
     type=Words("revision"),
     default="",
-    help="Revisions of a model on the hub: step0,step1000,... or all whose name tells a step.  "
-    "[default: main]",
+    help="Revisions of a model on the hub, for instance step0,step1000; all for every revision "
+    "whose name contains a step.  [default: main]",
 )
 @click.option(
     "--measures",
     type=ListOf("measure", measures()),
     default="rankme",
     show_default=True,
-    help=f"{', '.join(measures())}; behaviour is always measured.",
+    help=f"Measures: {', '.join(measures())}, or all; behaviour is always measured.",
 )
 @cadence_option(measures(), "all")
 @click.option(
     "--probes",
-    type=Words("probe set"),
-    help="Samples of language models: built-in sets by name, JSONL files, or builtin for all of "
-    "the former.  [default: builtin]",
+    type=Words("probe set", ("builtin", *BUILT_IN)),
+    help=f"Probe sets for language models: {', '.join(BUILT_IN)}; builtin for all of these; or "
+    "JSONL files, in the format above.  [default: builtin]",
 )
 @click.option(
     "--samples",
     type=click.IntRange(2),
-    help="Samples of every probe set or task-level, its first.  [default: all; as the sweep]",
+    help="Number of samples of each probe set or task-level, the first ones.  [default: all of a "
+    "probe set; for a sweep its own number]",
 )
 @click.option(
     "--dtype",
     type=click.Choice(_DTYPES),
-    help="To load language models in; spectra are computed in float64.  [default: float32]",
+    help="Type of the weights of loaded language models; spectra are computed in float64.  "
+    "[default: float32]",
 )
-@llc_options(
-    {name: spec_of("llc").defaults[name] for name in _LLC}, "; of a sweep's checkpoints the sweep's"
-)
+@llc_options({name: spec_of("llc").defaults[name] for name in _LLC}, "; for a sweep its own")
 @click.option(
     "--out",
     type=Place(path_type=Path),
-    help="Folder for the records.  [default: SOURCE-measured beside a folder, measured/MODEL]",
+    help="Folder for the records.  [default: SOURCE-measured for a folder, measured/MODEL for a "
+    "model of the hub]",
 )
 @click.option(
     "--keep-cache",
     is_flag=True,
-    help="Download to the hub's own cache and leave it there, instead of two checkpoints at a time "
-    "to OUT/downloads.",
+    help="Download to the cache of the hub and keep the files there. Without, they go to "
+    "OUT/downloads, two checkpoints at a time, and are deleted.",
 )
 @engine_options
 @lock_option
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Write and download nothing: print what is left, its download and its time.",
+    help="Write and download nothing; print what is left to do, its size and its time.",
 )
 @json_option()
 def measure(source: str, out: Path | None, **options: Any) -> None:
@@ -107,11 +109,17 @@ def measure(source: str, out: Path | None, **options: Any) -> None:
 
     One checkpoint is measured while the next is fetched. Running the same command again resumes;
     more checkpoints or measures add work; other settings in the same OUT are refused. Ctrl-C or
-    SIGTERM drops the measure in hand and writes those that the checkpoint has; a second Ctrl-C ends
-    at once. A kill loses at most one checkpoint.
+    SIGTERM stops the measurement in hand and writes the finished ones of the checkpoint; a second
+    Ctrl-C aborts at once. A kill loses at most one checkpoint.
 
-    A checkpoint that cannot be measured leaves the others as they are, and why in OUT/failures.
-    Exit codes: 0 done, 1 something failed, 2 bad usage, 130 stopped.
+    A JSONL file of a probe set has one JSON object a line, with a prompt, two or more choices, and
+    the right one by its number from 0 or by its text:
+
+    \b
+        {"prompt": "The sky is", "choices": ["blue", "sour"], "answer": 0}
+
+    If a checkpoint cannot be measured, the others are, and the reason is in OUT/failures. Exit
+    codes: 0 done, 1 something failed, 2 bad usage, 130 stopped.
     """
     console = Console(stderr=options["as_json"])
     with refusals():
@@ -127,7 +135,7 @@ def _measure(
 ) -> dict[str, Any]:
     """The outcome, or the plan."""
     # These bring torch with them, so they come after everything that can be refused early.
-    from geomfast.runs.model_folder import settled
+    from geomfast.runs.model_folder import merge_settings
     from geomfast.series.checkpoint import SourceUnreachable
     from geomfast.series.plan import default_out, jobs_of, remove_partial_writes, series_of
 
@@ -151,7 +159,7 @@ def _measure(
     what: dict[str, Any] = {"device": engine.device, "threads": engine.threads}
     what |= {"workers": engine.workers, "cadence": cadence}
     with nullcontext() if options["dry_run"] else locked(out, str(out)):
-        content = settled(
+        content = merge_settings(
             out,
             series[0].shared(),
             {name: series[0].of(name) for name in measures},
@@ -164,13 +172,13 @@ def _measure(
         write_settings(out, content, described_call())
         jobs = jobs_of(series, measures, out, **what)
         remove_partial_writes(out, jobs)
-        outcome = _run(out, series, jobs, engine, console)
+        outcome = _run(out, series, jobs, engine, console, content["calls"])
         check_still_there(out)
         return outcome
 
 
 def _measures(series: Series, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Those asked for, which the series has to have; of all of them, those it has."""
+    """The requested measures, which must be available; of ``all``, those that are."""
     if asked == measures():
         return series.measures
     for name in asked:
@@ -181,8 +189,15 @@ def _measures(series: Series, asked: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _run(
-    out: Path, series: list[Series], jobs: list[MeasureJob], engine: Engine, console: Console
+    out: Path,
+    series: list[Series],
+    jobs: list[MeasureJob],
+    engine: Engine,
+    console: Console,
+    calls: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
+    from geomfast.cli.progress import display
+    from geomfast.runs.remaining import OVERHEAD, Piece
     from geomfast.series.running import checkpoint_name
 
     left = {checkpoint_name(job.series.run, step) for job in jobs for step in job.steps}
@@ -191,11 +206,16 @@ def _run(
     run = "|".join(re.escape(one.run) for one in series)
     before = {name for name in failed_before(out) if re.fullmatch(rf"({run})(-\d+of\d+)?", name)}
     now = {job.name for job in jobs}
+    pieces = []
+    for job in jobs:
+        takes = {step: names | {*OVERHEAD} for step, names in job.lacking.items()}
+        pieces.append(Piece(job.name, job.series.scale, takes, trains=False))
+    say(console, f"Records go to {out}")
     ended = run_work(
         out,
         jobs,
         engine,
-        Shown(console, out, jobs),
+        display(console, pieces, engine, out, calls),
         console,
         succeeded=(names - left) | (before - now),
         here=True,

@@ -1,80 +1,24 @@
-"""What ``geomfast measure`` shows: its progress, and what a dry run finds."""
+"""What a dry run of ``geomfast measure`` finds, and how it is printed."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from geomfast.cli.outcome import say
 
 if TYPE_CHECKING:  # which bring torch with them
-    from geomfast.runs.executors.events import Event
     from geomfast.series.checkpoint import Checkpoint, Series
     from geomfast.series.running import MeasureJob
-
-
-class Shown:
-    """Progress over all checkpoints: a bar in a terminal, a line for each elsewhere."""
-
-    def __init__(self, console: Console, out: Path, jobs: Sequence[MeasureJob]) -> None:
-        self._console = console
-        self._total = sum(len(job.steps) for job in jobs)
-        self._done: dict[str, float] = {}
-        self._began = time.monotonic()
-        say(self._console, f"Records go to {out}")
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._bar = self._progress.add_task("checkpoints", total=self._total)
-
-    def __enter__(self) -> Shown:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, event: Event) -> None:
-        """Take in an event."""
-        if event.kind in ("lost", "failed"):
-            say(self._console, f"{event.run}: {event.error}")
-        ended = event.state.get("measured", 0.0) + event.state.get("failed", 0.0)
-        if event.kind != "progress" or ended <= self._done.get(event.run, 0.0):
-            return
-        self._done[event.run] = ended
-        count = round(sum(self._done.values()))
-        self._progress.update(self._bar, completed=count, description=f"step {event.step}")
-        if not self._console.is_terminal:
-            pace = (time.monotonic() - self._began) / count
-            left = f", {pace * (self._total - count):.0f} s left" if count < self._total else ""
-            say(
-                self._console,
-                f"{event.run}: step {event.step}, {count} of {self._total} checkpoints{left}",
-            )
 
 
 def planned(
     out: Path, series: Sequence[Series], jobs: Sequence[MeasureJob], measures: tuple[str, ...]
 ) -> dict[str, Any]:
-    """What is left, as plain values; nothing is measured.
+    """The work that is left, as plain values; nothing is measured.
 
     Args:
         out: folder of the results, which need not exist.

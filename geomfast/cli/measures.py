@@ -1,4 +1,4 @@
-"""``geomfast measures``: everything that can be measured, and what it takes."""
+"""``geomfast measures``: lists the measures, with what each needs, costs, and its settings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Any
 import click
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from geomfast.cli.outcome import say
 from geomfast.files import printable
 from geomfast.measures import MeasureSpec, Need, catalog
 
-#: What a measure takes, beside the work that it shares with the others of its need.
+_HEADINGS = ("measure", "what", "needs", "costs", "settings")
+#: Columns of a terminal from which on the table is readable; below, each measure has its lines.
+_TABLE_WIDTH = 120
+#: Cost of a measure by its need; shared work counts once for all measures of that need.
 _COST = {
     Need.ACTIVATIONS: "a forward pass, shared",
     Need.ANSWERS: "a forward pass, shared; a ridge regression for each layer",
@@ -30,11 +35,11 @@ _COST = {
 def measures(as_json: bool) -> None:
     """List everything that can be measured: geomfast's own, and of other installed packages.
 
-    A package adds measures by the entry point geomfast.measures. One that cannot be loaded is said
-    with its traceback, and leaves the others as they are.
+    A package adds measures by the entry point geomfast.measures. A measure that cannot be loaded is
+    listed with its traceback; the others still work.
 
-    Sweeps take all of these, populations those of activations; series of language models and
-    trackers all but those that need answers of the samples.
+    Sweeps support all measures, populations those of activations; series of language models and
+    trackers all except those that need answers for the samples.
     """
     found = catalog()
     if as_json:
@@ -43,15 +48,22 @@ def measures(as_json: bool) -> None:
         return
     console = Console()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("measure", "what", "needs", "costs", "settings"):
+    for heading in _HEADINGS:
         table.add_column(heading, no_wrap=heading == "measure")
     for spec in found.specs.values():
         told = _described(spec)
         settings = ", ".join(f"{name}={value}" for name, value in told["settings"].items())
         what = spec.summary + (f" [{spec.plugin}]" if spec.plugin else "")
-        cells = (spec.name, what, told["needs"], told["costs"], settings)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    console.print(table)
+        texts = (spec.name, what, told["needs"], told["costs"], settings)
+        texts = [printable(text) for text in texts]
+        table.add_row(*map(Text, texts))
+        if console.width < _TABLE_WIDTH:
+            say(console, texts[0])
+            for heading, text in zip(_HEADINGS[1:], texts[1:], strict=True):
+                line = Text(f"{heading + ':':10}{text}")
+                console.print(Padding(line, (0, 0, 0, 2)), highlight=False)
+    if console.width >= _TABLE_WIDTH:
+        console.print(table)
     for said, why in found.failures.items():
         console.print(Text(printable(f"{said} could not be loaded:"), style="red"))
         click.echo(why)

@@ -1,4 +1,4 @@
-"""Options that several commands have, each said once."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -29,17 +29,29 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
 
 
 def device_option(what: str = "cpu, cuda, cuda:1, ...") -> Callable[[Command], Command]:
-    """Where torch computes."""
-    return click.option("--device", default="cpu", show_default=True, help=what)
+    """Device that torch computes on."""
+    return click.option(
+        "--device",
+        default="cpu",
+        show_default=True,
+        help=f"Device: {what}",
+        shell_complete=lambda ctx, param, start: [
+            n for n in ("cpu", "cuda") if n.startswith(start)
+        ],
+    )
 
 
 def threads_option(default: str = "all") -> Callable[[Command], Command]:
-    """How many threads of the CPU it does that with."""
+    """Number of CPU threads that torch computes with."""
     kind = click.IntRange(1, MOST_THREADS)
-    return click.option("--threads", type=kind, help=f"CPU threads.  [default: {default}]")
+    return click.option(
+        "--threads", type=kind, help=f"CPU threads of each worker.  [default: {default}]"
+    )
 
 
-def json_option(what: str = "Print the outcome, or plan, as JSON.") -> Callable[[Command], Command]:
+def json_option(
+    what: str = "Print the outcome, or the plan, as JSON.",
+) -> Callable[[Command], Command]:
     """Output for programs, alone on stdout."""
     return click.option("--json", "as_json", is_flag=True, help=what)
 
@@ -52,13 +64,13 @@ engine_options = together(
         type=click.Choice(ENGINES),
         default=ENGINES[0],
         show_default=True,
-        help="Processes on this machine, or workers of a Ray cluster.",
+        help="local: processes on this machine; ray: workers of a Ray cluster.",
     ),
     click.option(
         "--workers",
         type=click.IntRange(1),
-        help="Worker processes at once.  [default: 1; on GPUs what their free memory holds, for "
-        "measure one each; all that a running cluster holds]",
+        help="Number of worker processes.  [default: 1; on GPUs as many as fit into free memory, "
+        "or one per GPU for measure; on a running cluster as many as it has room for]",
     ),
     threads_option("all, shared by the workers; 1 on a running cluster"),
     click.option(
@@ -66,12 +78,12 @@ engine_options = together(
         metavar="HOST:PORT|auto",
         envvar="RAY_ADDRESS",
         show_envvar=True,
-        help="Address of a running Ray cluster; without, one is started on this machine.",
+        help="Address of a running Ray cluster.  [default: start one on this machine]",
     ),
     click.option(
-        "--gpus-per-cell",
+        "--gpus-per-run",
         type=Finite(0, 1, min_open=True),
-        help="Share of a GPU that a worker on Ray takes: 0.25 for four on each.  [default: 1]",
+        help="Fraction of a GPU for each worker on Ray: 0.25 for four on each GPU.  [default: 1]",
     ),
 )
 
@@ -83,8 +95,8 @@ def cadence_option(measures: Iterable[str], default: str) -> Callable[[Command],
     return click.option(
         "--cadence",
         type=CadenceOf(measures),
-        help="Number of checkpoints at which to take a measure, evenly over the list of them: "
-        f"{example}=8, or =all.  [default: {default}]",
+        help="Number of checkpoints at which to take an expensive measure, evenly spaced: "
+        f"{example}=8, or {example}=all.  [default: {default}]",
     )
 
 
@@ -112,12 +124,12 @@ def asked_cadence(
 
 
 def llc_options(default: Mapping[str, Any], otherwise: str = "") -> Callable[[Command], Command]:
-    """How the local learning coefficient is sampled.
+    """Options for sampling the local learning coefficient.
 
     Args:
-        default: lr, localization, chains and draws where nothing else is asked for, and burn_in
+        default: defaults of lr, localization, chains and draws, and of burn_in
             where it can be asked for.
-        otherwise: of which cases these are not the defaults.
+        otherwise: text for cases with other defaults.
     """
 
     def option(name: str, kind: click.ParamType, what: str) -> Callable[[Any], Any]:
@@ -125,12 +137,24 @@ def llc_options(default: Mapping[str, Any], otherwise: str = "") -> Callable[[Co
         return click.option(f"--llc-{name.replace('_', '-')}", type=kind, help=f"{what}.  {usual}")
 
     return together(
-        option("lr", Finite(0, min_open=True), "Step size of the llc's chains; see calibrate-llc"),
-        option("localization", Finite(0), "Pull of the llc's chains back to the weights"),
-        option("chains", click.IntRange(1), "Number of the llc's chains"),
-        option("draws", click.IntRange(4), "Draws of each of the llc's chains"),
+        option(
+            "lr",
+            Finite(0, min_open=True),
+            "Step size of the Langevin chains of llc; see calibrate-llc",
+        ),
+        option(
+            "localization",
+            Finite(0),
+            "Strength with which the chains of llc are pulled back to the weights",
+        ),
+        option("chains", click.IntRange(1), "Number of chains of llc"),
+        option("draws", click.IntRange(4), "Draws of each chain of llc"),
         *(
-            [option("burn_in", click.IntRange(0), "Steps of each llc chain before its first draw")]
+            [
+                option(
+                    "burn_in", click.IntRange(0), "Steps of each chain of llc before its first draw"
+                )
+            ]
             if "burn_in" in default
             else []
         ),
@@ -138,13 +162,13 @@ def llc_options(default: Mapping[str, Any], otherwise: str = "") -> Callable[[Co
 
 
 def stack_option(members: str) -> Callable[[Command], Command]:
-    """Whether seeds of a scale are trained as one program."""
+    """Option that trains the seeds of a scale as one program."""
     return click.option(
         "--stack",
         type=click.Choice(STACK),
         default=STACK[0],
         show_default=True,
-        help=f"{members} as one program: where that is faster at their size, always, or never.",
+        help=f"Train {members} as one program. auto: if that is faster; always; never.",
     )
 
 
@@ -156,7 +180,8 @@ state_option = click.option(
     metavar="SECONDS",
     default=STATE_EVERY,
     show_default=True,
-    help="Least time between the states a kill goes back to; 0 for one at every checkpoint.",
+    help="Minimum time between saved states, from which a killed run resumes; 0: save at every "
+    "checkpoint.",
 )
 
 
@@ -170,10 +195,10 @@ lock_option = click.option(
     is_flag=True,
     expose_value=False,
     callback=_without,
-    help="For file systems without locks: nothing else may write to OUT meanwhile.",
+    help="Do not lock OUT, for file systems without locks; nothing else may write to it meanwhile.",
 )
 dry_run_option = click.option(
     "--dry-run",
     is_flag=True,
-    help="Write nothing: print what is left, with its estimated time, memory and disk.",
+    help="Write nothing; print what is left to do, with an estimate of time, memory and disk.",
 )

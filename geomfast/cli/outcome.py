@@ -1,8 +1,9 @@
-"""What a user reads of an outcome, and where the time of runs went."""
+"""Prints the outcome of a command, and the time that runs took by activity."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,15 +13,28 @@ import click
 from rich.console import Console
 
 from geomfast.runs.outcome import exit_code
-from geomfast.runs.wall import TRAINING, WRITING
+from geomfast.runs.timing import TRAINING, WRITING
 
-#: What to say of one result beside its name and state; begins with a comma or a space.
+#: Returns the text after a result's name and state; it begins with a comma or a space.
 Told = Callable[[Mapping[str, Any]], str]
+
+
+def program() -> str:
+    """How this program was called, for hints that can be copied."""
+    module = Path(sys.argv[0]).parts[-2:] == ("geomfast", "__main__.py")
+    return "python -m geomfast" if module else "geomfast"
 
 
 def say(console: Console, line: str) -> None:
     """Print a line as it is, however long."""
     console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def duration(seconds: float) -> str:
+    """For instance ``45 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def finish(outcome: Mapping[str, Any], told: Told, console: Console, *, as_json: bool) -> None:
@@ -42,7 +56,7 @@ def show_outcome(outcome: Mapping[str, Any], told: Told, console: Console) -> No
             line += f"\n{'' if each['explained'] else each['details']}{each['error']}"
         say(console, line)
     if not results:
-        say(console, "everything asked for is done already")
+        say(console, "Nothing to do: everything asked for is recorded already")
     timed = [each["seconds"] for each in results if "seconds" in each]
     if len(timed) > 1:
         names = dict.fromkeys(name for seconds in timed for name in seconds)
@@ -52,10 +66,13 @@ def show_outcome(outcome: Mapping[str, Any], told: Told, console: Console) -> No
         say(console, f"{name}: left out, {why}")
     if any(each["state"] == "failed" for each in results):
         failures = Path(outcome["out"]) / "failures"
-        say(console, f"What failed: why is in {failures}; run this again to retry")
+        say(console, f"Reasons of failures are in {failures}; run the same command again to retry")
     for notice, count in outcome["notices"].items():
         say(console, f"Notice: {notice} ({count} checkpoint{'s' * (count > 1)})")
-    say(console, f"Next: geomfast report {outcome['out']}")
+    if outcome["state"] == "stopped":
+        say(console, "Stopped: run the same command again to resume")
+    if any((Path(outcome["out"]) / "records").glob("**/*.parquet")):
+        say(console, f"Next: {program()} report {shlex.quote(outcome['out'])}")
 
 
 def shares(seconds: Mapping[str, float]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from geomfast.cli.options import (
 from geomfast.cli.outcome import finish
 from geomfast.cli.working import described_call, refusals, run_work
 from geomfast.measures import Need, measures, needing
-from geomfast.population.folder import groups_of, settled
+from geomfast.population.folder import groups_of, merge_settings
 from geomfast.population.plan import (
     LADDER,
     MEASURES,
@@ -67,38 +67,38 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
     type=ScaleNames(),
     default=",".join(LADDER),
     show_default=True,
-    help="Layers and width of every scale.",
+    help="Scales, each by its number of layers and its width.",
 )
 @click.option(
     "--seeds",
     type=Seeds(),
     default="0..49",
     show_default=True,
-    help="Initialisation and data; ranges include both ends.",
+    help="Seeds of initialisation and data; ranges include both ends.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(2),
     default=2000,
     show_default=True,
-    help="Optimiser steps of a member.",
+    help="Optimiser steps of each member.",
 )
 @click.option(
     "--train-length",
     type=click.IntRange(1),
-    help=f"Longest length trained on.  [default: {_TRAIN}]",
+    help=f"Longest examples to train on.  [default: {_TRAIN}]",
 )
 @click.option(
     "--test-lengths",
     type=Lengths(),
-    help=f"Lengths tested on besides that one.  [default: {_TEST}]",
+    help=f"Lengths of examples to test on, besides the longest trained on.  [default: {_TEST}]",
 )
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
     default=16,
     show_default=True,
-    help="Examples per member and step, every length equally often.",
+    help="Examples per member and step; every length is equally frequent.",
 )
 @click.option(
     "--learning-rate",
@@ -117,7 +117,7 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
     type=ListOf("measure", _MEASURES),
     default=",".join(MEASURES),
     show_default=True,
-    help=f"{', '.join(_MEASURES)}, of the members' activations; behaviour is always measured.",
+    help=f"Measures of activations: {', '.join(_MEASURES)}; behaviour is always measured.",
 )
 @cadence_option(_MEASURES, "all")
 @click.option(
@@ -125,9 +125,9 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
     type=click.IntRange(2),
     default=16,
     show_default=True,
-    help="About how many to measure, log-spaced.",
+    help="Approximate number of checkpoints to measure, at logarithmic distances.",
 )
-@stack_option("Members")
+@stack_option("members")
 @engine_options
 @state_option
 @lock_option
@@ -137,12 +137,12 @@ def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **opt
     """Train many seeds of every scale on short examples and test them on longer ones.
 
     Running the same command again resumes; more scales, seeds, measures, or checkpoints of a
-    measure add work; other settings in the same OUT are refused. Ctrl-C or SIGTERM drops the
-    measure in hand and saves the state; a second Ctrl-C ends at once.
+    measure add work; other settings in the same OUT are refused. Ctrl-C or SIGTERM stops the
+    measurement in hand and saves the state; a second Ctrl-C aborts at once.
 
-    A member whose loss is not finite any more stays out of the records from there on, and leaves
-    the others as they are; why is in OUT/failures. Exit codes: 0 done, 1 something failed, 2 bad
-    usage, 130 stopped.
+    A member whose loss becomes infinite or NaN is not recorded from then on; the others continue,
+    and the reason is in OUT/failures. Exit codes: 0 done, 1 something failed, 2 bad usage, 130
+    stopped.
 
     Members of a scale are trained in groups that stay together, each group by one worker.
     """
@@ -171,7 +171,7 @@ def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **opt
                 print_plan(plan, console, as_json=options["as_json"])
                 return
             write_settings(out, content, described_call())
-            outcome = _run(out, jobs, settings, engine, console)
+            outcome = _run(out, jobs, settings, engine, console, content["calls"])
             check_still_there(out)
     finish(outcome, _told, console, as_json=options["as_json"])
 
@@ -185,11 +185,11 @@ def _jobs(
     options: dict[str, Any],
     engine: Engine,
 ) -> tuple[dict[str, Any], list[GroupJob]]:
-    """What the folder's settings say then, and the groups asked for."""
+    """The new content of the folder's settings, and the jobs of the requested groups."""
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.population.running import GroupJob, batches_of
 
-    content = settled(
+    content = merge_settings(
         out,
         settings,
         scales,
@@ -219,19 +219,25 @@ def _run(
     settings: PopulationSettings,
     engine: Engine,
     console: Console,
+    calls: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     from geomfast.cli.progress import display
     from geomfast.population.estimate import footprint
     from geomfast.population.running import missing
+    from geomfast.runs.remaining import Piece
 
     engine = engine.shared_by(map(footprint, jobs))
-    todo = [job for job in jobs if missing(job)]
+    lacking = {job.name: missing(job) for job in jobs}
+    todo = [job for job in jobs if lacking[job.name]]
     left = {job.name for job in todo}
+    pieces = [
+        Piece(job.name, job.group.scale, lacking[job.name], len(job.group.seeds)) for job in todo
+    ]
     ended = run_work(
         out,
         todo,
         engine,
-        display(console, settings.steps, len(todo)),
+        display(console, pieces, engine, out, calls),
         console,
         succeeded=[job.name for job in jobs if job.name not in left],
         here=True,
@@ -246,7 +252,11 @@ def _run(
 
 def _result(job: GroupJob, event: Event | None, *, left: bool) -> dict[str, Any]:
     group = job.group
-    facts = {"scale": group.scale, "members": len(group.seeds), "at_once": group.at_once}
+    facts = {
+        "scale": group.scale,
+        "members": len(group.seeds),
+        "at_once": group.members_per_program,
+    }
     return result(job.name, event, left=left, group=group.name, **facts)
 
 

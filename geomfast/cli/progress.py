@@ -1,45 +1,113 @@
-"""Progress of a sweep: bars in a terminal, plain lines elsewhere."""
+"""Progress of work: bars in a terminal, plain lines elsewhere; its activity and the time left."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
-from geomfast.runs.executors.events import LAST, Event
+from geomfast.cli.outcome import duration
+from geomfast.runs.executors.engine import Engine
+from geomfast.runs.executors.events import TERMINAL, Event
+from geomfast.runs.remaining import Piece, Remaining, recorded_rates
 
 #: Seconds between two plain lines of a run.
 _LINE_EVERY = 15.0
 
 
-class Bars:
-    """One bar for each running cell and one for all, with the time that is left."""
+class _Shown:
+    """Base of bars and lines.
 
-    def __init__(self, console: Console, steps: int, runs: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
+    Args:
+        console: console to print on.
+        pieces: all work that is left.
+        remaining: estimate of the time left; None to learn from nothing but the events.
+    """
+
+    def __init__(
+        self, console: Console, pieces: Iterable[Piece], remaining: Remaining | None = None
+    ) -> None:
+        self._console = console
+        self._pieces = {piece.name: piece for piece in pieces}
+        self._remaining = remaining or Remaining(self._pieces.values(), 1)
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _total(self, run: str) -> int:
+        piece = self._pieces[run]
+        return max(piece.lacking, default=0) if piece.trains else len(piece.lacking)
+
+    def _completed(self, event: Event) -> int:
+        """Steps trained, or checkpoints measured or failed."""
+        if self._pieces[event.run].trains:
+            return event.step
+        return round(event.state.get("measured", 0.0) + event.state.get("failed", 0.0))
+
+    def _times(self) -> str:
+        left = self._remaining.seconds()
+        told = "time left not known yet" if left is None else f"about {duration(left)} left"
+        return f"elapsed {duration(time.monotonic() - self._began)}, {told}"
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+class _WithTimes(Progress):
+    """Bars, and below them a line with the time elapsed and the time left."""
+
+    def __init__(
+        self, times: Callable[[], str], *columns: ProgressColumn, console: Console
+    ) -> None:
+        self._times = times
+        super().__init__(*columns, console=console)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self._times())
+
+
+class Bars(_Shown):
+    """One bar for each run, and one for all."""
+
+    def __init__(
+        self, console: Console, pieces: Iterable[Piece], remaining: Remaining | None = None
+    ) -> None:
+        super().__init__(console, pieces, remaining)
+        self._progress = _WithTimes(
+            self._times,
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[doing]}"),
             TextColumn("{task.fields[loss]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
         )
-        self._steps = steps
         self._bars: dict[str, TaskID] = {}
         self._reached: dict[str, int] = {}
-        self._total = (
-            self._progress.add_task("all runs", total=steps * runs, loss="") if runs > 1 else None
-        )
+        self._all = self._add("all", sum(map(self._total, self._pieces)), self._pieces.values())
+        self._progress.update(self._all, visible=len(self._pieces) > 1)
+
+    def _add(self, name: str, total: int, pieces: Iterable[Piece]) -> TaskID:
+        unit = "steps" if all(piece.trains for piece in pieces) else "checkpoints"
+        return self._progress.add_task(name, total=total, unit=unit, doing="", loss="")
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -50,69 +118,85 @@ class Bars:
 
     def show(self, event: Event) -> None:
         """Take in an event."""
-        if event.run not in self._bars:  # started, or failed before it could
-            self._bars[event.run] = self._progress.add_task(event.run, total=self._steps, loss="")
-        bar = self._bars[event.run]
+        self._remaining.hear(event)
+        run = event.run
+        if run not in self._bars:  # started, or failed before it could
+            self._bars[run] = self._add(run, self._total(run), [self._pieces[run]])
+        bar = self._bars[run]
+        first, _, more = event.doing.partition(", ")
+        self._progress.update(bar, doing=f"{first}{' ...' * bool(more)}")
         if event.kind == "lost":
-            line = f"{event.run}: {event.error}"
-            self._progress.console.print(line, highlight=False, soft_wrap=True, markup=False)
-        # A run resumed half-way starts there: what was done before says nothing about speed.
-        if event.step and event.run not in self._reached:
-            self._progress.reset(bar, completed=event.step)
-        if event.step:
-            self._reached[event.run] = event.step
-            loss = f"loss {event.state['loss']:.3f}"
-            self._progress.update(bar, completed=event.step, loss=loss)
+            self._print(f"{run}: {event.error}")
+        if completed := self._completed(event):
+            self._reached[run] = completed
+            self._progress.update(bar, completed=completed)
+        if event.step and "loss" in event.state:
+            self._progress.update(bar, loss=f"loss {event.state['loss']:.3f}")
         if event.kind == "finished":
-            self._reached[event.run] = self._steps
-            self._progress.update(bar, completed=self._steps)
-        if event.kind in ("stopped", "failed"):
-            self._progress.update(bar, description=f"{event.run} {event.kind}")
+            self._reached[run] = self._total(run)
+            self._progress.update(bar, completed=self._total(run))
+        if event.kind in TERMINAL:
+            self._progress.update(bar, doing=event.kind)
             self._progress.stop_task(bar)
-        if self._total is not None:
-            self._progress.update(self._total, completed=sum(self._reached.values()))
+        self._progress.update(self._all, completed=sum(self._reached.values()))
 
 
-class Lines:
-    """The same as a line now and then, for logs."""
+class Lines(_Shown):
+    """Progress as a line every few seconds, for logs."""
 
-    def __init__(self, console: Console, steps: int, runs: int) -> None:
-        self._console = console
-        self._steps = steps
-        self._runs = runs
-        self._ended = 0
-        self._shown: dict[str, float] = {}
-        self._first: dict[str, tuple[float, int]] = {}
+    _shown: dict[str, float]
 
     def __enter__(self) -> Lines:
+        self._shown, self._ended, self._reached = {}, 0, dict.fromkeys(self._pieces, 0)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def show(self, event: Event) -> None:
         """Take in an event."""
-        now = time.monotonic()
+        self._remaining.hear(event)
         if event.kind == "progress":
-            begin, step = self._first.setdefault(event.run, (now, event.step))
-            if now - self._shown.get(event.run, 0.0) < _LINE_EVERY:
-                return
-            self._shown[event.run] = now
-            pace = (event.step - step) / max(now - begin, 1e-9)
-            left = f", {(self._steps - event.step) / pace:.0f} s left" if pace > 0 else ""
-            loss = event.state["loss"]
-            self._print(f"{event.run}: step {event.step}/{self._steps}, loss {loss:.3f}{left}")
+            self._show_progress(event)
             return
-        note = f": {event.error}" if event.error else ""
-        if event.kind in LAST:
+        # Why a run failed stands in the outcome, once.
+        note = f": {event.error}" if event.kind == "lost" else ""
+        if event.kind in TERMINAL:
             self._ended += 1
-            note += f" ({self._ended} of {self._runs} runs)"
+            note += f" ({self._ended} of {len(self._pieces)} runs)" * (len(self._pieces) > 1)
         self._print(f"{event.run}: {event.kind}{note}")
 
-    def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+    def _show_progress(self, event: Event) -> None:
+        run, completed, now = event.run, self._completed(event), time.monotonic()
+        trains = self._pieces[run].trains
+        recent = now - self._shown.get(run, self._began) < _LINE_EVERY
+        # Every checkpoint of a series has a line.
+        if recent and (trains or completed == self._reached[run]):
+            return
+        self._reached[run], self._shown[run] = completed, now
+        unit = (
+            f"step {event.step}/{self._total(run)}"
+            if trains
+            else (f"step {event.step}, {completed} of {self._total(run)} checkpoints")
+        )
+        loss = f"loss {event.state['loss']:.3f}" if event.step and "loss" in event.state else ""
+        told = ", ".join(part for part in (unit, loss, event.doing, self._times()) if part)
+        self._print(f"{run}: {told}")
 
 
-def display(console: Console, steps: int, runs: int) -> Bars | Lines:
-    """Bars where someone watches a terminal, lines where output goes to a file or a pipe."""
-    return Bars(console, steps, runs) if console.is_terminal else Lines(console, steps, runs)
+def display(
+    console: Console,
+    pieces: Sequence[Piece],
+    engine: Engine,
+    out: Path,
+    calls: Sequence[Any] = (),
+) -> Bars | Lines:
+    """Bars if the console is a terminal, lines if output goes to a file or a pipe.
+
+    Args:
+        console: console to print on.
+        pieces: all work that is left.
+        engine: engine that does it.
+        out: folder whose records say how long such work takes.
+        calls: calls that its ``settings.json`` lists.
+    """
+    rates = recorded_rates(out, calls, engine.device)
+    remaining = Remaining(pieces, engine.workers or 1, rates)
+    return (Bars if console.is_terminal else Lines)(console, pieces, remaining)

@@ -1,4 +1,4 @@
-"""What the command line refuses as bad usage."""
+"""The error for input that the command line refuses as bad usage."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import click
 
 
 class Refused(click.ClickException):
-    """A file, folder or name that is not used: bad usage, of which no option is to blame."""
+    """A refused file, folder or name: bad usage that no single option causes."""
 
     exit_code = 2

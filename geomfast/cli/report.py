@@ -21,36 +21,36 @@ from geomfast.records import RecordsError
 
 
 @click.command()
-@click.argument("out", type=Place(path_type=Path))
+@click.argument("out", type=Place("file", path_type=Path))
 @click.option(
     "--html",
-    type=Place(path_type=Path, dir_okay=False),
-    help="Where to write the page.  [default: OUT/report.html]",
+    type=Place("file", path_type=Path, dir_okay=False),
+    help="File of the page.  [default: OUT/report.html]",
 )
 @click.option(
     "--against",
     type=click.Choice(sorted(REFERENCES)),
     default="v4",
     show_default=True,
-    help="Version of arXiv:2602.15997 whose values stand beside ours.",
+    help="Version of arXiv:2602.15997 whose values are shown for comparison.",
 )
 @click.option(
     "--compare",
     "compare_with",
     type=Place(path_type=Path, file_okay=False),
     metavar="OTHER",
-    help="A second sweep: claims of both in one table, their curves over each other, and the "
-    "settings that differ.",
+    help="Folder of a second sweep: claims of both in one table, curves in the same figures, and "
+    "the settings that differ.",
 )
 @click.option(
     "--every-run",
     is_flag=True,
-    help="Draw the figures of every run, not only of one seed per scale; seconds for each.",
+    help="Draw the figures of every run, not only of one seed per scale; takes seconds per run.",
 )
 @click.option(
     "--success",
     type=float,
-    help="Of populations: score from which a seed has succeeded.  [default: 0.2]",
+    help="Score from which a seed of a population counts as successful.  [default: 0.2]",
 )
 @json_option("Print one JSON object instead of tables.")
 def report(
@@ -62,25 +62,24 @@ def report(
     success: float | None,
     as_json: bool,
 ) -> None:
-    """Report on the sweep in OUT: first which claims of the paper hold, then the pictures.
+    """Report on the records in OUT: which claims of the paper hold, tables and figures.
 
     Writes OUT/report.html (one page that opens offline), OUT/report.json, OUT/figures/ and
     OUT/tables/, and prints the claims and key numbers.  The last line is the path of the page.  A
     sweep that is still running can be reported on.
 
-    Of what a tracker recorded the curves come first, and of the claims only those that it decides.
+    For the records of a tracker the curves come first, and only claims that they decide are shown.
 
-    Of a folder of geomfast population it shows how the outcomes of its seeds are distributed, scale
-    by scale. So it does of a table: OUT may be a CSV or Parquet file with the columns scale, seed
-    and score, and any of task, length, parameters, loss and n, such as evaluations of language
-    models over seeds. The report is then written to a folder beside the file, with its name, or
-    with -report after it where that folder holds what is not of geomfast report.
+    For a folder of geomfast population the report shows, scale by scale, how the outcomes of its
+    seeds are distributed. OUT may also be a CSV or Parquet file with the columns scale, seed and
+    score, and any of task, length, parameters, loss and n, for instance evaluations of language
+    models over seeds. The report is then written to a folder beside the file: with the name of the
+    file, or followed by -report if that folder has other contents.
 
-    Nothing is overwritten that geomfast report did not write.
+    Only files that geomfast report wrote are overwritten. Duplicate or contradictory records are
+    refused and listed.
 
-    Records that are duplicate or contradictory are refused, and listed.
-
-    Exit codes: 0 done, 1 the report failed, 2 bad usage or no records in OUT.
+    Exit codes: 0 done, 1 the report failed, 2 bad usage or no records in OUT, 130 aborted.
     """
     if compare_with is not None and compare_with.resolve() == out.resolve():
         raise click.BadParameter("is OUT itself", param_hint="--compare")
@@ -158,7 +157,7 @@ def _page(result: dict[str, Any]) -> None:
 
 
 def _failure(error: Exception) -> click.ClickException:
-    """What is said of it; 2 where a file or a name is refused, 1 where the report failed."""
+    """The error as a message: exit code 2 for a refused file or name, 1 for a failed report."""
     refused = isinstance(error, FileError) and not isinstance(error, RecordsError)
     kind = Refused if refused else click.ClickException
     return kind(printable(str(error)))

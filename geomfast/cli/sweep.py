@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,11 @@ from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import locked
 from geomfast.runs.outcome import outcome_of, result
 from geomfast.runs.settings_file import check_still_there, write_settings
-from geomfast.runs.wall import wall_time
+from geomfast.runs.timing import wall_time
 from geomfast.sweep.assumed import ASSUMED
-from geomfast.sweep.folder import settled
+from geomfast.sweep.folder import merge_settings
 from geomfast.sweep.groups import groups_of_cells
-from geomfast.sweep.plan import KEEP, MEASURE_SETTINGS, MIXTURES, Cell, Settings, cells
+from geomfast.sweep.plan import KEEP, MEASURE_SETTINGS, MIXTURES, RunSpec, Settings, run_specs
 from geomfast.sweep.presets import PRESETS
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import LEVELS, TASK_NAMES
@@ -47,41 +47,69 @@ if TYPE_CHECKING:  # which bring torch with them
 
 _GRID = ("scales", "seeds", "measures")
 _TRACE, _DENSITY = (spec_of(f"hessian_{name}").settings() for name in ("trace", "density"))
+_PRESET = "  [default: the preset's]"
 #: Settings of one measure, each with a default of its own.
 _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 
 
 @click.command()
 @click.argument("out", type=Place(path_type=Path))
-@click.option("--preset", default="smoke", show_default=True, help=f"{', '.join(PRESETS)}.")
-@click.option("--tasks", type=ListOf("task", TASK_NAMES), help=f"{', '.join(TASK_NAMES)}; or all.")
-@click.option("--levels", type=Levels(LEVELS), help="1, 2, 3; or all.")
-@click.option("--scales", type=ListOf("scale", SCALES), help=f"{', '.join(SCALES)}; or all.")
-@click.option("--seeds", type=Seeds(), help="Initialisation and data; ranges include both ends.")
-@click.option("--steps", type=click.IntRange(1), help="Optimiser steps of a run.")
-@click.option("--checkpoints", type=click.IntRange(2), help="About how many to measure, in all.")
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="smoke",
+    show_default=True,
+    help="Defaults of the options without a default of their own, from minutes (smoke) to days.",
+)
+@click.option(
+    "--tasks",
+    type=ListOf("task", TASK_NAMES),
+    help=f"Tasks: {', '.join(TASK_NAMES)}, or all.{_PRESET}",
+)
+@click.option("--levels", type=Levels(LEVELS), help=f"Difficulty levels: 1, 2, 3, or all.{_PRESET}")
+@click.option(
+    "--scales",
+    type=ListOf("scale", SCALES),
+    help=f"Model sizes: {', '.join(SCALES)}, or all.{_PRESET}",
+)
+@click.option(
+    "--seeds",
+    type=Seeds(),
+    help=f"Seeds of initialisation and data; ranges include both ends.{_PRESET}",
+)
+@click.option("--steps", type=click.IntRange(1), help=f"Optimiser steps of each run.{_PRESET}")
+@click.option(
+    "--checkpoints",
+    type=click.IntRange(2),
+    help=f"Approximate number of checkpoints to measure in each run.{_PRESET}",
+)
 @click.option(
     "--measures",
     type=ListOf("measure", measures()),
-    help=f"{', '.join(measures())}; behaviour is always measured.",
+    help=f"Measures: {', '.join(measures())}, or all; behaviour is always measured.{_PRESET}",
 )
 @cadence_option(measures(), "the preset's")
 @click.option(
     "--mixture",
     type=click.Choice(MIXTURES),
-    help="One model for all task-levels (as in the paper), or one for each task.",
+    help="joint: one model for all task-levels, as in the paper; per-task: a model for each task."
+    f"{_PRESET}",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Examples per step.")
+@click.option("--batch-size", type=click.IntRange(1), help=f"Examples per optimiser step.{_PRESET}")
 @click.option(
-    "--learning-rate", type=Finite(0, min_open=True), help="Peak; each scale has its own."
+    "--learning-rate",
+    type=Finite(0, min_open=True),
+    help="Peak learning rate.  [default: each scale has its own]",
 )
-@click.option("--samples", type=click.IntRange(2), help="Diagnostic samples per task-level.")
+@click.option(
+    "--samples", type=click.IntRange(2), help=f"Diagnostic samples per task-level.{_PRESET}"
+)
 @click.option(
     "--precision",
     type=click.Choice(list(PRECISIONS)),
-    help="Of training's matrix products, measures are always fp32. "
+    help="Precision of training's matrix products; measures are always computed in fp32. "
     + "; ".join(f"{name}: {what}" for name, what in PRECISIONS.items())
-    + ".",
+    + f".{_PRESET}",
 )
 @llc_options(
     {name: getattr(Settings, f"llc_{name}") for name in ("lr", "localization", "chains", "draws")}
@@ -89,26 +117,26 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 @click.option(
     "--trace-probes",
     type=click.IntRange(6),
-    help=f"Random vectors of a hessian_trace.  [default: {_TRACE.probes}]",
+    help=f"Number of random vectors of each hessian_trace.  [default: {_TRACE.probes}]",
 )
 @click.option(
     "--density-probes",
     type=click.IntRange(1),
-    help=f"Starting vectors of a hessian_density.  [default: {_DENSITY.probes}]",
+    help=f"Number of starting vectors of each hessian_density.  [default: {_DENSITY.probes}]",
 )
 @click.option(
     "--density-iterations",
     type=click.IntRange(2),
     help=f"Lanczos iterations of each starting vector.  [default: {_DENSITY.iterations}]",
 )
-@stack_option("Seeds of a scale (fp32 only)")
+@stack_option("the seeds of a scale (fp32 only)")
 @engine_options
 @click.option(
     "--keep",
     type=click.Choice(KEEP),
     default=KEEP[0],
     show_default=True,
-    help="Keep the weights of the last checkpoint (with what a resume needs) or of all.",
+    help="Checkpoints whose weights are kept: the last one (enough to resume), or all.",
 )
 @state_option
 @lock_option
@@ -116,24 +144,22 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 @click.option(
     "--assume",
     type=click.Choice(list(ASSUMED)),
-    help="With --dry-run and --device cuda: model this GPU, which need not be here.",
+    help="GPU to model, which need not be present; needs --dry-run and --device cuda.",
 )
 @json_option()
 def sweep(out: Path, preset: str, **options: Any) -> None:
     """Train models on the tasks and measure their geometry at checkpoints.
 
     Running the same command again resumes; more scales, seeds, measures, or checkpoints of a
-    measure add work; other settings in the same OUT are refused. Ctrl-C or SIGTERM
-    drops the measure in hand and saves the state; a second Ctrl-C ends at once.
+    measure add work; other settings in the same OUT are refused. Ctrl-C or SIGTERM stops the
+    measurement in hand and saves the state; a second Ctrl-C aborts at once.
 
-    Seeds that are trained as one program are measured, recorded and kept as runs of their own, and
-    stay together from then on.
+    Seeds trained as one program are measured, recorded and kept as separate runs, and stay together
+    when resumed.
 
-    A run that fails leaves the others running, and why in OUT/failures; running the same command
-    again tries it again.
+    If a run fails, the others continue, the reason is in OUT/failures, and running the same command
+    again retries it. Exit codes: 0 done, 1 something failed, 2 bad usage, 130 stopped.
     """
-    if preset not in PRESETS:
-        raise click.UsageError(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
     given = {key: value for key, value in options.items() if value is not None}
     chosen: dict[str, Any] = PRESETS[preset] | given
     settings = Settings(
@@ -166,28 +192,32 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
         check_folder(out, make=not options["dry_run"])
         if options["dry_run"]:
             engine = chosen_engine(options)
-            content = settled(out, settings, grid)
+            content = merge_settings(out, settings, grid)
             _, work = _work(out, settings, content, chosen, options, engine)
             plan = _planned(out, work, engine, options["assume"], console)
             print_plan(plan, console, as_json=options["as_json"])
             return
         with locked(out, str(out)):
-            content = settled(out, settings, grid)
+            content = merge_settings(out, settings, grid)
             engine = chosen_engine(options)
             content["groups"], work = _work(out, settings, content, chosen, options, engine)
             write_settings(out, content, described_call(preset=preset))
-            outcome = _run(out, settings.steps, work, engine, console)
+            outcome = _run(out, work, engine, console, content["calls"])
             check_still_there(out)
     finish(outcome, _told, console, as_json=options["as_json"])
 
 
 def _run(
-    out: Path, steps: int, work: list[Job | StackedJob], engine: Engine, console: Console
+    out: Path,
+    work: list[Job | StackedJob],
+    engine: Engine,
+    console: Console,
+    calls: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.cli.progress import display
     from geomfast.sweep.footprint import footprint
-    from geomfast.sweep.jobs import member_events, missing
+    from geomfast.sweep.jobs import member_events, missing, piece_of
 
     engine = engine.shared_by(map(footprint, work))
     todo = [each for each in work if any(map(missing, each.members))]
@@ -198,7 +228,7 @@ def _run(
         out,
         todo,
         engine,
-        display(console, steps, len(todo)),
+        display(console, [*map(piece_of, todo)], engine, out, calls),
         console,
         succeeded=[name for name in names if name not in left],
         results=member_events,
@@ -254,18 +284,18 @@ def _work(
     from geomfast.sweep.jobs import Job, runs_per_program, work_of
 
     what = (settings, chosen["measures"], out, engine.device, engine.threads, options["keep"])
-    asked = cells(settings, chosen["scales"], chosen["seeds"])
+    asked = run_specs(settings, chosen["scales"], chosen["seeds"])
     grid = content["grid"]
     every = {
-        cell.run: Job(cell, *what, cadence=chosen["cadence"], state_every=options["state_every"])
-        for cell in cells(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
+        spec.run: Job(spec, *what, cadence=chosen["cadence"], state_every=options["state_every"])
+        for spec in run_specs(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
     }
 
-    def at_once(cell: Cell, members: int) -> int:
-        return runs_per_program(every[cell.run], members, options["stack"])
+    def program_size(spec: RunSpec, members: int) -> int:
+        return runs_per_program(every[spec.run], members, options["stack"])
 
-    groups = groups_of_cells(content["groups"], asked, out, at_once, engine.workers or 1)
-    wanted = {cell.run for cell in asked}
+    groups = groups_of_cells(content["groups"], asked, out, program_size, engine.workers or 1)
+    wanted = {spec.run for spec in asked}
     mates = {run for group in groups if wanted & set(group["runs"]) for run in group["runs"]}
     jobs = [job for run, job in every.items() if run in wanted | mates]
     return groups, work_of(jobs, groups)

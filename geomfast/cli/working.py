@@ -1,4 +1,4 @@
-"""What the commands that work have in common: an interruptible run, and a note of the call."""
+"""Shared by commands that do work: an interruptible run, and a description of the call."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # these bring torch with them
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Inside, what cannot be done as asked is bad usage.
+    """Within the context, a :class:`PlanError` becomes a usage error.
 
     Raises:
         click.UsageError: says what to change.
@@ -51,13 +51,13 @@ def run_work(
     """
     from geomfast.runs.execute import execute
 
-    with asked_to_stop() as stopping:
+    with asked_to_stop(console) as stopping:
         waiting = console.status(f"waiting for {engine}")
         return execute(out, work, engine, stopping, display, waiting=waiting, **how)
 
 
 def described_call(**more: str) -> dict[str, Any]:
-    """What a reader of the folder wants to know of this call and no number depends on.
+    """A description of this call for ``settings.json``; no recorded value depends on it.
 
     Args:
         more: options worth naming beside the command line.

@@ -166,7 +166,7 @@ def count(batch: Any, least: int = 2) -> int:
     return samples
 
 
-def taken(batch: Any, indices: Tensor) -> Any:
+def index_batch(batch: Any, indices: Tensor) -> Any:
     """The samples of a batch at these indices, of any shape, which come first."""
     return mapped(lambda x: x[indices.to(x.device)], batch)
 
@@ -175,7 +175,7 @@ def some_of(batch: Any, at_most: int) -> tuple[Tensor, Any]:
     """A few samples, spread over the batch by a fixed seed: their numbers, ascending, and them."""
     samples = count(batch, least=1)
     which = shuffled(samples)[: min(at_most, samples)].sort().values
-    return which, taken(batch, which)
+    return which, index_batch(batch, which)
 
 
 def shuffled(samples: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geomfast.estimators.batches import shuffled, taken, tensors_of
+from geomfast.estimators.batches import index_batch, shuffled, tensors_of
 
 #: Samples that checks look at without the others, or a few more.
 FEW = 16
@@ -23,7 +23,7 @@ NO_PARAMETER = "the losses do not depend on any parameter that requires gradient
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
 
-def chosen(
+def select_parameters(
     model: nn.Module, params: Iterable[str] | int | None, *, entries: bool = False
 ) -> tuple[dict[str, Tensor], tuple[str, int] | None]:
     """Parameters by name, and the one of which only so many entries count.
@@ -161,7 +161,7 @@ def require_independent(
         return
     for which in shuffled(len(losses))[: 2 * FEW].chunk(2):
         with torch.no_grad():
-            alone = checked_losses(loss_fn(model, taken(batch, which)), len(which), False)
+            alone = checked_losses(loss_fn(model, index_batch(batch, which)), len(which), False)
         require_equal_losses(dict(zip(which.tolist(), alone, strict=True)), losses.detach())
     require_same_alone(loss_fn, model, batch, losses, briefly)
 
@@ -183,7 +183,7 @@ def require_same_alone(
     for one in _worth_a_look(batch, samples, briefly):
         with torch.no_grad():
             pair = torch.tensor([one, one], device="cpu")
-            alone = checked_losses(loss_fn(model, taken(batch, pair)), 2, False)
+            alone = checked_losses(loss_fn(model, index_batch(batch, pair)), 2, False)
         require_equal_losses({one: alone[0]}, losses.detach())
 
 
@@ -224,7 +224,7 @@ def _filled(x: Tensor) -> Tensor:
     return torch.minimum(*((each.any(rest) if rest else each).sum(1) for each in ends))
 
 
-def refuse_coupled(model: nn.Module) -> None:
+def check_sample_independence(model: nn.Module) -> None:
     """What makes a sample's loss random, or dependent on other samples."""
     for name, module in model.named_modules():
         where = f"{name or 'the model'} ({type(module).__name__})"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from geomfast.estimators.arguments import check_flag, check_loss, check_model, check_whole
-from geomfast.estimators.batches import count, one_batch, taken
+from geomfast.estimators.batches import count, index_batch, one_batch
 from geomfast.estimators.checks import LossFunction, require_finite
 from geomfast.estimators.per_sample.attribution import attribute
 from geomfast.estimators.stopping import check_stop
@@ -228,7 +228,7 @@ def _in_blocks(
     for pair in itertools.combinations(torch.arange(samples, device="cpu").split(at_once // 2), 2):
         check_stop()
         which = torch.cat(pair)
-        found = measure(taken(batch, which))
+        found = measure(index_batch(batch, which))
         if grams is None:
             every, some = (gram.new_empty(samples, samples) for gram in found)
             grams = every, some

@@ -24,16 +24,16 @@ from geomfast.estimators.checks import (
     FEW,
     NO_PARAMETER,
     LossFunction,
+    check_sample_independence,
     checked_losses,
-    chosen,
-    refuse_coupled,
     refuse_projected,
+    select_parameters,
     unused_error,
 )
 from geomfast.estimators.graph import uses_in_graph
 from geomfast.estimators.sampling.chains import Sampling, Traces, group_size, run_chains
 from geomfast.estimators.sampling.estimate import LLC, estimate, require_own_losses
-from geomfast.estimators.sampling.rules import STABLE, steepest, usual_nbeta
+from geomfast.estimators.sampling.rules import STABLE, max_energy_curvature, usual_nbeta
 from geomfast.estimators.stopping import check_stop
 from geomfast.kernels.sgld import Dynamics
 
@@ -151,10 +151,10 @@ def llc(
         _require_positive(nbeta=nbeta)
     elif isinstance(data, Iterator):
         raise ValueError("nbeta must be given: data is an iterator, whose n samples are not known")
-    refuse_coupled(model)
+    check_sample_independence(model)
     refuse_projected(model)
     with measurable(model, loss_fn, batches_of(data), widen=True) as (model, losses, batches):
-        parameters, _ = chosen(model, params)
+        parameters, _ = select_parameters(model, params)
         samples = sum(count(batch, least=1) for batch in batches)
         if batch_size is not None:
             check_whole(1, batch_size=batch_size)
@@ -300,7 +300,7 @@ def _require_stable(lr: float, nbeta: float, localization: float, curvature: flo
     """A chain on a quadratic of curvature h is stable where lr (nbeta h + localization) < 4."""
     if curvature is not None and not math.isfinite(curvature):
         raise ValueError(f"curvature must be finite, not {curvature}")
-    most = steepest(localization, nbeta, curvature)
+    most = max_energy_curvature(localization, nbeta, curvature)
     if lr * most >= STABLE:
         of = f"nbeta * curvature + localization = {most:.4g}"
         raise ValueError(

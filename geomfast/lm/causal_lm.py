@@ -54,7 +54,7 @@ class CausalLM:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go."""
+        """Device of the token ids."""
         return next(self.model.parameters()).device
 
     @property
@@ -220,7 +220,7 @@ def _tokenizer(transformers: Any, folder: Path, name: str) -> Any:
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Inside, transformers neither warns nor draws bars."""
+    """Within the context, transformers neither warns nor draws progress bars."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

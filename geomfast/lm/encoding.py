@@ -72,7 +72,7 @@ class EncodedProbes:
 
     @property
     def batch(self) -> dict[str, Tensor]:
-        """What :func:`answer_loss` takes, of all probes: tensors of N rows."""
+        """The batch for :func:`answer_loss`, with all probes: tensors of N rows."""
         return answer_batch(self.right, self.padding, self.device)
 
     @property
@@ -159,7 +159,7 @@ def _tokens(lm: CausalLM, text: str) -> tuple[int, ...]:
 
 
 def _shared(of_prompt: tuple[int, ...], tokens: tuple[int, ...]) -> int:
-    """How many tokens the two begin with in common."""
+    """Length of the common prefix of two token sequences."""
     pairs = zip(of_prompt, tokens, strict=False)
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(of_prompt), len(tokens)))
 
@@ -173,7 +173,7 @@ def padded(rows: list[tuple[int, ...]], padding: int) -> Tensor:
 def answer_batch(
     choices: list[Choice], padding: int, device: torch.device | str
 ) -> dict[str, Tensor]:
-    """What :func:`answer_loss` takes, of some continuations.
+    """The batch for :func:`answer_loss`, with some continuations.
 
     Returns:
         `input_ids` (N, T), without the last token, which predicts nothing; `at` (N, A), positions

@@ -54,7 +54,7 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a model does with N probes.
+    """Behaviour of a model on N probes.
 
     Attributes:
         right: (N,) 1 where the right continuation is the likeliest of the choices.
@@ -144,7 +144,7 @@ def states(
         probes: of :func:`encode`.
         how: `position` ("last" is the position that predicts the first token of an answer) and
             `batch_size` (64 by default).
-        notice: told where memory does not suffice.
+        notice: called with a message when memory is short.
 
     Returns:
         ``block 1`` ... ``block L``, each block's own output, and ``final``, the normed state that
@@ -180,7 +180,7 @@ def measure_lm(
         probes: of :func:`encode`.
         measures: names from :data:`MEASURES`.
         how: None for the defaults.
-        notice: told in a sentence what had to be changed for want of memory.
+        notice: called with a message when memory is short and a computation is changed.
 
     Returns:
         Name of the probe set and value, set after set; ``behaviour`` is recorded as ``accuracy``,

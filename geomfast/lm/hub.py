@@ -12,7 +12,7 @@ _LEFT_OUT = ["*/*", "consolidated*", "flax_model*", "tf_model*"]
 
 
 class LoadError(Exception):
-    """A model that cannot be had; the message says which, and why."""
+    """A model cannot be loaded; the message says which, and why."""
 
 
 class NoNetwork(LoadError):

@@ -3,7 +3,7 @@
 A folder that others have made is only read. Configurations may name Python files of the folder, or
 of the hub, that transformers would import (``auto_map``), kernels of the hub (an attention that is
 named like a repository), and modules that peft would import; and transformers may ask on the
-terminal whether to. None of it is run, whatever anybody answers.
+terminal whether to. None of it is run, whatever the answer.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def refuse_adapter_code(told: dict[str, Any], file: str, name: str) -> None:
 
 @contextmanager
 def without_questions() -> Iterator[None]:
-    """Inside, transformers fails where it would ask on the terminal whether to run code."""
+    """Within the context, transformers fails instead of asking whether to run code."""
     module: Any = importlib.import_module("transformers.dynamic_module_utils")
     before = module.TIME_OUT_REMOTE_CODE
     module.TIME_OUT_REMOTE_CODE = 0

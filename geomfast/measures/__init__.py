@@ -1,4 +1,4 @@
-"""What can be measured: the catalogue of measures, each in a file of its own.
+"""The catalogue of measures, each in a file of its own.
 
 Nothing here needs torch until a value is computed, so that help texts, estimates of cost, analyses
 and figures can ask what a measure is.

@@ -26,7 +26,7 @@ class UnknownMeasure(ValueError):
 
 @dataclass(frozen=True)
 class Catalog:
-    """What was found.
+    """The catalogue of measures.
 
     Attributes:
         specs: by name, in the order in which measures are listed and taken.
@@ -75,7 +75,7 @@ def part_of(record: str) -> str:
 
 
 def needing(names: Iterable[str], *needs: Need) -> list[str]:
-    """Those of these measures that are computed from this, in the order they are taken."""
+    """Those of the measures that have this need, in catalogue order."""
     wanted = set(names)
     return [name for name, spec in catalog().specs.items() if name in wanted and spec.need in needs]
 
@@ -118,5 +118,5 @@ def _plugins(taken: Iterable[str]) -> tuple[list[MeasureSpec], dict[str, str]]:
 
 
 def _meet(one: str, other: str) -> bool:
-    """Whether records of two measures could not be told apart."""
+    """Whether the records of two measures would be ambiguous."""
     return owns(one, other) or owns(other, one)

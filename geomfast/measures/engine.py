@@ -25,6 +25,7 @@ from geomfast.estimators.curvature.lanczos import one_start
 from geomfast.estimators.curvature.prepared import one_preparation
 from geomfast.estimators.gradients import GradientRanks, gradient_ranks
 from geomfast.estimators.stopping import check_stop
+from geomfast.measures.activity import announce
 from geomfast.measures.catalog import spec_of
 from geomfast.measures.memory import Notice, halving, logger, out_of_memory
 from geomfast.measures.spec import BEHAVIOUR, FAILED, MeasureSpec, Need
@@ -34,8 +35,8 @@ from geomfast.measures.subject import Policy, Samples, Seen, State, Subject, Val
 _OBSERVED = (Need.ACTIVATIONS, Need.ANSWERS)
 #: How :func:`geomfast.llc` begins to say that a model's chains are no one program.
 _OF_CHAINS = "chains run one after the other"
-#: How chains are not one program for want of memory.
-_ONE_BY_ONE = "out of memory: chains of the llc go on one after the other"
+#: Notice that chains are no longer one program because memory is short.
+_ONE_BY_ONE = "out of memory: chains of the llc continue one after the other"
 
 
 def measure(
@@ -46,7 +47,7 @@ def measure(
     *,
     behaviour: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Takes measures of a subject.
+    """Measure a subject.
 
     Args:
         subject: what is measured.
@@ -81,9 +82,11 @@ class _Taking:
         by_need = {need: [spec for spec in specs if spec.need is need] for need in Need}
         first: list[dict[str, Any]] = []
         if behaviour:
+            announce(BEHAVIOUR)
             first += self._guarded([BEHAVIOUR], self._behaviour)
         shared = [spec for need in _OBSERVED for spec in by_need[need]]
         for spec in shared:
+            announce(spec.name)
             take = self._spectra if spec.need is Need.ACTIVATIONS else self._answers
             made = self._guarded([spec.name], lambda s=spec, t=take: t(s, wanted[s.name]))
             first += made
@@ -91,9 +94,11 @@ class _Taking:
         yield from first
         if ranks := by_need[Need.GRADIENTS]:
             names = [spec.name for spec in ranks]
+            announce(", ".join(names))
             yield from self._guarded(names, lambda: self._gradients(ranks, wanted))
         yield from self._curvatures(by_need[Need.CURVATURE], wanted)
         for spec in by_need[Need.CHAINS]:
+            announce(spec.name)
             take = lambda s=spec: self._chains(s, wanted[s.name])  # noqa: E731
             yield from self._guarded([spec.name], take)
 
@@ -234,6 +239,7 @@ class _Taking:
                 for spec in specs:
                     if spec.name in failed:
                         continue
+                    announce(spec.name)
                     take = partial(self._curvature, spec, wanted[spec.name], number, samples, cut)
                     rows = list(self._guarded([spec.name], take))
                     if rows[0]["backend"] == FAILED:  # of all sets
@@ -281,7 +287,7 @@ class _Taking:
         return _values(found), vectors
 
     def _chains(self, spec: MeasureSpec, settings: Any) -> Iterator[dict[str, Any]]:
-        """For want of memory chains run one after the other, and then over parts of a minibatch."""
+        """When memory is short, chains run one after the other, then over parts of a minibatch."""
         for samples in self.subject.sampled:
             check_stop()
             begin = time.perf_counter()
@@ -347,7 +353,7 @@ class _Taking:
 
 @contextmanager
 def _told(notice: Notice) -> Iterator[None]:
-    """What is logged inside of how chains run is told as a notice, which a tracker gives once."""
+    """Log messages about how chains run become notices, which a tracker gives once."""
     said: list[str] = []
 
     def kept(record: logging.LogRecord) -> bool:

@@ -18,7 +18,7 @@ _SAID = ("not enough memory", "can't allocate memory", "CUDA out of memory", "AL
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice, of the host or of a device."""
+    """Whether an error means that the memory of the host or of a device was exhausted."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
@@ -39,7 +39,7 @@ def halving(
         samples: to start with.
         what: is done, for the notice.
         least: samples at once below which nothing is tried.
-        notice: told every time that the number is halved.
+        notice: called with a message each time the number is halved.
 
     Raises:
         What `attempt` raises, also for want of memory where `least` samples are too many.
@@ -55,4 +55,4 @@ def halving(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         samples = max(least, samples // 2)
-        notice(f"out of memory: {what} goes on with {samples} samples at once")
+        notice(f"out of memory: {what} continues with {samples} samples at a time")

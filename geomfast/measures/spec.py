@@ -1,4 +1,4 @@
-"""What is said of a measure, once, for everything that takes, records or shows it."""
+"""Specification of a measure: the one place for everything that computes or shows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "
 
 
 class Need(StrEnum):
-    """What a measure is computed from, and with it the work it shares and how it is called.
+    """Input of a measure; decides which work it shares and how it is called.
 
     ``compute`` of a measure of
 
@@ -119,11 +119,11 @@ class MeasureSpec:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Its settings where nothing else is asked for."""
+        """The measure's default settings."""
         return asdict(self.settings())
 
     def asked(self, **changes: Any) -> Any:
-        """Its settings, with these instead of the defaults.
+        """The measure's settings, with these in place of the defaults.
 
         Raises:
             TypeError: a setting that it has not; the message lists those it has.
@@ -148,5 +148,5 @@ def enough_samples(value: float, stderr: float, n: int) -> str:
 
 
 def owns(measure: str, record: str) -> bool:
-    """Whether a record's name is one of those that a measure writes: llc_rhat of llc."""
+    """Whether a measure writes records of this name: llc_rhat for llc."""
     return record == measure or record.startswith(f"{measure}_")

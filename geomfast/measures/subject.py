@@ -1,4 +1,4 @@
-"""What is measured, and how: subjects, what a forward pass over them shows, policies, states."""
+"""Subjects of measures, results of their forward passes, policies, and states."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Value:
         name: of its record.
         value, stderr: one for every member; NaN for an error that is not defined.
         layer: its label; empty where there is none.
-        verdict: how far to believe it; empty where nothing is said.
+        verdict: how reliable the value is; may be empty.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a forward pass over one set of samples shows.
+    """Result of a forward pass over one set of samples.
 
     Attributes:
         states: labels of layers, and their activations (members, layers, N, d); layers of several
@@ -67,7 +67,7 @@ class Seen:
 
 
 class Subject(ABC):
-    """What is measured: one model, or several that go through a pass together.
+    """The subject of measures: one model, or several that share a pass.
 
     Attributes:
         model: that losses are of, as it is to be measured; whatever observes itself where no
@@ -91,7 +91,7 @@ class Subject(ABC):
 
 
 class State(Protocol):
-    """What a checkpoint leaves for the next one, by the number of a set of samples."""
+    """State that a checkpoint passes to the next one, by the number of a set of samples."""
 
     def start(self, number: int) -> Tensor | None:
         """Vectors near the top eigenvectors of the set's Hessian, of an earlier checkpoint."""
@@ -102,14 +102,14 @@ class State(Protocol):
 
 @dataclass(frozen=True)
 class Policy:
-    """How measures are taken, none of which changes a value but for its rounding.
+    """Options for taking measures that change values by rounding at most.
 
     Attributes:
         batch_size: samples at once for products with the Hessian; None for a batch as it comes.
             Halved where memory does not suffice, as are those of the other measures.
         check: see that no sample's gradient depends on the other samples.
-        notice: told in a sentence what had to be changed for want of memory.
-        failed: told of a measure that could not be taken, which then is NaN; None to raise.
+        notice: called with a message when memory is short and a computation is changed.
+        failed: called when a measure fails, whose value then is NaN; None to raise.
     """
 
     batch_size: int | None = None

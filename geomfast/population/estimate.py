@@ -1,4 +1,4 @@
-"""What is left of a population, and the time, memory and disk it takes.
+"""Remaining work of a population, and its time, memory and disk.
 
 Seconds are those that the groups of a scale took so far on such a device, with the threads they
 had; where there are none, a few steps and one checkpoint of some members are timed here.
@@ -31,13 +31,13 @@ from geomfast.runs.estimate import (
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.states import KEPT_STATES, states_written
 from geomfast.runs.stopwatch import as_in_a_run, seconds_of
-from geomfast.runs.wall import TRAINING, WRITING, read_wall
+from geomfast.runs.timing import TRAINING, WRITING, read_seconds
 from geomfast.testbed.models.stacked import StackedGPT
 from geomfast.testbed.training.checkpoints import steps_saved
 from geomfast.testbed.training.stacked import StackedTrainer
 from geomfast.testbed.training.stacking import member_bytes
 
-#: In words, for a reader of an estimate.
+#: Description of the uncertainty of an estimate.
 UNCERTAINTY = "time within a factor of 2 or 3, memory and disk within 2"
 #: Members that a checkpoint is timed with, at most.
 _TIMED = 8
@@ -63,7 +63,7 @@ class Pace:
 
 
 def recorded_pace(groups: Iterable[GroupJob]) -> Pace | None:
-    """As these groups of one scale took so far; None where nothing says.
+    """Pace of these groups of one scale from their records; None without any.
 
     Raises:
         RecordsError, DamagedFile: records, or the note of their time, are damaged.
@@ -81,7 +81,7 @@ def recorded_pace(groups: Iterable[GroupJob]) -> Pace | None:
             continue
         # The time noted is that of one pass until the checkpoint written last.
         named = parse_part_name(max(parts, key=lambda part: part.stat().st_mtime_ns).name)
-        trained += read_wall(job.records)[TRAINING]
+        trained += read_seconds(job.records)[TRAINING]
         steps += named[0] * len(job.group.seeds) if named else 0
         for name, rows in frame.groupby(frame["measure"].map(part_of)):
             taken[str(name)] = taken.get(str(name), 0.0) + float(rows["seconds"].sum())
@@ -92,11 +92,11 @@ def recorded_pace(groups: Iterable[GroupJob]) -> Pace | None:
 
 
 def timed_pace(job: GroupJob) -> Pace:
-    """As a program of the group takes here, on the group's device, with the threads there are."""
+    """Pace of a program of the group, timed on its device with the current threads."""
     scale, on = scale_of(job.settings, job.group.scale), torch.device(job.device)
     # The rates of the steps that are timed exist, however few the population takes.
     settings = replace(job.settings, steps=max(job.settings.steps, WARM_UP + 8))
-    seeds = job.group.seeds[: job.group.at_once]
+    seeds = job.group.seeds[: job.group.members_per_program]
     batches = batches_of(settings, job.device)
     trainer = StackedTrainer(
         scale, seeds, train_settings(settings), batches, len(seeds), job.device
@@ -118,7 +118,7 @@ def timed_pace(job: GroupJob) -> Pace:
 
 
 def pace_of(job: GroupJob, alike: Sequence[GroupJob]) -> Pace:
-    """Of a group's scale: as recorded, and what no record tells as timed here.
+    """Pace of a group's scale: from records, and timed here where records have none.
 
     Args:
         job: the group.
@@ -135,9 +135,10 @@ def pace_of(job: GroupJob, alike: Sequence[GroupJob]) -> Pace:
 
 
 def memory_bytes(job: GroupJob) -> int:
-    """Of the device, at the peak of a group."""
+    """Peak bytes of the device for a group."""
     group, settings = job.group, job.settings
-    scale, together = scale_of(settings, group.scale), min(group.at_once, len(group.seeds))
+    scale = scale_of(settings, group.scale)
+    together = min(group.members_per_program, len(group.seeds))
     held = 16 * scale.parameters  # weights, gradient and both moments of AdamW
     tokens = batches_of(settings, "cpu").processed
     training = together * (member_bytes(scale, tokens) - held)

@@ -17,7 +17,7 @@ from geomfast.population.plan import (
     scale_of,
 )
 from geomfast.runs.cadence import Cadence, merge_cadences
-from geomfast.runs.folder import refuse_other
+from geomfast.runs.folder import check_same_settings
 from geomfast.runs.groups import Group, parts
 from geomfast.runs.settings_file import plain, read_settings
 from geomfast.testbed.training.stacking import members_per_program
@@ -25,7 +25,7 @@ from geomfast.testbed.training.stacking import members_per_program
 KIND = "population"
 
 
-def settled(
+def merge_settings(
     out: Path,
     settings: PopulationSettings,
     scales: Sequence[str],
@@ -36,7 +36,7 @@ def settled(
     tokens: int,
     cadence: Cadence | None = None,
 ) -> dict[str, Any]:
-    """What OUT's ``settings.json`` says once these members are asked of it.
+    """Content of OUT's ``settings.json``, with these members added to it.
 
     Members that no group has yet form new ones; a group stays as it was begun, so that what it has
     done can be resumed.
@@ -70,7 +70,7 @@ def settled(
         so_far = there["measures"]
         if isinstance(so_far, list) and all(isinstance(name, str) for name in so_far):
             now["measures"] = so_far  # more of them add work, as scales and seeds do
-        refuse_other(out, there | both, now, KIND)
+        check_same_settings(out, there | both, now, KIND)
         names = tuple(dict.fromkeys((*so_far, *names)))
         hashes = before.get("hashes", {})
         recipes = before["recipes"] | recipes

@@ -61,7 +61,7 @@ def length_probes(settings: PopulationSettings, device: torch.device) -> list[Le
 
 
 def observe(model: StackedGPT, probe: LengthProbe) -> tuple[Tensor, Tensor, Tensor]:
-    """What the members do with the samples of a length.
+    """Activations and behaviour of the members on the samples of a length.
 
     Returns:
         Activations (C, layers, N, d) at the position that predicts the first answer token; exact
@@ -79,7 +79,7 @@ def observe(model: StackedGPT, probe: LengthProbe) -> tuple[Tensor, Tensor, Tens
 
 @torch.no_grad()
 def _observe(model: StackedGPT, probe: LengthProbe, which: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of some of the samples."""
+    """Activations and behaviour of the members on some of the samples."""
     tokens, starts = probe.tokens[which], probe.starts[which]
     shape = (len(tokens), tokens.shape[1] - 1)
     first = probe.answer_start - 1

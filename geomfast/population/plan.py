@@ -1,4 +1,4 @@
-"""What a population consists of: its settings, its scales and its groups. No torch here."""
+"""Plan of a population: its settings, scales and groups. Does not import torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MEASURES = ("rankme",)
 
 @dataclass(frozen=True)
 class PopulationSettings:
-    """What every member of a population shares; see ``geomfast population --help`` for each."""
+    """Settings that all members share; see ``geomfast population --help`` for each."""
 
     task: str
     train_length: int
@@ -116,7 +116,7 @@ def train_settings(settings: PopulationSettings) -> TrainSettings:
 
 
 def recipe(settings: PopulationSettings, name: str) -> dict[str, Any]:
-    """How a scale is built and trained, defaults included, so that a later default shows."""
+    """Architecture and training of a scale, with defaults, so that a changed default shows."""
     scale = scale_of(settings, name)
     whole = {**asdict(scale), **asdict(train_settings(settings)), "parameters": scale.parameters}
     return plain(whole | {"learning_rate": scale.learning_rate})

@@ -1,4 +1,4 @@
-"""A group of a population: what is trained, and how its members are measured together."""
+"""Training of a group of a population, and measuring of its members together."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from geomfast.population.plan import (
 from geomfast.records import part_name, write_part
 from geomfast.runs import cadence
 from geomfast.runs.cadence import Cadence
-from geomfast.runs.errors import CellError
+from geomfast.runs.errors import RunError
 from geomfast.runs.executors.events import Progress
 from geomfast.runs.failures import mark_failed
 from geomfast.runs.groups import Group
 from geomfast.runs.job import TrainingJob
-from geomfast.runs.parts import of_other_weights, recorded, refuse_gone
+from geomfast.runs.recorded import of_other_weights, recorded, refuse_gone
 from geomfast.runs.states import STATE_EVERY
 from geomfast.runs.training import timed, train_to_checkpoints
 from geomfast.testbed.training.length_batches import LengthBatches
@@ -67,10 +67,10 @@ class GroupJob(TrainingJob):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a state must agree on before it is resumed from."""
+        """Values that a state must match before training resumes from it."""
         return {
             "group": self.group.name,
-            "at_once": self.group.at_once,
+            "at_once": self.group.members_per_program,
             "task": self.settings.task,
             "train_length": self.settings.train_length,
             **self._place,
@@ -99,7 +99,7 @@ class GroupJob(TrainingJob):
 
 
 def batches_of(settings: PopulationSettings, device: str) -> LengthBatches:
-    """What every member is trained on."""
+    """The training batches, the same for every member."""
     return LengthBatches(
         settings.length_task,
         settings.train_length,
@@ -110,7 +110,7 @@ def batches_of(settings: PopulationSettings, device: str) -> LengthBatches:
 
 
 def wanted(job: GroupJob) -> dict[int, set[str]]:
-    """What is measured at every checkpoint, by its step."""
+    """Measures to take at each checkpoint, by step."""
     return cadence.wanted(schedule(job.settings), job.settings.measures, job.cadence)
 
 
@@ -129,7 +129,7 @@ def _trainer(job: GroupJob) -> StackedTrainer:
         job.group.seeds,
         train_settings(job.settings),
         batches_of(job.settings, job.device),
-        job.group.at_once,
+        job.group.members_per_program,
         job.device,
     )
 
@@ -153,7 +153,7 @@ def _measure(
         if rows:
             weights = {row["weights"] for row in rows}
             if other := of_other_weights(job.records, trainer.step, weights):
-                raise CellError(
+                raise RunError(
                     f"{other}: the weights of step {trainer.step} came out different from the ones "
                     "measured there; use the same --threads and --device, or another OUT"
                 )

@@ -142,7 +142,7 @@ def _check_footer(path: Path, footer: pyarrow.parquet.FileMetaData) -> None:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """With texts in place of dictionaries, and NaN, as pandas has, for missing numbers."""
+    """The table with plain strings, and NaN, as in pandas, for missing numbers."""
     columns = []
     for field, column in zip(SCHEMA, table.columns, strict=True):
         if column.type != field.type:
@@ -163,7 +163,7 @@ def _check_texts(path: Path, table: pa.Table) -> None:
 
 
 def _wrong_values(table: pa.Table) -> Iterator[str]:
-    """What no record can be."""
+    """Reasons why rows cannot be records."""
     if not table.num_rows:
         yield "holds no rows"
         return
@@ -180,7 +180,7 @@ def _wrong_values(table: pa.Table) -> Iterator[str]:
 
 
 def _other_than_named(table: pa.Table, step: int, measures: set[str]) -> Iterator[str]:
-    """Where the content of a part is not what its name says."""
+    """Contradictions between a part's content and its name."""
     for found in table.column("step").unique().to_pylist():
         if found != step:
             yield f"holds step {found}, which its name does not say"

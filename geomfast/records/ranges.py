@@ -1,4 +1,4 @@
-"""What the values of each measure can be, checked when they are read from a file."""
+"""Ranges of the values of each measure, checked when they are read from a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ranges() -> dict[str, tuple[float, float]]:
 
 
 def out_of_range(table: pa.Table) -> Iterator[str]:
-    """Values outside of what their measure can be, in words.
+    """Descriptions of values outside the range of their measure.
 
     Args:
         table: records, with at least the columns measure, value, stderr and seconds.

@@ -28,7 +28,7 @@ from geomfast.records import MIXTURE, RecordsError, load_records
 from geomfast.report.curves import DOUBT
 from geomfast.report.names import one_line, one_line_columns
 from geomfast.report.settings import loss_unit, read_settings
-from geomfast.runs.wall import wall_time
+from geomfast.runs.timing import wall_time
 
 #: Format that ``settings.json`` has of what a tracker recorded.
 TRACKER = "geomfast tracker 1"
@@ -45,7 +45,7 @@ class ReportData:
         chance: exact-match chance by task-level name, of the settings or else of the tasks.
         cells: rows of :func:`geomfast.analysis.cells`.
         claims: of :func:`geomfast.analysis.claims`, in the order of the paper's story.
-        wall: of :func:`geomfast.runs.wall.wall_time`.
+        wall: of :func:`geomfast.runs.timing.wall_time`.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""What runs have in common: folders, locks, parts, failures, wall time, and where work is done."""
+"""Shared by all runs: folders, locks, records, failures, timing, and executors of work."""

@@ -51,7 +51,7 @@ def merge_cadences(
 
 
 def wanted(steps: Sequence[int], measures: Iterable[str], cadence: Cadence) -> dict[int, set[str]]:
-    """What is measured at every checkpoint, by its step; behaviour always.
+    """Measures to take at each checkpoint, by step; always includes behaviour.
 
     Args:
         steps: of all checkpoints, ascending.
@@ -68,6 +68,6 @@ def wanted(steps: Sequence[int], measures: Iterable[str], cadence: Cadence) -> d
 def lacking(
     wanted: Mapping[int, set[str]], recorded: Mapping[int, set[str]]
 ) -> dict[int, set[str]]:
-    """What of that is not recorded, by step; steps with nothing missing are left out."""
+    """Wanted measures that are not recorded, by step; steps with nothing missing are left out."""
     left = {step: names - recorded.get(step, set()) for step, names in wanted.items()}
     return {step: names for step, names in left.items() if names}

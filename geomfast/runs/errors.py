@@ -7,5 +7,5 @@ class PlanError(Exception):
     """Work that cannot start as asked; the message says what to change."""
 
 
-class CellError(Exception):
+class RunError(Exception):
     """A run that cannot be resumed or finished; the message says why."""

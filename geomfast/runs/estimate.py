@@ -1,4 +1,4 @@
-"""What is left to do and what that takes, as a dry run shows it. No torch here."""
+"""Work that is left and its cost, as a dry run shows it. Does not import torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECORD_BYTES, PART_BYTES = 15, 6000
 
 @dataclass(frozen=True)
 class Part:
-    """What a part of a run takes on a modelled device, in one run or each time.
+    """Cost of a part of a run on a modelled device, per run or per repetition.
 
     Attributes:
         operations: floating-point, of products of matrices.
@@ -46,13 +46,13 @@ class Part:
         return Part(*(one + another for one, another in pairs))
 
     def times(self, count: float) -> Part:
-        """So many of it."""
+        """The cost of this part repeated ``count`` times."""
         return Part(*(count * value for value in astuple(self)))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left of a run, or of a group of them, and what that takes.
+    """Remaining work of a run, or of a group of runs, and its cost.
 
     Attributes:
         run: its name.
@@ -75,7 +75,7 @@ class Estimate:
 
     @property
     def total(self) -> float:
-        """Seconds altogether."""
+        """Total of all seconds."""
         return sum(self.seconds.values())
 
     def row(self, scale: str, seeds: Sequence[int]) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def plan_of(
         out: folder of the results, which need not exist.
         rows: of all runs; see :meth:`Estimate.row`.
         engine: where they would be done.
-        uncertainty: of the estimates, in words.
+        uncertainty: description of the uncertainty of the estimates.
         modelled: whether it is known how long each keeps a GPU busy.
         more: other keys; ``remarks`` are for a reader.
     """

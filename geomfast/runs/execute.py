@@ -1,4 +1,4 @@
-"""The event loop of every command that works: start, hear, write down what failed."""
+"""The event loop of every command that does work: starts it, and records failures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from geomfast.runs.executors.engine import Engine
-from geomfast.runs.executors.events import LAST, Event, Work
+from geomfast.runs.executors.events import TERMINAL, Event, Work
 from geomfast.runs.failures import clear_failure, mark_failed
 
 
 class Display(Protocol):
-    """What shows the progress of work while it is entered."""
+    """A context that shows the progress of work."""
 
     def __enter__(self) -> Any: ...
 
@@ -36,9 +36,9 @@ def execute(
     waiting: AbstractContextManager[Any] | None = None,
     here: bool = False,
 ) -> dict[str, Event]:
-    """Do work, and hear what becomes of it.
+    """Do work and handle its events.
 
-    What fails leaves the others running, and why in OUT/failures until it succeeds.
+    If a piece of work fails, the others continue; the reason is in OUT/failures until it succeeds.
 
     Args:
         out: folder of the results, whose lock the caller holds.
@@ -66,7 +66,7 @@ def execute(
 
     def hear(event: Event) -> None:
         display.show(event)
-        if event.kind not in LAST:
+        if event.kind not in TERMINAL:
             return
         for own in results(named[event.run], event):
             ended[own.run] = own

@@ -15,7 +15,7 @@ _FOLDER = "failures"
 def mark_failed(out: Path, run: str, step: int, error: str, details: str) -> None:
     """Write down why a run failed; a later failure of the run takes its place.
 
-    A disk that has no room for it, often the very reason, is said in the log, and others go on.
+    If the disk is full, often the cause, the failure is logged instead and other work continues.
 
     Args:
         out: the sweep's folder.

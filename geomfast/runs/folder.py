@@ -39,7 +39,7 @@ def check_folder(out: Path, *, make: bool = True) -> None:
     refuse_links(out)
 
 
-def refuse_other(
+def check_same_settings(
     out: Path, before: dict[str, Any], now: dict[str, Any], kind: str = "sweep"
 ) -> None:
     """Refuse to put results of other settings into a folder.

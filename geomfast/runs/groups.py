@@ -1,7 +1,6 @@
-"""Members of one scale that are trained, saved and resumed together. No torch here.
+"""Members of one scale that are trained, saved and resumed together. Does not import torch.
 
-A group stays as it was begun, so that what it has done can be resumed; seeds asked for later
-form groups of their own.
+A group never changes, so that it can be resumed; seeds added later form groups of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-#: Members that are saved together, at most: what a kill loses is since their last checkpoint.
+#: Largest number of members in a group; they are saved together.
 GROUP_SIZE = 64
 MemberT = TypeVar("MemberT")
 
@@ -24,17 +23,17 @@ class Group:
         name: of its folders.
         scale: name of the scale.
         seeds: of its members.
-        at_once: how many of them are one program.
+        members_per_program: how many of them are one program.
     """
 
     name: str
     scale: str
     seeds: tuple[int, ...]
-    at_once: int
+    members_per_program: int
 
 
 def parts(members: Sequence[MemberT], most: int = GROUP_SIZE) -> list[Sequence[MemberT]]:
-    """Groups of like size, none of more than ``most``."""
+    """Groups of nearly equal size, at most ``most``."""
     count = -(-len(members) // most)
     cuts = [len(members) * i // count for i in range(count + 1)] if count else [0]
     return [members[a:b] for a, b in pairwise(cuts)]

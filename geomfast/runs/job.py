@@ -1,4 +1,4 @@
-"""What every piece of work has in common: its name, its folders, one process at a time on it."""
+"""Base classes of all work: its name, its folders, and the lock that one process holds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from geomfast.testbed.training import checkpoints
 
 
 class Job(ABC):
-    """Work that can be done in a process of its own; what it is of are frozen dataclasses.
+    """Work that can run in a process of its own; subclasses are frozen dataclasses.
 
     Attributes:
         out: folder of the results.
@@ -47,7 +47,7 @@ class Job(ABC):
         """Folder that the process at work holds."""
         return self.out / ".jobs" / self.name
 
-    def carry_out(
+    def run(
         self,
         progress: Progress = lambda step, state: None,
         stop: Callable[[], bool] = lambda: False,
@@ -64,7 +64,7 @@ class Job(ABC):
 
         Raises:
             FolderInUse: another process is at it.
-            CellError, CheckpointError, TrainingDiverged, OSError: it cannot be resumed, or not
+            RunError, CheckpointError, TrainingDiverged, OSError: it cannot be resumed, or not
                 finished; what was written before stays readable.
         """
         with locked(self.lock_folder, f"{self.name} in {self.out}"):
@@ -73,7 +73,7 @@ class Job(ABC):
 
     @abstractmethod
     def _work(self, progress: Progress, stop: Callable[[], bool]) -> bool:
-        """:meth:`carry_out`, once the folder is held."""
+        """:meth:`run`, once the folder is held."""
 
 
 class TrainingJob(Job):
@@ -104,7 +104,7 @@ class TrainingJob(Job):
     @property
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What a state must agree on before it is resumed from.
+        """Values that a state must match before training resumes from it.
 
         Threads and device are among it: sums in another order give other bits, and training is one
         computation from its first step to its last.
@@ -124,4 +124,4 @@ class TrainingJob(Job):
 
     @abstractmethod
     def _train(self, progress: Progress, stop: Callable[[], bool]) -> bool:
-        """:meth:`carry_out`, once nothing is left of writes that were killed."""
+        """:meth:`run`, once nothing is left of writes that were killed."""

@@ -39,7 +39,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Inside, no other process changes the folder's settings; waits for its turn.
+    """Within the context, no other process changes the folder's settings; waits for the lock.
 
     Raises:
         PlanError: the folder's file system has no locks.

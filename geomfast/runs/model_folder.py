@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from geomfast.runs.cadence import Cadence, merge_cadences
-from geomfast.runs.folder import refuse_other
+from geomfast.runs.folder import check_same_settings
 from geomfast.runs.locks import alone
 from geomfast.runs.settings_file import NAME as _SETTINGS
 from geomfast.runs.settings_file import plain, read_settings, write_settings
@@ -15,7 +15,7 @@ from geomfast.runs.settings_file import plain, read_settings, write_settings
 KIND = "measurement"
 
 
-def settled(
+def merge_settings(
     out: Path,
     settings: dict[str, Any],
     of_measures: dict[str, dict[str, Any]],
@@ -24,7 +24,7 @@ def settled(
     kind: str = KIND,
     cadence: Cadence | None = None,
 ) -> dict[str, Any]:
-    """What OUT's ``settings.json`` says once these checkpoints and measures are asked of it.
+    """Content of OUT's ``settings.json``, with these checkpoints and measures added.
 
     Args:
         out: the folder; nothing is written.
@@ -53,7 +53,7 @@ def settled(
         taken = {name: known[name] for name in before["grid"]["measures"]}
         common = {name: value for name, value in known.items() if name not in taken}
         both = {name: value for name, value in taken.items() if name in of_measures}
-        refuse_other(
+        check_same_settings(
             out, common | both, settings | {name: of_measures[name] for name in both}, kind
         )
         if cadence is not None:

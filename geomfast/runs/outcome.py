@@ -1,4 +1,4 @@
-"""What became of work, as plain values: one shape and one set of exit codes for every command.
+"""Outcome of a command as plain values; every command has the same keys and exit codes.
 
 An outcome has the keys ``out``; ``state``, that of the whole; ``results``, each with its ``name``
 and its ``state`` (finished, stopped, failed), and where something was done the ``step`` reached and
@@ -18,13 +18,13 @@ from geomfast.runs.failures import failed_before
 if TYPE_CHECKING:  # which brings torch with it
     from geomfast.runs.executors.events import Event
 
-#: Exit codes of every command that works.
+#: Exit codes of every command that does work.
 DONE, FAILED, BAD_USAGE, STOPPED = 0, 1, 2, 130
 _CODES = {"finished": DONE, "failed": FAILED, "stopped": STOPPED}
 
 
 def result(name: str, event: Event | None, *, left: bool, **facts: Any) -> dict[str, Any]:
-    """What became of one thing that was asked for.
+    """Result of one run, group or job.
 
     Args:
         name: of the run, group or job.
@@ -70,7 +70,7 @@ def outcome_of(
 
 
 def exit_code(outcome: Mapping[str, Any]) -> int:
-    """0 where everything asked for is done, 1 where something failed, 130 where it was stopped."""
+    """0 if everything requested is done, 1 if something failed, 130 if it was stopped."""
     return _CODES[outcome["state"]]
 
 

@@ -1,4 +1,4 @@
-"""What ``settings.json`` of a folder says: read with suspicion, for a folder may be anybody's."""
+"""Reads and writes ``settings.json`` of a folder, which is not trusted when read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from geomfast.files import FileError, plain_name, read_sealed, write_sealed
 from geomfast.runs.errors import PlanError
 
 NAME = "settings.json"
-#: What each part of it is; groups, hashes, chance and tracking may be missing.
+#: Type of each part; groups, hashes, chance and tracking are optional.
 _PARTS: dict[str, type] = {
     "settings": dict,
     "recipes": dict,
@@ -23,7 +23,7 @@ _PARTS: dict[str, type] = {
     "tracking": dict,
 }
 _REQUIRED = {"settings", "recipes", "grid", "calls"}
-#: What a column of the records holds; members of populations have 32 bits.
+#: Largest seed that a column of the records can hold; seeds of populations have 32 bits.
 LARGEST_SEED = 2**63 - 1
 LARGEST_MEMBER = 2**32 - 1
 
@@ -51,7 +51,7 @@ def check_still_there(out: Path) -> None:
     """Check, after work of hours, that OUT is the folder it was.
 
     Raises:
-        FileError: its settings are gone, and so is what was written before somebody removed them.
+        FileError: the settings were removed during the work, and so were earlier results.
     """
     if not (out / NAME).exists():
         raise FileError(

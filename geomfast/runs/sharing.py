@@ -1,4 +1,4 @@
-"""How many runs share a GPU: as many as fit into its free memory.
+"""Number of runs that share a GPU: as many as fit into its free memory.
 
 Small models leave a GPU waiting for Python most of the time; runs in processes of their own fill
 each other's gaps.  Large ones gain nothing by it, and lose nothing.
@@ -19,13 +19,13 @@ _SHARE = 0.9
 
 
 def free_bytes(device: str) -> int:
-    """Of a GPU's memory, that nobody has taken."""
+    """Free bytes of a GPU's memory."""
     free, _ = torch.cuda.mem_get_info(device)
     return free
 
 
 def fitting(footprints: Iterable[int], free: int) -> int:
-    """How many runs fit into a GPU whichever of them meet there: so many of the largest do.
+    """Number of runs that fit into a GPU in any combination: as many as of the largest.
 
     Args:
         footprints: of all runs, as estimated.
@@ -49,7 +49,7 @@ def runs_at_once(
     cores: int,
     free: Callable[[str], int] = free_bytes,
 ) -> int:
-    """How many of the runs share the GPUs, each of which launches kernels from a core of its own.
+    """Number of runs that share the GPUs; each launches kernels from a core of its own.
 
     Args:
         footprints: bytes that each takes of a GPU, as estimated; 0 of what is done.

@@ -28,7 +28,7 @@ class States:
         self._last = clock()
 
     def due(self) -> bool:
-        """Whether so many seconds have passed since the last one."""
+        """Whether enough seconds have passed since the last state."""
         return self._clock() - self._last >= self._every
 
     def written(self) -> None:
@@ -37,7 +37,7 @@ class States:
 
 
 def states_written(checkpoints: int, seconds: float, every: float) -> int:
-    """How many states a run writes: that at its end among them.
+    """Number of states that a run writes, including the one at its end.
 
     Args:
         checkpoints: that it passes.

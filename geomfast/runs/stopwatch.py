@@ -1,4 +1,4 @@
-"""How long a call takes on a device, timed as a run would have it."""
+"""Times calls on a device under the conditions of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ENOUGH = 0.05  # seconds; what takes longer is timed once
 
 @contextmanager
 def as_in_a_run(threads: int) -> Iterator[None]:
-    """Inside, torch has as many threads as a run will have."""
+    """Within the context, torch has as many threads as in a run."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

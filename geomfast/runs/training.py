@@ -1,4 +1,4 @@
-"""Training from checkpoint to checkpoint, whatever trains and whatever is measured there."""
+"""Training from checkpoint to checkpoint, for every trainer and every set of measures."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from geomfast.estimators.stopping import Stopped
-from geomfast.runs.errors import CellError
+from geomfast.measures.activity import announce
+from geomfast.runs.errors import RunError
 from geomfast.runs.executors.events import PROGRESS_SECONDS, Progress
 from geomfast.runs.job import TrainingJob
 from geomfast.runs.states import KEPT_STATES, States
-from geomfast.runs.wall import write_wall
+from geomfast.runs.timing import TRAINING, WRITING, write_seconds
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.protocol import TrainerProtocol
 
@@ -45,7 +46,7 @@ def train_to_checkpoints(
         Whether the last of the steps was reached, and measured.
 
     Raises:
-        CellError: the state is damaged, or of other training.
+        RunError: the state is damaged, or of other training.
         TrainingDiverged: no member is left that could be trained.
         OSError: the disk is full or not writable.
     """
@@ -59,6 +60,7 @@ def train_to_checkpoints(
 
     def save() -> None:
         if trainer.step > 0 and trainer.step not in checkpoints.steps_saved(job.checkpoints):
+            announce(WRITING)
             with timed(trainer, "write"):
                 trainer.save(job.checkpoints, job.identity)
                 checkpoints.prune(
@@ -77,6 +79,7 @@ def train_to_checkpoints(
         return stopping
 
     for target in (step for step in schedule if trainer.step <= step <= last):
+        announce(TRAINING)
         with timed(trainer, "train"):
             trainer.advance(target, after_round)
             failed = trainer.failed()  # waits for the device
@@ -84,6 +87,7 @@ def train_to_checkpoints(
             # Before its records, the last of all: whatever has them all has these weights too.
             save()
         if trainer.step == target:
+            announce("measuring", trainer.step)
             try:
                 measure(failed)
             except Stopped:  # a checkpoint is recorded whole: a later attempt begins with it
@@ -97,7 +101,7 @@ def train_to_checkpoints(
             states.written()
         share = {what: took / len(records) for what, took in trainer.seconds.items()}
         for folder in records:
-            write_wall(folder, share)
+            write_seconds(folder, share)
         if stopping:
             break
     progress(trainer.step, _state(trainer))
@@ -124,7 +128,7 @@ def _resume(job: TrainingJob, trainer: TrainerProtocol, first: int) -> None:
         trainer.load(folder, job.identity)
     except checkpoints.CheckpointError as error:
         before = f"step {usable[-2]}" if len(usable) > 1 else "the beginning"
-        raise CellError(f"{error}\nTo resume from {before} instead, delete {folder}") from error
+        raise RunError(f"{error}\nTo resume from {before} instead, delete {folder}") from error
 
 
 def _state(trainer: TrainerProtocol) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What every source of checkpoints has in common."""
+"""Base classes of all sources of checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 from geomfast.files import UnsafeName, plain_name
 from geomfast.measures import Need, needing
 from geomfast.measures.spec import BEHAVIOUR
-from geomfast.runs.errors import CellError, PlanError
+from geomfast.runs.errors import PlanError, RunError
 
 # step1000, global_step1000, checkpoint-500, stage1-step1000-tokens5B, step-00000012
 _STEP = re.compile(
@@ -25,7 +25,7 @@ _LARGEST_STEP = 2**63 - 1
 _FRACTION = re.compile(r"(?:step|checkpoint|ckpt|iter)[-_=]?\d+\.\d+(?![^-_])", re.IGNORECASE)
 
 
-class SourceUnreachable(CellError):
+class SourceUnreachable(RunError):
     """A source that gives no checkpoint at present, as without a network; says what was tried."""
 
 

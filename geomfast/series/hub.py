@@ -70,7 +70,7 @@ class HubSeries(LanguageModelSeries):
 
 
 def place_in(downloads: Path, name: str) -> Path:
-    """Where a checkpoint is downloaded to.
+    """Folder that a checkpoint is downloaded to.
 
     Raises:
         UnsafeName: the name is not plain, or links there lead somewhere else.

@@ -1,4 +1,4 @@
-"""What folders and the hub share: checkpoints of a causal language model, and probe sets."""
+"""Checkpoints of a causal language model with probe sets, for folders and the hub."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEVEL = 1
 
 @dataclass(frozen=True)
 class Probing:
-    """How language models are measured.
+    """Settings for measuring language models.
 
     Attributes:
         sets: the probe sets.
@@ -44,7 +44,7 @@ class Probing:
     def asked(
         cls, probes: Sequence[str] | None, dtype: str | None, changes: Mapping[str, Any]
     ) -> Probing:
-        """As a command asks for it.
+        """Settings from the options of a command.
 
         Args:
             probes: sources of :func:`~geomfast.lm.probe_sets.read_probes`; None for the
@@ -138,7 +138,7 @@ class LanguageModelSeries:
         return OpenedModel(self.probing, folder, device, self.tokenizer(folder))
 
     def tokenizer(self, folder: Path) -> Path | None:
-        """Where the tokenizer of the checkpoint in a folder is; None where it is in it."""
+        """Folder of the tokenizer of a checkpoint; None if the checkpoint contains it."""
         return None
 
 

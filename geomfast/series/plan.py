@@ -1,4 +1,4 @@
-"""From what a command asks for to series of checkpoints, and to the jobs that measure them."""
+"""Makes series of checkpoints from a command's source, and the jobs that measure them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MODEL_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def default_out(source: str) -> Path:
-    """Where to put what is measured of a source: beside a folder, under ``measured`` of a model."""
+    """Default folder of results: beside a source folder, or ``measured`` for a model of the hub."""
     path = Path(source)
     if path.exists():
         path = path.resolve()
@@ -101,7 +101,7 @@ def jobs_of(
     workers: int | None,
     cadence: Cadence | None = None,
 ) -> list[MeasureJob]:
-    """What is missing of some series, in as many jobs as run at once.
+    """Missing measures of some series, split into as many jobs as there are workers.
 
     Args:
         series: all of them.

@@ -1,4 +1,4 @@
-"""Checkpoints of a series, one after the other: fetch, open, measure, write, let go."""
+"""Measures the checkpoints of a series, one after the other."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from geomfast.estimators.stopping import Stopped
 from geomfast.files import write_atomically
 from geomfast.lm.hub import LoadError
 from geomfast.lm.probe_sets import ProbesError
+from geomfast.measures.activity import announce
 from geomfast.records import part_name, write_part
 from geomfast.runs.cadence import Cadence, lacking, wanted
-from geomfast.runs.errors import CellError
-from geomfast.runs.executors.events import EXPLAINED, Progress
+from geomfast.runs.errors import RunError
+from geomfast.runs.executors.events import USER_ERRORS, Progress
 from geomfast.runs.failures import clear_failure, mark_failed
 from geomfast.runs.job import Job
 from geomfast.runs.model_folder import remember
-from geomfast.runs.parts import of_other_weights, recorded, refuse_gone
+from geomfast.runs.recorded import of_other_weights, recorded, refuse_gone
 from geomfast.series.checkpoint import Checkpoint, Opened, Series, SourceUnreachable
 from geomfast.series.prefetch import prefetched
 
 Row = dict[str, Any]
 #: Failures whose message says what happened.
-_EXPLAINED = (*EXPLAINED, LoadError, ProbesError, ValueError)
+_USER_ERRORS = (*USER_ERRORS, LoadError, ProbesError, ValueError)
 
 
-class SomeFailed(CellError):
-    """Checkpoints of a series that could not be measured; the others are."""
+class SomeFailed(RunError):
+    """Some checkpoints of a series could not be measured; all others are."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class MeasureJob(Job):
 
 @dataclass
 class _Done:
-    """What has become of a job's checkpoints."""
+    """Results of a job's checkpoints so far."""
 
     measured: int = 0
     steps: set[int] = field(default_factory=set)
@@ -146,6 +147,7 @@ def _measure_all(
         return False
     progress(todo[0].step, done.state())
     began = time.perf_counter()
+    announce("fetching")
     ended = 0
     for checkpoint, folder in prefetched(job.series, todo, stop):
         done.seconds["wait"] += time.perf_counter() - began
@@ -170,6 +172,7 @@ def _measure_all(
         ended += finished
         done.seconds["measure"] += time.perf_counter() - began
         progress(checkpoint.step, done.state())
+        announce("fetching")
         if not finished or stop():
             break
         began = time.perf_counter()
@@ -180,9 +183,10 @@ def _measure(
     job: MeasureJob, checkpoint: Checkpoint, folder: Path, names: set[str], stop: Callable[[], bool]
 ) -> bool:
     """Take what is missing of a checkpoint and write it; whether that is all of it."""
+    announce("loading", checkpoint.step)
     opened = job.series.open(checkpoint, folder, job.device)
     if other := of_other_weights(job.records, checkpoint.step, opened.weights):
-        raise CellError(f"{checkpoint.name} has other weights than those measured in {other}")
+        raise RunError(f"{checkpoint.name} has other weights than those measured in {other}")
     rows: list[Row] = []
     taken: set[str] = set()
     try:
@@ -221,7 +225,7 @@ def _write(
 
 def _fail(job: MeasureJob, checkpoint: Checkpoint, error: Exception, done: _Done) -> None:
     said = str(error).strip() or type(error).__name__
-    if not isinstance(error, _EXPLAINED):
+    if not isinstance(error, _USER_ERRORS):
         said = f"{type(error).__name__}: {said}"
     details = traceback.format_exc()
     mark_failed(

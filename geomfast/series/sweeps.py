@@ -14,16 +14,16 @@ from geomfast.measures.spec import BEHAVIOUR
 from geomfast.runs.errors import PlanError
 from geomfast.series.checkpoint import Checkpoint, apart
 from geomfast.sweep.folder import read_folder
-from geomfast.sweep.kept import load_kept
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import (
-    Cell,
+    RunSpec,
     Settings,
     diagnostic_settings,
     measure_settings,
     mixture_settings,
 )
-from geomfast.sweep.rows import probes
+from geomfast.sweep.samples import level_samples
+from geomfast.sweep.saved_model import load_model
 from geomfast.testbed.training.checkpoints import folder_name, read_meta, steps_kept, weights_hash
 
 
@@ -33,27 +33,27 @@ class SweepSeries:
 
     Attributes:
         out: the sweep's folder.
-        cell: the run.
+        spec: the run.
         settings: the sweep's, where some may be others: samples, and how llc is sampled.
         checkpoints: ascending.
     """
 
     out: Path
-    cell: Cell
+    spec: RunSpec
     settings: Settings
     checkpoints: tuple[Checkpoint, ...]
 
     @property
     def run(self) -> str:
-        return self.cell.run
+        return self.spec.run
 
     @property
     def scale(self) -> str:
-        return self.cell.scale
+        return self.spec.scale
 
     @property
     def seed(self) -> int:
-        return self.cell.seed
+        return self.spec.seed
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ class SweepSeries:
 
     @property
     def chance(self) -> dict[str, float]:
-        return {level.name: level.chance for level in self.cell.task_levels}
+        return {level.name: level.chance for level in self.spec.task_levels}
 
     def shared(self) -> dict[str, Any]:
         names = ("tasks", "levels", "samples")
@@ -95,13 +95,13 @@ class OpenedRun:
 
     def __init__(self, series: SweepSeries, checkpoint: Checkpoint, folder: Path, device: str):
         self._series = series
-        kept = load_kept(series.out, series.run, checkpoint.step)
+        kept = load_model(series.out, series.run, checkpoint.step)
         self.tokens: int | None = read_meta(folder)["tokens"] if checkpoint.step else 0
         self._model = kept.model.to(device)
         self.weights = weights_hash(self._model)
-        self._samples = probes(series.cell, series.settings, torch.device(device))
+        self._samples = level_samples(series.spec, series.settings, torch.device(device))
         self.notices: list[str] = []
-        levels = series.cell.task_levels
+        levels = series.spec.task_levels
         each = dict(diagnostic_settings(series.settings, level) for level in levels)
         self.described = each | dict([mixture_settings(list(each))])
         of = (series.of(measure) for measure in (BEHAVIOUR, *measures()))
@@ -142,22 +142,22 @@ def of_sweep(out: Path, run: str | None, **changes: Any) -> list[SweepSeries]:
     Raises:
         PlanError: no sweep, no such run, or no weights have been kept.
     """
-    settings, cells = read_folder(out)
+    settings, specs = read_folder(out)
     changed = {name: value for name, value in changes.items() if value is not None}
     if fixed := sorted(changed.keys() - {field.name for field in fields(Settings)}):
         raise PlanError(f"{fixed[0]} is the same in every sweep: it cannot be {changed[fixed[0]]}")
     settings = replace(settings, **changed)
-    if run is not None and run not in {cell.run for cell in cells}:
-        raise PlanError(f"no run {run!r} in {out}; there are: {', '.join(c.run for c in cells)}")
+    if run is not None and run not in {spec.run for spec in specs}:
+        raise PlanError(f"no run {run!r} in {out}; there are: {', '.join(c.run for c in specs)}")
     found = []
-    for cell in cells:
-        if run not in (None, cell.run):
+    for spec in specs:
+        if run not in (None, spec.run):
             continue
-        steps = steps_kept(out / "checkpoints" / cell.run)
+        steps = steps_kept(out / "checkpoints" / spec.run)
         if steps:
             steps = sorted({0, *steps})
             kept = tuple(Checkpoint(step, folder_name(step)) for step in steps)
-            found.append(SweepSeries(out, cell, settings, kept))
+            found.append(SweepSeries(out, spec, settings, kept))
     if not found:
         raise PlanError(
             f"no weights have been kept in {out}; geomfast sweep --keep all keeps them all"

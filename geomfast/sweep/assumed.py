@@ -1,4 +1,4 @@
-"""What a GPU is assumed to do, for estimates without one: modelled, nothing measured on it.
+"""Assumed rates of a GPU, for estimates without one; nothing is measured on it.
 
 Ceilings come from the vendor's data sheet; shares of them, and what a launch takes, from the
 disassembly of the kernels and from counting; each figure says which.  No torch here.
@@ -24,7 +24,7 @@ class Assumed:
 
     Attributes:
         name: that it is asked for by.
-        title: of the device, in words.
+        title: name of the device for readers.
         memory: of the GPU, that is free.
         fp32, tf32, bf16, fp64: products of matrices, at their best.
         float32_share, tensor_share: of that best, in products as small as a sweep's.

@@ -38,7 +38,7 @@ class Eigenvectors:
 
     @cached_property
     def before(self) -> dict[str, Tensor]:
-        """Those of the last checkpoint before this one that has any."""
+        """Eigenvectors of the last earlier checkpoint that has some."""
         earlier = self._earlier()
         return _read(self._path(earlier[-1])) if earlier else {}
 

@@ -1,4 +1,4 @@
-"""What is left of a run, and the time, memory and disk it takes: formulas times a pace.
+"""Remaining work of a run, and its time, memory and disk: formulas times a pace.
 
 The pace is measured on the machine at hand, or that of a GPU that is assumed.
 
@@ -18,7 +18,7 @@ from geomfast.runs.estimate import DISK, HASHING, SYNC, Estimate, Part, plan_of
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.states import states_written
 from geomfast.runs.stopwatch import as_in_a_run
-from geomfast.runs.wall import TRAINING, WRITING
+from geomfast.runs.timing import TRAINING, WRITING
 from geomfast.sweep.assumed import Assumed
 from geomfast.sweep.footprint import (
     disk_bytes,
@@ -35,7 +35,7 @@ from geomfast.sweep.workload import Workload
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training.checkpoints import steps_kept, steps_saved
 
-#: What an estimate cannot know, in words.
+#: Description of the uncertainty of an estimate.
 UNCERTAINTY = "time within a factor of 2 or 3, memory and disk within 2"
 #: The same of one that rests on assumptions.
 MODELLED = "modelled, nothing measured on this device"
@@ -43,7 +43,7 @@ MODELLED = "modelled, nothing measured on this device"
 
 @dataclass(frozen=True)
 class Left:
-    """What of a run is not done yet.
+    """The remaining work of a run.
 
     Attributes:
         measures: names by checkpoint step.
@@ -59,7 +59,7 @@ class Left:
 
 
 def left(job: Job, states: Path | None = None) -> Left:
-    """What of a run is not done yet.
+    """The remaining work of a run.
 
     Args:
         job: the run.
@@ -81,7 +81,7 @@ def left(job: Job, states: Path | None = None) -> Left:
 
 
 def left_together(group: StackedJob) -> list[Left]:
-    """The same of every member of a group, which are trained as far as any of them needs."""
+    """Remaining work of every member of a group; all are trained as far as any of them needs."""
     each = [left(job, group.checkpoints) for job in group.members]
     steps, saves = max(part.steps for part in each), max(part.saves for part in each)
     return [Left(part.measures, steps, saves, part.states) for part in each]
@@ -121,7 +121,7 @@ def estimate(job: Job, todo: Left, pace: Pace | Assumed) -> Estimate:
     seconds[WRITING] = waits
     every = wanted(job)
     return Estimate(
-        run=job.cell.run,
+        run=job.spec.run,
         checkpoints=len(todo.measures),
         of=len(every),
         steps=todo.steps,
@@ -133,7 +133,7 @@ def estimate(job: Job, todo: Left, pace: Pace | Assumed) -> Estimate:
 
 
 def together(group: StackedJob, found: Sequence[Estimate]) -> Estimate:
-    """What is left of a group: the sum of its members, but for memory, which programs share.
+    """Remaining work of a group: the sum of its members, except memory, which programs share.
 
     Args:
         group: which.
@@ -159,7 +159,7 @@ def together(group: StackedJob, found: Sequence[Estimate]) -> Estimate:
 
 
 def row_of(work: Job | StackedJob, pace: Callable[[], Pace | Assumed]) -> dict[str, Any]:
-    """What is left of a run, or of several that are trained together, as a line of a plan.
+    """Remaining work of a run or group, as a line of a plan.
 
     Args:
         work: which.
@@ -176,7 +176,7 @@ def row_of(work: Job | StackedJob, pace: Callable[[], Pace | Assumed]) -> dict[s
         whole = Estimate(work.name, 0, len(wanted(members[0])))
     else:
         whole = found[0] if isinstance(work, Job) else together(work, found)
-    return whole.row(members[0].cell.scale, [job.cell.seed for job in members])
+    return whole.row(members[0].spec.scale, [job.spec.seed for job in members])
 
 
 def planned(
@@ -193,10 +193,10 @@ def planned(
     paces: dict[str, Pace] = {}
 
     def pace_of(job: Job) -> Pace | Assumed:
-        scale = job.cell.scale
+        scale = job.spec.scale
         if assumed is None and scale not in paces:
             with as_in_a_run(engine.threads):
-                levels = job.cell.task_levels
+                levels = job.spec.task_levels
                 paces[scale] = measure_pace(SCALES[scale], job.settings, levels, engine.device)
         return assumed or paces[scale]
 

@@ -16,19 +16,19 @@ from geomfast.measures import measures
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.runs.cadence import merge_cadences
 from geomfast.runs.errors import PlanError
-from geomfast.runs.folder import refuse_other
+from geomfast.runs.folder import check_same_settings
 from geomfast.runs.settings_file import NAME as _SETTINGS
 from geomfast.runs.settings_file import plain, read_settings, write_settings
 from geomfast.sweep.plan import (
     MEASURE_SETTINGS,
     MIXTURES,
-    Cell,
+    RunSpec,
     Settings,
-    cells,
     diagnostic_settings,
     measure_settings,
     mixture_settings,
     recipe,
+    run_specs,
 )
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import LEVELS, TASK_NAMES, task_levels
@@ -50,11 +50,11 @@ def prepare_folder(
     Raises:
         PlanError: OUT cannot be written, or belongs to a sweep with other settings.
     """
-    write_settings(out, settled(out, settings, grid), call)
+    write_settings(out, merge_settings(out, settings, grid), call)
 
 
-def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, Any]:
-    """What OUT's ``settings.json`` says once these settings and this grid are asked of it.
+def merge_settings(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, Any]:
+    """Content of OUT's ``settings.json``, with this grid added to it.
 
     Args:
         out, settings, grid: as in :func:`prepare_folder`; nothing is written.
@@ -78,7 +78,7 @@ def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, An
         }
         settings, there = _settled(settings, before, grid["measures"])
         both = {name: recipe for name, recipe in before["recipes"].items() if name in recipes}
-        refuse_other(
+        check_same_settings(
             out,
             there | both,
             plain(asdict(settings)) | {name: recipes[name] for name in both},
@@ -92,8 +92,8 @@ def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, An
         for value in (measure_settings(settings, m) for m in (BEHAVIOUR, *measures()))
     }
     hashes |= dict(diagnostic_settings(settings, level) for level in levels)
-    for cell in cells(settings, ("",), (0,)):
-        data = [diagnostic_settings(settings, level)[0] for level in cell.task_levels]
+    for spec in run_specs(settings, ("",), (0,)):
+        data = [diagnostic_settings(settings, level)[0] for level in spec.task_levels]
         hashes |= dict([mixture_settings(data)])
     return {
         "format": "geomfast sweep 1",
@@ -107,7 +107,7 @@ def settled(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, An
     }
 
 
-def read_folder(out: Path) -> tuple[Settings, list[Cell]]:
+def read_folder(out: Path) -> tuple[Settings, list[RunSpec]]:
     """Settings and runs of the sweep in a folder.
 
     Raises:
@@ -121,7 +121,7 @@ def read_folder(out: Path) -> tuple[Settings, list[Cell]]:
     values: dict[str, Any] = _defaults() | content["settings"]
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     settings, grid = Settings(**values), content["grid"]
-    return settings, cells(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
+    return settings, run_specs(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is(value: Any, kind: str) -> bool:
-    """Whether a value from JSON is of a type of :class:`Settings`."""
+    """Whether a value from JSON has the type of its field in :class:`Settings`."""
     if kind.endswith(" | None"):
         return value is None or _is(value, kind.removesuffix(" | None"))
     if kind.startswith("tuple["):
@@ -164,7 +164,7 @@ def _is(value: Any, kind: str) -> bool:
 
 
 def _defaults() -> dict[str, Any]:
-    """What was the only choice before a setting could be chosen."""
+    """Default values of settings, for folders that do not name them."""
     return plain({f.name: f.default for f in fields(Settings) if f.default is not MISSING})
 
 

@@ -11,7 +11,7 @@ from geomfast.runs.estimate import PART_BYTES, PROCESS_BYTES, RECORD_BYTES
 from geomfast.runs.states import KEPT_STATES
 from geomfast.sweep.eigenvectors import LARGEST_FILE
 from geomfast.sweep.jobs import Job, StackedJob, missing
-from geomfast.sweep.plan import taken
+from geomfast.sweep.plan import settings_of
 from geomfast.sweep.workload import batch_tokens, lengths, products
 from geomfast.testbed.training.stacking import member_bytes
 
@@ -22,24 +22,24 @@ _KEPT_TWICE = 32
 
 
 def state_bytes(job: Job) -> int:
-    """Of a checkpoint that can be resumed from: weights and both moments of AdamW."""
-    return 12 * job.cell.model.parameters
+    """Bytes of a resumable checkpoint: weights and both moments of AdamW."""
+    return 12 * job.spec.model.parameters
 
 
 def eigenvector_bytes(job: Job) -> int:
-    """Of what a search for top eigenvalues leaves for the next; 0 where that is too large."""
-    size = 4 * job.cell.model.parameters * len(job.cell.task_levels)
+    """Bytes of the eigenvectors kept for the next search; 0 if they would be too large."""
+    size = 4 * job.spec.model.parameters * len(job.spec.task_levels)
     return size if size <= LARGEST_FILE else 0
 
 
 def searches(names: Iterable[str]) -> list[str]:
-    """Those of these measures whose eigenvectors are kept for the next checkpoint."""
+    """The measures whose eigenvectors are kept for the next checkpoint."""
     return [name for name in needing(names, Need.CURVATURE) if spec_of(name).products is None]
 
 
 def _drawn(job: Job, name: str) -> int:
     """Random vectors of a measure of the Hessian that are held, as many as weights in float32."""
-    spec, own = spec_of(name), taken(job.settings, name)
+    spec, own = spec_of(name), settings_of(job.settings, name)
     if spec.products is None:
         return 1
     # Starts, or signs of one byte for all but the third of a trace's probes that is a basis.
@@ -47,13 +47,13 @@ def _drawn(job: Job, name: str) -> int:
 
 
 def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
-    """Of the device, at the peak of training and of what is measured.
+    """Peak bytes of the device in training and measuring.
 
     Args:
         job: the run.
         measured: names of measures, of every checkpoint.
     """
-    scale, n, longest = job.cell.model, job.settings.samples, max(lengths(job))
+    scale, n, longest = job.spec.model, job.settings.samples, max(lengths(job))
     names = set().union(*measured)
     weights = 4 * scale.parameters
 
@@ -62,7 +62,7 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
 
     peaks = [weights + kept(batch_tokens(job))]
     if needing(names, Need.ACTIVATIONS, Need.ANSWERS):
-        vectors = (scale.layers + 1) * len(job.cell.task_levels) * n
+        vectors = (scale.layers + 1) * len(job.spec.task_levels) * n
         peaks.append(vectors * scale.d_model * 12)  # as they are and in float64
     if needing(names, Need.GRADIENTS):
         peaks.append(kept(n * longest) + weights)
@@ -77,14 +77,14 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
             waiting = 2 * eigenvector_bytes(job) + min(HELD_BYTES, held)
         peaks.append(4 * scale.layers * n * longest * twice + basis + waiting)
     for name in needing(names, Need.CHAINS):
-        own = taken(job.settings, name)
+        own = settings_of(job.settings, name)
         peaks.append(weights * (1 + 3 * own.chains) + own.chains * kept(own.batch_size * longest))
     # Weights and moments stay; so do the libraries.
     return round(PROCESS_BYTES + state_bytes(job) + max(peaks))
 
 
 def group_bytes(group: StackedJob, member: int) -> int:
-    """Of the device, at the peak of a group of runs.
+    """Peak bytes of the device for a group of runs.
 
     Args:
         group: which.
@@ -92,8 +92,8 @@ def group_bytes(group: StackedJob, member: int) -> int:
             all stay where they are.
     """
     first = group.members[0]
-    scale, tokens = first.cell.model, round(batch_tokens(first))
-    program = group.at_once * member_bytes(scale, tokens)
+    scale, tokens = first.spec.model, round(batch_tokens(first))
+    program = group.members_per_program * member_bytes(scale, tokens)
     return member + len(group.members) * state_bytes(first) + program
 
 
@@ -107,7 +107,7 @@ def footprint(work: Job | StackedJob) -> int:
 
 
 def disk_bytes(job: Job, measured: Iterable[set[str]], states: int) -> int:
-    """In OUT of checkpoints and records, while the run is going on.
+    """Bytes of checkpoints and records in OUT during the run.
 
     Args:
         job: the run.
@@ -115,8 +115,8 @@ def disk_bytes(job: Job, measured: Iterable[set[str]], states: int) -> int:
         states: that there have been when it is done.
     """
     parts = list(measured)
-    levels = len(job.cell.task_levels)
-    layers = (job.cell.model.layers + 1) * levels
+    levels = len(job.spec.task_levels)
+    layers = (job.spec.model.layers + 1) * levels
     by_layer = [name for name in measures() if spec_of(name).per_layer]
     values = {name: layers + (len(spec_of(name).columns) - 1) * levels for name in by_layer}
     rows = sum(values.get(name, 6 * levels) for names in parts for name in names)

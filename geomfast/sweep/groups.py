@@ -8,14 +8,14 @@ from typing import Any
 
 from geomfast.records import part_files
 from geomfast.runs.groups import GROUP_SIZE, parts
-from geomfast.sweep.plan import Cell
+from geomfast.sweep.plan import RunSpec
 
 
 def groups_of_cells(
     before: Sequence[dict[str, Any]],
-    asked: Sequence[Cell],
+    asked: Sequence[RunSpec],
     out: Path,
-    per_program: Callable[[Cell, int], int],
+    per_program: Callable[[RunSpec, int], int],
     workers: int,
 ) -> list[dict[str, Any]]:
     """The groups of a sweep once these runs are asked of it, as ``settings.json`` has them.
@@ -34,18 +34,18 @@ def groups_of_cells(
     """
     groups = list(before)
     known = {run for group in groups for run in group["runs"]}
-    alike: dict[tuple[str, tuple[str, ...]], list[Cell]] = {}
-    for cell in asked:
-        if cell.run not in known and not _begun(out, cell.run):
-            alike.setdefault((cell.scale, cell.tasks), []).append(cell)
-    for cells in alike.values():
-        most = min(GROUP_SIZE, -(-len(cells) // workers))
-        for part in parts(cells, most):
+    alike: dict[tuple[str, tuple[str, ...]], list[RunSpec]] = {}
+    for spec in asked:
+        if spec.run not in known and not _begun(out, spec.run):
+            alike.setdefault((spec.scale, spec.tasks), []).append(spec)
+    for specs in alike.values():
+        most = min(GROUP_SIZE, -(-len(specs) // workers))
+        for part in parts(specs, most):
             count = per_program(part[0], len(part)) if len(part) > 1 else 1
             if count > 1:
                 first, last = part[0].seed, part[-1].seed
                 name = f"{part[0].run.removesuffix(f'seed{first}')}seeds{first}-{last}"
-                runs = [cell.run for cell in part]
+                runs = [spec.run for spec in part]
                 groups.append({"name": name, "runs": runs, "at_once": count})
     return groups
 

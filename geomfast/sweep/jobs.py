@@ -13,9 +13,10 @@ from geomfast.runs.cadence import Cadence, measurement_steps
 from geomfast.runs.executors.events import Event, Progress
 from geomfast.runs.failures import failed_before
 from geomfast.runs.job import TrainingJob
-from geomfast.runs.parts import recorded
+from geomfast.runs.recorded import recorded
+from geomfast.runs.remaining import Piece
 from geomfast.runs.states import STATE_EVERY
-from geomfast.sweep.plan import KEEP, Cell, Settings, run_identity
+from geomfast.sweep.plan import KEEP, RunSpec, Settings, run_identity
 from geomfast.testbed.training.mixture_batches import MixtureBatches
 from geomfast.testbed.training.schedule import checkpoint_steps
 from geomfast.testbed.training.stacking import members_per_program
@@ -48,12 +49,12 @@ class SweepJob(TrainingJob):
         Batches are the same in every run of a sweep, so training and the measures that go through
         the gradients cost about this many times a constant.
         """
-        parameters = sum(job.cell.model.parameters for job in self.members)
+        parameters = sum(job.spec.model.parameters for job in self.members)
         return float(parameters * self.settings.steps)
 
     def identity_of(self, member: Job) -> dict[str, Any]:
-        """What the weights kept of a member must agree on before they are measured."""
-        return self.identity | {"seed": member.cell.seed, "run": member.name}
+        """Values that the saved weights of a member must match before they are measured."""
+        return self.identity | {"seed": member.spec.seed, "run": member.name}
 
     def _train(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         from geomfast.sweep.running import Attempt  # which is at a job
@@ -66,11 +67,11 @@ class Job(SweepJob):
     """A run with what it needs to be trained in a process of its own.
 
     Attributes:
-        cell: which run.
+        spec: which run.
         settings, measures, out, device, threads, keep, cadence, state_every: see :class:`SweepJob`.
     """
 
-    cell: Cell
+    spec: RunSpec
     settings: Settings
     measures: tuple[str, ...]
     out: Path
@@ -83,7 +84,7 @@ class Job(SweepJob):
     @property
     def name(self) -> str:
         """Name of the run."""
-        return self.cell.run
+        return self.spec.run
 
     @property
     def members(self) -> tuple[Job]:
@@ -92,8 +93,8 @@ class Job(SweepJob):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree on before it is resumed from."""
-        return run_identity(self.settings, self.cell) | self._place
+        """Values that a checkpoint must match before training resumes from it."""
+        return run_identity(self.settings, self.spec) | self._place
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,14 @@ class StackedJob(SweepJob):
 
     Attributes:
         group: name of the group.
-        cells: its members, alike but for their seeds.
-        at_once: how many of them are one program.
+        specs: its members, alike but for their seeds.
+        members_per_program: how many of them are one program.
         settings, measures, out, device, threads, keep, cadence, state_every: see :class:`SweepJob`.
     """
 
     group: str
-    cells: tuple[Cell, ...]
-    at_once: int
+    specs: tuple[RunSpec, ...]
+    members_per_program: int
     settings: Settings
     measures: tuple[str, ...]
     out: Path
@@ -128,21 +129,21 @@ class StackedJob(SweepJob):
     def members(self) -> tuple[Job, ...]:
         """Each run as a job of its own."""
         shared = _shared(self)
-        return tuple(Job(cell, **shared) for cell in self.cells)
+        return tuple(Job(spec, **shared) for spec in self.specs)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a state must agree on before it is resumed from."""
-        told = run_identity(self.settings, self.cells[0])
-        seeds = [cell.seed for cell in self.cells]
-        of_group = {"group": self.group, "seeds": seeds, "at_once": self.at_once}
+        """Values that a state must match before training resumes from it."""
+        told = run_identity(self.settings, self.specs[0])
+        seeds = [spec.seed for spec in self.specs]
+        of_group = {"group": self.group, "seeds": seeds, "at_once": self.members_per_program}
         shared = {key: told[key] for key in told if key not in ("seed", "run")}
         return shared | of_group | self._place
 
 
 def _shared(job: SweepJob) -> dict[str, Any]:
-    """What a run has in common with the others of its group."""
-    return {f.name: getattr(job, f.name) for f in fields(Job) if f.name != "cell"}
+    """Fields that a run shares with the others of its group."""
+    return {f.name: getattr(job, f.name) for f in fields(Job) if f.name != "spec"}
 
 
 def schedule(settings: Settings) -> list[int]:
@@ -156,7 +157,7 @@ def schedule(settings: Settings) -> list[int]:
 
 
 def wanted(job: Job) -> dict[int, set[str]]:
-    """What is measured at every checkpoint of a run, by its step."""
+    """Measures to take at each checkpoint of a run, by step."""
     steps = schedule(job.settings)
     named = {step: {BEHAVIOUR} for step in steps}
     for name in job.measures:
@@ -176,6 +177,15 @@ def missing(job: Job) -> dict[int, set[str]]:
     return {step: names for step, names in lacking.items() if names}
 
 
+def piece_of(work: Job | StackedJob) -> Piece:
+    """The remaining work of a run or group, for an estimate of its time."""
+    lacking: dict[int, set[str]] = {}
+    for member in work.members:
+        for step, names in missing(member).items():
+            lacking.setdefault(step, set()).update(names)
+    return Piece(work.name, work.members[0].spec.scale, lacking, len(work.members))
+
+
 def work_of(jobs: Iterable[Job], groups: Iterable[Mapping[str, Any]]) -> list[Job | StackedJob]:
     """The pieces of a sweep's work: groups where runs are in one, and the others by themselves.
 
@@ -188,35 +198,35 @@ def work_of(jobs: Iterable[Job], groups: Iterable[Mapping[str, Any]]) -> list[Jo
     for group in groups:
         inside = [alone.pop(run) for run in group["runs"] if run in alone]
         if inside:
-            cells = tuple(job.cell for job in inside)
-            found.append(StackedJob(group["name"], cells, group["at_once"], **_shared(inside[0])))
+            specs = tuple(job.spec for job in inside)
+            found.append(StackedJob(group["name"], specs, group["at_once"], **_shared(inside[0])))
     return [*found, *alone.values()]
 
 
 def runs_per_program(job: Job, members: int, stack: str) -> int:
-    """How many of so many runs like this one are trained as one program.
+    """Number of runs trained as one program, out of a number of runs like this one.
 
     Args:
         job: one of them.
         members: how many there are.
         stack: see :func:`geomfast.testbed.training.stacking.members_per_program`.
     """
-    settings, scale = job.settings, job.cell.model
-    tokens = MixtureBatches(job.cell.task_levels, settings.batch_size).processed
+    settings, scale = job.settings, job.spec.model
+    tokens = MixtureBatches(job.spec.task_levels, settings.batch_size).processed
     return members_per_program(members, scale, tokens, job.device, stack, settings.precision)
 
 
 def member_events(job: Job | StackedJob, event: Event) -> list[Event]:
     """The last event of a piece of work as that of each of its runs.
 
-    A member of a group that failed while the others went on has its failure in OUT/failures; of the
+    The failure of a member whose group continued is in OUT/failures; of the
     wall time each has an equal share.
     """
     if isinstance(job, Job):
         return [event]
     failed = failed_before(job.out) if event.kind == "finished" else {}
-    count = len(job.cells)
+    count = len(job.specs)
     seconds = {k: took / count for k, took in event.state.items() if k.endswith("_seconds")}
     of_failed = {run: {"kind": "failed", "error": failed[run], "explained": True} for run in failed}
-    runs = [cell.run for cell in job.cells]
+    runs = [spec.run for spec in job.specs]
     return [replace(event, run=run, state=seconds, **of_failed.get(run, {})) for run in runs]

@@ -16,8 +16,8 @@ from geomfast.measures.catalog import spec_of
 from geomfast.measures.spec import BEHAVIOUR, Need
 from geomfast.measures.subject import Policy, Samples, Seen, Subject, Value
 from geomfast.sweep.eigenvectors import Eigenvectors
-from geomfast.sweep.plan import Settings, measure_settings, taken
-from geomfast.sweep.rows import MixtureProbe, Probe, Row, mixture
+from geomfast.sweep.plan import Settings, measure_settings, settings_of
+from geomfast.sweep.samples import LevelSamples, MixtureSamples, Row, mixture
 
 
 class Run(Subject):
@@ -29,7 +29,7 @@ class Run(Subject):
         position: of the activations, see :func:`geomfast.estimators.activations.observe`.
     """
 
-    def __init__(self, model: torch.nn.Module, probes: list[Probe], position: str):
+    def __init__(self, model: torch.nn.Module, probes: list[LevelSamples], position: str):
         self.model, self.position = model, position
         self._probes = probes
         self.sets = [
@@ -40,14 +40,14 @@ class Run(Subject):
     @property
     def sampled(self) -> Sequence[Samples]:
         """Chains run on the mixture, too."""
-        both: MixtureProbe = mixture(self._probes)
+        both: MixtureSamples = mixture(self._probes)
         return [*self.sets, Samples(both.named, both.loss, both.batch)]
 
     def observe(self) -> list[Seen]:
         """Activations, exact match and log-probability of the answers."""
         return [self._observe(probe) for probe in self._probes]
 
-    def _observe(self, probe: Probe) -> Seen:
+    def _observe(self, probe: LevelSamples) -> Seen:
         seen = observe(self.model, probe.tokens, probe.answer_start, position=self.position)
         behaviour = []
         for name, values in (("accuracy", seen.exact), ("answer_logprob", seen.logprob)):
@@ -60,7 +60,7 @@ class Run(Subject):
 class _Earlier:
     """Eigenvectors of earlier checkpoints, by the number of a task-level."""
 
-    def __init__(self, eigenvectors: Eigenvectors, probes: list[Probe]):
+    def __init__(self, eigenvectors: Eigenvectors, probes: list[LevelSamples]):
         self._eigenvectors, self._names = eigenvectors, [probe.level.name for probe in probes]
 
     def start(self, number: int) -> Tensor | None:
@@ -72,7 +72,7 @@ class _Earlier:
 
 def measure(
     model: torch.nn.Module,
-    samples: list[Probe],
+    samples: list[LevelSamples],
     measures: set[str],
     settings: Settings,
     eigenvectors: Eigenvectors | None = None,
@@ -95,7 +95,7 @@ def measure(
         ValueError: an unknown measure, linear probes of activations that are not those before the
             answer, and what measures refuse.
     """
-    wanted = {name: taken(settings, name) for name in measures - {BEHAVIOUR}}
+    wanted = {name: settings_of(settings, name) for name in measures - {BEHAVIOUR}}
     for name in wanted:
         if spec_of(name).need is Need.ANSWERS and settings.position != "first_answer":
             raise ValueError(

@@ -1,4 +1,4 @@
-"""How long a run takes on a GPU that is assumed: operations counted, rates of :mod:`.assumed`.
+"""Models the time of a run on an assumed GPU: counted operations, rates of :mod:`.assumed`.
 
 Products of matrices are counted in floating-point operations, what only passes over numbers in
 bytes, and both in kernels, which take a time of their own however little they do.  Three things
@@ -13,11 +13,11 @@ from geomfast.measures import Need, needing, spec_of
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.replay import BREAK_EVEN, WARM_UP
 from geomfast.runs.estimate import Part
-from geomfast.runs.wall import STARTING, TRAINING
+from geomfast.runs.timing import STARTING, TRAINING
 from geomfast.sweep.assumed import Assumed
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import BLOCK
-from geomfast.sweep.plan import taken
+from geomfast.sweep.plan import settings_of
 from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths, products
 from geomfast.testbed.models.scales import Scale
 
@@ -44,7 +44,7 @@ class Modelled:
 
     def __init__(self, job: Job, on: Assumed):
         self.job, self.on = job, on
-        self.scale: Scale = job.cell.model
+        self.scale: Scale = job.spec.model
         self.samples = job.settings.samples
         self.lengths = lengths(job)
 
@@ -68,7 +68,7 @@ class Modelled:
         )
 
     def checkpoint(self, names: set[str]) -> dict[str, Part]:
-        """Taking these measures once, by measure."""
+        """Cost of each of these measures at one checkpoint."""
         found = {BEHAVIOUR: self._forward()} if BEHAVIOUR in names else {}
         found |= {name: self._spectra() for name in needing(names, Need.ACTIVATIONS)}
         found |= {name: self._probes(name) for name in needing(names, Need.ANSWERS)}
@@ -78,7 +78,7 @@ class Modelled:
         return found | {name: self._chains(name) for name in needing(names, Need.CHAINS)}
 
     def _operations(self, tokens: float) -> float:
-        """Of a forward and backward pass."""
+        """Cost of a forward and backward pass."""
         return 6 * BLOCK * self.scale.layers * self.scale.d_model**2 * tokens
 
     def _moved(self, tokens: float) -> float:
@@ -97,7 +97,7 @@ class Modelled:
         return Part(operations, moved, kernels, device, max(device, host))
 
     def _waiting(self, seconds: float) -> Part:
-        """What the device has nothing to do for."""
+        """A part in which the device is idle."""
         return Part(seconds=seconds)
 
     def _repeated(self, calls: int, eager: Part, graph: Part) -> Part:
@@ -127,7 +127,7 @@ class Modelled:
 
     def _probes(self, name: str) -> Part:
         """Of every penalty an inverse for a layer and a solve for every set left out."""
-        own = taken(self.job.settings, name)
+        own = settings_of(self.job.settings, name)
         layers, penalties = self.scale.layers + 1, len(own.penalties)
         # Pairs of folds that a penalty is chosen by, and the folds themselves.
         left_out = math.comb(own.folds, 2) + own.folds
@@ -151,7 +151,7 @@ class Modelled:
         """A gradient, products with vectors made orthogonal to those before, and random numbers."""
         parameters, rate = self.scale.parameters, self.on.products("fp32")
         calls = products(self.job.settings, name)
-        iterations = getattr(taken(self.job.settings, name), "iterations", None)
+        iterations = getattr(settings_of(self.job.settings, name), "iterations", None)
         in_a_row = iterations or calls
         # Every vector of the basis is read four times: two passes, two products each.
         orthogonal = 4 * 4 * parameters * in_a_row / 2
@@ -176,7 +176,7 @@ class Modelled:
         return total + self._waiting(drawn + sent)
 
     def _chains(self, name: str) -> Part:
-        own, parameters = taken(self.job.settings, name), self.scale.parameters
+        own, parameters = settings_of(self.job.settings, name), self.scale.parameters
         chains, batch = own.chains, own.batch_size
         steps, total = own.draws + own.burn_in, Part()
         for t in [*self.lengths, max(self.lengths)]:  # and the mixture, padded to the longest
@@ -193,7 +193,7 @@ class Modelled:
 
 
 def parts_of(work: Modelled, measures: list[set[str]], steps: int) -> dict[str, Part]:
-    """What a run takes, by what it goes into, writing aside.
+    """Cost of a run by activity, without writing.
 
     Args:
         work: of the run.

@@ -1,4 +1,4 @@
-"""How fast this machine is at what a sweep consists of: a fraction of a second for each scale."""
+"""Measures how fast this machine is at the parts of a sweep, in a fraction of a second."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _pass(block: Block, width: int, shapes: Shapes, on: torch.device, precision:
 
 
 def _fewer(shapes: Shapes, scale: Scale) -> Shapes:
-    """The same lengths with fewer rows, so that a pass takes a fraction of a second."""
+    """Shapes of the same lengths with fewer rows, so that a pass takes a fraction of a second."""
     tokens = sum(n * t for n, t in shapes)
     work = 6 * BLOCK * scale.d_model**2 * tokens
     return [(max(1, round(n * min(1.0, _CPU_FLOPS / work))), t) for n, t in shapes]

@@ -1,4 +1,4 @@
-"""Which runs a sweep consists of, what they all share, and how each measure is taken."""
+"""Plan of a sweep: its runs, their shared settings, and the settings of each measure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from geomfast.estimators.sampling.rules import STABLE, steepest, usual_nbeta
+from geomfast.estimators.sampling.rules import STABLE, max_energy_curvature, usual_nbeta
 from geomfast.files import fingerprint
 from geomfast.measures.catalog import spec_of
 from geomfast.measures.spec import BEHAVIOUR, Need
@@ -20,20 +20,20 @@ from geomfast.testbed.training.settings import TrainSettings, peak_rate
 MIXTURES = ("joint", "per-task")
 KEEP = ("last", "all")
 
-#: How a measure's settings are called in :class:`Settings`, where they can be asked for.
+#: Names in :class:`Settings` of those settings of a measure that can be changed.
 ASKED = {
     "llc": {name: f"llc_{name}" for name in ("lr", "localization", "chains", "draws")},
     "hessian_trace": {"probes": "trace_probes"},
     "hessian_density": {"probes": "density_probes", "iterations": "density_iterations"},
 }
-#: Settings that shape one measure only, and may differ where it was not taken.
+#: Settings that affect one measure only, and may change while it is not recorded.
 MEASURE_SETTINGS = {measure: tuple(names.values()) for measure, names in ASKED.items()}
 _LLC = spec_of("llc").settings()
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What every run of a sweep shares; see ``geomfast sweep --help`` for each."""
+    """Settings that all runs of a sweep share; see ``geomfast sweep --help`` for each."""
 
     mixture: str
     tasks: tuple[str, ...]
@@ -59,7 +59,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSpec:
     """One training run: a scale, a seed and what it is trained on."""
 
     scale: str
@@ -70,7 +70,7 @@ class Cell:
 
     @property
     def model(self) -> Scale:
-        """What is trained: the scale, with rows for the tokens of its tasks."""
+        """The model's scale, with embeddings for the tokens of its tasks."""
         return scale_for(self.scale, self.tasks)
 
     @property
@@ -79,21 +79,21 @@ class Cell:
         return task_levels(self.tasks, self.levels)
 
 
-def cells(settings: Settings, scales: tuple[str, ...], seeds: tuple[int, ...]) -> list[Cell]:
+def run_specs(settings: Settings, scales: tuple[str, ...], seeds: tuple[int, ...]) -> list[RunSpec]:
     """The runs of a grid, in the order they are started."""
     mixtures: list[tuple[str, tuple[str, ...]]] = [("joint", settings.tasks)]
     if settings.mixture == "per-task":
         mixtures = [(task.lower(), (task,)) for task in settings.tasks]
     return [
-        Cell(scale, seed, tasks, settings.levels, f"{name}-{scale}-seed{seed}")
+        RunSpec(scale, seed, tasks, settings.levels, f"{name}-{scale}-seed{seed}")
         for scale in scales
         for seed in seeds
         for name, tasks in mixtures
     ]
 
 
-def taken(settings: Settings, measure: str) -> Any:
-    """The settings that a measure is taken with, as its catalogue entry has them.
+def settings_of(settings: Settings, measure: str) -> Any:
+    """The settings of a measure, as an instance of its settings class.
 
     nbeta of the LLC is n / log n of a task-level's n samples for the mixture too: at one
     temperature the coefficients are comparable, and one lr fits all.
@@ -109,7 +109,7 @@ def taken(settings: Settings, measure: str) -> Any:
     own = spec.asked(**{name: value for name, value in asked.items() if value is not None})
     if spec.need is not Need.CHAINS:
         return own
-    most = steepest(own.localization)
+    most = max_energy_curvature(own.localization)
     if own.lr * most >= STABLE:
         raise PlanError(
             f"llc_lr = {own.lr:g} is too large: with llc_localization = {most:g} "
@@ -124,12 +124,12 @@ def measure_settings(settings: Settings, measure: str) -> dict[str, Any]:
 
     Raises:
         UnknownMeasure: there is no such measure.
-        PlanError: as :func:`taken`.
+        PlanError: as :func:`settings_of`.
     """
     told: dict[str, Any] = {"measure": measure, "samples": settings.samples}
     if measure == BEHAVIOUR:
         return told | {"decoding": "teacher-forced argmax"}
-    need, own = spec_of(measure).need, asdict(taken(settings, measure))
+    need, own = spec_of(measure).need, asdict(settings_of(settings, measure))
     if need is Need.ACTIVATIONS:
         return plain(told | {"position": settings.position, **own})
     if need is Need.ANSWERS:
@@ -173,7 +173,7 @@ def train_settings(settings: Settings) -> TrainSettings:
 
 
 def recipe(settings: Settings, scale: str, tasks: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """How a scale is built and trained, defaults included, so that a later default shows.
+    """Architecture and training of a scale, with defaults, so that a changed default shows.
 
     Args:
         settings: the sweep's.
@@ -185,8 +185,8 @@ def recipe(settings: Settings, scale: str, tasks: tuple[str, ...] | None = None)
     return plain(recipe | {"learning_rate": peak_rate(training, scale)})
 
 
-def run_identity(settings: Settings, cell: Cell) -> dict[str, Any]:
-    """What names a run's computation: its recipe, its seed and what it is trained on."""
-    cell_fields = plain(asdict(cell))
-    del cell_fields["scale"]
-    return cell_fields | recipe(settings, cell.scale, cell.tasks)
+def run_identity(settings: Settings, spec: RunSpec) -> dict[str, Any]:
+    """Identity of a run's computation: its recipe, its seed and its tasks."""
+    spec_fields = plain(asdict(spec))
+    del spec_fields["scale"]
+    return spec_fields | recipe(settings, spec.scale, spec.tasks)

@@ -10,16 +10,16 @@ from functools import cached_property, partial
 import torch
 
 from geomfast.records import part_name, write_part
-from geomfast.runs.errors import CellError
-from geomfast.runs.executors.events import EXPLAINED, Progress
+from geomfast.runs.errors import RunError
+from geomfast.runs.executors.events import USER_ERRORS, Progress
 from geomfast.runs.failures import clear_failure, mark_failed
-from geomfast.runs.parts import of_other_weights, refuse_gone
+from geomfast.runs.recorded import of_other_weights, refuse_gone
 from geomfast.runs.training import timed, train_to_checkpoints
 from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.jobs import Job, StackedJob, SweepJob, missing, schedule
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import train_settings
-from geomfast.sweep.rows import Probe, probes
+from geomfast.sweep.samples import LevelSamples, level_samples
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.loop import Trainer
@@ -42,7 +42,7 @@ class Attempt:
 
     def __init__(self, job: SweepJob) -> None:
         self.job, self.settings, self.members = job, job.settings, job.members
-        self.cell = self.members[0].cell
+        self.spec = self.members[0].spec
         self.alone = not isinstance(job, StackedJob)
         #: Steps at which each run lacks measures, and which.
         self.lacking = {member.name: missing(member) for member in self.members}
@@ -52,14 +52,14 @@ class Attempt:
         self.failed: set[str] = set()
 
     @cached_property
-    def samples(self) -> list[Probe]:
+    def samples(self) -> list[LevelSamples]:
         """Diagnostic samples of every task-level."""
-        return probes(self.cell, self.settings, torch.device(self.job.device))
+        return level_samples(self.spec, self.settings, torch.device(self.job.device))
 
     @cached_property
     def model(self) -> GPT:
-        """What is measured, with the weights of one member after the other."""
-        return GPT(self.cell.model).to(self.job.device).eval()
+        """The model for measuring; gets the weights of one member after the other."""
+        return GPT(self.spec.model).to(self.job.device).eval()
 
     def finished(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         """Train and measure; whether nothing is left to do.
@@ -96,12 +96,14 @@ class Attempt:
         return True
 
     def _trainer(self) -> TrainerProtocol:
-        job, cell, training = self.job, self.cell, train_settings(self.settings)
+        job, spec, training = self.job, self.spec, train_settings(self.settings)
         if not isinstance(job, StackedJob):
-            return Trainer(cell.scale, cell.seed, cell.task_levels, training, job.device)
-        batches = MixtureBatches(cell.task_levels, self.settings.batch_size, job.device)
-        seeds = [cell.seed for cell in job.cells]
-        return StackedTrainer(cell.model, seeds, training, batches, job.at_once, job.device)
+            return Trainer(spec.scale, spec.seed, spec.task_levels, training, job.device)
+        batches = MixtureBatches(spec.task_levels, self.settings.batch_size, job.device)
+        seeds = [spec.seed for spec in job.specs]
+        return StackedTrainer(
+            spec.model, seeds, training, batches, job.members_per_program, job.device
+        )
 
     def _done(self) -> bool:
         return not any(self.lacking.values())
@@ -119,13 +121,13 @@ class Attempt:
     def _drop_failed(self, failed: dict[int, int]) -> None:
         """Expect nothing of members from where they failed, and write down that they did."""
         for member in self.members:
-            if (step := failed.get(member.cell.seed)) is not None:
+            if (step := failed.get(member.spec.seed)) is not None:
                 lacking = self.lacking[member.name]
                 self.lacking[member.name] = {
                     at: names for at, names in lacking.items() if at <= step
                 }
                 self.failed.add(member.name)
-                rate = peak_rate(train_settings(self.settings), member.cell.scale)
+                rate = peak_rate(train_settings(self.settings), member.spec.scale)
                 why = f"loss or gradient not finite at step {step} (learning rate {rate:g}): "
                 mark_failed(self.job.out, member.name, step, f"{why}lower the learning rate", "")
 
@@ -146,7 +148,7 @@ class Attempt:
         step = trainer.step
         keeps = step > 0 and (self.job.keep == "all" or step == self.settings.steps)
         for member, state in zip(self.members, trainer.states(), strict=True):
-            if failed.get(member.cell.seed, step) < step:
+            if failed.get(member.spec.seed, step) < step:
                 continue
             # Kept by an attempt that was killed before the next state.
             kept = step in checkpoints.steps_kept(member.checkpoints)
@@ -173,7 +175,7 @@ class Attempt:
         except Exception as error:
             if self.alone or isinstance(error, OSError):  # the disk is everyone's
                 raise
-            details = "" if isinstance(error, EXPLAINED) else traceback.format_exc()
+            details = "" if isinstance(error, USER_ERRORS) else traceback.format_exc()
             why = f"{type(error).__name__}: {error}"
             mark_failed(self.job.out, member.name, step, why, details)
             self.failed.add(member.name)
@@ -185,7 +187,7 @@ class Attempt:
 
 
 def record(
-    job: Job, model: GPT, step: int, tokens: int, samples: list[Probe], names: set[str]
+    job: Job, model: GPT, step: int, tokens: int, samples: list[LevelSamples], names: set[str]
 ) -> dict[str, float]:
     """Measure a run's model at a checkpoint and write what was found.
 
@@ -200,7 +202,7 @@ def record(
         Seconds it took to ``measure`` and to ``write``.
 
     Raises:
-        CellError: other measures of this checkpoint were taken of other weights.
+        RunError: other measures of this checkpoint were taken of other weights.
         OSError: the disk is full or not writable.
     """
     begin = time.perf_counter()
@@ -209,14 +211,14 @@ def record(
     measured = time.perf_counter()
     weights = checkpoints.weights_hash(model)
     if other := of_other_weights(job.records, step, weights):
-        raise CellError(
+        raise RunError(
             f"{other}: the weights of step {step} came out different from the ones "
             "measured there; use the same --threads and --device, or another OUT"
         )
     shared = {
-        "run": job.cell.run,
-        "scale": job.cell.scale,
-        "seed": job.cell.seed,
+        "run": job.spec.run,
+        "scale": job.spec.scale,
+        "seed": job.spec.seed,
         "step": step,
         "tokens": tokens,
         "weights": weights,

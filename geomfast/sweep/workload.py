@@ -1,4 +1,4 @@
-"""How much there is to compute for a run, and how long that takes at a pace.
+"""Amount of computation in a run, and its time at a given pace.
 
 Passes through the network are counted in tokens and blocks, what only reads parameters in numbers
 touched.  What cannot be counted beforehand: how many products an eigenvalue takes, of which
@@ -11,7 +11,7 @@ from geomfast.measures import Need, needing, spec_of
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import BLOCK, Pace
-from geomfast.sweep.plan import Settings, taken
+from geomfast.sweep.plan import Settings, settings_of
 from geomfast.testbed.models.scales import Scale
 from geomfast.testbed.tasks import DIAGNOSTIC_STREAM
 
@@ -35,21 +35,21 @@ class Workload:
 
     def __init__(self, job: Job, pace: Pace):
         self.job, self.pace = job, pace
-        self.scale: Scale = job.cell.model
+        self.scale: Scale = job.spec.model
         self.samples = job.settings.samples
         self.lengths = lengths(job)
 
     def gradient(self, tokens: float) -> float:
-        """Of a forward and backward pass in float32; a forward pass takes a third."""
+        """Seconds of a forward and backward pass in float32; a forward pass takes a third."""
         return self.scale.layers * (self.pace.block + tokens * self.pace.token)
 
     def step(self) -> float:
-        """Of a training step."""
+        """Seconds of a training step."""
         passes = self.scale.layers * batch_tokens(self.job) * self.pace.train_token
         return self.pace.draw + passes + _OPTIMISER * self.scale.parameters * self.pace.element
 
     def checkpoint(self, names: set[str]) -> dict[str, float]:
-        """Of taking these measures once, by measure."""
+        """Seconds of each of these measures at one checkpoint."""
         states = (self.scale.layers + 1) * len(self.lengths)
         passes = sum(self.gradient(self.samples * t) for t in self.lengths)
         found = {BEHAVIOUR: passes / 3} if BEHAVIOUR in names else {}
@@ -76,7 +76,7 @@ class Workload:
         return total
 
     def _chains(self, name: str) -> float:
-        own = taken(self.job.settings, name)
+        own = settings_of(self.job.settings, name)
         batch, steps = own.batch_size, own.chains * (own.draws + own.burn_in)
         move = _LANGEVIN * self.scale.parameters * self.pace.element
         each = [*self.lengths, max(self.lengths)]  # and the mixture, padded to the longest
@@ -84,7 +84,7 @@ class Workload:
 
 
 def gram_operations(scale: Scale, samples: int, tokens: int) -> float:
-    """Of the Gram matrices of per-sample gradients, each by the cheaper of its two ways.
+    """Operations of the Gram matrices of per-sample gradients, each by the cheaper method.
 
     Args:
         scale: of the model.
@@ -101,7 +101,7 @@ def gram_operations(scale: Scale, samples: int, tokens: int) -> float:
 
 def lengths(job: Job) -> list[int]:
     """Tokens that go into the network of an example of every task-level."""
-    drawn = [level.examples(DIAGNOSTIC_STREAM, 0, 1) for level in job.cell.task_levels]
+    drawn = [level.examples(DIAGNOSTIC_STREAM, 0, 1) for level in job.spec.task_levels]
     return [examples.tokens.shape[1] - 1 for examples in drawn]
 
 
@@ -114,4 +114,4 @@ def batch_tokens(job: Job) -> float:
 def products(settings: Settings, measure: str) -> int:
     """Products with a Hessian that a measure of it takes."""
     known = spec_of(measure).products
-    return PRODUCTS if known is None else known(taken(settings, measure)) or PRODUCTS
+    return PRODUCTS if known is None else known(settings_of(settings, measure)) or PRODUCTS

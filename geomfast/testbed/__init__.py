@@ -1,1 +1,1 @@
-"""What the papers train: the tasks, the models and their training."""
+"""The testbed of the papers: tasks, models and their training."""

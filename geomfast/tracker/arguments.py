@@ -1,4 +1,4 @@
-"""What a tracker is given, checked before training begins, and what it finds."""
+"""Arguments of a tracker, checked before training begins."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def check_loss(loss_fn: Any) -> None:
 def check_settings(
     options: Any, settings: Mapping[str, Any], names: Sequence[str], **common: Any
 ) -> ModelSettings:
-    """How measures are taken.
+    """Settings for taking measures.
 
     Args:
         options: of :func:`geomfast.measures.model.options.Options`, in place of the others.
@@ -67,9 +67,10 @@ def check_settings(
             taken; a setting that cannot be right; both options and others.
     """
     if unknown := [name for name in settings if name not in known_measures()]:
+        hint = "; every= and max_overhead= set how often" if unknown[0] == "cadence" else ""
         raise TypeError(
-            f"Tracker has no argument {unknown[0]!r}, and no measure is called so; there are: "
-            f"{', '.join(known_measures())}"
+            f"Tracker has no argument {unknown[0]!r}, and there is no such measure{hint}; "
+            f"there are: {', '.join(known_measures())}"
         )
     if unused := [name for name in settings if name not in names]:
         raise ValueError(f"settings of {unused[0]}, which is not among measures {[*names]}")
@@ -140,7 +141,7 @@ def check_names(**names: str) -> None:
 
 
 def check_records(out: Any, seed: Any, scale: Any, states: Any, raise_failures: Any) -> None:
-    """What records name a run by, and where they go.
+    """Name of a run in the records, and their folder.
 
     Raises:
         TypeError, ValueError: something that cannot be right; the message names the argument.
@@ -225,12 +226,12 @@ def tokens_seen(tokens: Any, failed: Callable[[str, Exception], None]) -> int | 
 
 
 def called(function: Any) -> str | None:
-    """What a function is called, for the settings."""
+    """Name of a function, for the settings."""
     return getattr(function, "__qualname__", type(function).__name__) if function else None
 
 
 def rank() -> int:
-    """Of this process in distributed training, also before its processes have met."""
+    """Rank of this process in distributed training, even before initialisation."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank()
     return int(os.environ.get("RANK", "0"))

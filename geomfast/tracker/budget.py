@@ -1,4 +1,4 @@
-"""What a tracker may take of a run's time, and which measures that pays for at a step."""
+"""Time budget of a tracker, and the measures it can afford at a step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Group:
 
 @dataclass
 class _Cost:
-    """What a group has cost.
+    """Cost of a group so far.
 
     Attributes:
         recent: seconds of its last measurements; the first, which also loads and compiles, only as
@@ -136,7 +136,7 @@ class Budget:
 
     @property
     def overhead(self) -> float:
-        """What has been spent, as a share of the rest: 0.05 for a run that took 5% longer."""
+        """Time spent as a share of the other time: 0.05 for a run that took 5% longer."""
         seconds = self.training_seconds
         return self.spent / seconds if seconds > 0 else 0.0
 
@@ -161,7 +161,7 @@ class Budget:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """As :meth:`spending`, of a measurement, whose groups are :meth:`timed` inside."""
+        """Like :meth:`spending`, for a measurement whose groups are :meth:`timed` within."""
         begin, self._timed = self._clock(), 0.0
         with self.spending():
             yield
@@ -270,7 +270,7 @@ class Budget:
         return each
 
     def _of_others(self, group: Group, known: Sequence[Group]) -> float:
-        """What far more expensive groups owe, which one that costs little need not wait for."""
+        """Debt of far more expensive groups, which a cheap one need not wait for."""
         least = 0.0 if self._is_new(group) else self._expected(group) / _APART
         debts = [self._cost(one).debt for one in known if self._expected(one) >= least]
         return sum(max(debt, 0.0) for debt in debts)
@@ -295,7 +295,7 @@ class Budget:
         return cost
 
     def planned(self, group: Group) -> int:
-        """How often the plan pays for a group from the last due step on, with that."""
+        """Number of measurements of a group that the plan pays for, from the last due step on."""
         cost = self._cost(group)
         return int(min(max(cost.part, 0.0) / max(cost.expected, 1e-9), 1e9) + 1e-6)
 
@@ -333,7 +333,7 @@ class Budget:
         return self._cost(group).expected
 
     def _is_new(self, group: Group) -> bool:
-        """Whether the one measurement of a cheap measure may say little of what the next takes."""
+        """Whether the only timing of a cheap measure may be unrepresentative."""
         return self._cost(group).times == 1 and not group.expensive
 
     def _by_cost(self, groups: Sequence[Group]) -> list[Group]:

@@ -59,7 +59,7 @@ class Cadence:
     def note(
         self, every: str | int, budget: Budget, recorded: Mapping[int, Iterable[str]]
     ) -> dict[str, Any]:
-        """What the settings are to say of the run.
+        """Settings of a run's cadence for ``settings.json``.
 
         Args:
             every: as in :func:`geomfast.tracker.schedule.due`.

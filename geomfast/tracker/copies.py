@@ -57,7 +57,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def preserve_rng_state(device: torch.device) -> Iterator[None]:
-    """What is computed inside leaves no trace outside of it.
+    """Computation within the context leaves global state unchanged.
 
     Random numbers of torch, NumPy and Python are drawn as if it had not been; gradients are on and
     automatic casts off, whatever they are outside.
@@ -111,7 +111,7 @@ class EvaluationCopy:
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
-        """Inside, work goes to the copy's own stream, which waits for what training has queued."""
+        """Within the context, work uses the copy's own stream, which waits for queued training."""
         if self._stream is None:
             yield
             return

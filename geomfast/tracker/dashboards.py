@@ -1,4 +1,4 @@
-"""Where a tracker shows its values beside the records: TensorBoard and Weights & Biases."""
+"""Dashboards that show a tracker's values: TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Dashboard(Protocol):
 
 
 def dashboards(log_to: Any, folder: Path) -> list[Dashboard]:
-    """What `log_to` names.
+    """The dashboards that `log_to` names.
 
     Args:
         log_to: ``"tensorboard"``, ``"wandb"`` (its active run), a SummaryWriter (of torch or

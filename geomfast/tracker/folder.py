@@ -16,11 +16,11 @@ from geomfast.records import part_files, part_name, write_part
 from geomfast.runs.errors import PlanError
 from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import FolderInUse, alone, locked
-from geomfast.runs.model_folder import settled
-from geomfast.runs.parts import of_other_weights, recorded
+from geomfast.runs.model_folder import merge_settings
+from geomfast.runs.recorded import of_other_weights, recorded
 from geomfast.runs.settings_file import NAME as _SETTINGS
 from geomfast.runs.settings_file import read_settings, write_settings
-from geomfast.runs.wall import TRAINING, WRITING, read_wall, write_wall
+from geomfast.runs.timing import TRAINING, WRITING, read_seconds, write_seconds
 
 KIND = "tracker"
 
@@ -68,7 +68,7 @@ class RunFolder:
             self.before = frozenset(self.recorded)
             self._check_same(named)
             with alone(out):
-                content = settled(out, settings, of_measures, {run: []}, {}, KIND)
+                content = merge_settings(out, settings, of_measures, {run: []}, {}, KIND)
                 content["tracking"] = self._tracking()
                 call = {
                     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -78,11 +78,11 @@ class RunFolder:
                 content["calls"] = [*content["calls"], call]
                 write_settings(out, content)
             self._known = set(content["hashes"])
-            self._before = read_wall(self.records)
+            self._before = read_seconds(self.records)
             self._lock = leaving.pop_all()
 
     def of_other_weights(self, step: int, weights: str) -> bool:
-        """Whether a recorded step was of other weights than these, by their hash."""
+        """Whether a recorded step has other weights than these, by their hash."""
         return of_other_weights(self.records, step, weights) is not None
 
     def write(
@@ -111,7 +111,7 @@ class RunFolder:
         self.recorded.setdefault(step, set()).update(names)
 
     def noted(self) -> dict[str, Any]:
-        """How ``settings.json`` says that this run is tracked."""
+        """Entry of this run in ``settings.json``."""
         return self._tracking().get(self.run, {})
 
     def note(self, **told: Any) -> None:
@@ -122,7 +122,7 @@ class RunFolder:
         """Note the seconds of this tracker's time, on top of those before it."""
         before = self._before
         seconds = {"train": before[TRAINING] + training, "write": before[WRITING] + writing}
-        write_wall(self.records, seconds)
+        write_seconds(self.records, seconds)
 
     def check_there(self) -> None:
         """Check that what was recorded is still there, as it is not where OUT was removed.
@@ -178,7 +178,7 @@ def _check_ours(out: Path) -> None:
 
 @contextmanager
 def _held(folder: Path, what: str) -> Iterator[None]:
-    """As :func:`geomfast.runs.locks.locked`, but says what to do."""
+    """Like :func:`geomfast.runs.locks.locked`, with a message that says what to do."""
     with ExitStack() as held:
         try:
             held.enter_context(locked(folder, what))

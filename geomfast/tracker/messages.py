@@ -1,4 +1,4 @@
-"""What a tracker says of its budget: when it begins to thin, and at the end."""
+"""Messages about a tracker's budget: when measurements become rarer, and at the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from geomfast.tracker.schedule import due_between
 
 
 def wide(share: float | None) -> str | None:
-    """What is said of a budget that may have been meant as a percentage; None of any other."""
+    """Message about a budget that may have been meant as a percentage; None for others."""
     if share is None or share <= 1.0:
         return None
     return (
@@ -32,7 +32,7 @@ def thinned(
         groups: that are left out of it.
 
     Returns:
-        None where the run's length is given but its pace not yet known: better said later.
+        None while the run's length is given but its pace is not yet known.
     """
     share = budget.share or 0.0
     which = ", ".join(f"{group} ({budget.cost(group):.2g} s each)" for group in groups)
@@ -62,7 +62,7 @@ def thinned(
 
 
 def summary(budget: Budget, counts: Cadence, last: int) -> str:
-    """How much was measured of what was due, at what cost, and what would have paid for all.
+    """Message with the share of due measurements made, their cost, and the cost of all of them.
 
     Args:
         budget: after the last step.

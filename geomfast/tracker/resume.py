@@ -1,4 +1,4 @@
-"""What a run's records hold already when a tracker comes to it, and whether it is the same run."""
+"""Checks the records of a run that a tracker resumes, and whether it is the same run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ResumeCheck:
         self._first: int | None = None
 
     def notice(self) -> str | None:
-        """What is said of them when the tracker is made."""
+        """Message about the earlier records when the tracker is created."""
         if not self.steps:
             return None
         return (
@@ -40,7 +40,7 @@ class ResumeCheck:
         return step in self.steps and not self.another
 
     def compare(self, step: int, weights: str) -> str | None:
-        """What is to be said where a step was recorded of other weights; None where it was not.
+        """Message if a step was recorded with other weights; None if not.
 
         Args:
             step: recorded before.

@@ -16,8 +16,8 @@ from geomfast.estimators.batches import (
     batches_of,
     count,
     generators_restored,
+    index_batch,
     mapped,
-    taken,
     tensors_of,
 )
 from geomfast.tracker.arguments import check_names
@@ -140,7 +140,7 @@ def samples_of(data: Any, most: int | None, device: torch.device) -> Batches:
             has = _samples(batch)
             if most is not None and samples + has > most:
                 batch, has = (
-                    taken(batch, torch.arange(most - samples, device="cpu")),
+                    index_batch(batch, torch.arange(most - samples, device="cpu")),
                     most - samples,
                 )
             # Cloned, for a loader may use its memory again.
@@ -164,7 +164,7 @@ def data_hash(batches: Iterable[Any]) -> str:
 
 
 def _samples(batch: Any) -> int:
-    """How many samples a batch of `data` has."""
+    """Number of samples in a batch of `data`."""
     tensors = tensors_of(batch)
     if not tensors:
         kinds = ", ".join(sorted({type(leaf).__name__ for leaf in tree_leaves(batch)})) or "nothing"

@@ -1,4 +1,4 @@
-"""Live measures inside anyone's training loop, on a copy of the weights."""
+"""Live measures inside any training loop, on a copy of the weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Tracker:
 
     Call :meth:`step` after every optimiser step, with ``step(0)`` before the first one to have the
     untrained network too, and :meth:`close` after the last. Where a measurement is due, a copy of
-    the model that was made once takes over the weights and is measured in evaluation mode. The
+    the model, made once, takes over the weights and is measured in evaluation mode. The
     model itself, its gradients, mode and hooks, all random numbers and the default type stay as
     they are, so that training comes out the same to the bit::
 
@@ -52,8 +52,8 @@ class Tracker:
     In distributed training only rank 0 measures, on the weights that all ranks share; the others
     wait for it where they next meet. Weights that are spread over ranks are refused.
 
-    Nothing that :meth:`step` meets ends the training: what fails is logged once, written to
-    OUT/failures, and recorded as a value of NaN.
+    A failure in :meth:`step` never ends the training: it is logged once, written to OUT/failures,
+    and recorded as NaN.
 
     Args:
         model: any module; compiled ones and those in DistributedDataParallel are unwrapped.
@@ -70,21 +70,21 @@ class Tracker:
             also over the first 50,000 parameters, recorded as ``..._first_50k``), hessian_top,
             hessian_trace and hessian_density, and llc, by far the most expensive. The mean loss of
             the samples is recorded with them wherever there is a ``loss_fn``.
-        every: ``"log"`` for steps 0, 1, 2, ... 8, 10, 11, 13, 16, ..., four to a doubling; or every
-            so many steps. Either way the last step as well.
+        every: ``"log"`` for steps 0, 1, 2, ... 8, 10, 11, 13, 16, ..., four to a doubling; or the
+            number of steps between measurements. The last step is always measured.
         out: folder of the records. A second tracker with the same settings resumes there, after the
-            last step recorded. Where a step is recorded of other weights than it has this time, the
-            training is another one: that is said, and nothing more of it is recorded.
-        max_overhead: what measuring may add to the run's time, as a share of it: 0.05 for 5%.
-            Where that does not pay for all that is due, the most expensive measures are taken at
-            fewer of the steps that are due, evenly spread, and the others at all; a notice says
-            which, what each costs, and what would pay for all. The first measurement, of which
-            nothing is known, is always taken, and may exceed it. None for no bound.
-        total_steps: optimiser steps of the whole run, where they are known: the budget is then
-            spread over the whole run, and not earned before it is spent.
+            last recorded step. If a recorded step has other weights than now, this is another
+            training: a warning says so, and nothing more of it is recorded.
+        max_overhead: largest time that measuring may add, as a share of the run's: 0.05 for 5%.
+            If that is too little for all due measurements, the most expensive measures are taken at
+            fewer of the due steps, evenly spread; a notice says which, what each costs, and which
+            share would be enough for all. The first measurement, whose cost is unknown, is always
+            made and may exceed the budget. None for no limit.
+        total_steps: optimiser steps of the whole run, if known: the budget is then spread over the
+            whole run instead of being earned before it is spent.
         samples, batch_size, params, position, check: as in :func:`geomfast.measure`; samples are
             of every set.
-        options: deprecated, in place of them and of ``settings``.
+        options: deprecated; use these arguments and ``settings``.
         states: ``states(model) -> {layer: (N, d)}``, activations for rankme, with labels
             ``block 1``, ``block 2``, ... and ``final``, which records know; None for those of
             ``layers``.
@@ -143,7 +143,7 @@ class Tracker:
         arguments.check_model(model)
         arguments.check_loss(loss_fn)
         names = check_measures([measures] if isinstance(measures, str) else measures)
-        check_every(every)
+        every = check_every(every)
         arguments.check_needs(names, loss_fn, data, states)
         arguments.check_names(name=name, run=run)
         arguments.check_records(out, seed, scale, states, raise_failures)
@@ -211,7 +211,7 @@ class Tracker:
 
     @property
     def overhead(self) -> float:
-        """What the tracker has added to the run's time so far, as a share of it."""
+        """Time that the tracker has added so far, as a share of the run's own."""
         return self.budget.overhead
 
     def step(

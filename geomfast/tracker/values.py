@@ -1,4 +1,4 @@
-"""What a tracker takes of its copy of a model: values, or why there is none."""
+"""Measures a tracker's copy of a model: values, or the reason for a missing one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomfast.estimators.batches import Batches, count, taken
+from geomfast.estimators.batches import Batches, count, index_batch
 from geomfast.estimators.behaviour import mean_and_stderr
-from geomfast.estimators.checks import LossFunction, checked_losses, chosen
+from geomfast.estimators.checks import LossFunction, checked_losses, select_parameters
 from geomfast.files import fingerprint
 from geomfast.measures.catalog import measure_of, needing, spec_of
 from geomfast.measures.memory import Notice
@@ -81,12 +81,14 @@ class Evaluator:
                 said = f"{error} (on the samples {name!r} of data, a mapping of several sets; as "
                 raise kind(f"{said}one batch it is [data])") from error
         if self.how.params is not None:
-            chosen(self.module, self.how.params)
+            select_parameters(self.module, self.how.params)
 
     def _validate_on(self, batches: Batches, shown: bool) -> None:
         if not batches:
             return
-        two = taken(batches[0], torch.arange(min(2, count(batches[0], least=1)), device="cpu"))
+        two = index_batch(
+            batches[0], torch.arange(min(2, count(batches[0], least=1)), device="cpu")
+        )
         if self.loss_fn is not None:
             with torch.no_grad(), _named("loss_fn(model, batch)"):
                 losses = self.loss_fn(self.module, two)
@@ -145,7 +147,7 @@ class Evaluator:
             ]
 
     def settings(self, name: str) -> dict[str, Any]:
-        """What shapes the values of a measure."""
+        """Settings that the values of a measure depend on."""
         if name == LOSS:
             return {"measure": LOSS, "samples": self.how.samples}
         return self.how.of(name)
@@ -178,7 +180,7 @@ class Evaluator:
         for batch in batches:
             samples = count(batch, least=1)
             for part in torch.arange(samples, device="cpu").split(size or samples):
-                found = self.loss_fn(self.module, taken(batch, part))
+                found = self.loss_fn(self.module, index_batch(batch, part))
                 losses.append(checked_losses(found, len(part), differentiable=False))
         together = torch.cat(losses).double()
         mean, stderr = mean_and_stderr(together)
@@ -193,7 +195,7 @@ def values_of_run(
     scalars: Mapping[str, Any],
     failed: Callable[[str, Exception], None],
 ) -> list[MeasuredValue]:
-    """What is known of the run itself at this moment.
+    """Values of the training itself at this step.
 
     Args:
         loss: of training, a number or a tensor of one element; None where it was not said.
@@ -255,7 +257,7 @@ def rows_of(
 
 @contextmanager
 def _named(what: str) -> Iterator[None]:
-    """What fails inside is said to be the first try of the user's samples.
+    """Errors within the context are reported as failures of the first trial of the samples.
 
     Raises:
         NoStates: as inside.

@@ -15,7 +15,7 @@ from geomfast.cli.main import main
 from geomfast.report import extras
 from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import cells
+from geomfast.sweep.plan import run_specs
 from tests.sweep.tiny import tiny
 
 SETTINGS = tiny(steps=4, dense_until=4, checkpoints=3, samples=12)
@@ -29,8 +29,8 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grid: dict[str, list[Any]] = {"scales": ["nano"], "seeds": [0, 1], "measures": []}
     folder.mkdir()
     prepare_folder(folder, SETTINGS, grid, {"command": "geomfast sweep out"})
-    one, _ = cells(SETTINGS, ("nano",), (0, 1))
-    assert Job(one, SETTINGS, (), folder, "cpu", threads=1, keep="all").carry_out()
+    one, _ = run_specs(SETTINGS, ("nano",), (0, 1))
+    assert Job(one, SETTINGS, (), folder, "cpu", threads=1, keep="all").run()
     return folder
 
 

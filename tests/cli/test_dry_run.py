@@ -16,7 +16,7 @@ from geomfast.runs.estimate import makespan
 from geomfast.runs.failures import mark_failed
 from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 from geomfast.testbed.models.scales import SCALES
 
 SMALL = (
@@ -73,8 +73,8 @@ def test_runs_at_once_share_the_time_and_add_up_in_memory(tmp_path: Path) -> Non
 def test_what_is_recorded_is_taken_off_and_failures_are_named(tmp_path: Path) -> None:
     grid = {"scales": ["nano"], "seeds": [0], "measures": ["rankme"]}
     prepare_folder(tmp_path, SETTINGS, grid, {})
-    (cell,) = cells(SETTINGS, ("nano",), (0,))
-    assert Job(cell, SETTINGS, ("rankme",), tmp_path, "cpu", threads=1, state_every=0.0).carry_out()
+    (spec,) = run_specs(SETTINGS, ("nano",), (0,))
+    assert Job(spec, SETTINGS, ("rankme",), tmp_path, "cpu", threads=1, state_every=0.0).run()
     mark_failed(tmp_path, "joint-nano-seed1", 2, "ValueError: bad", "Traceback")
     before = written(tmp_path)
     plan = planned(tmp_path, "--measures", "rankme", "--seeds", "0,1")

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from geomfast.cli.outcome import show_outcome
@@ -12,14 +13,24 @@ from geomfast.runs.executors.events import Event
 from geomfast.runs.failures import mark_failed
 from geomfast.runs.outcome import exit_code, outcome_of, result
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 2, 8, None, "fp32", 2, 2, 3, 16)
 
 
-def shown(runs: list[dict[str, Any]]) -> list[str]:
+@pytest.fixture(autouse=True)
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Some, in the folder "out"."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "out" / "records" / "a" / "step.parquet"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    return path
+
+
+def shown(runs: list[dict[str, Any]], state: str = "finished") -> list[str]:
     output = io.StringIO()
-    told = {"out": "out", "results": runs, "failures": {}, "notices": {}}
+    told = {"out": "out", "state": state, "results": runs, "failures": {}, "notices": {}}
     show_outcome(told, _told, Console(file=output, width=40))
     return output.getvalue().splitlines()
 
@@ -34,6 +45,14 @@ def test_shares_of_the_time_are_said_the_largest_measure_first() -> None:
         "1.0% writing; 95.3% of the tokens processed were real",
         "Next: geomfast report out",
     ]
+
+
+def test_a_report_is_the_next_step_only_of_records(records: Path) -> None:
+    stopped = {"name": "a", "state": "stopped"}
+    resume = "Stopped: run the same command again to resume"
+    assert shown([stopped], "stopped") == ["a: stopped", resume, "Next: geomfast report out"]
+    records.unlink()
+    assert shown([stopped], "stopped") == ["a: stopped", resume]
 
 
 def test_nothing_is_said_of_tokens_where_none_were_processed() -> None:
@@ -55,14 +74,16 @@ def test_a_traceback_is_shown_where_the_error_does_not_explain_itself() -> None:
     assert shown([{**failure, "explained": True}]) == [
         "a: failed",
         "KeyError: 3",
-        "What failed: why is in out/failures; run this again to retry",
+        "Reasons of failures are in out/failures; run the same command again to retry",
         "Next: geomfast report out",
     ]
 
 
 def test_an_outcome_has_every_run_and_its_seconds(tmp_path: Path) -> None:
-    jobs = [Job(c, SETTINGS, (), tmp_path, "cpu", 1) for c in cells(SETTINGS, ("nano",), (0, 1, 2))]
-    assert jobs[0].carry_out()
+    jobs = [
+        Job(c, SETTINGS, (), tmp_path, "cpu", 1) for c in run_specs(SETTINGS, ("nano",), (0, 1, 2))
+    ]
+    assert jobs[0].run()
     failed = Event("joint-nano-seed1", "failed", 2, {"loss": 1.0}, "bad", "Traceback", True)
     ended = {"joint-nano-seed0": Event("joint-nano-seed0", "finished", 2), failed.run: failed}
     runs = [

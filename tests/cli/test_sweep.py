@@ -19,7 +19,7 @@ from geomfast.measures import measures
 from geomfast.measures.catalog import part_of
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.records import load_records
-from geomfast.sweep.kept import load_kept
+from geomfast.sweep.saved_model import load_model
 from geomfast.testbed.training.checkpoints import weights_hash
 from tests.fuzz.folders import in_process
 from tests.recorded import values
@@ -165,7 +165,7 @@ def test_how_often_a_state_is_written_is_no_setting(
     assert states == [["step-00000040"] * 2]
     hashes = load_records(out).query("step == 40").drop_duplicates("run").set_index("run")
     for run in ("joint-nano-seed0", "joint-nano-seed1"):
-        kept = load_kept(out, run)
+        kept = load_model(out, run)
         assert kept.step == 40 and weights_hash(kept.model) == hashes["weights"][run]
 
 
@@ -336,7 +336,7 @@ def test_seeds_as_one_program_are_runs_like_others(tmp_path: Path) -> None:
     (group,) = json.loads((out / "settings.json").read_text())["groups"]
     assert group["name"] == "joint-nano-seeds0-1" and group["at_once"] == 2
     # What was kept serves other commands.
-    kept = load_kept(out, "joint-nano-seed1")
+    kept = load_model(out, "joint-nano-seed1")
     hashes = load_records(out).query("run == 'joint-nano-seed1' and step == 4")["weights"]
     assert kept.step == 4 and weights_hash(kept.model) == hashes.iloc[0]
 

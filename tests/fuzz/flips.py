@@ -21,9 +21,9 @@ from geomfast.records import load_records
 from geomfast.runs.errors import PlanError
 from geomfast.runs.failures import failed_before
 from geomfast.runs.model_folder import KIND as SERIES
-from geomfast.runs.parts import recorded
+from geomfast.runs.recorded import recorded
 from geomfast.runs.settings_file import read_settings
-from geomfast.runs.wall import wall_time
+from geomfast.runs.timing import wall_time
 from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.folder import read_folder
 from geomfast.testbed.training import checkpoints
@@ -53,7 +53,7 @@ def read(out: Path, kind: str) -> dict[str, Any]:
         "failed": failed_before(out),
     }
     if kind == "sweep":
-        found["cells"] = read_folder(out)
+        found["specs"] = read_folder(out)
     for run in sorted((out / "records").iterdir()):
         found[f"recorded {run.name}"] = recorded(run)
     for run in sorted((out / "checkpoints").glob("*")):

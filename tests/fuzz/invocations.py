@@ -75,7 +75,7 @@ LISTS += ["llc=" + "9" * 5000, "nan..nan", "1e-300..1e300", "inf", "\u0663x\u066
 CONTRADICTIONS = {
     "sweep": [
         (["--assume", "h200"], "--assume"),
-        (["--gpus-per-cell", "0.5"], "gpus-per-cell"),
+        (["--gpus-per-run", "0.5"], "gpus-per-run"),
         (["--address", "here:1"], "--address"),
         (["--device", "cuda:0", "--engine", "ray"], "--device"),
         (["--stack", "always", "--precision", "bf16"], "--stack"),

@@ -135,7 +135,7 @@ def test_less_memory_is_a_notice_and_the_same_value():
     small.model = Small(small.model)
     (found,) = engine.measure(small, defaults("hessian_trace"), Policy(notice=said.append))
     assert found["value"] == pytest.approx(expected["value"], rel=1e-5)
-    assert said[-1].startswith("out of memory: hessian_trace of the Hessian goes on with")
+    assert said[-1].startswith("out of memory: hessian_trace of the Hessian continues with")
 
 
 def test_ranks_that_count_the_same_entries_share_one_pass(monkeypatch):

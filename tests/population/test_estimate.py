@@ -23,7 +23,7 @@ from geomfast.population.running import GroupJob, missing
 from geomfast.runs.estimate import DISK, HASHING, SYNC
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.groups import Group
-from geomfast.runs.wall import wall_time, write_wall
+from geomfast.runs.timing import wall_time, write_seconds
 
 SETTINGS = PopulationSettings("count", 3, (5,), 12, 6, None, 10, 11)
 GROUP = Group("count-1x16-seeds0-2", "1x16", (0, 1, 2), 3)
@@ -56,11 +56,11 @@ def test_what_is_done_takes_nothing_and_what_was_stopped_the_rest(tmp_path: Path
     one = job(tmp_path, state_every=0.0)
     asked = iter([False] * 5 + [True])
     assert footprint(one) == memory_bytes(one) > 1 << 28
-    assert not one.carry_out(stop=lambda: next(asked))
+    assert not one.run(stop=lambda: next(asked))
     left = missing(one)
     found = estimate(one, left, PACE)
     assert 0 < found.checkpoints < found.of and found.steps == 12 - (min(left) - 1)
-    assert one.carry_out() and footprint(one) == 0
+    assert one.run() and footprint(one) == 0
     plan = planned(tmp_path, [one], ENGINE)
     assert plan["runs"][0]["checkpoints_left"] == plan["total"]["total_seconds"] == 0
     assert plan["pace"] == {} and plan["remarks"] == []
@@ -71,8 +71,8 @@ def test_records_say_how_long_others_of_the_scale_take(
 ) -> None:
     one = job(tmp_path)
     assert recorded_pace([one]) is None
-    assert one.carry_out()
-    write_wall(one.records, {"train": 72.0, "write": 1.0})
+    assert one.run()
+    write_seconds(one.records, {"train": 72.0, "write": 1.0})
     pace = recorded_pace([one])
     assert pace is not None and pace.step == 72.0 / 12 / 3 and not pace.timed
     table = wall_time(one.records).groupby("part")["seconds"].sum()
@@ -100,7 +100,7 @@ def test_a_real_group_takes_about_what_was_estimated(
     one = job(tmp_path, steps=60, samples=60, state_every=0.0)
     pace = timed_pace(one)
     found = estimate(one, missing(one), pace)
-    assert one.carry_out()
+    assert one.run()
     real = wall_time(one.records).groupby("part")["seconds"].sum()
     assert set(found.seconds) == set(real.index)
     ratios = {name: found.seconds[name] / real[name] for name in real.index if name != "writing"}

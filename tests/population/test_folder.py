@@ -9,7 +9,7 @@ import pytest
 
 from geomfast.files import read_sealed
 from geomfast.population import folder
-from geomfast.population.folder import groups_of, settled
+from geomfast.population.folder import groups_of, merge_settings
 from geomfast.population.plan import (
     LADDER,
     PopulationSettings,
@@ -34,7 +34,7 @@ def asked(
 ) -> dict[str, Any]:
     settings = dataclasses.replace(SETTINGS, **changes)
     place: Any = {"stack": "always", "device": "cpu", "tokens": 30, "cadence": cadence}
-    return settled(out, settings, scales, list(seeds), **place)
+    return merge_settings(out, settings, scales, list(seeds), **place)
 
 
 def test_scales_are_layers_and_width() -> None:

@@ -15,7 +15,7 @@ from geomfast.population.measuring import length_probes, measure, observe
 from geomfast.population.plan import PopulationSettings, scale_of, schedule
 from geomfast.population.running import GroupJob, missing
 from geomfast.records import load_records
-from geomfast.runs.errors import CellError, PlanError
+from geomfast.runs.errors import PlanError, RunError
 from geomfast.runs.executors.events import attempt
 from geomfast.runs.failures import failed_before
 from geomfast.runs.groups import Group
@@ -33,7 +33,7 @@ def job(out: Path, group: Group = GROUP, **changes: Any) -> GroupJob:
 
 
 def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:
-    assert job(tmp_path).carry_out()
+    assert job(tmp_path).run()
     frame = load_records(tmp_path)
     at = schedule(SETTINGS)
     assert at[0] == 0 and at[-1] == 12 and len(at) >= 8
@@ -53,7 +53,7 @@ def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:
     assert frame["weights"].nunique() == 3 * len(at)
     # 6 examples of 1 to 3 numbers, two of each, in a prompt of three tokens: [eos] is not put in.
     assert (frame["tokens"] == frame["step"] * 2 * (4 + 5 + 6)).all()
-    assert missing(job(tmp_path)) == {} and job(tmp_path).carry_out()
+    assert missing(job(tmp_path)) == {} and job(tmp_path).run()
 
 
 @pytest.mark.parametrize("task", ["count", "reverse-add"])
@@ -114,7 +114,7 @@ def test_members_alone_end_with_the_same_exact_match() -> None:
 
 
 def test_an_interrupted_group_ends_with_the_same_records(tmp_path: Path) -> None:
-    job(tmp_path / "straight").carry_out()
+    job(tmp_path / "straight").run()
     asked = 0
 
     def stop() -> bool:
@@ -123,25 +123,25 @@ def test_an_interrupted_group_ends_with_the_same_records(tmp_path: Path) -> None
         return asked % 3 == 0
 
     for _ in range(10):
-        if job(tmp_path / "cut").carry_out(stop=stop):
+        if job(tmp_path / "cut").run(stop=stop):
             break
     assert asked > 3
     pd.testing.assert_frame_equal(values(tmp_path / "cut"), values(tmp_path / "straight"))
 
 
 def test_records_that_are_lost_are_made_again(tmp_path: Path) -> None:
-    job(tmp_path).carry_out()
+    job(tmp_path).run()
     before = values(tmp_path)
     lost = sorted((tmp_path / "records").rglob("*.parquet"))[3]
     lost.unlink()
-    assert job(tmp_path).carry_out()
+    assert job(tmp_path).run()
     pd.testing.assert_frame_equal(values(tmp_path), before)
 
 
 def test_a_member_that_fails_is_left_out_and_the_others_are_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job(tmp_path / "healthy").carry_out()
+    job(tmp_path / "healthy").run()
 
     def poisoned(one: GroupJob) -> StackedTrainer:
         trainer = StackedTrainer(
@@ -149,7 +149,7 @@ def test_a_member_that_fails_is_left_out_and_the_others_are_unchanged(
             one.group.seeds,
             running.train_settings(one.settings),
             running.batches_of(one.settings, "cpu"),
-            one.group.at_once,
+            one.group.members_per_program,
         )
         with torch.no_grad():
             # Finite in the first forward pass, and beyond float32 in the loss.
@@ -159,7 +159,7 @@ def test_a_member_that_fails_is_left_out_and_the_others_are_unchanged(
     monkeypatch.setattr(running, "_trainer", poisoned)
     # Its state at step 0 is finite, but what it computes is not: such a run starts measured.
     monkeypatch.setattr(running, "missing", lambda one: dict(list(running.wanted(one).items())[1:]))
-    assert job(tmp_path / "ill").carry_out()
+    assert job(tmp_path / "ill").run()
     frame, healthy = values(tmp_path / "ill"), values(tmp_path / "healthy")
     assert set(frame["seed"]) == {1, 5}
     expected = healthy[(healthy["seed"] != 0) & (healthy["step"] > 0)].reset_index(drop=True)
@@ -171,10 +171,10 @@ def test_a_member_that_fails_is_left_out_and_the_others_are_unchanged(
 
 def test_a_group_goes_on_only_as_it_was_begun(tmp_path: Path) -> None:
     stops = iter([False, True])
-    assert not job(tmp_path).carry_out(stop=lambda: next(stops))
-    other = job(tmp_path, dataclasses.replace(GROUP, at_once=3))
-    with pytest.raises(CellError, match=r"at_once 2 there, 3 here.*\n.*delete"):
-        other.carry_out()
+    assert not job(tmp_path).run(stop=lambda: next(stops))
+    other = job(tmp_path, dataclasses.replace(GROUP, members_per_program=3))
+    with pytest.raises(RunError, match=r"at_once 2 there, 3 here.*\n.*delete"):
+        other.run()
     event = attempt(other, lambda event: None, lambda: False, patience=0.0)
     assert (event.kind, event.explained) == ("failed", True)
     assert (

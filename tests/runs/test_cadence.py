@@ -16,15 +16,15 @@ from geomfast.records import load_records
 from geomfast.runs.cadence import measurement_steps, merge_cadences
 from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.jobs import Job, missing, schedule
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 
 SETTINGS = Settings("joint", ("COPY", "MOD"), (1,), 12, 8, None, "fp32", 6, 2, 14, 16)
 STEPS = [0, 2, 4, 6, 7, 8, 9, 10, 11, 12]
 
 
 def job(out: Path, **changes: Any) -> Job:
-    (cell,) = cells(SETTINGS, ("nano",), (0,))
-    one = Job(cell, SETTINGS, ("rankme", "hessian_top"), out, "cpu", threads=1)
+    (spec,) = run_specs(SETTINGS, ("nano",), (0,))
+    one = Job(spec, SETTINGS, ("rankme", "hessian_top"), out, "cpu", threads=1)
     return dataclasses.replace(one, **{"cadence": {"hessian_top": 3}, **changes})
 
 
@@ -106,7 +106,7 @@ def test_a_folder_notes_the_cadence_and_takes_the_larger(tmp_path: Path) -> None
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("straight")
     assert schedule(SETTINGS) == STEPS
-    assert job(out).carry_out()
+    assert job(out).run()
     return out
 
 
@@ -133,7 +133,7 @@ def test_stopping_and_resuming_keeps_to_the_cadence(
     monkeypatch.setattr(hessian, "hessian_top_eigenvalues", spy)
     asked = itertools.count(1)
     calls = 0
-    while not job(tmp_path).carry_out(stop=lambda: next(asked) % 3 == 0):
+    while not job(tmp_path).run(stop=lambda: next(asked) % 3 == 0):
         calls += 1
     assert calls == 5  # at steps 2, 4, 6, 8 and 10
     columns = load_records(straight).columns.drop("seconds")
@@ -145,12 +145,12 @@ def test_stopping_and_resuming_keeps_to_the_cadence(
 
 def test_more_checkpoints_of_a_measure_add_work_and_fewer_none(tmp_path: Path) -> None:
     ranks = {"measures": ("rankme",)}
-    assert job(tmp_path, **ranks, cadence={"rankme": 3}).carry_out()
+    assert job(tmp_path, **ranks, cadence={"rankme": 3}).run()
     few = load_records(tmp_path)
     assert missing(job(tmp_path, **ranks, cadence={"rankme": 2})) == {}
     more = job(tmp_path, **ranks, cadence={"rankme": 4})
     assert missing(more) == {6: {"rankme"}, 9: {"rankme"}}
-    assert more.carry_out()
+    assert more.run()
     frame = load_records(tmp_path)
     assert steps_of(tmp_path, "rankme") == [0, 6, 7, 9, 12]
     assert (frame.groupby("step")["weights"].nunique() == 1).all()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from geomfast.runs.errors import CellError
+from geomfast.runs.errors import RunError
 from geomfast.runs.execute import execute
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.executors.events import Event, Progress
@@ -27,7 +27,7 @@ class Piece:
     threads: int = 1
     cost: float = 1.0
 
-    def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
+    def run(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         progress(3, {"loss": 1.0})
         if self.error is not None:
             raise self.error
@@ -61,7 +61,7 @@ def done(out: Path, *pieces: Piece, stop: Callable[[], bool] = never, **how: Any
     return {name: event.kind for name, event in ended.items()}
 
 
-@pytest.mark.parametrize("error", [CellError("ask for less"), ValueError("of our own")])
+@pytest.mark.parametrize("error", [RunError("ask for less"), ValueError("of our own")])
 def test_what_fails_is_marked_explained_or_not_until_it_succeeds(
     tmp_path: Path, error: Exception
 ) -> None:
@@ -76,7 +76,7 @@ def test_what_fails_is_marked_explained_or_not_until_it_succeeds(
 
 def test_in_processes_of_their_own_one_fails_and_the_other_finishes(tmp_path: Path) -> None:
     shown = Shown()
-    pieces = [Piece("bad", tmp_path, CellError("why")), Piece("good", tmp_path)]
+    pieces = [Piece("bad", tmp_path, RunError("why")), Piece("good", tmp_path)]
     ended = execute(tmp_path, pieces, ENGINE, never, shown)
     assert {name: event.kind for name, event in ended.items()} == {
         "bad": "failed",
@@ -116,6 +116,6 @@ def test_each_run_of_a_piece_of_work_has_its_own_end(tmp_path: Path) -> None:
     found = done(tmp_path, piece, here=True, results=members)
     assert found == {"a0": "finished", "a1": "failed"}
     assert failed_before(tmp_path) == {"a1": "diverged"}
-    failing = replace(piece, error=CellError("all"))
+    failing = replace(piece, error=RunError("all"))
     assert done(tmp_path, failing, here=True, results=members) == {"a0": "failed", "a1": "failed"}
     assert set(failed_before(tmp_path).values()) == {"all"}

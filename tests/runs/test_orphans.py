@@ -156,7 +156,7 @@ class Nothing:
     def out(self) -> Path:
         return Path(self.folder)
 
-    def carry_out(self, progress: Progress, stop: Callable[[], bool]) -> bool:
+    def run(self, progress: Progress, stop: Callable[[], bool]) -> bool:
         atexit.register(Slow(self.out))
         return True
 

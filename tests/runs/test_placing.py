@@ -8,20 +8,20 @@ import torch
 
 from geomfast.runs.executors.placing import devices, largest_first, least_loaded, only, room
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 100, 8, None, "fp32", 4, 2, 8, 16)
 
 
 def jobs(*scales: str, seeds: tuple[int, ...] = (0,), steps: int = 100) -> list[Job]:
     settings = dataclasses.replace(SETTINGS, steps=steps)
-    planned = cells(settings, scales, seeds)
-    return [Job(cell, settings, (), Path("out"), "cpu", threads=1) for cell in planned]
+    planned = run_specs(settings, scales, seeds)
+    return [Job(spec, settings, (), Path("out"), "cpu", threads=1) for spec in planned]
 
 
 def test_the_largest_is_first_and_equals_keep_their_order() -> None:
     ordered = largest_first(jobs("nano", "xlarge", "micro", seeds=(0, 1)))
-    assert [(job.cell.scale, job.cell.seed) for job in ordered] == [
+    assert [(job.spec.scale, job.spec.seed) for job in ordered] == [
         ("xlarge", 0),
         ("xlarge", 1),
         ("micro", 0),
@@ -31,7 +31,7 @@ def test_the_largest_is_first_and_equals_keep_their_order() -> None:
     ]
     # 404,992 parameters a hundred times as long outweigh 3.2 million
     mixed = largest_first([*jobs("micro"), *jobs("nano", steps=10_000)])
-    assert [job.cell.scale for job in mixed] == ["nano", "micro"]
+    assert [job.spec.scale for job in mixed] == ["nano", "micro"]
 
 
 def test_small_runs_share_a_gpu_and_a_large_one_has_its_own() -> None:

@@ -15,15 +15,15 @@ from geomfast.runs.executors import processes
 from geomfast.runs.executors.events import Event
 from geomfast.runs.executors.processes import local
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 3, 8, None, "fp32", 2, 2, 3, 16)
 
 
 def job(out: Path, scale: str = "nano", seed: int = 0, **changes: Any) -> Job:
     settings = dataclasses.replace(SETTINGS, **changes)
-    (cell,) = cells(settings, (scale,), (seed,))
-    return Job(cell, settings, ("rankme",), out, "cpu", threads=1)
+    (spec,) = run_specs(settings, (scale,), (seed,))
+    return Job(spec, settings, ("rankme",), out, "cpu", threads=1)
 
 
 def test_one_diverges_and_the_other_goes_on(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from geomfast.runs.executors.ray_cluster import on_ray
 from geomfast.runs.executors.ray_node import TOKEN
 from geomfast.runs.executors.ray_runs import Wanted
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 from geomfast.testbed.training.checkpoints import steps_saved
 from tests.fuzz.folders import invoke
 from tests.recorded import values
@@ -189,7 +189,7 @@ def test_a_polite_stop_on_a_running_cluster_saves_and_leaves(
     assert outcome["state"] == "stopped"
     assert steps_saved(out / "checkpoints" / outcome["run"])[-1] == outcome["step"] > 0
     assert not list(out.rglob(".tmp-*")) and not list(out.glob(f"{TOKEN}*"))
-    # The cluster goes on without our workers.
+    # The cluster continues without our workers.
     ours = ("ray::Worker", f"{sys.executable}\0-m\0geomfast.cli")
     wait_until(lambda: not any(line.startswith(ours) for line in marked(mark)))
     assert any("gcs_server" in line for line in marked(mark))
@@ -200,8 +200,8 @@ def test_what_answers_but_is_no_cluster_is_left_in_time(
 ) -> None:
     monkeypatch.setitem(ray_cluster._PATIENCE, "connecting", 1.0)
     settings = Settings("joint", ("COPY",), (1,), 6, 8, None, "fp32", 6, 2, 6, 16)
-    (cell,) = cells(settings, ("nano",), (0,))
-    job = Job(cell, settings, (), tmp_path, "cpu", threads=1)
+    (spec,) = run_specs(settings, ("nano",), (0,))
+    job = Job(spec, settings, (), tmp_path, "cpu", threads=1)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer() -> None:

@@ -18,21 +18,21 @@ import pytest
 import geomfast
 from geomfast.runs.errors import PlanError
 from geomfast.runs.executors import ray_cluster, ray_runs
-from geomfast.runs.executors.events import LAST, Event
+from geomfast.runs.executors.events import TERMINAL, Event
 from geomfast.runs.executors.ray_cluster import on_ray, refuse_dead
 from geomfast.runs.executors.ray_node import look, token_in
 from geomfast.runs.executors.ray_runs import Runs, Wanted
 from geomfast.runs.executors.ray_worker import Worker
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 6, 8, None, "fp32", 6, 2, 6, 16)
 RUN = "joint-nano-seed0"
 
 
 def jobs(out: Path, *scales: str) -> list[Job]:
-    planned = cells(SETTINGS, scales or ("nano",), (0,))
-    return [Job(cell, SETTINGS, (), out, "cpu", threads=2) for cell in planned]
+    planned = run_specs(SETTINGS, scales or ("nano",), (0,))
+    return [Job(spec, SETTINGS, (), out, "cpu", threads=2) for spec in planned]
 
 
 class RayError(Exception):
@@ -71,17 +71,17 @@ class Ray:
     def _created(self, options: dict[str, Any]) -> Any:
         def create(job: Job, token: str, version: str) -> Any:
             assert (token, version) == ("token", geomfast.__version__)
-            self.started.append((job.cell.run, options))
+            self.started.append((job.spec.run, options))
             script = self.scripts.popleft()
 
-            def news(stop: bool) -> Question:
+            def poll_events(stop: bool) -> Question:
                 if stop:
-                    self.told_to_stop.append(job.cell.run)
+                    self.told_to_stop.append(job.spec.run)
                 return Question(script)
 
             return SimpleNamespace(
                 where=SimpleNamespace(remote=lambda: Question(script)),
-                news=SimpleNamespace(remote=news),
+                poll_events=SimpleNamespace(remote=poll_events),
             )
 
         return SimpleNamespace(remote=create)
@@ -118,7 +118,7 @@ def run(ray: Ray, given: list[Job], **wanted: Any) -> list[Event]:
     """The events of jobs run to their end."""
     ours, its = Pipe()
     ray.stop = lambda: ours.send("stop")
-    Runs(ray, given, Wanted(None, **{"workers": 2, **wanted}), "token", its).go_on()
+    Runs(ray, given, Wanted(None, **{"workers": 2, **wanted}), "token", its).run()
     its.close()
     found = []
     while ours.poll():
@@ -246,9 +246,9 @@ def last_event(job: Job, token: str, *, stop: bool = False) -> Event:
     worker = Worker(job, token, geomfast.__version__)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
-        found = worker.news(stop)
+        found = worker.poll_events(stop)
         assert len(found) <= 2
-        if found and found[-1].kind in LAST:
+        if found and found[-1].kind in TERMINAL:
             return found[-1]
     raise AssertionError("no last event")
 
@@ -261,9 +261,9 @@ def test_a_worker_runs_a_cell_and_stops_when_told(tmp_path: Path) -> None:
     with token_in(tmp_path) as token:
         finished = last_event(short, token)
         assert (finished.kind, finished.step) == ("finished", 6)
-        (cell,) = cells(SETTINGS, ("nano",), (1,))
+        (spec,) = run_specs(SETTINGS, ("nano",), (1,))
         long = dataclasses.replace(SETTINGS, steps=10_000)
-        stopped = last_event(dataclasses.replace(short, cell=cell, settings=long), token, stop=True)
+        stopped = last_event(dataclasses.replace(short, spec=spec, settings=long), token, stop=True)
         assert stopped.kind == "stopped" and 0 < stopped.step < 10_000
 
 

@@ -24,8 +24,8 @@ from geomfast.records import SCHEMA, RecordsError, load_records, part, read_part
 from geomfast.records.part import content_hash
 from geomfast.report.data import read
 from geomfast.runs import failures
-from geomfast.runs.errors import CellError, PlanError
-from geomfast.runs.parts import recorded
+from geomfast.runs.errors import PlanError, RunError
+from geomfast.runs.recorded import recorded
 from geomfast.sweep import running
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.checkpoints import CheckpointError
@@ -335,10 +335,10 @@ def test_records_removed_while_a_run_goes_on_are_missed_at_its_end(
         return original(*arguments)
 
     monkeypatch.setattr(running, "record", removing)
-    with pytest.raises(CellError, match=r"have been removed or moved.*run the same command again"):
-        one.carry_out()
+    with pytest.raises(RunError, match=r"have been removed or moved.*run the same command again"):
+        one.run()
     monkeypatch.undo()
-    assert one.carry_out()
+    assert one.run()
 
 
 def test_a_folder_removed_while_a_sweep_goes_on_is_missed(

@@ -17,10 +17,10 @@ from geomfast.records import load_records
 from geomfast.runs import training
 from geomfast.runs.groups import Group
 from geomfast.runs.states import KEPT_STATES, States, states_written
-from geomfast.runs.wall import read_wall
+from geomfast.runs.timing import read_seconds
 from geomfast.sweep import running
 from geomfast.sweep.jobs import Job, StackedJob
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 from geomfast.testbed.training import checkpoints
 from geomfast.testbed.training.loop import Trainer
 
@@ -31,12 +31,12 @@ LONG = 3600.0
 
 
 def alone(out: Path, **changes: Any) -> Job:
-    (cell,) = cells(SETTINGS, ("nano",), (0,))
-    return Job(cell, SETTINGS, ("rankme",), out, "cpu", 1, **{"state_every": LONG, **changes})
+    (spec,) = run_specs(SETTINGS, ("nano",), (0,))
+    return Job(spec, SETTINGS, ("rankme",), out, "cpu", 1, **{"state_every": LONG, **changes})
 
 
 def stacked(out: Path, **changes: Any) -> StackedJob:
-    grid = tuple(cells(SETTINGS, ("nano",), (0, 5)))
+    grid = tuple(run_specs(SETTINGS, ("nano",), (0, 5)))
     options = {"state_every": LONG, **changes}
     return StackedJob("seeds0-5", grid, 2, SETTINGS, ("rankme",), out, "cpu", 1, **options)
 
@@ -47,7 +47,7 @@ def population(out: Path, state_every: float = LONG) -> GroupJob:
 
 
 def go(job: Any, stop: Callable[[], bool] = lambda: False) -> bool:
-    return job.carry_out(lambda step, state: None, stop)
+    return job.run(lambda step, state: None, stop)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_so_many_states_are_written(
 
     monkeypatch.setattr(checkpoints, "write", write)
     monkeypatch.setattr(training, "States", lambda every: States(every, lambda: now[0]))
-    monkeypatch.setattr(training, "write_wall", tick(training.write_wall))
+    monkeypatch.setattr(training, "write_seconds", tick(training.write_seconds))
     job = kind(tmp_path, state_every=every)
     assert go(job)
     steps = population_schedule(MEMBERS) if kind is population else STEPS
@@ -164,7 +164,7 @@ def test_a_kill_long_after_the_last_state_changes_nothing(
     assert not set(before) & set(writing.written)
     whole = straight / kind.__name__
     assert_same_records(tmp_path, whole)
-    for run in (cell.run for cell in (job.cells if kind is stacked else [job.cell])):
+    for run in (spec.run for spec in (job.specs if kind is stacked else [job.spec])):
         there, other = (out / "checkpoints" / run for out in (tmp_path, whole))
         kept = checkpoints.steps_kept(there)
         assert kept == (STEPS[1:] if keep == "all" else [12])
@@ -267,10 +267,10 @@ def test_wall_time_is_that_of_one_pass_whatever_was_repeated(
     with pytest.raises(Killed):
         go(job)
     writing.kill_at = None
-    assert read_wall(job.records)["training"] == 8.0  # noted after the checkpoint before
+    assert read_seconds(job.records)["training"] == 8.0  # noted after the checkpoint before
     assert go(job)
     assert now[0] == 9.0 + 12.0
-    assert read_wall(job.records)["training"] == 12.0
+    assert read_seconds(job.records)["training"] == 12.0
 
 
 def test_a_state_half_written_over_kept_weights_does_not_count(

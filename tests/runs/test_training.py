@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from geomfast.estimators.stopping import Stopped
-from geomfast.runs.errors import CellError
+from geomfast.runs.errors import RunError
 from geomfast.runs.executors.events import Progress
 from geomfast.runs.job import TrainingJob
+from geomfast.runs.timing import read_seconds
 from geomfast.runs.training import train_to_checkpoints
-from geomfast.runs.wall import read_wall
 from geomfast.testbed.training import checkpoints
 
 SCHEDULE = [0, 2, 4, 5]
@@ -153,9 +153,9 @@ def test_members_share_the_wall_time_and_a_damaged_state_is_named(tmp_path: Path
         lambda: False,
     )
     for member in job.members:
-        assert read_wall(member.records)["writing"] == pytest.approx(done[-1] / 2)
+        assert read_seconds(member.records)["writing"] == pytest.approx(done[-1] / 2)
         assert done[-1] > 600
     assert checkpoints.steps_saved(job.checkpoints) == [4, 5]
     (job.checkpoints / "step-00000005" / "checkpoint.json").write_text("{}")
-    with pytest.raises(CellError, match=r"(.|\n)*To resume from step 4 instead, delete .*00005"):
+    with pytest.raises(RunError, match=r"(.|\n)*To resume from step 4 instead, delete .*00005"):
         go(job, [], first=5)

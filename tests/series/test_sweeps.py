@@ -11,7 +11,7 @@ from geomfast.cli.main import main
 from geomfast.records import load_records
 from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 
 SETTINGS = Settings("joint", ("COPY", "MOD"), (1,), 4, 4, None, "fp32", 2, 1, 2, 12)
 MEASURES = ("rankme", "fisher_rank", "gradient_covariance_rank")
@@ -23,8 +23,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sweep") / "out"
     grid = {"scales": ["nano"], "seeds": [0, 1], "measures": list(MEASURES)}
     prepare_folder(out, SETTINGS, grid, {})
-    for cell in cells(SETTINGS, ("nano",), (0, 1)):
-        Job(cell, SETTINGS, MEASURES, out, "cpu", 1, keep="all").carry_out()
+    for spec in run_specs(SETTINGS, ("nano",), (0, 1)):
+        Job(spec, SETTINGS, MEASURES, out, "cpu", 1, keep="all").run()
     return out
 
 

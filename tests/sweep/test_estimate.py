@@ -12,12 +12,12 @@ import torch
 from geomfast.measures import spec_of
 from geomfast.runs.estimate import DISK, SYNC, Estimate
 from geomfast.runs.stopwatch import as_in_a_run
-from geomfast.runs.wall import wall_time
+from geomfast.runs.timing import wall_time
 from geomfast.sweep.estimate import estimate, left
 from geomfast.sweep.footprint import disk_bytes, eigenvector_bytes, memory_bytes, state_bytes
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import Pace, measure_pace
-from geomfast.sweep.plan import Settings, cells, train_settings
+from geomfast.sweep.plan import Settings, run_specs, train_settings
 from geomfast.sweep.workload import PRODUCT, PRODUCTS, Workload, lengths
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training.loop import Trainer
@@ -31,8 +31,8 @@ NOTHING = Pace(*[0.0] * 8)
 def job(out: Path, scale: str = "nano", measures: tuple[str, ...] = (), **changes: Any) -> Job:
     of_job = {name: changes.pop(name) for name in ("keep", "cadence") if name in changes}
     settings = dataclasses.replace(SETTINGS, **changes)
-    (cell,) = cells(settings, (scale,), (0,))
-    return Job(cell, settings, measures, out, "cpu", threads=1, **of_job)
+    (spec,) = run_specs(settings, (scale,), (0,))
+    return Job(spec, settings, measures, out, "cpu", threads=1, **of_job)
 
 
 def at_pace(one: Job, **pace: float) -> Estimate:
@@ -51,11 +51,11 @@ def test_of_a_new_run_everything_is_left(tmp_path: Path) -> None:
 def test_of_a_stopped_run_what_comes_after_its_state_is_left(tmp_path: Path) -> None:
     one = job(tmp_path)
     asked = iter([False] * 11 + [True])  # asked after a checkpoint, too
-    assert not one.carry_out(stop=lambda: next(asked))
+    assert not one.run(stop=lambda: next(asked))
     found = left(one)
     assert list(found.measures) == [9, 10, 11, 12]
     assert (found.steps, found.saves) == (4, 4)
-    assert one.carry_out()
+    assert one.run()
     assert left(one).measures == {} and (left(one).steps, left(one).saves) == (0, 0)
     # A measure added later: the last weights are there, those of step 7 have to be trained again.
     more = job(tmp_path, measures=("rankme",), cadence={"rankme": 3})
@@ -64,7 +64,7 @@ def test_of_a_stopped_run_what_comes_after_its_state_is_left(tmp_path: Path) -> 
 
 
 def test_weights_that_were_kept_need_no_training(tmp_path: Path) -> None:
-    assert job(tmp_path, keep="all").carry_out()
+    assert job(tmp_path, keep="all").run()
     found = left(job(tmp_path, measures=("rankme",), keep="all"))
     assert list(found.measures) == STEPS
     assert (found.steps, found.saves) == (0, 0)
@@ -90,7 +90,7 @@ def test_passes_are_counted_in_blocks_and_tokens(tmp_path: Path) -> None:
 
 
 def _examples(one: Job) -> list[Any]:
-    return [level.examples("diagnostic", 0, 1) for level in one.cell.task_levels]
+    return [level.examples("diagnostic", 0, 1) for level in one.spec.task_levels]
 
 
 def test_one_pass_serves_both_gradient_ranks(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_what_is_done_is_taken_off(tmp_path: Path) -> None:
     one = job(tmp_path)
     before = at_pace(one, token=1.0, train_token=1.0)
     asked = iter([False] * 11 + [True])  # asked after a checkpoint, too
-    one.carry_out(stop=lambda: next(asked))
+    one.run(stop=lambda: next(asked))
     after = at_pace(one, token=1.0, train_token=1.0)
     assert after.seconds["training"] == pytest.approx(before.seconds["training"] * 4 / 12)
     assert after.seconds["behaviour"] == pytest.approx(before.seconds["behaviour"] * 4 / 10)
@@ -120,7 +120,7 @@ def test_training_tokens_are_those_of_the_batches(tmp_path: Path) -> None:
     """With padding, as the mixture makes them, within a tenth."""
     one = job(tmp_path, tasks=("COPY", "MOD", "ADD"), levels=(1, 2, 3), batch_size=72)
     step = Workload(one, dataclasses.replace(NOTHING, train_token=1.0)).step()
-    trainer = Trainer("nano", 0, one.cell.task_levels, train_settings(one.settings))
+    trainer = Trainer("nano", 0, one.spec.task_levels, train_settings(one.settings))
     for _ in range(4):
         trainer.train_step()
     expected = SCALES["nano"].layers * trainer.processed_tokens / 4
@@ -180,10 +180,10 @@ def test_eigenvectors_that_are_not_written_take_no_disk(tmp_path: Path) -> None:
 
 def test_the_pace_is_measured_in_a_moment() -> None:
     settings = dataclasses.replace(SETTINGS, samples=200, batch_size=168)
-    (cell,) = cells(settings, ("nano",), (0,))
+    (spec,) = run_specs(settings, ("nano",), (0,))
     with as_in_a_run(1):
         begin = time.process_time()
-        found = measure_pace(SCALES["nano"], settings, cell.task_levels, "cpu")
+        found = measure_pace(SCALES["nano"], settings, spec.task_levels, "cpu")
         assert time.process_time() - begin < 3
     assert all(0 < value < 1 for value in dataclasses.asdict(found).values())
 
@@ -208,9 +208,9 @@ def test_a_real_run_takes_about_what_was_estimated(
     shape = {"steps": 16, "batch_size": 48, "samples": 24, "llc_draws": 4}
     one = job(tmp_path, measures=MEASURES, cadence=cadence, **shape)
     with as_in_a_run(1):
-        pace = measure_pace(SCALES["nano"], one.settings, one.cell.task_levels, "cpu")
+        pace = measure_pace(SCALES["nano"], one.settings, one.spec.task_levels, "cpu")
         found = estimate(one, left(one), pace)
-        assert one.carry_out()
+        assert one.run()
     real = dict(wall_time(tmp_path).set_index("part")["seconds"])
     assert set(found.seconds) == set(real) == {"training", "writing", "behaviour", *MEASURES}
     # The disk's time is not the processor's.

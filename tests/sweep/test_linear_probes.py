@@ -19,30 +19,30 @@ from geomfast.records import load_records
 from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.measuring import measure
-from geomfast.sweep.plan import Settings, cells, measure_settings
-from geomfast.sweep.rows import Probe, probes
+from geomfast.sweep.plan import Settings, measure_settings, run_specs
+from geomfast.sweep.samples import LevelSamples, level_samples
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 
 SETTINGS = Settings("joint", ("COPY", "MOD", "CMP"), (1,), 1, 8, None, "fp32", 2, 2, 2, 60)
-(CELL,) = cells(SETTINGS, ("nano",), (0,))
+(SPEC,) = run_specs(SETTINGS, ("nano",), (0,))
 NOWHERE = Eigenvectors(Path("nowhere"), 0)
 
 
 @pytest.fixture(scope="module")
-def samples() -> list[Probe]:
-    return probes(CELL, SETTINGS, torch.device("cpu"))
+def samples() -> list[LevelSamples]:
+    return level_samples(SPEC, SETTINGS, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     out = tmp_path_factory.mktemp("probes")
-    assert Job(CELL, SETTINGS, ("probe_accuracy",), out, "cpu", threads=1).carry_out()
+    assert Job(SPEC, SETTINGS, ("probe_accuracy",), out, "cpu", threads=1).run()
     frame = load_records(out)
     return frame[frame["measure"].str.startswith("probe_accuracy")]
 
 
-def test_samples_of_one_input_have_one_number(samples: list[Probe]) -> None:
+def test_samples_of_one_input_have_one_number(samples: list[LevelSamples]) -> None:
     for probe in samples:
         asked = [tuple(row) for row in probe.tokens[:, : probe.answer_start].tolist()]
         pairs = set(zip(asked, probe.inputs.tolist(), strict=True))
@@ -62,7 +62,7 @@ def test_every_layer_of_every_task_level_is_recorded(recorded: pd.DataFrame) -> 
 
 
 def test_what_is_recorded_is_what_a_call_finds(
-    samples: list[Probe], recorded: pd.DataFrame
+    samples: list[LevelSamples], recorded: pd.DataFrame
 ) -> None:
     model = GPT(SCALES["nano"], 0)
     at_start = recorded[recorded["step"] == 0]
@@ -87,7 +87,7 @@ def test_what_is_recorded_is_what_a_call_finds(
         assert others["probe_accuracy_model"] == pytest.approx(right, abs=1e-12)
 
 
-def test_activations_that_hold_the_answer_are_refused(samples: list[Probe]) -> None:
+def test_activations_that_hold_the_answer_are_refused(samples: list[LevelSamples]) -> None:
     settings = dataclasses.replace(SETTINGS, position="answer_mean")
     with pytest.raises(ValueError, match="position = 'answer_mean'"):
         measure(GPT(SCALES["nano"], 0), samples, {"probe_accuracy"}, settings, NOWHERE)
@@ -114,7 +114,7 @@ def no_collection() -> Iterator[None]:
     ids=lambda names: "+".join(sorted(names)),
 )
 def test_seconds_of_records_add_up_to_the_time_it_took(
-    samples: list[Probe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: set[str]
+    samples: list[LevelSamples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: set[str]
 ) -> None:
     """By the processor's clock, which stands still while others use it."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
@@ -127,7 +127,7 @@ def test_seconds_of_records_add_up_to_the_time_it_took(
 
 
 def test_the_shared_forward_pass_counts_as_behaviours(
-    samples: list[Probe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    samples: list[LevelSamples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that what another measure is said to take is what leaving it out would save."""
     clock = 0.0

@@ -14,13 +14,13 @@ from geomfast.files import fingerprint
 from geomfast.records import load_records
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import (
-    Cell,
-    cells,
+    RunSpec,
     measure_settings,
     mixture_settings,
-    taken,
+    run_specs,
+    settings_of,
 )
-from geomfast.sweep.rows import mixture, probes
+from geomfast.sweep.samples import level_samples, mixture
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TASK_NAMES
@@ -39,13 +39,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def job(out: Path) -> Job:
-    (one,) = cells(SETTINGS, ("nano",), (0,))
+    (one,) = run_specs(SETTINGS, ("nano",), (0,))
     return Job(one, SETTINGS, ("llc",), out, "cpu", threads=1)
 
 
 def test_the_padded_mixture_has_the_losses_of_its_task_levels() -> None:
     settings = dataclasses.replace(SETTINGS, tasks=TASK_NAMES, levels=(1, 3), samples=3)
-    samples = probes(Cell("nano", 0, TASK_NAMES, (1, 3), "run"), settings, CPU)
+    samples = level_samples(RunSpec("nano", 0, TASK_NAMES, (1, 3), "run"), settings, CPU)
     whole = mixture(samples)
     model = GPT(SCALES["nano"], 0)
     with torch.no_grad():
@@ -57,9 +57,9 @@ def test_the_padded_mixture_has_the_losses_of_its_task_levels() -> None:
 
 def test_chains_of_the_mixture_may_run_as_one_program() -> None:
     """Which they do on a GPU: nothing in its loss depends on values."""
-    (one,) = cells(SETTINGS, ("nano",), (0,))
-    whole = mixture(probes(one, SETTINGS, CPU))
-    options = dataclasses.asdict(taken(SETTINGS, "llc")) | {
+    (one,) = run_specs(SETTINGS, ("nano",), (0,))
+    whole = mixture(level_samples(one, SETTINGS, CPU))
+    options = dataclasses.asdict(settings_of(SETTINGS, "llc")) | {
         "draws": 2,
         "burn_in": 0,
         "batch_size": 3,
@@ -74,7 +74,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     out = tmp_path_factory.mktemp("llc")
     with pytest.MonkeyPatch.context() as patch:
         change(patch, "llc", burn_in=2)
-        assert job(out).carry_out()
+        assert job(out).run()
     frame = load_records(out)
     return frame[frame["measure"].str.startswith("llc")]
 
@@ -99,11 +99,13 @@ def test_every_task_level_and_the_mixture_are_recorded(measured: pd.DataFrame) -
 
 
 def test_what_is_recorded_is_what_a_call_finds(measured: pd.DataFrame) -> None:
-    (one,) = cells(SETTINGS, ("nano",), (0,))
-    samples = probes(one, SETTINGS, CPU)
+    (one,) = run_specs(SETTINGS, ("nano",), (0,))
+    samples = level_samples(one, SETTINGS, CPU)
     model = GPT(SCALES["nano"], 0)
     for probe in (*samples, mixture(samples)):
-        found = gf.llc(model, probe.loss, probe.batch, **dataclasses.asdict(taken(SETTINGS, "llc")))
+        found = gf.llc(
+            model, probe.loss, probe.batch, **dataclasses.asdict(settings_of(SETTINGS, "llc"))
+        )
         rows = measured[(measured["step"] == 0) & (measured["data"] == probe.data)]
         rows = rows.set_index("measure")
         assert rows["value"]["llc"] == pytest.approx(found.mean, rel=1e-6)
@@ -125,7 +127,7 @@ def test_a_run_whose_chains_diverge_goes_on(
         return None if len(calls) == 2 else original(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "attempt", lost_once)
-    assert job(tmp_path).carry_out()
+    assert job(tmp_path).run()
     frame = load_records(tmp_path)
     lost = frame[(frame["step"] == 0) & (frame["task"] == "MOD")].set_index("measure")["value"]
     assert math.isnan(lost["llc"]) and math.isnan(lost["llc_rhat"])

@@ -14,7 +14,7 @@ from geomfast.sweep.assumed import ASSUMED, Figure
 from geomfast.sweep.estimate import estimate, left
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.modelled import Modelled, parts_of
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import LEVELS, TASK_NAMES
@@ -24,9 +24,9 @@ SETTINGS = Settings("joint", TASK_NAMES, LEVELS, 400, 168, None, "fp32", 60, 4, 
 
 
 def job(scale: str = "nano", **changes: Any) -> Job:
-    (cell,) = cells(SETTINGS, (scale,), (0,))
+    (spec,) = run_specs(SETTINGS, (scale,), (0,))
     return Job(
-        cell,
+        spec,
         dataclasses.replace(SETTINGS, **changes),
         measures(),
         Path("nowhere"),
@@ -35,7 +35,7 @@ def job(scale: str = "nano", **changes: Any) -> Job:
     )
 
 
-def taken(name: str, scale: str = "nano", **changes: Any) -> Part:
+def settings_of(name: str, scale: str = "nano", **changes: Any) -> Part:
     return Modelled(job(scale, **changes), H200).checkpoint({name})[name]
 
 
@@ -69,38 +69,38 @@ def test_measures_are_counted_in_passes() -> None:
     one = job("medium")
     layers, d, tokens = 8, 512, sum(lengths(one)) * 200
     forward = 2 * 12 * layers * d**2 * tokens
-    assert taken("behaviour", "medium").operations == pytest.approx(forward)
-    top = taken("hessian_top", "medium").operations
+    assert settings_of("behaviour", "medium").operations == pytest.approx(forward)
+    top = settings_of("hessian_top", "medium").operations
     assert top == pytest.approx(3 * forward * (1 + 8 * PRODUCT))
-    trace = taken("hessian_trace", "medium", trace_probes=12).operations
+    trace = settings_of("hessian_trace", "medium", trace_probes=12).operations
     assert trace == pytest.approx(3 * forward * (1 + 12 * PRODUCT))
     of_density = {"density_probes": 2, "density_iterations": 15}
-    density = taken("hessian_density", "medium", **of_density).operations
+    density = settings_of("hessian_density", "medium", **of_density).operations
     assert density == pytest.approx(3 * forward * (1 + 30 * PRODUCT))
     grams = sum(gram_operations(SCALES["medium"], 200, t) for t in lengths(one))
     ranks = Modelled(one, H200).checkpoint({"fisher_rank", "gradient_covariance_rank"})
     assert sum(part.operations for part in ranks.values()) == pytest.approx(3 * forward + grams)
-    chains = taken("llc", "medium", llc_chains=3, llc_draws=20).operations
+    chains = settings_of("llc", "medium", llc_chains=3, llc_draws=20).operations
     steps = 3 * 32 * (sum(lengths(one)) + max(lengths(one)))
     assert chains == pytest.approx(70 * 6 * 12 * layers * d**2 * steps)
 
 
 def test_what_is_repeated_often_enough_is_captured() -> None:
     """A product fewer than pays is launched each time; one more costs a capture instead."""
-    few = taken("hessian_trace", trace_probes=BREAK_EVEN)
-    many = taken("hessian_trace", trace_probes=BREAK_EVEN + 1)
+    few = settings_of("hessian_trace", trace_probes=BREAK_EVEN)
+    many = settings_of("hessian_trace", trace_probes=BREAK_EVEN + 1)
     assert many.device > few.device
     launches = 24 * BREAK_EVEN * 180 * H200.launch.value  # 180 kernels a product of nano
     captures = 24 * 180 * H200.capture.value
     assert few.seconds > launches and many.seconds < launches + captures
-    longer = taken("hessian_trace", trace_probes=100)
+    longer = settings_of("hessian_trace", trace_probes=100)
     each = (longer.seconds - many.seconds) / (100 - BREAK_EVEN - 1)
     assert each < 0.5 * few.seconds / BREAK_EVEN
 
 
 def test_random_numbers_are_drawn_once_for_all_task_levels() -> None:
     """And not for each of 24: that would be a minute at xlarge."""
-    parts = taken("hessian_density", "xlarge", density_probes=1, density_iterations=20)
+    parts = settings_of("hessian_density", "xlarge", density_probes=1, density_iterations=20)
     waiting = parts.seconds - parts.device
     drawn = SCALES["xlarge"].parameters * H200.normal.value
     sent = 24 * 4 * SCALES["xlarge"].parameters / H200.transfer.value
@@ -110,13 +110,13 @@ def test_random_numbers_are_drawn_once_for_all_task_levels() -> None:
 
 @pytest.mark.parametrize("name", ["behaviour", *measures()])
 def test_larger_scales_and_more_samples_take_more(name: str) -> None:
-    each = [taken(name, scale) for scale in SCALES]
+    each = [settings_of(name, scale) for scale in SCALES]
     # Linear probes go by layers, of which large and xlarge have as many.
     pairs = pairwise(each if name != "probe_accuracy" else each[:-1])
     assert all(small.seconds < large.seconds for small, large in pairs)
     # All batches of a chain have 32 samples; solves of probes are a time each.
     if name not in ("llc", "probe_accuracy"):
-        fewer = taken(name, "xlarge", samples=50)
+        fewer = settings_of(name, "xlarge", samples=50)
         assert fewer.operations < each[-1].operations and fewer.seconds < each[-1].seconds
 
 

@@ -17,10 +17,10 @@ from geomfast.runs.locks import FolderInUse, locked
 from geomfast.sweep.folder import prepare_folder, read_folder
 from geomfast.sweep.plan import (
     Settings,
-    cells,
     diagnostic_settings,
     measure_settings,
     mixture_settings,
+    run_specs,
 )
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TaskLevel
@@ -47,7 +47,7 @@ def settings(**changes: object) -> Settings:
 
 
 def test_cells_of_a_joint_and_a_per_task_sweep() -> None:
-    joint = cells(settings(), ("nano", "micro"), (0, 1))
+    joint = run_specs(settings(), ("nano", "micro"), (0, 1))
     assert [c.run for c in joint] == [
         "joint-nano-seed0",
         "joint-nano-seed1",
@@ -55,7 +55,7 @@ def test_cells_of_a_joint_and_a_per_task_sweep() -> None:
         "joint-micro-seed1",
     ]
     assert [level.name for level in joint[0].task_levels] == ["COPY-1", "COPY-2", "MOD-1", "MOD-2"]
-    single = cells(settings(mixture="per-task"), ("nano",), (3,))
+    single = run_specs(settings(mixture="per-task"), ("nano",), (3,))
     assert [c.run for c in single] == ["copy-nano-seed3", "mod-nano-seed3"]
     assert single[1].tasks == ("MOD",)
 
@@ -112,7 +112,7 @@ def test_settings_of_a_measure_are_free_until_it_is_taken(tmp_path: Path) -> Non
     call(tmp_path, "rankme")  # which does not ask for it, and leaves it as it is
     found, runs = read_folder(tmp_path)
     assert found == settings(llc_lr=1e-6)
-    assert [cell.run for cell in runs] == ["joint-nano-seed0"]
+    assert [spec.run for spec in runs] == ["joint-nano-seed0"]
     hashes = json.loads((tmp_path / "settings.json").read_text())["hashes"]
     assert fingerprint(measure_settings(found, "llc")) in hashes
 

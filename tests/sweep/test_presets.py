@@ -7,7 +7,7 @@ import pytest
 
 from geomfast.measures import measures
 from geomfast.runs.cadence import measurement_steps
-from geomfast.sweep.plan import MEASURE_SETTINGS, Settings, cells, taken
+from geomfast.sweep.plan import MEASURE_SETTINGS, Settings, run_specs, settings_of
 from geomfast.sweep.presets import PRESETS
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training.schedule import checkpoint_steps
@@ -46,7 +46,7 @@ def test_presets_name_every_setting(name: str) -> None:
     assert existing - by_default <= named <= existing
     assert set(PRESETS[name]["scales"]) <= set(SCALES)
     assert set(PRESETS[name]["measures"]) <= set(measures())
-    taken(settings(PRESETS[name]), "llc")  # chains that can be stable
+    settings_of(settings(PRESETS[name]), "llc")  # chains that can be stable
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -73,7 +73,7 @@ def test_dearer_measures_share_their_checkpoints_with_cheaper_ones() -> None:
 
 def test_paper_is_the_papers_grid() -> None:
     paper = PRESETS["paper"]
-    runs = cells(settings(paper), paper["scales"], paper["seeds"])
+    runs = run_specs(settings(paper), paper["scales"], paper["seeds"])
     assert paper["scales"] == ("nano", "micro", "small", "medium", "large")
     assert len(paper["seeds"]) >= 3 and len(runs) == 5 * len(paper["seeds"])
     assert all(len(run.task_levels) == 24 for run in runs)

@@ -12,10 +12,11 @@ from geomfast.estimators import spectra
 from geomfast.estimators.gradients import fisher_effective_rank, gradient_covariance_rank
 from geomfast.estimators.hessian import hessian_top_eigenvalues
 from geomfast.records import load_records
-from geomfast.runs.errors import CellError, PlanError
-from geomfast.sweep import rows, running
+from geomfast.runs.errors import PlanError, RunError
+from geomfast.sweep import running
 from geomfast.sweep.jobs import Job, missing, schedule
-from geomfast.sweep.plan import cells, train_settings
+from geomfast.sweep.plan import run_specs, train_settings
+from geomfast.sweep.samples import level_samples
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.training import checkpoints
@@ -29,12 +30,12 @@ SETTINGS = tiny(steps=12, dense_until=6, checkpoints=14, samples=16)
 
 def job(out: Path, **changes: Any) -> Job:
     settings = dataclasses.replace(SETTINGS, **changes)
-    (one,) = cells(settings, ("nano",), (0,))
+    (one,) = run_specs(settings, ("nano",), (0,))
     return Job(one, settings, ("rankme",), out, "cpu", threads=1)
 
 
 def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:
-    assert job(tmp_path).carry_out()
+    assert job(tmp_path).run()
     frame = load_records(tmp_path)
     at = schedule(SETTINGS)
     assert at == [0, 2, 4, 6, 7, 8, 9, 10, 11, 12]
@@ -54,11 +55,11 @@ def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:
 def test_recorded_rankme_is_that_of_the_recorded_weights(tmp_path: Path) -> None:
     """The last record against a slow float64 computation on the saved weights."""
     one = job(tmp_path)
-    one.carry_out()
-    model = running.Trainer("nano", 0, one.cell.task_levels, train_settings(SETTINGS))
+    one.run()
+    model = running.Trainer("nano", 0, one.spec.task_levels, train_settings(SETTINGS))
     folder = one.checkpoints / "step-00000012"
     model.load(folder, one.identity)
-    drawn = one.cell.task_levels[1].examples("diagnostic", 0, 16)
+    drawn = one.spec.task_levels[1].examples("diagnostic", 0, 16)
     collected: list[torch.Tensor] = []
     with torch.no_grad():
         model.model(torch.from_numpy(drawn.tokens), collect=collected)
@@ -72,9 +73,9 @@ def test_recorded_rankme_is_that_of_the_recorded_weights(tmp_path: Path) -> None
 
 
 def test_stopping_and_resuming_at_every_step_changes_nothing(tmp_path: Path) -> None:
-    job(tmp_path / "straight").carry_out()
+    job(tmp_path / "straight").run()
     stopped = 0
-    while not job(tmp_path / "stopped").carry_out(stop=lambda: True):
+    while not job(tmp_path / "stopped").run(stop=lambda: True):
         stopped += 1
     assert stopped == 11  # a checkpoint step is as good a place to stop as any
     pd.testing.assert_frame_equal(values(tmp_path / "straight"), values(tmp_path / "stopped"))
@@ -83,7 +84,7 @@ def test_stopping_and_resuming_at_every_step_changes_nothing(tmp_path: Path) -> 
 def test_recorded_checkpoints_are_not_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job(tmp_path).carry_out()
+    job(tmp_path).run()
     last = max((job(tmp_path).records).glob("*.parquet"))
     last.unlink()
     asked: list[set[str]] = []
@@ -95,53 +96,53 @@ def test_recorded_checkpoints_are_not_measured_again(
 
     monkeypatch.setattr(running, "measure", spy)
     assert list(missing(job(tmp_path))) == [12]
-    job(tmp_path).carry_out()
+    job(tmp_path).run()
     assert asked == [{"rankme", "behaviour"}]
     assert missing(job(tmp_path)) == {}
 
 
 def test_a_measure_added_later_is_taken_of_the_same_weights(tmp_path: Path) -> None:
     bare = dataclasses.replace(job(tmp_path), measures=())
-    bare.carry_out()
+    bare.run()
     assert set(load_records(tmp_path)["measure"]) == {"accuracy", "answer_logprob"}
     assert all(names == {"rankme"} for names in missing(job(tmp_path)).values())
-    job(tmp_path).carry_out()
+    job(tmp_path).run()
     frame = load_records(tmp_path)
     assert (frame.groupby("step")["weights"].nunique() == 1).all()
-    job(tmp_path / "at-once").carry_out()
+    job(tmp_path / "at-once").run()
     pd.testing.assert_frame_equal(values(tmp_path), values(tmp_path / "at-once"))
 
 
 def test_a_measure_added_later_resumes_like_any_other_work(tmp_path: Path) -> None:
     """The states of the first time, further on than the repeat, are not in its way."""
-    dataclasses.replace(job(tmp_path), measures=()).carry_out()
+    dataclasses.replace(job(tmp_path), measures=()).run()
     calls = 0
-    while not job(tmp_path).carry_out(stop=lambda: True):
+    while not job(tmp_path).run(stop=lambda: True):
         calls += 1
         assert calls < 20
-    job(tmp_path / "at-once").carry_out()
+    job(tmp_path / "at-once").run()
     pd.testing.assert_frame_equal(values(tmp_path), values(tmp_path / "at-once"))
 
 
 def test_kept_weights_are_measured_without_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dataclasses.replace(job(tmp_path), measures=(), keep="all").carry_out()
+    dataclasses.replace(job(tmp_path), measures=(), keep="all").run()
     trained: list[int] = []
     original = running.Trainer.train_step
     monkeypatch.setattr(
         running.Trainer, "train_step", lambda self: (trained.append(self.step), original(self))
     )
-    dataclasses.replace(job(tmp_path), keep="all").carry_out()
+    dataclasses.replace(job(tmp_path), keep="all").run()
     assert trained == []  # step 0 needs no kept weights: it is the initialisation
-    job(tmp_path / "at-once").carry_out()
+    job(tmp_path / "at-once").run()
     pd.testing.assert_frame_equal(values(tmp_path), values(tmp_path / "at-once"))
 
 
 def test_other_threads_are_refused_by_name(tmp_path: Path) -> None:
-    job(tmp_path).carry_out(stop=lambda: True)
-    with pytest.raises(CellError, match="threads 1 there, 2 here"):
-        dataclasses.replace(job(tmp_path), threads=2).carry_out()
+    job(tmp_path).run(stop=lambda: True)
+    with pytest.raises(RunError, match="threads 1 there, 2 here"):
+        dataclasses.replace(job(tmp_path), threads=2).run()
 
 
 @pytest.mark.parametrize("name", ["step-00000002.rankme.parquet", "notes.parquet"])
@@ -155,42 +156,42 @@ def test_a_file_that_is_no_part_is_named(tmp_path: Path, name: str) -> None:
 
 def test_the_remains_of_kills_are_swept_up(tmp_path: Path) -> None:
     one = job(tmp_path)
-    one.carry_out(stop=lambda: True)
+    one.run(stop=lambda: True)
     half = one.checkpoints / "step-00000099"
     half.mkdir()
     remains = [half / "weights.safetensors", one.checkpoints / "step-00000001" / ".tmp-w-1"]
     remains.append(one.records / ".tmp-part-1")
     for file in remains:
         file.write_bytes(b"half")
-    one.carry_out()
+    one.run()
     assert not any(file.exists() for file in remains)
 
 
 def test_weights_that_do_not_reproduce_are_refused(tmp_path: Path) -> None:
-    dataclasses.replace(job(tmp_path), measures=()).carry_out()
+    dataclasses.replace(job(tmp_path), measures=()).run()
     parts = sorted(job(tmp_path).records.glob("*.parquet"))
     frame = load_records(parts[0])
     frame["weights"] = "0" * 16
     frame.to_parquet(parts[0])
-    with pytest.raises(CellError, match="came out different"):
-        job(tmp_path).carry_out()
+    with pytest.raises(RunError, match="came out different"):
+        job(tmp_path).run()
 
 
 def test_a_damaged_checkpoint_is_named_and_records_stay(tmp_path: Path) -> None:
     one = dataclasses.replace(job(tmp_path), state_every=0.0)
     calls = iter([False] * 11 + [True])  # asked after a checkpoint, too
-    assert not one.carry_out(stop=lambda: next(calls))
+    assert not one.run(stop=lambda: next(calls))
     before = values(tmp_path)
     last = one.checkpoints / checkpoints.folder_name(checkpoints.steps_saved(one.checkpoints)[-1])
     (last / "weights.safetensors").write_bytes(b"truncated")
-    with pytest.raises(CellError, match=r"truncated(.|\n)*resume from step 7 instead, delete"):
-        one.carry_out()
+    with pytest.raises(RunError, match=r"truncated(.|\n)*resume from step 7 instead, delete"):
+        one.run()
     pd.testing.assert_frame_equal(values(tmp_path), before)
 
 
 def test_divergence_ends_the_run_and_keeps_what_was_measured(tmp_path: Path) -> None:
     with pytest.raises(TrainingDiverged, match="lower the learning rate"):
-        job(tmp_path, learning_rate=1e30).carry_out()
+        job(tmp_path, learning_rate=1e30).run()
     assert set(load_records(tmp_path)["step"]) == {0}
 
 
@@ -202,14 +203,14 @@ def test_nan_of_a_backend_that_cannot_raise_is_not_recorded(tmp_path: Path, monk
 
     monkeypatch.setattr(spectra, "rankme", one_nan)
     with pytest.raises(ValueError, match=r"activations at final are not finite \(MOD, level 1\)"):
-        job(tmp_path).carry_out()
+        job(tmp_path).run()
 
 
 def test_gradient_ranks_are_recorded_exact_and_truncated(tmp_path: Path) -> None:
     one = dataclasses.replace(
         job(tmp_path, steps=1), measures=("fisher_rank", "gradient_covariance_rank")
     )
-    assert one.carry_out()
+    assert one.run()
     frame = load_records(tmp_path)
     names = ["fisher_rank", "gradient_covariance_rank"]
     both = [*names, *(f"{name}_first_50k" for name in names)]
@@ -218,7 +219,7 @@ def test_gradient_ranks_are_recorded_exact_and_truncated(tmp_path: Path) -> None
     assert found["value"].between(1.0, 16.0).all() and set(found["layer"]) == {""}
     assert found["settings"].nunique() == 2  # a name with its truncation
     model = GPT(SCALES["nano"], 0)
-    (probe, _) = rows.probes(one.cell, one.settings, torch.device("cpu"))
+    (probe, _) = level_samples(one.spec, one.settings, torch.device("cpu"))
 
     at_start = found[(found["step"] == 0) & (found["task"] == "COPY")].set_index("measure")["value"]
     for name, measure in zip(names, (fisher_effective_rank, gradient_covariance_rank), strict=True):
@@ -233,11 +234,11 @@ def test_hessians_start_from_the_last_ones_also_after_a_kill(tmp_path: Path, mon
     change(monkeypatch, "hessian_density", probes=1, iterations=5)
     measures = ("hessian_top", "hessian_trace", "hessian_density")
     whole = dataclasses.replace(job(tmp_path / "whole", steps=4), measures=measures)
-    assert whole.carry_out()
+    assert whole.run()
     frame = load_records(tmp_path / "whole")
     top = frame[frame["measure"] == "hessian_top"]
     first = top[(top["step"] == 0) & (top["task"] == "COPY")].iloc[0]
-    (probe, _) = rows.probes(whole.cell, whole.settings, torch.device("cpu"))
+    (probe, _) = level_samples(whole.spec, whole.settings, torch.device("cpu"))
     model = GPT(SCALES["nano"], 0)
     exact = hessian_top_eigenvalues(model, probe.loss, probe.tokens, tol=1e-5)
     assert abs(first["value"] - exact.values[0].item()) <= first["stderr"]
@@ -261,8 +262,8 @@ def test_hessians_start_from_the_last_ones_also_after_a_kill(tmp_path: Path, mon
 
     monkeypatch.setattr(running, "write_part", killed)
     with pytest.raises(KeyboardInterrupt):
-        broken.carry_out()
-    assert broken.carry_out()
+        broken.run()
+    assert broken.run()
     columns = ["step", "task", "level", "measure", "value", "stderr"]
     again = load_records(tmp_path / "broken")[columns]
     pd.testing.assert_frame_equal(again, frame[columns])
@@ -272,6 +273,6 @@ def test_hessians_start_from_the_last_ones_also_after_a_kill(tmp_path: Path, mon
 @pytest.mark.parametrize(("state_every", "states"), [(0.0, 2), (3600.0, 1)])
 def test_keep_all_keeps_every_weight(tmp_path: Path, state_every: float, states: int) -> None:
     one = dataclasses.replace(job(tmp_path), keep="all", state_every=state_every)
-    one.carry_out()
+    one.run()
     assert len(list(one.checkpoints.glob("*/weights.safetensors"))) == 9
     assert len(list(one.checkpoints.glob("*/optimizer.safetensors"))) == states

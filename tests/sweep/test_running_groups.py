@@ -12,7 +12,7 @@ from geomfast.records import load_records, write_part
 from geomfast.runs.executors.events import Event, attempt
 from geomfast.runs.failures import failed_before
 from geomfast.runs.groups import GROUP_SIZE
-from geomfast.runs.wall import wall_time
+from geomfast.runs.timing import wall_time
 from geomfast.sweep import running
 from geomfast.sweep.groups import groups_of_cells
 from geomfast.sweep.jobs import (
@@ -24,7 +24,7 @@ from geomfast.sweep.jobs import (
     schedule,
     work_of,
 )
-from geomfast.sweep.plan import cells
+from geomfast.sweep.plan import run_specs
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TASK_NAMES
 from geomfast.testbed.training import checkpoints
@@ -42,14 +42,14 @@ def job(out: Path, *, measures: tuple[str, ...] = ("rankme",), **changes: Any) -
     own = {k: changes.pop(k) for k in ("keep", "at_once", "state_every") if k in changes}
     device = changes.pop("device", "cpu")
     settings = dataclasses.replace(SETTINGS, **changes)
-    grid = tuple(cells(settings, ("nano",), SEEDS))
+    grid = tuple(run_specs(settings, ("nano",), SEEDS))
     count = own.pop("at_once", 2)
     shared = (settings, measures, out, device, 1)
     return StackedJob("joint-nano-seeds0-5", grid, count, *shared, **own)
 
 
 def go(one: StackedJob, stop: Any = lambda: False) -> bool:
-    return one.carry_out(stop=stop)
+    return one.run(stop=stop)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_members_record_what_each_would_alone(straight: Path, tmp_path: Path) -> None:
     for member in job(tmp_path).members:
-        member.carry_out()
+        member.run()
     keys = ["run", "scale", "seed", "step", "task", "level", "layer", "measure"]
     keys += ["n", "settings", "data", "device", "tokens", "backend"]
     alone, stacked = values(tmp_path), values(straight)
@@ -78,7 +78,7 @@ def test_members_record_what_each_would_alone(straight: Path, tmp_path: Path) ->
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_members_record_what_each_would_alone(tmp_path: Path) -> None:
     for member in job(tmp_path / "alone", device="cuda").members:
-        member.carry_out()
+        member.run()
     assert go(job(tmp_path / "stacked", device="cuda"))
     keys = ["run", "step", "task", "level", "layer", "measure"]
     alone, stacked = values(tmp_path / "alone"), values(tmp_path / "stacked")
@@ -211,7 +211,7 @@ def test_when_all_members_have_failed_training_ends(
 ) -> None:
     poisoned(monkeypatch, 0, 1, 2)
     reached: list[int] = []
-    assert job(tmp_path, measures=()).carry_out(lambda step, state: reached.append(step))
+    assert job(tmp_path, measures=()).run(lambda step, state: reached.append(step))
     assert max(reached) == 4
     assert set(failed_before(tmp_path)) == set(NAMES)
 
@@ -222,7 +222,7 @@ def test_a_member_that_cannot_be_measured_fails_alone(
     original = running.record
 
     def record(member: Job, model: Any, step: int, *rest: Any) -> Any:
-        if member.cell.seed == 5 and step == 4:
+        if member.spec.seed == 5 and step == 4:
             raise ValueError("activations of COPY-1 at final are not finite")
         return original(member, model, step, *rest)
 
@@ -262,29 +262,29 @@ def test_a_full_disk_stops_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def grid(*seeds: int, **changes: Any) -> list[Any]:
-    return cells(dataclasses.replace(SETTINGS, **changes), ("nano", "micro"), seeds)
+    return run_specs(dataclasses.replace(SETTINGS, **changes), ("nano", "micro"), seeds)
 
 
 def grouped(out: Path, asked: list[Any], before: Any = (), workers: int = 1) -> list[list[str]]:
-    found = groups_of_cells(before, asked, out, lambda cell, members: members, workers)
+    found = groups_of_cells(before, asked, out, lambda spec, members: members, workers)
     return [group["runs"] for group in found]
 
 
 def test_runs_that_differ_in_their_seed_only_form_groups(tmp_path: Path) -> None:
     for runs in grouped(tmp_path, grid(0, 1, 2, mixture="per-task")):
         assert len(runs) == 3 and len({run.rsplit("-", 1)[0] for run in runs}) == 1
-    named = groups_of_cells([], grid(4, 7), tmp_path, lambda cell, members: 2, 1)
+    named = groups_of_cells([], grid(4, 7), tmp_path, lambda spec, members: 2, 1)
     assert [group["name"] for group in named] == ["joint-nano-seeds4-7", "joint-micro-seeds4-7"]
     sizes = [len(runs) for runs in grouped(tmp_path, grid(*range(GROUP_SIZE + 2)))]
     assert sizes == [33, 33] * 2
     # Every worker has something to do.
     assert [len(r) for r in grouped(tmp_path, grid(*range(8)), workers=4)] == [2] * 8
     assert grouped(tmp_path, grid(3)) == []
-    assert groups_of_cells([], grid(0, 1), tmp_path, lambda cell, members: 1, 1) == []
+    assert groups_of_cells([], grid(0, 1), tmp_path, lambda spec, members: 1, 1) == []
 
 
 def test_groups_stay_and_what_was_begun_alone_goes_on_alone(tmp_path: Path) -> None:
-    before = groups_of_cells([], grid(0, 1), tmp_path, lambda cell, members: 2, 1)
+    before = groups_of_cells([], grid(0, 1), tmp_path, lambda spec, members: 2, 1)
     (tmp_path / "checkpoints" / "joint-nano-seed3" / "step-00000002").mkdir(parents=True)
     records = tmp_path / "records" / "joint-micro-seed4"
     records.mkdir(parents=True)

@@ -9,16 +9,16 @@ import torch
 from geomfast.runs.sharing import CONTEXT, MARGIN, fitting, free_bytes, runs_at_once
 from geomfast.sweep.footprint import footprint, memory_bytes
 from geomfast.sweep.jobs import Job, StackedJob
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 4, 8, None, "fp32", 4, 2, 8, 16)
 GIB = 1 << 30
 
 
 def jobs(out: Path, *scales: str, seeds: tuple[int, ...] = (0,), **changes: Any) -> list[Job]:
-    planned = cells(SETTINGS, scales, seeds)
+    planned = run_specs(SETTINGS, scales, seeds)
     device = changes.pop("device", "cuda")
-    return [Job(cell, SETTINGS, ("rankme",), out, device, 1, **changes) for cell in planned]
+    return [Job(spec, SETTINGS, ("rankme",), out, device, 1, **changes) for spec in planned]
 
 
 def test_the_largest_of_them_have_to_fit_together() -> None:
@@ -35,14 +35,14 @@ def test_the_largest_of_them_have_to_fit_together() -> None:
 def test_a_footprint_is_of_what_is_left(tmp_path: Path) -> None:
     (job,) = jobs(tmp_path, "nano", device="cpu")
     assert footprint(job) == memory_bytes(job, [{"behaviour", "rankme"}])
-    assert job.carry_out()
+    assert job.run()
     assert footprint(job) == 0
 
 
 def test_a_group_takes_the_states_of_all_its_members(tmp_path: Path) -> None:
     alone = jobs(tmp_path, "nano", seeds=(0, 1))
     shared = (SETTINGS, ("rankme",), tmp_path, "cuda", 1)
-    group = StackedJob("group", tuple(job.cell for job in alone), 2, *shared)
+    group = StackedJob("group", tuple(job.spec for job in alone), 2, *shared)
     assert footprint(group) > footprint(alone[0])
 
 
@@ -79,5 +79,5 @@ def test_a_run_on_a_gpu_takes_no_more_than_it_is_given(tmp_path: Path) -> None:
     given = MARGIN * footprint(job) + CONTEXT
     assert 0 < free_bytes("cuda") <= torch.cuda.get_device_properties(0).total_memory
     torch.cuda.reset_peak_memory_stats()
-    assert job.carry_out()
+    assert job.run()
     assert torch.cuda.max_memory_reserved() < given

@@ -4,6 +4,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from geomfast.tracker.budget import Budget, Group
@@ -62,7 +63,11 @@ def test_nothing_is_due_after_the_last_step():
     assert due_between(60, 50, 10) == due_between(60, 50, "log") == 0
 
 
-@pytest.mark.parametrize("every", [0, -1, 2.0, True, "linear", None])
+def test_every_may_be_an_integer_of_numpy():
+    assert check_every(np.int64(10)) == 10 and type(check_every(np.int32(10))) is int
+
+
+@pytest.mark.parametrize("every", [0, -1, np.int64(0), 2.0, True, "linear", None])
 def test_bad_cadence(every):
     with pytest.raises(ValueError, match="every must be"):
         check_every(every)

@@ -9,7 +9,7 @@ import geomfast as gf
 from geomfast.files import write_sealed
 from geomfast.report.data import read
 from geomfast.report.settings import cadence
-from geomfast.runs.parts import recorded
+from geomfast.runs.recorded import recorded
 from geomfast.tracker import tracker as module
 from geomfast.tracker.budget import Budget
 from geomfast.tracker.schedule import due

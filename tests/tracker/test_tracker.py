@@ -391,7 +391,7 @@ def test_a_budget_meant_as_a_percentage(tmp_path, caplog):
         ({"loss_fn": nn.MSELoss()}, TypeError, "MSELoss takes outputs and targets"),
         ({"loss_fn": "mse"}, TypeError, "loss_fn must be a function, .*not 'mse'"),
         ({"options": {"samples": 8}}, TypeError, "options is dict: give settings to the tracker"),
-        ({"measure": "llc"}, TypeError, "no argument 'measure', and no measure is called so"),
+        ({"measure": "llc"}, TypeError, "no argument 'measure', and there is no such measure"),
         ({"llc": {"lr": 1.0}}, ValueError, "settings of llc, which is not among measures"),
         ({"rankme": {"lr": 1.0}}, TypeError, "rankme has no setting 'lr'; it has center, eps"),
         ({"rankme": {"eps": -1.0}}, ValueError, "rankme: eps must be a finite number, 0 or more"),

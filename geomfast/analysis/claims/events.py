@@ -35,7 +35,7 @@ EMERGED = Claim(
 
 
 def emerged(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
-    """How many task-levels reach the accuracy criterion, of all runs.
+    """Number of task-levels that reach the accuracy criterion, over all runs.
 
     A combination of task-level and scale, which is what the paper counts, has emerged when at
     least half of its seeds have.

@@ -102,7 +102,7 @@ SCALE_INVARIANT = Claim(
 
 
 def collapsed(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
-    """How many task-levels collapse before they emerge, and to what.
+    """Number of task-levels that collapse before they emerge, and their floors.
 
     The table is that of :func:`geomfast.analysis.floors.floors`.
     """
@@ -169,7 +169,7 @@ def mod_floor(records: pd.DataFrame, *, chance: Mapping[str, float] | None = Non
 def task_specific_floors(
     records: pd.DataFrame, *, chance: Mapping[str, float] | None = None
 ) -> Claim:
-    """How much of what floors differ by is the task-level.
+    """Share of the variance of floors that the task-level explains.
 
     The table is that of :func:`geomfast.analysis.floors.floors`.
     """

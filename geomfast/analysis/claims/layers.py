@@ -36,7 +36,7 @@ TOP_DOWN = Claim(
 
 
 def top_down(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
-    """How many tasks of how many runs collapse from the last block to the first.
+    """Number of tasks that collapse from the last block to the first.
 
     The table is that of :func:`geomfast.analysis.top_down` by task, of the runs
     that have enough blocks.

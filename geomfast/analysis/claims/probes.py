@@ -46,7 +46,7 @@ PROBE_FIRST = Claim(
 
 
 def probe_first(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
-    """How often a linear probe has the answer before the model gives it.
+    """How often a linear probe finds the answer before the model gives it.
 
     The table is that of :func:`geomfast.analysis.probe_leads`, against the model's
     first token where it is recorded, else against the whole answer.

@@ -1,4 +1,4 @@
-"""What claims about leads and lags share: the rule, and what is too little to judge by."""
+"""Shared by claims about leads and lags: the rule, and when data are insufficient."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOO_COARSE = (
 
 
 def missing_reason(records: pd.DataFrame, table: pd.DataFrame, measure: str) -> str:
-    """What the records lack for a claim about a measure, or nothing."""
+    """What is missing in the records for a claim about a measure; empty if nothing."""
     if not (table["measure"] == measure).any():
         return f"no {measure} of any task-level in the records"
     return missing(records, "accuracy")

@@ -42,7 +42,7 @@ def listed(names: list[str], most: int = 5) -> str:
 
 
 def counted(table: pd.DataFrame) -> dict[str, int]:
-    """How many runs, scales, seeds and task-levels the rows of a table come from."""
+    """Numbers of runs, scales, seeds and task-levels in the rows of a table."""
     return {
         "runs": table["run"].nunique(),
         "scales": table["scale"].nunique(),
@@ -52,5 +52,5 @@ def counted(table: pd.DataFrame) -> dict[str, int]:
 
 
 def sample(n: dict[str, int]) -> str:
-    """The same as text."""
+    """The numbers of :func:`counted` as text."""
     return ", ".join(several(count, name.removesuffix("s")) for name, count in n.items())

@@ -93,7 +93,7 @@ def _null(n: int, every_size: bool) -> np.ndarray:
 
 
 def _asymptotic(n: int) -> float:
-    """What the dips of uniform samples of n are proportional to, from about 40 on."""
+    """Scale of the dips of uniform samples of size n, from about 40 on."""
     # The second term by simulation at 300 and 1,000.
     return (1.0 - 0.9 / math.sqrt(n)) / math.sqrt(n)
 
@@ -221,7 +221,7 @@ def _corners_before(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _corners_before_of_one(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The same of a single row, which may be of a million points."""
+    """The dip of a single row, which may have a million points."""
     at, up = x[0].tolist(), y.tolist()
     before = [0] * len(at)
     for point in range(2, len(at)):

@@ -1,4 +1,4 @@
-"""How far the distributions of neighbouring scales are apart, and where a capability unlocks.
+"""Distances between the distributions of neighbouring scales, and the scale of an unlock.
 
 Zhao et al. (arXiv:2502.17356) take the peak of the Wasserstein-2 distance between the outcomes of
 neighbouring scales for the scale that unlocks a capability.
@@ -53,7 +53,7 @@ def wasserstein2(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _steps(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where both quantile functions are constant: their values' places, and the widths."""
+    """Intervals on which both quantile functions are constant: indices of values, and widths."""
     # In units of 1 / nm, so that the steps are whole numbers and meet exactly.
     steps = np.sort(np.concatenate([np.arange(n + 1) * m, np.arange(m + 1) * n]))
     steps = steps[np.append(True, np.diff(steps) > 0)]
@@ -158,7 +158,7 @@ class _Drawn:
 
 
 def _sizes(draws: int, members: int) -> Iterator[int]:
-    """How many samples are held at a time."""
+    """Number of samples that are held at a time."""
     at_a_time = max(1, CHUNK // members)
     for first in range(0, draws, at_a_time):
         yield min(at_a_time, draws - first)
@@ -166,7 +166,7 @@ def _sizes(draws: int, members: int) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Unlocking:
-    """Where a capability unlocks: the larger scale of the pair that is furthest apart.
+    """Scale at which a capability unlocks: the larger one of the most distant pair.
 
     A distance has no direction: where scores fall from the smaller to the larger scale, a
     capability is lost there.

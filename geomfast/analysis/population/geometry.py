@@ -163,7 +163,7 @@ def auc_interval(auc: float, succeed: int, fail: int) -> tuple[float, float]:
 
 
 def _arrived(scores: pd.DataFrame, won: pd.Series, success: float) -> pd.Series:
-    """By step, the share of the members that succeed in the end which have succeeded by then."""
+    """By step, the share of the finally successful members that have already succeeded."""
     wide = scores.pivot(index="seed", columns="step", values="value")
     wide = wide.reindex(won.index[won])
     return (wide >= success).cummax(axis=1).mean()

@@ -1,4 +1,4 @@
-"""How many seeds one would need."""
+"""Number of seeds that a study needs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def chance_of_any(success: float, count: np.ndarray | float) -> np.ndarray:
 
 
 def seeds_curve(summary: pd.DataFrame) -> pd.DataFrame:
-    """What a study with few seeds would see at every scale.
+    """Result that a study with few seeds would see at every scale.
 
     Args:
         summary: rows of :func:`geomfast.analysis.population.summary`.
@@ -48,7 +48,7 @@ def seeds_curve(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def seeds_needed(summary: pd.DataFrame) -> pd.DataFrame:
-    """How many seeds each scale needs.
+    """Number of seeds that each scale needs.
 
     Args:
         summary: rows of :func:`geomfast.analysis.population.summary`.
@@ -89,7 +89,7 @@ def _for_any(success: float) -> float:
 
 
 def _for_width(success: float) -> float:
-    """By halving: the expected width falls with the number of seeds."""
+    """Number of seeds by bisection: the expected width falls with their number."""
     low, high = 1, 128  # known to within a tenth by then, whatever the probability
     while low < high:
         middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""What the seeds of one scale come to: how they are distributed, and how often they succeed.
+"""Summary of the seeds of one scale: their distribution, and how often they succeed.
 
 Zhao et al. (arXiv:2502.17356) read emergence from these numbers: where seeds form two groups, the
 mean describes neither, the mode jumps from one to the other, and the probability of success and the
@@ -124,7 +124,7 @@ def summary(
 
 
 def bootstrap_of(table: pd.DataFrame) -> int:
-    """How many bootstrap samples are drawn of a table when nobody says: most often 1,000."""
+    """Default number of bootstrap samples for a table: usually 1,000."""
     return int(np.clip(DRAWN // max(len(table), 1), FEWEST, BOOTSTRAP))
 
 

@@ -338,7 +338,7 @@ def _numbers(frame: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def _order(table: pd.DataFrame) -> pd.Series:
-    """What to sort scales by."""
+    """Key to sort scales by."""
     codes, names = pd.factorize(table["scale"])
     sizes = table.groupby("scale", sort=False)["parameters"].first()
     if sizes.isna().any():

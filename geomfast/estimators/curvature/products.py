@@ -20,9 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from geomfast.estimators.batches import batches_of, count
 from geomfast.estimators.checks import (
     LossFunction,
+    check_sample_independence,
     checked_losses,
-    chosen,
-    refuse_coupled,
+    select_parameters,
     unused_error,
 )
 from geomfast.estimators.graph import (
@@ -78,9 +78,9 @@ class DataProducts(abc.ABC):
         *,
         kept_bytes: int = KEPT_BYTES,
     ):
-        refuse_coupled(model)
+        check_sample_independence(model)
         self.model, self.loss_fn = model, loss_fn
-        self.parameters, _ = chosen(model, params)
+        self.parameters, _ = select_parameters(model, params)
         self.batches = batches_of(data)
         self.counts = [count(batch, least=1) for batch in self.batches]
         #: Losses of the first batch, once computed.

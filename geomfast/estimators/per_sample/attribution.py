@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from geomfast.estimators.batches import Batches, count, some_of, taken, tensors_of
+from geomfast.estimators.batches import Batches, count, index_batch, some_of, tensors_of
 from geomfast.estimators.calls import Losses, measurable, require_repeatable
 from geomfast.estimators.checks import (
     FEW,
     LossFunction,
+    check_sample_independence,
     checked_losses,
-    chosen,
-    refuse_coupled,
     require_equal_losses,
     require_independent,
     require_same_alone,
+    select_parameters,
     unused_error,
 )
 from geomfast.estimators.graph import reached, uses_in_graph
@@ -59,8 +59,8 @@ def attribute(
         What `measure` returned, by parameter in the order of the model.
     """
     with measurable(model, loss_fn, Batches([batch])) as (model, losses, (batch,)):
-        refuse_coupled(model)
-        parameters, cut = chosen(model, params, entries=True)
+        check_sample_independence(model)
+        parameters, cut = select_parameters(model, params, entries=True)
         samples = count(batch)
         some = next(m for m in range(min(samples, FEW), samples + 1) if samples % m == 0)
         apart = check and some < samples
@@ -289,7 +289,7 @@ class Attribution:
         rows: list[list[Tensor]] = []
         for i in range(self.samples):
             check_stop()
-            alone = taken(self.batch, torch.tensor([i], device="cpu"))
+            alone = index_batch(self.batch, torch.tensor([i], device="cpu"))
             loss = checked_losses(self.loss_fn(self.model, alone), 1, False)
             require_equal_losses({i: loss[0]}, self.losses)
             gradients = [None] * len(chosen)

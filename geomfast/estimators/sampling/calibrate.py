@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from geomfast.estimators.batches import batches_of, count
-from geomfast.estimators.checks import LossFunction, chosen
+from geomfast.estimators.checks import LossFunction, select_parameters
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
-from geomfast.estimators.sampling.rules import STABLE, steepest, usual_nbeta
+from geomfast.estimators.sampling.rules import STABLE, max_energy_curvature, usual_nbeta
 from geomfast.kernels import sgld
 
 #: A trace is flat where its last quarter differs from the one before by at most this share of the
@@ -113,7 +113,7 @@ def calibrate(
     ascending = sorted(set(lrs))
     trials = []
     for localization, lr in itertools.product(sorted(set(localizations)), ascending):
-        most = steepest(localization, nbeta, curvature)
+        most = max_energy_curvature(localization, nbeta, curvature)
         if lr * most >= STABLE:
             verdict = f"skipped: unstable, chains need lr below {STABLE / most:.2g}"
             trial = Trial(lr, localization, None, verdict)
@@ -250,5 +250,5 @@ def _agree(a: Trial, b: Trial) -> bool:
 
 def _norm(model: nn.Module, params: Iterable[str] | None) -> float:
     """|w0|, of the parameters that are sampled."""
-    parameters, _ = chosen(model, params)
+    parameters, _ = select_parameters(model, params)
     return math.sqrt(sum(p.detach().double().square().sum().item() for p in parameters.values()))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from geomfast.estimators.batches import count, joined, parts, taken
+from geomfast.estimators.batches import count, index_batch, joined, parts
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.sampling.gradients import ChainGradients
 from geomfast.estimators.sampling.streams import Shuffled
@@ -239,7 +239,7 @@ class _Group:
         samples = indices.shape[1]
         found: list[Tensor] = []
         for part in indices.split(self.sampling.at_once or samples, 1):
-            batch = taken(self.data, part[0] if shared else part)
+            batch = index_batch(self.data, part[0] if shared else part)
             size = part.shape[1]
             share = size / samples
             found.append(self.gradients.add(batch, size, shared, share, first=not found))

@@ -13,7 +13,9 @@ def usual_nbeta(samples: int) -> float:
     return samples / math.log(samples)
 
 
-def steepest(localization: float, nbeta: float = 0.0, curvature: float | None = None) -> float:
+def max_energy_curvature(
+    localization: float, nbeta: float = 0.0, curvature: float | None = None
+) -> float:
     """Largest curvature of a chain's energy, as far as it is known.
 
     Args:

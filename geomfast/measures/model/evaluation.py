@@ -25,7 +25,7 @@ _NO_WRITER = "transformers.modeling_utils"
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, every module is in evaluation mode; afterwards all is as it was.
+    """Within the context, every module is in evaluation mode; modes are restored after it.
 
     Raises:
         RuntimeError: a module's own `train` or `eval` failed, or something could not be put back;

@@ -1,4 +1,4 @@
-"""What one call measured: a table to read, and the same values for programs."""
+"""Result of one measurement: a table for readers, and the same values for programs."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ class Entry:
 
     @property
     def beside(self) -> bool:
-        """Whether it only says how another value was found."""
+        """Whether the value only describes how another one was computed."""
         return not self.verdict
 
     @property
     def doubtful(self) -> bool:
-        """Whether the verdict is that it should not be relied on."""
+        """Whether the verdict says that the value is unreliable."""
         return not self.beside and not self.verdict.startswith(("ok", "converged"))
 
     @property

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomfast.estimators.batches import Batches, batches_of, count, parts, taken
-from geomfast.estimators.checks import LossFunction, chosen
+from geomfast.estimators.batches import Batches, batches_of, count, index_batch, parts
+from geomfast.estimators.checks import LossFunction, select_parameters
 from geomfast.estimators.guard import left_alone, uncompiled
 from geomfast.measures.catalog import measures as known_measures
 from geomfast.measures.catalog import needing, spec_of
@@ -44,7 +44,7 @@ class MeasuredValue:
         backend: kernel backend that computed it.
         settings: that it was asked for by. What is done for want of memory is not among them, as
             it changes no more than the rounding.
-        verdict: how far to believe it; empty where nothing is said.
+        verdict: how reliable the value is; may be empty.
     """
 
     measure: str
@@ -109,7 +109,7 @@ def measure_model(
             called once, in evaluation mode.
         notice: told in a sentence what had to be changed for want of memory, and of parameters
             that no loss depends on.
-        failed: told of a measure that could not be taken, whose value then is NaN; None to raise.
+        failed: called when a measure fails, whose value then is NaN; None to raise.
 
     Returns:
         One value after the other, in the order of :data:`MEASURES`, rankme by layer.
@@ -202,7 +202,9 @@ def _first(batches: Batches, samples: int | None) -> Batches:
     kept = Batches()
     for batch in batches:
         has = count(batch, least=1)
-        kept.append(batch if has <= samples else taken(batch, torch.arange(samples, device="cpu")))
+        kept.append(
+            batch if has <= samples else index_batch(batch, torch.arange(samples, device="cpu"))
+        )
         samples -= has
         if samples <= 0:
             break
@@ -217,18 +219,18 @@ def only(
     batches: Batches,
     notice: Notice,
 ) -> Iterator[None]:
-    """Inside, no parameter requires gradients but those that are to be measured, and used.
+    """Within the context, only parameters that are measured and used require gradients.
 
     Args:
         model, loss_fn: in evaluation mode.
         params: of :class:`~geomfast.measures.model.options.ModelSettings`.
         batches: of the data.
-        notice: told which no loss depends on.
+        notice: called with a message about parameters that no loss depends on.
 
     Raises:
         ValueError: a pattern matches no parameter, or none is left.
     """
-    wanted, _ = chosen(model, params)
+    wanted, _ = select_parameters(model, params)
     unused = _unused(model, wanted, loss_fn, batches)
     if unused and len(unused) < len(wanted):
         notice(
@@ -251,7 +253,7 @@ def only(
 def _unused(
     model: nn.Module, wanted: Mapping[str, Tensor], loss_fn: LossFunction, batches: Batches
 ) -> list[str]:
-    """Those parameters that the loss of no sample depends on."""
+    """Parameters that no sample's loss depends on."""
     left = dict(wanted)
 
     def look(at_once: int) -> None:

@@ -1,4 +1,4 @@
-"""How the measures of a model are taken, every setting checked before anything is measured."""
+"""Settings for measuring a model, all checked before anything is measured."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _params(name: str, value: Any) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """How measures of a model are taken.
+    """Settings for measuring a model.
 
     Attributes:
         samples: at most this many of the data, its first, 2 or more; None for all.
@@ -86,7 +86,7 @@ class ModelSettings:
 
     @classmethod
     def asked(cls, settings: Mapping[str, Any], **common: Any) -> ModelSettings:
-        """As a caller asks for them.
+        """Settings from the arguments of a call.
 
         Args:
             settings: of measures by name, a mapping each: ``{"llc": {"lr": 1e-5}}``.
@@ -109,7 +109,7 @@ class ModelSettings:
 
     @classmethod
     def named(cls, **flat: Any) -> ModelSettings:
-        """As a command's options name them: ``llc_lr`` for lr of llc.
+        """Settings from the options of a command: ``llc_lr`` for lr of llc.
 
         Raises:
             TypeError, ValueError: as :meth:`asked`.

@@ -14,9 +14,9 @@ from geomfast.report.curves import runs_text
 from geomfast.report.data import ReportData
 from geomfast.report.panels import spec_texts
 from geomfast.report.style import area, canvas, head, styled
-from geomfast.runs.wall import TRAINING, WRITING
+from geomfast.runs.timing import TRAINING, WRITING
 
-#: Name, colour and hatch of every part of :func:`geomfast.runs.wall.wall_time`.
+#: Name, colour and hatch of every part of :func:`geomfast.runs.timing.wall_time`.
 PARTS: dict[str, tuple[str, str, str]] = {
     TRAINING: ("training", LINE, ""),
     WRITING: ("writing", GREY, ""),

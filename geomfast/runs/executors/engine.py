@@ -19,17 +19,17 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Engine:
-    """Where pieces of work are done, and how many at once.
+    """Executor of work: processes or a cluster, and how many pieces run at the same time.
 
     Attributes:
         name: local or ray.
-        device: where a piece of work is done, as its job says it.
+        device: device of each piece of work.
         devices: of this machine, to spread work over.
-        workers: pieces of work at once; None for as many as a running cluster holds.
+        workers: number of workers; None for as many as a running cluster has room for.
         threads: CPU threads of each.
         address: of a running Ray cluster; None for one started here.
-        gpus_per_cell: share of a GPU that a piece of work on Ray takes.
-        shared: whether more of them than there are GPUs may be at once, as nobody said how many.
+        gpus_per_run: share of a GPU that a piece of work on Ray takes.
+        shared: whether several workers may share a GPU, because their number was not given.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Engine:
     workers: int | None
     threads: int
     address: str | None = None
-    gpus_per_cell: float = 0.0
+    gpus_per_run: float = 0.0
     shared: bool = False
 
     @property
@@ -52,7 +52,7 @@ class Engine:
         cores: int | None = None,
         free: Callable[[str], int] | None = None,
     ) -> Engine:
-        """With as many runs at once as fit into the free memory of the GPUs, unless it is said.
+        """A copy with as many workers as fit into free GPU memory, unless their number was given.
 
         Threads stay: a run that is resumed must have as many as before, whatever else runs then.
 
@@ -84,7 +84,7 @@ class Engine:
         if self.name == "local":
             return closing(local(jobs, self.workers or 1, stop, self.devices))
         gpus = len(self.devices) if self.device == "cuda" else 0
-        return on_ray(jobs, Wanted(self.address, self.workers, self.gpus_per_cell, gpus), stop)
+        return on_ray(jobs, Wanted(self.address, self.workers, self.gpus_per_run, gpus), stop)
 
     @contextmanager
     def opened(
@@ -101,7 +101,7 @@ class Engine:
 
         Yields:
             What runs them, and calls with every event; the last one of a job is one of
-            :data:`geomfast.runs.executors.events.LAST`.
+            :data:`geomfast.runs.executors.events.TERMINAL`.
 
         Raises:
             PlanError: on entering, when a Ray cluster cannot run them.

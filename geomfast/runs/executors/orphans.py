@@ -27,7 +27,7 @@ _begun, _orphaned = threading.Event(), threading.Event()
 
 
 def body_of(function: Callable[..., None], *args: Any) -> bytes:
-    """What :func:`watched` is to do: imported there by being unpickled, and not before."""
+    """A function and its arguments, pickled, so that only :func:`watched` imports them."""
     return pickle.dumps((function, args))
 
 
@@ -51,7 +51,7 @@ def end_with_parent(grace: float = 0.0) -> None:
 
 
 def orphaned() -> bool:
-    """Whether the process that has started this one is gone."""
+    """Whether the parent process has ended."""
     return _orphaned.is_set()
 
 

@@ -1,4 +1,4 @@
-"""Which cell runs when, and on which GPU; nothing here touches one."""
+"""Order of work, and its GPU; no GPU is touched here."""
 
 from __future__ import annotations
 

@@ -13,12 +13,12 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 
-from geomfast.runs.executors.events import LAST, Event, Work, attempt
+from geomfast.runs.executors.events import TERMINAL, Event, Work, attempt
 from geomfast.runs.executors.orphans import body_of, orphaned, watched
 from geomfast.runs.executors.placing import largest_first, least_loaded, only
 
-#: Signals that ask a sweep to finish the write in hand and leave.
-POLITE = (signal.SIGINT, signal.SIGTERM)
+#: Signals that ask a command to finish its current write and stop.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def local(
                     one.process.join()
                     event = Event(name, "failed", error=how_it_ended(one.process.exitcode))
                 yield event
-                if event.kind in LAST:
+                if event.kind in TERMINAL:
                     one.process.join()
                     del running[name]
     finally:  # a caller that leaves early, at a second Ctrl-C say, leaves nothing behind
@@ -111,17 +111,17 @@ def _start(context: SpawnContext, job: Work, device: str) -> _Running:
         name=job.name,
     )
     with _environment(environment):
-        start_deaf(process)
+        start_with_signals_blocked(process)
     sender.close()
     return _Running(job, process, receiver, device)
 
 
-def start_deaf(process: SpawnProcess) -> None:
+def start_with_signals_blocked(process: SpawnProcess) -> None:
     """Start a process with the polite signals blocked until it unblocks them.
 
     Met by one before it can handle it, a process would die with a traceback.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, POLITE)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         process.start()
     finally:
@@ -151,7 +151,7 @@ def _receive(connection: Connection) -> Event | None:
 
 
 def how_it_ended(code: int | None) -> str:
-    """In words, from a process's exit code."""
+    """A description of a process's exit code."""
     if code is not None and code < 0:
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         return f"process killed by {signal.Signals(-code).name}{hint}"
@@ -161,9 +161,9 @@ def how_it_ended(code: int | None) -> str:
 def _child(job: Work, sender: Connection) -> None:
     """Body of a run's process: run the job and send events."""
     asked: list[int] = []
-    for number in POLITE:
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: asked.append(number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, POLITE)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def send(event: Event) -> None:
         with contextlib.suppress(OSError):  # a killed parent cannot be told
@@ -176,6 +176,6 @@ def _child(job: Work, sender: Connection) -> None:
     sender.close()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is written and told. To take torch's modules apart would keep the sweep waiting for
+    # All is written and sent. To take torch's modules apart would keep the sweep waiting for
     # seconds, and longer where others use the processors too.
     os._exit(0)

@@ -20,14 +20,14 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from geomfast.runs.errors import PlanError
-from geomfast.runs.executors.events import LAST, Event, Work
+from geomfast.runs.executors.events import TERMINAL, Event, Work
 from geomfast.runs.executors.orphans import body_of, watched
-from geomfast.runs.executors.processes import how_it_ended, start_deaf
+from geomfast.runs.executors.processes import how_it_ended, start_with_signals_blocked
 from geomfast.runs.executors.ray_driver import LOG, drive
 from geomfast.runs.executors.ray_runs import Wanted
 
 _PREFIX = "geomfast-ray-"
-#: Seconds from which on a folder that nobody holds is one of a killed command.
+#: Age in seconds from which an unlocked folder is taken for that of a killed command.
 _LEFT_SECONDS = 60.0
 #: Seconds for a connection to be accepted, and for the first byte of an answer.
 _ANSWER_SECONDS = 4.0
@@ -50,7 +50,7 @@ def on_ray(
     """Run jobs on a Ray cluster, the largest first.
 
     Records and checkpoints go where the local engine puts them: OUT must be on a file system that
-    every node shares, and geomfast installed on all nodes.  A cell whose worker is lost resumes
+    every node shares, and geomfast installed on all nodes.  A run whose worker is lost resumes
     from its last checkpoint on another one, unless it is lost three times in a row without
     getting further.  A cluster that was started here ends with the context.
 
@@ -156,7 +156,7 @@ def _driver(
     jobs = [replace(job, out=job.out.resolve()) for job in jobs]
     body = body_of(drive, jobs, wanted, folder)
     process = context.Process(target=watched, args=(body, its, _ORPHANED), name="ray driver")
-    start_deaf(process)
+    start_with_signals_blocked(process)
     its.close()
     try:
         yield process, ours
@@ -184,7 +184,7 @@ def _ready(
     folder: Path,
     stop: Callable[[], bool],
 ) -> bool:
-    """Wait for the cluster; false when told to stop before it is there."""
+    """Wait for the cluster; false if stopped before it is ready."""
     where = f"Ray at {wanted.address}" if wanted.address else "Ray on this machine"
     stage, begin = "importing", time.monotonic()
     while stage != "running":
@@ -230,7 +230,7 @@ def _events(
         except (EOFError, OSError):
             break
         unfinished[event.run] = event
-        if event.kind in LAST:
+        if event.kind in TERMINAL:
             del unfinished[event.run]
         yield event
     process.join(_LEAVE_SECONDS)
@@ -240,7 +240,7 @@ def _events(
 
 
 def _end(process: SpawnProcess, folder: Path) -> str:
-    """How the driver ended, with the last it printed."""
+    """Description of how the driver ended, with its last output."""
     log = folder / LOG
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return "\n".join([f"the driver of the cluster: {how_it_ended(process.exitcode)}", *lines[-5:]])

@@ -20,7 +20,7 @@ from typing import Any
 
 import geomfast
 from geomfast.runs.executors.events import Work
-from geomfast.runs.executors.processes import POLITE
+from geomfast.runs.executors.processes import STOP_SIGNALS
 from geomfast.runs.executors.ray_node import look, token_in
 from geomfast.runs.executors.ray_runs import Runs, Wanted, capacity, nodes
 
@@ -47,7 +47,7 @@ def drive(jobs: list[Work], wanted: Wanted, folder: Path, connection: Connection
     """
     os.setsid()
     _ignore_signals()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, POLITE)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -66,7 +66,7 @@ def drive(jobs: list[Work], wanted: Wanted, folder: Path, connection: Connection
         with token_in(jobs[0].out) as token:
             _inspect(ray, jobs[0], wanted, token)
             connection.send(("stage", "running"))
-            Runs(ray, jobs, wanted, token, connection).go_on()
+            Runs(ray, jobs, wanted, token, connection).run()
     except Refused as error:
         connection.send(("refused", str(error)))
     finally:
@@ -87,7 +87,7 @@ def _own_cluster() -> dict[str, str]:
 
 def _ignore_signals() -> None:
     # With a handler of our own, not SIG_IGN, which programs started from here would inherit.
-    for number in POLITE:
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda number, frame: None)
 
 
@@ -113,8 +113,8 @@ def _inspect(ray: Any, job: Work, wanted: Wanted, token: str) -> None:
     names = {n["NodeID"]: n["NodeManagerHostname"] for n in nodes(ray)}
     if capacity(ray, job, wanted) == 0:
         needs = f"{job.threads} CPU{'s' if job.threads > 1 else ''}"
-        if wanted.gpus_per_cell:
-            needs += f" and {wanted.gpus_per_cell:g} GPU"
+        if wanted.gpus_per_run:
+            needs += f" and {wanted.gpus_per_run:g} GPU"
         raise Refused(f"no node of the cluster has the {needs} that a run takes")
     affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     asked = {}

@@ -1,4 +1,4 @@
-"""Whether a node of a cluster can take part in a sweep. No torch here: every node is asked."""
+"""Checks whether a node of a cluster can take part. Does not import torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def token_in(out: Path) -> Iterator[str]:
 
 
 def look(out: Path, token: str, version: str) -> str:
-    """What is wrong with this node for a sweep; nothing when empty.
+    """The reason why this node cannot take part; empty if it can.
 
     Args:
         out: the sweep's folder, absolute.

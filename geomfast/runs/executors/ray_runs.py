@@ -10,11 +10,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import geomfast
-from geomfast.runs.executors.events import LAST, Event, Work
+from geomfast.runs.executors.events import TERMINAL, Event, Work
 from geomfast.runs.executors.placing import largest_first, room
 from geomfast.runs.executors.ray_worker import Worker
 
-#: Times a cell may lose its worker without getting further than before.
+#: Times that work may lose its worker without progress in between.
 LOSSES = 3
 #: Environment that shapes a run's numbers or its speed, and so goes with it to another machine.
 _CARRIED = ("GEOMFAST_", "GOMP_", "PYTORCH_", "CUBLAS_", "NVIDIA_TF32_", "TRITON_INTERPRET")
@@ -24,24 +24,24 @@ _COUNT_EVERY = 5.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a sweep wants of a cluster.
+    """Resources that a command requests from a cluster.
 
     Attributes:
         address: of a running one; None to start one on this machine.
         workers: runs at once; None for as many as the cluster has room for.
-        gpus_per_cell: share of one GPU that a run takes; 0 without.
+        gpus_per_run: share of one GPU that a run takes; 0 without.
         gpus: GPUs of a cluster that is started here.
     """
 
     address: str | None
     workers: int | None
-    gpus_per_cell: float = 0.0
+    gpus_per_run: float = 0.0
     gpus: int = 0
 
 
 @dataclass
 class _Attempt:
-    """A cell that has a worker, or waits for a node to have room for one."""
+    """Work that has a worker, or waits for a node to have room for one."""
 
     job: Work
     actor: Any
@@ -57,7 +57,7 @@ def nodes(ray: Any) -> list[dict[str, Any]]:
 
 def capacity(ray: Any, job: Work, wanted: Wanted) -> int:
     """Runs like this one that the cluster as it is now holds at once."""
-    return room((n["Resources"] for n in nodes(ray)), job.threads, wanted.gpus_per_cell)
+    return room((n["Resources"] for n in nodes(ray)), job.threads, wanted.gpus_per_run)
 
 
 class Runs:
@@ -86,8 +86,8 @@ class Runs:
         self._furthest: dict[str, int] = {}
         self._stopping = False
 
-    def go_on(self) -> None:
-        """Run everything, or up to where it is told to stop."""
+    def run(self) -> None:
+        """Run all work, until it is done or stopped."""
         limit, counted = 0, float("-inf")
         while self._waiting or self._running:
             if not self._stopping and self._told():
@@ -118,14 +118,14 @@ class Runs:
         carried = {k: v for k, v in os.environ.items() if k.startswith(_CARRIED)}
         actor = self._worker.options(
             num_cpus=job.threads,
-            num_gpus=self._wanted.gpus_per_cell,
+            num_gpus=self._wanted.gpus_per_run,
             max_restarts=0,
             runtime_env={"env_vars": {**carried, "OMP_NUM_THREADS": str(job.threads)}},
         ).remote(job, self._token, geomfast.__version__)
         self._running[actor.where.remote()] = _Attempt(job, actor)
 
     def _leave(self) -> None:
-        """Forget what has not begun; the rest is told when it is asked for news."""
+        """Drop work that has not begun; running work is told at the next poll of its events."""
         self._stopping = True
         self._waiting.clear()
         for answer, one in list(self._running.items()):
@@ -156,13 +156,13 @@ class Runs:
             for event in found:
                 one.last = event
                 self._send(event)
-        if one.last.kind in LAST:
+        if one.last.kind in TERMINAL:
             self._ray.kill(one.actor)
         else:
-            self._running[one.actor.news.remote(self._stopping)] = one
+            self._running[one.actor.poll_events.remote(self._stopping)] = one
 
     def _lose(self, one: _Attempt, error: Exception) -> None:
-        """Start a cell again whose worker is gone, unless it goes on like this."""
+        """Start work again whose worker is lost, unless that happens repeatedly."""
         # Cut off is not dead: it may still be writing.
         self._ray.kill(one.actor)
         name = one.job.name

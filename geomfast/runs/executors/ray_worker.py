@@ -1,4 +1,4 @@
-"""What runs on the nodes of a Ray cluster: a cell in an actor of its own."""
+"""Code that runs on the nodes of a Ray cluster: each piece of work in its own actor."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import os
 import queue
 import threading
 
-from geomfast.runs.executors.events import LAST, Event, Work, attempt
+from geomfast.runs.executors.events import TERMINAL, Event, Work, attempt
 from geomfast.runs.executors.ray_node import look
 
-#: Seconds :meth:`Worker.news` waits for some; a stop is heard of as late as this.
+#: Seconds :meth:`Worker.poll_events` waits for an event; the longest delay of a stop.
 _WAIT = 0.25
 #: See :func:`attempt`. A node cut off from its cluster may take this long to notice.
 _PATIENCE = 120.0
 
 
 class Worker:
-    """One attempt at a cell, in an actor of its own.
+    """One attempt at a piece of work, in an actor of its own.
 
-    The cell runs in a thread, so that the actor can answer meanwhile.
+    The work runs in a thread, so that the actor can answer meanwhile.
 
     Args:
-        job: the cell.
+        job: the work.
         token, version: see :func:`look`; the node may have joined the cluster since.
     """
 
@@ -43,11 +43,11 @@ class Worker:
         """Name of the node and id of the process, for messages."""
         return os.uname().nodename, os.getpid()
 
-    def news(self, stop: bool) -> list[Event]:
-        """What happened since the last call; waits a moment for something to happen.
+    def poll_events(self, stop: bool) -> list[Event]:
+        """Events since the last call; waits a moment for one.
 
         Args:
-            stop: tell the cell to save its state and leave.
+            stop: ask the work to save its state and stop.
 
         Returns:
             The last progress, the last event of the run, both, or nothing yet.
@@ -61,5 +61,5 @@ class Worker:
                 found.append(self._news.get_nowait())
         except queue.Empty:
             pass
-        progress = [event for event in found if event.kind not in LAST][-1:]
-        return progress + [event for event in found if event.kind in LAST]
+        progress = [event for event in found if event.kind not in TERMINAL][-1:]
+        return progress + [event for event in found if event.kind in TERMINAL]

@@ -118,7 +118,7 @@ class GPT(nn.Module):
         collect: list[Tensor] | None = None,
         starts: list[Tensor] | None = None,
     ) -> Tensor:
-        """The same for rows of several lengths at once, without padding them to one length.
+        """Forward pass for rows of several lengths, without padding them to one length.
 
         Args:
             buckets: (N_i, T_i) ids each.

@@ -101,7 +101,7 @@ class StackedGPT:
         collect: list[Tensor] | None = None,
         read: Tensor | None = None,
     ) -> Tensor:
-        """The same for rows of several lengths at once, without padding them to one length.
+        """Forward pass for rows of several lengths, without padding them to one length.
 
         Args:
             buckets: (C, N_i, T_i) ids each.

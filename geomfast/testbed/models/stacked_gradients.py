@@ -28,7 +28,7 @@ _log_softmax = torch.ops.aten._log_softmax.out
 
 
 class _Kept(NamedTuple):
-    """What the backward pass of a block needs."""
+    """Values that the backward pass of a block needs."""
 
     norm_1: MemberNorm
     attention_in: Tensor
@@ -136,7 +136,7 @@ class StackedGradients:
     def _block(
         self, i: int, x: Tensor, offsets: Tensor, read: Tensor | None
     ) -> tuple[Tensor, _Kept]:
-        """As the model's own block."""
+        """Forward pass of a block, like the model's own."""
         c, m, d = x.shape
         name = f"blocks.{i}."
         attention_in, norm_1 = self._norm(f"{name}norm_1", x)
@@ -162,7 +162,7 @@ class StackedGradients:
     def _block_backward(
         self, i: int, into: Tensor, kept: _Kept, offsets: Tensor, read: Tensor | None
     ) -> Tensor:
-        """From the gradient of a block's output, which it overwrites, to that of its input."""
+        """Backward pass of a block: gradient of its input from that of its output, overwritten."""
         c, m, d = into.shape
         name = f"blocks.{i}."
         wide = self._buffer("wide", c, m, 4 * d)

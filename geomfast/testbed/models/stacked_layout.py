@@ -1,4 +1,4 @@
-"""Where the numbers of a stacked step lie: memory that is written anew, tokens without padding."""
+"""Memory layout of a stacked step: reused buffers, and tokens without padding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Buffers:
 
 
 class Layout:
-    """Where the R tokens that are no padding lie among the M tokens of all buckets.
+    """Positions of the R tokens that are not padding among the M tokens of all buckets.
 
     Attributes:
         real: (R,) indices into M.

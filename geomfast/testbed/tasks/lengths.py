@@ -40,7 +40,7 @@ class LengthTask:
     Attributes:
         name: as in the records.
         option: as on the command line.
-        summary: what is asked, in words.
+        summary: description of the task.
         words: random numbers of 32 bits that an example is made of.
         limit: the longest length there is.
         vocabulary: ids needed for lengths up to the longest.

@@ -1,4 +1,4 @@
-"""What a task is, and the random words its examples are drawn from."""
+"""Definition of a task, and the random words that its examples are drawn from."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Task:
 
     Attributes:
         name: capitals and digits, as in the paper (arXiv:2602.15997): COPY, REV, ...
-        summary: what is asked, in words.
-        sizes: what each level is, in words.
+        summary: description of the task.
+        sizes: description of each level.
         draw: ``(words (N, 12) uint64, level) -> (inputs (N, Li), answers (N, La))`` token ids;
             a pure function of each row of ``words``.
         chance: ``level -> `` exact-match rate of the best answer that ignores the input.

@@ -1,4 +1,4 @@
-"""What stacked training is fed with, whatever the members learn."""
+"""Interface of batches for stacked training, for every task."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ def _resumable(folder: Path) -> bool:
 
 
 def _wrong(meta: dict[str, Any]) -> str:
-    """What no metadata of ours says; empty where there is nothing."""
+    """Description of invalid metadata; empty if it is valid."""
     for name in ("identity", "sha256"):
         if not isinstance(meta.get(name), dict):
             return f"no {name}"

@@ -115,7 +115,7 @@ class Trainer:
         self.check_finite()
 
     def failed(self) -> dict[int, int]:
-        """Nobody: a run that diverges ends."""
+        """Failed members: none, since a run that diverges ends."""
         return {}
 
     def states(self) -> Iterator[dict[str, Tensor]]:
@@ -175,7 +175,7 @@ class Trainer:
         self._graphs.forget()
 
     def _step(self, buckets: list[Bucket]) -> None:
-        """What a step does on the device, the same at every step but for its data and rate."""
+        """The part of a step on the device, the same at every step except for its data and rate."""
         bf16 = self.settings.precision == "bf16"
         self.optimizer.zero_grad(set_to_none=True)
         with tf32(self.settings.precision == "tf32"):

@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def tf32(on: bool) -> Iterator[None]:
-    """Inside, CUDA's float32 matrix products are rounded to TF32, forward and backward, if ``on``.
+    """Within the context, CUDA rounds float32 matrix products to TF32 if ``on``, backward too.
 
     It is a setting of the whole process, and measures that follow have to find it as it was,
     whichever of torch's interfaces the user has set it by.

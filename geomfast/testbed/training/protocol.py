@@ -1,4 +1,4 @@
-"""What a loop over checkpoints needs of training, whichever way the steps are done."""
+"""Interface of trainers for a loop over checkpoints."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TrainerProtocol(Protocol):
         ...
 
     def progress(self) -> dict[str, float]:
-        """How training goes: ``loss`` in nats per answer token, and more; waits."""
+        """State of training: ``loss`` in nats per answer token, and more; waits for the device."""
         ...
 
     def save(self, run_folder: Path, identity: dict[str, Any]) -> Path:

@@ -1,4 +1,4 @@
-"""What shapes a training run besides scale, seed and data. No torch here: planning needs it too."""
+"""Settings of training besides scale, seed and data. Needs no torch, for planning."""
 
 from __future__ import annotations
 

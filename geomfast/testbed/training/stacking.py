@@ -1,4 +1,4 @@
-"""What decides whether members train as one program or in turn. No torch here.
+"""Decides whether members train as one program or in turn. Does not import torch.
 
 :func:`members_per_program` is the rule, and all of it: sweeps and populations ask it once for every
 new group and keep the answer in ``settings.json``, so that what was begun is resumed alike.
@@ -37,7 +37,7 @@ def step_operations(scale: Scale, tokens: int) -> float:
 
 
 def member_bytes(scale: Scale, tokens: int) -> int:
-    """What a member of a program takes while it is trained."""
+    """Bytes that a member of a program takes in training."""
     kept = _KEPT * scale.d_model * scale.layers * tokens + 6 * scale.vocabulary * tokens
     return 4 * (kept + 4 * scale.parameters)
 
@@ -50,7 +50,7 @@ def members_per_program(
     stack: str = "auto",
     precision: str = "fp32",
 ) -> int:
-    """How many of the members are trained as one program; 1 is one after the other.
+    """Number of members trained as one program; 1 is one after the other.
 
     The rule: never another precision than float32, which stacked training has none of; with
     ``never``, none; with ``auto``, none where a member's step has so many operations that it fills
@@ -67,7 +67,7 @@ def members_per_program(
         precision: of the products, one of :data:`geomfast.testbed.training.settings.PRECISIONS`.
 
     Returns:
-        From 1 to ``members``; programs are then of like size.
+        From 1 to ``members``; programs are then of nearly equal size.
 
     Raises:
         ValueError: no such choice.

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from geomfast.estimators.batches import joined, parts, taken
+from geomfast.estimators.batches import index_batch, joined, parts
 from geomfast.estimators.sampling.streams import Shuffled
 
 SIZES = [(1, 1), (7, 7), (50, 1), (50, 20), (50, 25), (50, 26), (50, 49), (1000, 7)]
@@ -67,7 +67,7 @@ def test_a_stream_is_named_by_its_key():
 def test_samples_of_a_nest_are_taken_along_the_first_dimension():
     data = {"x": torch.arange(12.0).view(6, 2), "y": (torch.arange(6), torch.arange(6) % 2)}
     indices = torch.tensor([[4, 0, 1], [2, 2, 5]])
-    found = taken(data, indices)
+    found = index_batch(data, indices)
     assert torch.equal(found["x"][1, 2], torch.tensor([10.0, 11.0]))
     assert torch.equal(found["y"][0], indices)
     assert torch.equal(found["y"][1], indices % 2)

@@ -207,7 +207,7 @@ def test_halving():
 
     assert halving(attempt, 13, "it", notice=said.append) == 3
     assert sizes == [13, 6, 3]
-    assert said[0] == "out of memory: it goes on with 6 samples at once" and len(said) == 2
+    assert said[0] == "out of memory: it continues with 6 samples at a time" and len(said) == 2
     with pytest.raises(torch.OutOfMemoryError):
         halving(attempt, 13, "it", least=5, notice=said.append)
     with pytest.raises(KeyError):
@@ -237,8 +237,8 @@ def test_gradients_and_hessians_are_the_same_with_less_memory(most):
     for a, b in zip(whole, parts, strict=True):
         assert (a.measure, a.n, a.settings) == (b.measure, b.n, b.settings)
         assert a.value == pytest.approx(b.value, rel=1e-4), a.measure
-    assert any("Gram matrix of gradients goes on" in line for line in said)
-    assert any("hessian_trace of the Hessian goes on" in line for line in said)
+    assert any("Gram matrix of gradients continues" in line for line in said)
+    assert any("hessian_trace of the Hessian continues" in line for line in said)
 
 
 @pytest.mark.parametrize("at_once", [2, 3, 4, 7, 9])
@@ -276,8 +276,10 @@ def test_chains_go_on_with_less_memory(batch_size, monkeypatch):
     less = measured(model, ["llc"], options, data, notice=said.append)
     sizes = [4, 2] if batch_size else [6, 3, 1]
     assert calls == [(None, sizes[0]), *((False, size) for size in sizes)]
-    assert said[0] == "out of memory: chains of the llc go on one after the other"
-    assert said[-1] == f"out of memory: sampling the llc goes on with {sizes[-1]} samples at once"
+    assert said[0] == "out of memory: chains of the llc continue one after the other"
+    assert (
+        said[-1] == f"out of memory: sampling the llc continues with {sizes[-1]} samples at a time"
+    )
     for name, f in less.items():
         assert f.value == pytest.approx(whole[name].value, rel=1e-3, abs=1e-6, nan_ok=True), name
         assert f.settings == whole[name].settings
@@ -288,14 +290,14 @@ def test_chains_where_memory_suffices_for_few_samples():
     whole = measured(model, ["llc"])["llc"]
     less = measure_model(model, Small(2), X, ["llc"], FAST, notice=said.append)[0]
     assert less.value == pytest.approx(whole.value, rel=1e-3)
-    assert said[-1].endswith("goes on with 2 samples at once")
+    assert said[-1].endswith("continues with 2 samples at a time")
 
 
 def test_notices_are_logged(caplog):
     with caplog.at_level(logging.WARNING, "geomfast"):
         measure_model(network(), Small(5), X, ["hessian_trace"], FAST)
     assert caplog.messages == [
-        "out of memory: hessian_trace of the Hessian goes on with 5 samples at once"
+        "out of memory: hessian_trace of the Hessian continues with 5 samples at a time"
     ]
 
 

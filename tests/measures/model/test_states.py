@@ -245,8 +245,8 @@ def test_half_the_samples_where_memory_does_not_suffice(caplog, monkeypatch):
     for label, x in found.items():
         torch.testing.assert_close(x, expected[label])
     assert caplog.messages == [
-        "out of memory: taking activations goes on with 3 samples at once",
-        "out of memory: taking activations goes on with 1 samples at once",
+        "out of memory: taking activations continues with 3 samples at a time",
+        "out of memory: taking activations continues with 1 samples at a time",
     ]
 
     def never(model, batch):

@@ -1,4 +1,4 @@
-"""Where the wall time of a run went: training, writing, and every measure.
+"""Wall time of a run by activity: training, writing, and each measure.
 
 Seconds of measures are the records' own.  Every record holds its part of what was computed together
 and ends with its value on the CPU, after the device has finished, so that they add up.  Those of
@@ -7,7 +7,7 @@ training and writing stand in ``wall.json`` beside the run's records, as of its 
 Measuring is not overlapped with training inside a run.  On a CPU both want all of its cores.  On a
 GPU small models wait for Python, which two streams of one process share, and large ones fill the
 device by themselves; runs in processes of their own do overlap, so several share a GPU instead
-(``--workers``, or ``--gpus-per-cell`` on Ray).
+(``--workers``, or ``--gpus-per-run`` on Ray).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from geomfast.measures.catalog import part_of
 from geomfast.records import load_records, part_files
 
 TRAINING, WRITING = "training", "writing"
-#: Of estimates only: what a process takes before its first step is nobody's record.
+#: Only in estimates: the time before a process's first step is not recorded.
 STARTING = "starting"
 _FILE = "wall.json"
 
 
-def write_wall(records: Path, seconds: Mapping[str, float]) -> None:
-    """Note the seconds of a run so far.
+def write_seconds(records: Path, seconds: Mapping[str, float]) -> None:
+    """Write the seconds of a run so far.
 
     Args:
         records: folder of the run's records.
@@ -39,7 +39,7 @@ def write_wall(records: Path, seconds: Mapping[str, float]) -> None:
     write_sealed(records / _FILE, {TRAINING: seconds["train"], WRITING: seconds["write"]})
 
 
-def read_wall(records: Path) -> dict[str, float]:
+def read_seconds(records: Path) -> dict[str, float]:
     """Seconds of training and writing noted of a run so far; 0 of one that has none.
 
     Args:
@@ -65,7 +65,7 @@ def _is_time(value: object) -> bool:
 
 
 def wall_time(out: Path, records: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Wall time of every run of a sweep by what it went into.
+    """Wall time of every run of a sweep by activity.
 
     Args:
         out: the sweep's folder, or the folder of one run's records.
@@ -88,7 +88,7 @@ def wall_time(out: Path, records: pd.DataFrame | None = None) -> pd.DataFrame:
         {"run": folder.name, "part": part, "seconds": float(value), "checkpoints": 0}
         for folder in sorted({part.parent for part in part_files(out)})
         if (folder / _FILE).exists()
-        for part, value in read_wall(folder).items()
+        for part, value in read_seconds(folder).items()
     ]
     table = pd.concat([pd.DataFrame(noted, columns=rows.columns), rows] if noted else [rows])
     table = table.sort_values("run", kind="stable").reset_index(drop=True)

@@ -10,9 +10,9 @@ import pytest
 from geomfast.measures import measures
 from geomfast.measures.catalog import part_of
 from geomfast.records import SCHEMA, load_records, part_name, write_part
-from geomfast.runs.wall import wall_time, write_wall
+from geomfast.runs.timing import wall_time, write_seconds
 from geomfast.sweep.jobs import Job
-from geomfast.sweep.plan import Settings, cells
+from geomfast.sweep.plan import Settings, run_specs
 
 SETTINGS = Settings("joint", ("COPY",), (1,), 6, 8, None, "fp32", 2, 2, 4, 16)
 
@@ -44,7 +44,7 @@ def test_seconds_are_summed_by_run_and_measure(tmp_path: Path) -> None:
     record(one, 0, {"accuracy": 1.0, "answer_logprob": 1.0, "llc": 3.0, "llc_rhat": 2.0})
     record(one, 2, {"accuracy": 1.0, "rankme": 1.0})
     record(two, 0, {"accuracy": 4.0})
-    write_wall(one, {"train": 10.0, "measure": 9.0, "write": 1.0})
+    write_seconds(one, {"train": 10.0, "measure": 9.0, "write": 1.0})
     table = wall_time(tmp_path).set_index(["run", "part"])
     assert table.loc["one"]["seconds"].to_dict() == {
         "training": 10.0,
@@ -78,13 +78,13 @@ def test_a_run_notes_its_seconds_through_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that moves a second with every look at it."""
-    (cell,) = cells(SETTINGS, ("nano",), (0,))
-    job = Job(cell, SETTINGS, ("rankme",), tmp_path / "straight", "cpu", threads=1, state_every=0.0)
+    (spec,) = run_specs(SETTINGS, ("nano",), (0,))
+    job = Job(spec, SETTINGS, ("rankme",), tmp_path / "straight", "cpu", threads=1, state_every=0.0)
 
     def noted(one: Job, stop_at: int) -> dict[str, float]:
         ticks, asked = itertools.count(), itertools.count(1)
         monkeypatch.setattr("time.perf_counter", lambda: float(next(ticks)))
-        while not one.carry_out(stop=lambda: next(asked) == stop_at):
+        while not one.run(stop=lambda: next(asked) == stop_at):
             pass
         return dict(wall_time(one.out).set_index("part")["seconds"])
 

@@ -1,4 +1,4 @@
-"""Models that a sweep has kept the weights of, for measuring outside of it."""
+"""Models whose weights a sweep has saved, for measuring outside of it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from pathlib import Path
 
 from geomfast.runs.errors import PlanError
 from geomfast.sweep.folder import read_folder
-from geomfast.sweep.plan import Cell, Settings
+from geomfast.sweep.plan import RunSpec, Settings
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.training.checkpoints import folder_name, load_weights, steps_kept
 
 
 @dataclass(frozen=True)
-class Kept:
+class SavedModel:
     """A model as it was at a step of a run.
 
     Attributes:
-        cell, settings: of the run.
+        spec, settings: of the run.
         step: optimiser steps taken.
         model: on the CPU, in evaluation mode.
     """
 
-    cell: Cell
+    spec: RunSpec
     settings: Settings
     step: int
     model: GPT
 
 
-def load_kept(out: Path, run: str | None = None, step: int | None = None) -> Kept:
+def load_model(out: Path, run: str | None = None, step: int | None = None) -> SavedModel:
     """A model of the sweep in a folder.
 
     Args:
@@ -41,18 +41,18 @@ def load_kept(out: Path, run: str | None = None, step: int | None = None) -> Kep
         PlanError: no sweep there, no such run, or no weights of that step.
         CheckpointError: the weights are damaged.
     """
-    settings, cells = read_folder(out)
-    kept = {cell.run: steps_kept(out / "checkpoints" / cell.run) for cell in cells}
+    settings, specs = read_folder(out)
+    kept = {spec.run: steps_kept(out / "checkpoints" / spec.run) for spec in specs}
     if run is None:
-        run = next((name for name, steps in kept.items() if steps), cells[0].run)
+        run = next((name for name, steps in kept.items() if steps), specs[0].run)
     if run not in kept:
         raise PlanError(f"no run {run!r} in {out}; there are: {', '.join(kept)}")
-    cell = next(cell for cell in cells if cell.run == run)
+    spec = next(spec for spec in specs if spec.run == run)
     if step is None:
         if not kept[run]:
             raise PlanError(f"no weights of {run} have been kept in {out}")
         step = kept[run][-1]
-    model = GPT(cell.model, cell.seed)
+    model = GPT(spec.model, spec.seed)
     if step > 0:
         if step not in kept[run]:
             there = ", ".join(map(str, (0, *kept[run])))
@@ -61,4 +61,4 @@ def load_kept(out: Path, run: str | None = None, step: int | None = None) -> Kep
                 "(geomfast sweep --keep all keeps every checkpoint's)"
             )
         load_weights(model, out / "checkpoints" / run / folder_name(step))
-    return Kept(cell, settings, step, model.eval())
+    return SavedModel(spec, settings, step, model.eval())

@@ -1,4 +1,4 @@
-"""What measures are taken of, and what they are recorded as."""
+"""Diagnostic samples that measures are computed on, and their names in the records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from geomfast.estimators.behaviour import answer_loss, padded_answer_loss
 from geomfast.records import MIXTURE
-from geomfast.sweep.plan import Cell, Settings, diagnostic_settings, mixture_settings
+from geomfast.sweep.plan import RunSpec, Settings, diagnostic_settings, mixture_settings
 from geomfast.testbed.tasks import DIAGNOSTIC_STREAM, TaskLevel
 from geomfast.testbed.tasks.vocabulary import PAD
 from geomfast.testbed.training.mixture import IGNORE
@@ -20,11 +20,11 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Probe:
+class LevelSamples:
     """The fixed diagnostic samples of one task-level.
 
     Attributes:
-        level: of which they are.
+        level: the task-level.
         tokens: (N, L) ids of whole examples, on the device.
         answer_start: index of the first answer token.
         inputs: (N,) number of each sample's input, on the CPU; easy tasks have fewer than N.
@@ -39,12 +39,12 @@ class Probe:
 
     @property
     def batch(self) -> Tensor:
-        """What :meth:`loss` takes."""
+        """The batch for :meth:`loss`."""
         return self.tokens
 
     @property
     def named(self) -> Row:
-        """Of which samples a value is, as its record says it."""
+        """Columns of a record that identify the samples."""
         return {
             "task": self.level.task,
             "level": self.level.level,
@@ -53,12 +53,12 @@ class Probe:
         }
 
     def loss(self, model: torch.nn.Module, tokens: Tensor) -> Tensor:
-        """What training minimises, of every sample: (N,)."""
+        """The training loss of every sample: (N,)."""
         return answer_loss(model, tokens, self.answer_start)
 
 
 @dataclass(frozen=True)
-class MixtureProbe:
+class MixtureSamples:
     """The diagnostic samples of all task-levels of a run as one batch, padded to one length.
 
     There are equally many of each, so that the mean over samples is that over task-levels.
@@ -73,29 +73,29 @@ class MixtureProbe:
 
     @property
     def named(self) -> Row:
-        """Of which samples a value is, as its record says it."""
+        """Columns of a record that identify the samples."""
         task, level = MIXTURE
         samples = self.batch["inputs"].shape[0]
         return {"task": task, "level": level, "n": samples, "data": self.data}
 
     def loss(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """What training minimises, of every sample: (N,)."""
+        """The training loss of every sample: (N,)."""
         return padded_answer_loss(model, batch["inputs"], batch["targets"])
 
 
-def probes(cell: Cell, settings: Settings, device: torch.device) -> list[Probe]:
-    """The diagnostic samples of every task-level of a cell."""
+def level_samples(spec: RunSpec, settings: Settings, device: torch.device) -> list[LevelSamples]:
+    """The diagnostic samples of every task-level of a run."""
     made = []
-    for level in cell.task_levels:
+    for level in spec.task_levels:
         drawn = level.examples(DIAGNOSTIC_STREAM, 0, settings.samples)
         tokens = torch.from_numpy(drawn.tokens)
         _, inputs = tokens[:, : drawn.answer_start].unique(dim=0, return_inverse=True)
         data, _ = diagnostic_settings(settings, level)
-        made.append(Probe(level, tokens.to(device), drawn.answer_start, inputs, data))
+        made.append(LevelSamples(level, tokens.to(device), drawn.answer_start, inputs, data))
     return made
 
 
-def mixture(samples: list[Probe]) -> MixtureProbe:
+def mixture(samples: list[LevelSamples]) -> MixtureSamples:
     """The samples of several task-levels as one batch."""
     width = max(probe.tokens.shape[1] for probe in samples) - 1
     inputs, targets = [], []
@@ -106,4 +106,4 @@ def mixture(samples: list[Probe]) -> MixtureProbe:
         inputs.append(F.pad(probe.tokens[:, :-1], pad, value=PAD))
         targets.append(F.pad(right, pad, value=IGNORE))
     data, _ = mixture_settings([probe.data for probe in samples])
-    return MixtureProbe({"inputs": torch.cat(inputs), "targets": torch.cat(targets)}, data)
+    return MixtureSamples({"inputs": torch.cat(inputs), "targets": torch.cat(targets)}, data)

@@ -1,4 +1,4 @@
-"""What the parts of a run's records hold already."""
+"""Reads which measures a run's records already contain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from geomfast.measures.spec import FAILED
 from geomfast.records import RecordsError, parse_part_name, part_files, read_part
-from geomfast.runs.errors import CellError, PlanError
+from geomfast.runs.errors import PlanError, RunError
 
 
 def recorded(folder: Path, last: int | None = None) -> dict[int, set[str]]:
@@ -41,7 +41,7 @@ def recorded(folder: Path, last: int | None = None) -> dict[int, set[str]]:
 
 
 def of_other_weights(folder: Path, step: int, weights: str | set[str]) -> Path | None:
-    """A part of a checkpoint's records that was taken of other weights than it has now.
+    """A part of a checkpoint's records that was measured on other weights than the current ones.
 
     Args:
         folder: of the run's records.
@@ -59,7 +59,7 @@ def of_other_weights(folder: Path, step: int, weights: str | set[str]) -> Path |
 
 
 def _values(part: Path) -> Counter[tuple[str, str]]:
-    """How many values a part has of every run and record name, but where one of them failed."""
+    """Number of values in a part by run and record name, without failed ones."""
     try:
         stat = part.stat()
         return _counted(part, stat.st_ino, stat.st_mtime_ns, stat.st_size)
@@ -92,17 +92,17 @@ def _refuse_incomplete(counts: dict[Path, Counter[tuple[str, str]]]) -> None:
 
 
 def refuse_gone(records: Path, lacking: Collection[int]) -> None:
-    """Refuse to call a run finished whose records are not all there at its end.
+    """Raise if records that a run has written are missing at its end.
 
     Args:
         records: folder of them.
         lacking: steps that have been measured and have no records, or not all.
 
     Raises:
-        CellError: there are some.
+        RunError: there are some.
     """
     if lacking:
-        raise CellError(
+        raise RunError(
             f"{records}: records of {len(lacking)} checkpoints, the first of step {min(lacking)}, "
             "have been removed or moved while the run went on; run the same command again"
         )
