@@ -300,11 +300,7 @@ class Tracker:
         self.active, self._closed = False, True
         self.budget.end()
         self._notices.clear()
-        for last in (
-            self._folder.check_there,
-            self._note,
-            *(shown.close for shown in self._dashboards),
-        ):
+        for last in (self._folder.check_there, self._note, *(d.close for d in self._dashboards)):
             try:
                 last()
             except Exception as error:
@@ -342,10 +338,8 @@ class Tracker:
                 with preserve_rng_state(self._copy.device), self._copy.measuring():
                     # Before anything is measured: some models change their weights in a pass.
                     weights = self._copy.refresh()
-                    step = self._last
-                    if step in self._folder.recorded and self._folder.of_other_weights(
-                        step, weights
-                    ):
+                    step, folder = self._last, self._folder
+                    if step in folder.recorded and folder.of_other_weights(step, weights):
                         return False  # the model has changed after its last step
                     for group in groups:
                         with self.budget.timed(group):
