@@ -74,7 +74,44 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
-class ListOf(click.ParamType):
+class Several(click.ParamType):
+    """Values that are given as one text.
+
+    Attributes:
+        metavar: what stands for the text in the help.
+        known: names that a shell offers, each once.
+    """
+
+    name = "values"
+    metavar: str
+    known: Iterable[str] = ()
+
+    def parse(self, text: str) -> Any:
+        """The values.
+
+        Raises:
+            ValueError: for the user to read.
+        """
+        raise NotImplementedError
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self.metavar
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return completions(self.known, incomplete)
+
+
+class ListOf(Several):
     """Names separated by commas, each one of those that exist; ``all`` for all of them.
 
     Args:
@@ -82,29 +119,20 @@ class ListOf(click.ParamType):
         existing: the names there are, in order.
     """
 
-    name = "list"
-
     def __init__(self, what: str, existing: Iterable[str]) -> None:
-        self.what = what
-        self.existing = tuple(existing)
+        self.what, self.metavar = what, f"{what.upper()},..."
+        self.existing = self.known = tuple(existing)
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return f"{self.what.upper()},..."
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        if str(value).lower() == "all":
+    def parse(self, text: str) -> tuple[Any, ...]:
+        if text.lower() == "all":
             return self.existing
         spelled = {name.lower(): name for name in self.existing}
         chosen = []
-        for part in str(value).split(","):
+        for part in text.split(","):
             name = spelled.get(part.strip().lower())
             if name is None:
                 there = ", ".join(self.existing)
-                self.fail(f"no {self.what} {part.strip()!r}; there are: {there}", param, ctx)
+                raise ValueError(f"no {self.what} {part.strip()!r}; there are: {there}")
             chosen.append(name)
         # In the tables' order and once each, so that spelling does not make another sweep.
         return tuple(name for name in self.existing if name in chosen)
@@ -112,175 +140,119 @@ class ListOf(click.ParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Names that can come next."""
         return completions([*self.existing, *["all"] * ("," not in incomplete)], incomplete)
 
 
-class Levels(click.ParamType):
+class Levels(ListOf):
     """Difficulty levels, for instance ``1,3``."""
 
-    name = "levels"
-
     def __init__(self, existing: Iterable[int]) -> None:
-        self.names = ListOf("level", map(str, existing))
+        super().__init__("level", map(str, existing))
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.names.get_metavar(param, ctx)
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        return tuple(int(level) for level in self.names.convert(value, param, ctx))
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """Levels that can come next."""
-        return self.names.shell_complete(ctx, param, incomplete)
+    def parse(self, text: str) -> tuple[int, ...]:
+        return tuple(map(int, super().parse(text)))
 
 
-class Seeds(click.ParamType):
+class Seeds(Several):
     """Seeds: ``0``, ``0,1,5`` or a range with both ends, ``0..249``."""
 
-    name = "seeds"
+    metavar = "SEED,...|A..B"
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "SEED,...|A..B"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
+    def parse(self, text: str) -> tuple[int, ...]:
         seeds: dict[int, None] = {}
-        for part in str(value).split(","):
-            first, dots, last = part.strip().partition("..")
+        for part in map(str.strip, text.split(",")):
+            first, dots, last = part.partition("..")
             try:
                 numbers = range(int(first), int(last if dots else first) + 1)
             except ValueError:
-                self.fail(f"{part.strip()!r} is not a seed or a range like 0..9", param, ctx)
+                raise ValueError(f"{part!r} is not a seed or a range like 0..9") from None
             if not numbers or numbers[0] < 0:
-                self.fail(f"{part.strip()!r}: seeds are 0 or more, ranges ascend", param, ctx)
+                raise ValueError(f"{part!r}: seeds are 0 or more, ranges ascend")
             if numbers[-1] > LARGEST_SEED:
-                self.fail(f"{part.strip()!r}: seeds are at most {LARGEST_SEED}", param, ctx)
+                raise ValueError(f"{part!r}: seeds are at most {LARGEST_SEED}")
             if len(numbers) + len(seeds) > MOST_SEEDS:
-                self.fail(f"{part.strip()!r}: more than {MOST_SEEDS:,} seeds", param, ctx)
+                raise ValueError(f"{part!r}: more than {MOST_SEEDS:,} seeds")
             seeds |= dict.fromkeys(numbers)
         return tuple(seeds)
 
 
-class Lengths(click.ParamType):
+class Lengths(Several):
     """Lengths of examples: ``16,24``."""
 
-    name = "lengths"
+    metavar = "LENGTH,..."
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "LENGTH,..."
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        parts = [part.strip() for part in str(value).split(",")]
+    def parse(self, text: str) -> tuple[int, ...]:
+        parts = [part.strip() for part in text.split(",")]
         for part in parts:
             if not part.isdecimal() or int(part) < 1:
-                self.fail(f"{part!r} is not a length, a whole number from 1", param, ctx)
+                raise ValueError(f"{part!r} is not a length, a whole number from 1")
         return tuple(sorted({int(part) for part in parts}))
 
 
-class ScaleNames(click.ParamType):
+class ScaleNames(Several):
     """Scales as layers and width, in the order given: ``1x16,2x32``."""
 
-    name = "scales"
+    metavar = "LAYERSxWIDTH,..."
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "LAYERSxWIDTH,..."
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
+    def parse(self, text: str) -> tuple[str, ...]:
         names = []
-        for part in str(value).lower().split(","):
+        for part in text.lower().split(","):
             layers, _, width = part.strip().partition("x")
             if not all(word.isdecimal() and int(word) >= 1 for word in (layers, width)):
-                self.fail(f"{part.strip()!r} is not LAYERSxWIDTH, for instance 2x32", param, ctx)
+                raise ValueError(f"{part.strip()!r} is not LAYERSxWIDTH, for instance 2x32")
             # Once each, and spelled alike, so that spelling does not make another scale.
             names.append(f"{int(layers)}x{int(width)}")
         return tuple(dict.fromkeys(names))
 
 
-class CadenceOf(click.ParamType):
+class CadenceOf(Several):
     """Numbers of checkpoints by measure: ``llc=8,hessian_top=all``.
 
     Args:
         measures: the names there are.
     """
 
-    name = "cadence"
+    metavar = "MEASURE=N|all,..."
 
     def __init__(self, measures: Iterable[str]) -> None:
         self.measures = tuple(measures)
+        self.known = [f"{name}=" for name in self.measures]
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "MEASURE=N|all,..."
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> dict[str, int | None]:
-        if isinstance(value, dict):
-            return value
+    def parse(self, text: str) -> dict[str, int | None]:
         found: dict[str, int | None] = {}
-        for part in str(value).split(","):
+        for part in text.split(","):
             measure, _, count = (word.strip().lower() for word in part.partition("="))
             if measure not in self.measures:
                 there = ", ".join(self.measures)
-                self.fail(f"no measure {measure!r}; there are: {there}", param, ctx)
+                raise ValueError(f"no measure {measure!r}; there are: {there}")
             if count != "all" and not (count.isdecimal() and int(count) >= 2):
-                self.fail(f"{part.strip()!r} is not MEASURE=N, N from 2, or =all", param, ctx)
+                raise ValueError(f"{part.strip()!r} is not MEASURE=N, N from 2, or =all")
             found[measure] = None if count == "all" else int(count)
         return found
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """Measures that can come next, with what stands before their number."""
-        return completions([f"{name}=" for name in self.measures], incomplete)
 
-
-class Ladder(click.ParamType):
+class Ladder(Several):
     """Positive numbers: ``1e-5``, ``1e-5,3e-5``, or a range with both ends, ``1e-6..1e-4``.
 
     Args:
         digits: leading digits of the numbers within a range, for instance (1, 3).
     """
 
-    name = "ladder"
+    metavar = "VALUE,...|A..B"
 
     def __init__(self, digits: tuple[int, ...]) -> None:
         self.digits = digits
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "VALUE,...|A..B"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
+    def parse(self, text: str) -> tuple[float, ...]:
         found: set[float] = set()
-        for part in str(value).split(","):
-            first, dots, last = part.strip().partition("..")
+        for part in map(str.strip, text.split(",")):
+            first, dots, last = part.partition("..")
             try:
                 low, high = float(first), float(last if dots else first)
             except ValueError:
-                self.fail(f"{part.strip()!r} is no number, nor a range like 1e-6..1e-4", param, ctx)
+                raise ValueError(f"{part!r} is no number, nor a range like 1e-6..1e-4") from None
             if not 0.0 < low <= high < math.inf:
-                self.fail(f"{part.strip()!r}: values are positive, ranges ascend", param, ctx)
+                raise ValueError(f"{part!r}: values are positive, ranges ascend")
             found |= {low, high}
             decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
             steps = [float(f"{digit}e{decade}") for decade in decades for digit in self.digits]
@@ -288,37 +260,24 @@ class Ladder(click.ParamType):
         return tuple(sorted(found))
 
 
-class OneTaskLevel(click.ParamType):
+class OneTaskLevel(Several):
     """A task-level as ``MOD:1``, or ``mixture``: task and level as in the records."""
 
-    name = "task-level"
+    metavar = "TASK:LEVEL|mixture"
+    # With a hyphen, which is accepted too: shells take a colon for the end of a word.
+    known = ("mixture", *(f"{task}-{level}" for task in TASK_NAMES for level in LEVELS))
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "TASK:LEVEL|mixture"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, int]:
-        if isinstance(value, tuple):
-            return value
-        if str(value).lower() == "mixture":
+    def parse(self, text: str) -> tuple[str, int]:
+        if text.lower() == "mixture":
             return MIXTURE
-        task, _, level = str(value).replace("-", ":").partition(":")
+        task, _, level = text.replace("-", ":").partition(":")
         if task.upper() not in TASK_NAMES or level not in map(str, LEVELS):
             there = ", ".join(TASK_NAMES)
-            self.fail(f"{value!r} is not TASK:LEVEL; tasks: {there}; levels 1 to 3", param, ctx)
+            raise ValueError(f"{text!r} is not TASK:LEVEL; tasks: {there}; levels 1 to 3")
         return task.upper(), int(level)
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """Every task-level, and the mixture."""
-        # With a hyphen, which is accepted too: shells take a colon for the end of a word.
-        names = [f"{task}-{level}" for task in TASK_NAMES for level in LEVELS]
-        return completions(["mixture", *names], incomplete)
 
-
-class Words(click.ParamType):
+class Words(Several):
     """Words separated by commas, in the order given and once each.
 
     Args:
@@ -326,11 +285,15 @@ class Words(click.ParamType):
         known: some words that a shell can offer, beside files.
     """
 
-    name = "words"
-
     def __init__(self, what: str, known: Iterable[str] = ()) -> None:
-        self.what = what
-        self.known = tuple(known)
+        self.what, self.known = what, tuple(known)
+        self.metavar = f"{what.upper().replace(' ', '-')},..."
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        words = [word.strip() for word in text.split(",")] if text else []
+        if not all(words):
+            raise ValueError(f"an empty {self.what} in {text!r}")
+        return tuple(dict.fromkeys(words))
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
@@ -338,16 +301,3 @@ class Words(click.ParamType):
         """Known words, or files where none of them fits."""
         files = [CompletionItem(incomplete, type="file")] if self.known else []
         return completions(self.known, incomplete) or files
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return f"{self.what.upper().replace(' ', '-')},..."
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        words = [word.strip() for word in str(value).split(",")] if value else []
-        if not all(words):
-            self.fail(f"an empty {self.what} in {value!r}", param, ctx)
-        return tuple(dict.fromkeys(words))

@@ -18,7 +18,7 @@ from geomfast.runs.cadence import merge_cadences
 from geomfast.runs.errors import PlanError
 from geomfast.runs.folder import check_same_settings
 from geomfast.runs.settings_file import NAME as _SETTINGS
-from geomfast.runs.settings_file import plain, read_settings, write_settings
+from geomfast.runs.settings_file import plain, read_settings
 from geomfast.sweep.plan import (
     MEASURE_SETTINGS,
     MIXTURES,
@@ -35,29 +35,14 @@ from geomfast.testbed.tasks import LEVELS, TASK_NAMES, task_levels
 from geomfast.testbed.training.settings import PRECISIONS
 
 
-def prepare_folder(
-    out: Path, settings: Settings, grid: dict[str, Any], call: dict[str, Any]
-) -> None:
-    """Write or extend OUT's ``settings.json``; the caller holds OUT's lock.
-
-    Args:
-        out: the sweep's folder.
-        settings: what its runs share.
-        grid: lists of the scales, seeds and measures asked for, and their cadence; merged with
-            those already there.
-        call: command, versions, machine, date; kept for the reader, never compared.
-
-    Raises:
-        PlanError: OUT cannot be written, or belongs to a sweep with other settings.
-    """
-    write_settings(out, merge_settings(out, settings, grid), call)
-
-
 def merge_settings(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, Any]:
     """Content of OUT's ``settings.json``, with this grid added to it.
 
     Args:
-        out, settings, grid: as in :func:`prepare_folder`; nothing is written.
+        out: the sweep's folder; nothing is written there.
+        settings: what its runs share.
+        grid: lists of the scales, seeds and measures asked for, and their cadence; merged with
+            those already there.
 
     Raises:
         PlanError: OUT belongs to a sweep with other settings.

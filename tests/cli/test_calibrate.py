@@ -13,10 +13,9 @@ from click.testing import CliRunner, Result
 from geomfast.cli.choices import Ladder, OneTaskLevel
 from geomfast.cli.main import main
 from geomfast.report import extras
-from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import run_specs
-from tests.sweep.tiny import tiny
+from tests.sweep.tiny import prepare_folder, tiny
 
 SETTINGS = tiny(steps=4, dense_until=4, checkpoints=3, samples=12)
 SHORT = ["--draws", "4", "--burn-in", "2", "--chains", "2", "--threads", "1"]

@@ -14,10 +14,10 @@ from geomfast.cli.main import main
 from geomfast.measures import measures
 from geomfast.runs.estimate import makespan
 from geomfast.runs.failures import mark_failed
-from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, run_specs
 from geomfast.testbed.models.scales import SCALES
+from tests.sweep.tiny import prepare_folder
 
 SMALL = (
     "--tasks COPY --levels 1 --steps 6 --checkpoints 5 --samples 16 --batch-size 8 --threads 1 "

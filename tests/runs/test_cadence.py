@@ -14,9 +14,9 @@ from geomfast.estimators import hessian
 from geomfast.files import read_sealed
 from geomfast.records import load_records
 from geomfast.runs.cadence import measurement_steps, merge_cadences
-from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.jobs import Job, missing, schedule
 from geomfast.sweep.plan import Settings, run_specs
+from tests.sweep.tiny import prepare_folder
 
 SETTINGS = Settings("joint", ("COPY", "MOD"), (1,), 12, 8, None, "fp32", 6, 2, 14, 16)
 STEPS = [0, 2, 4, 6, 7, 8, 9, 10, 11, 12]

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from geomfast.cli.main import main
 from geomfast.records import load_records
-from geomfast.sweep.folder import prepare_folder
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, run_specs
+from tests.sweep.tiny import prepare_folder
 
 SETTINGS = Settings("joint", ("COPY", "MOD"), (1,), 4, 4, None, "fp32", 2, 1, 2, 12)
 MEASURES = ("rankme", "fisher_rank", "gradient_covariance_rank")

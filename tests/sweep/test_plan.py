@@ -14,7 +14,7 @@ from geomfast.measures import measures as known
 from geomfast.runs.errors import PlanError
 from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import FolderInUse, locked
-from geomfast.sweep.folder import prepare_folder, read_folder
+from geomfast.sweep.folder import read_folder
 from geomfast.sweep.plan import (
     Settings,
     diagnostic_settings,
@@ -24,6 +24,7 @@ from geomfast.sweep.plan import (
 )
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TaskLevel
+from tests.sweep.tiny import prepare_folder
 
 GRID: dict[str, list[Any]] = {"scales": ["nano"], "seeds": [0], "measures": ["rankme"]}
 CALL = {"command": "geomfast sweep out", "preset": "smoke", "machine": "m"}

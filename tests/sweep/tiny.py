@@ -1,7 +1,10 @@
 """Settings of sweeps of two easy task-levels, as small as a test needs."""
 
+from pathlib import Path
 from typing import Any
 
+from geomfast.runs.settings_file import write_settings
+from geomfast.sweep.folder import merge_settings
 from geomfast.sweep.plan import Settings
 
 
@@ -21,3 +24,10 @@ def tiny(steps: int, dense_until: int, checkpoints: int, samples: int, **more: A
         samples=samples,
         **more,
     )
+
+
+def prepare_folder(
+    out: Path, settings: Settings, grid: dict[str, Any], call: dict[str, Any]
+) -> None:
+    """Write or extend OUT's settings.json, as the command does."""
+    write_settings(out, merge_settings(out, settings, grid), call)
