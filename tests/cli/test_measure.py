@@ -377,7 +377,7 @@ def test_memory_that_lacks_once_leaves_one_run(
     out = tmp_path / "out"
     arguments = ["--measures", FIVE.replace("hessian_top,", ""), "--probes", probes, *CHEAP]
     outcome = told(tmp_path / "tiny", "--out", out, *arguments)
-    assert {notice.split(" goes on ")[0] for notice in outcome["notices"]} == {
+    assert {notice.split(" continues ")[0] for notice in outcome["notices"]} == {
         "out of memory: the Gram matrix of gradients",
         "out of memory: sampling the llc",
     }
