@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from geomfast.tracker.budget import Budget, Group
 from geomfast.tracker.cadence import Cadence
@@ -83,6 +85,11 @@ def summary(budget: Budget, counts: Cadence, last: int) -> str:
     if budget.share is None or not counts.lacking or not budget.cost():
         return said
     return f"{said}; {_remedy(budget, counts.lacking, budget.training_seconds, last)}"
+
+
+def following(out: Path) -> str:
+    """The command to go on with, for a folder that has records."""
+    return f". Next: geomfast report {shlex.quote(str(out))}"
 
 
 def unrecorded(names: Sequence[str], every: str | int) -> str:

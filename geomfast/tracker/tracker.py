@@ -309,7 +309,8 @@ class Tracker:
         counts = self._cadence
         if counts.due:
             said = messages.summary(self.budget, counts, self._last)
-            logger.warning("run %s in %s: %s", self._folder.run, self.out, said)
+            then = messages.following(self.out) if self._folder.recorded else ""
+            logger.warning("run %s in %s: %s%s", self._folder.run, self.out, said, then)
         if lost := [name for name, recorded in self._given.items() if not recorded]:
             logger.warning(messages.unrecorded(lost, self.every))
 

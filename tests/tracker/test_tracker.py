@@ -259,11 +259,12 @@ def test_what_is_no_step_ends_nothing(step, tmp_path, caplog):
     assert set(gf.load_records(tmp_path)["step"]) == {3, 4}
 
 
-def test_an_error_in_the_loop_lets_go_of_the_folder(tmp_path):
+def test_an_error_in_the_loop_lets_go_of_the_folder(tmp_path, caplog):
     with pytest.raises(KeyError), tracked(tmp_path) as tracker:
         tracker.step(12)
         raise KeyError("loop")
     assert not list(tmp_path.glob("records/run/*.parquet"))
+    assert not any("Next:" in said for said in caplog.messages)
     tracked(tmp_path).close()
 
 
@@ -285,6 +286,7 @@ def test_a_budget_that_thins_says_so_once_and_at_the_end(tmp_path, caplog):
 def test_the_last_step_is_due(tmp_path, caplog):
     train(12, out=tmp_path)
     assert ": measured 12 of 12 due, " in caplog.messages[-1]
+    assert caplog.messages[-1].endswith(f". Next: geomfast report {tmp_path}")
     train(20, first=12, out=tmp_path)
     told = json.loads((tmp_path / "settings.json").read_text())["tracking"]["run"]
     assert told["due"] == told["measured"] == len(set(gf.load_records(tmp_path)["step"])) == 16
