@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,9 +33,10 @@ from geomfast.estimators.checks import (
     unused_error,
 )
 from geomfast.estimators.graph import uses_in_graph
-from geomfast.estimators.sampling.chains import Sampling, Traces, group_size, run_chains
+from geomfast.estimators.sampling.chains import ChainGroup, Sampling, Traces, group_size
 from geomfast.estimators.sampling.estimate import LLC, estimate, require_own_losses
 from geomfast.estimators.sampling.rules import STABLE, max_energy_curvature, usual_nbeta
+from geomfast.estimators.sampling.sequential import Goal, goal_of
 from geomfast.estimators.stopping import check_stop
 from geomfast.kernels.sgld import Dynamics
 
@@ -64,6 +67,10 @@ def llc(
     stacked: bool | None = None,
     at_once: int | None = None,
     curvature: float | None = None,
+    stderr: float | None = None,
+    relative_stderr: float | None = None,
+    max_draws: int | None = None,
+    max_seconds: float | None = None,
     progress: Callable[[int], None] = lambda steps: None,
 ) -> LLC:
     r"""Local learning coefficient by stochastic gradient Langevin dynamics.
@@ -86,7 +93,8 @@ def llc(
         localization: strength of the pull back to w0. Where it, and not the loss, keeps the chains
             near, it lowers the estimate, and the verdict says so.
         chains: number C of independent chains.
-        draws: number of kept draws of each chain, one a step.
+        draws: number of kept draws of each chain, one a step; the least where an error is asked
+            for.
         burn_in: steps of each chain before the first draw that counts.
         batch_size: samples of a minibatch, drawn anew at every step; None for all of the data.
         momentum: share c of the velocity that a step leaves, 0 to less than 1: steps of the
@@ -106,6 +114,12 @@ def llc(
             minibatch, or batch, as it is.
         curvature: largest eigenvalue of the Hessian of the mean loss, where it is known: a step
             size for which the chains cannot be stable is refused.
+        stderr: standard error of the mean to draw for, in units of the coefficient: chains run on
+            until it is met by 100 effective draws or more, or what follows ends them; the verdict
+            says which. None for `draws` draws.
+        relative_stderr: the same as a share of the mean. Of both, both are met.
+        max_draws: kept draws of each chain at most; None for 20,000, or `draws` if that is more.
+        max_seconds: seconds of sampling after which chains do not run on; None for no bound.
         progress: called with the chain steps done since it was last called.
 
     Returns:
@@ -141,6 +155,7 @@ def llc(
         )
     _require_positive(lr=lr)
     check_whole(1, draws=draws, chains=chains)
+    goal = goal_of(draws, stderr, relative_stderr, max_draws, max_seconds)
     check_whole(0, burn_in=burn_in)
     check_whole(0, most=(1 << 64) - 1, seed=seed)
     if at_once is not None:
@@ -186,17 +201,29 @@ def llc(
         with torch.no_grad():
             _, _, first = next(_parts(batches, at_once or batch_size))
             require_sound(losses, model, first, losses(model, first))
-        traces, group = _run(sampling, chains, stacked, progress)
-        return _estimate(sampling, traces, burn_in, group)
+        run = _Chains(sampling, chains, burn_in, goal, progress)
+        traces, group = _run(run, stacked)
+        return _estimate(sampling, traces, burn_in, group, run.ending)
 
 
-def _run(
-    sampling: Sampling, chains: int, stacked: bool | None, progress: Callable[[int], None]
-) -> tuple[Traces, int]:
+@dataclass
+class _Chains:
+    """What chains are run of, and until when."""
+
+    sampling: Sampling
+    chains: int
+    burn_in: int
+    goal: Goal | None
+    progress: Callable[[int], None]
+    #: How it ended, where there is a goal.
+    ending: str = ""
+
+
+def _run(run: _Chains, stacked: bool | None) -> tuple[Traces, int]:
     """The traces of all chains, and how many of them ran as one program."""
-    group = group_size(sampling, chains, stacked)
+    group = group_size(run.sampling, run.chains, stacked)
     try:
-        return _traces(sampling, chains, group, progress), group
+        return _traces(run, group), group
     except (RuntimeError, NotImplementedError) as error:
         if group == 1:
             raise
@@ -206,20 +233,30 @@ def _run(
             ) from error
         # Not every operation has a rule for vmap.
         logger.warning("chains run one after the other: %s", error)
-        return _traces(sampling, chains, 1, progress), 1
+        return _traces(run, 1), 1
 
 
-def _traces(sampling: Sampling, chains: int, group: int, progress: Callable[[int], None]) -> Traces:
-    """Of all chains, `group` of them at a time."""
-    return Traces.joined(
-        [
-            run_chains(sampling, first, min(group, chains - first), progress)
-            for first in range(0, chains, group)
-        ]
-    )
+def _traces(run: _Chains, size: int) -> Traces:
+    """Of all chains, `size` of them at a time."""
+    sampling, goal = run.sampling, run.goal
+    firsts = range(0, run.chains, size)
+    made = (ChainGroup(sampling, first, min(size, run.chains - first)) for first in firsts)
+    if goal is None:  # one after the other, so that only one takes memory
+        return Traces.joined([group.run(sampling.steps, run.progress) for group in made])
+    groups, begin = list(made), time.monotonic()
+    steps = sampling.steps
+    traces: Traces | None = None
+    while steps:
+        more = Traces.joined([group.run(steps, run.progress) for group in groups])
+        traces = more if traces is None else traces.continued(more)
+        good = ~traces.diverged
+        energies = sampling.dynamics.nbeta * traces.excess[good, run.burn_in :]
+        steps, run.ending = goal.further(energies, traces.losses.shape[1], time.monotonic() - begin)
+    assert traces is not None
+    return traces
 
 
-def _estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int) -> LLC:
+def _estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int, ending: str) -> LLC:
     require_own_losses(sampling, traces)
     if traces.diverged.all() or not torch.isfinite(traces.statistics[:, 0]).all():
         _require_finite_gradients(sampling)
@@ -229,7 +266,7 @@ def _estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int) ->
             f"all {len(traces.diverged)} chains have diverged, the last after {last} steps: lower "
             f"lr = {dynamics.lr:g}, or raise localization = {dynamics.localization:g}"
         )
-    return estimate(sampling, traces, burn_in, stacked)
+    return estimate(sampling, traces, burn_in, stacked, ending)
 
 
 def _initial_losses(

@@ -82,6 +82,14 @@ class Traces:
         names = ("losses", "excess", "statistics", "diverged")
         return cls(*(torch.cat([getattr(t, name) for t in traces]) for name in names))
 
+    def continued(self, later: Traces) -> Traces:
+        """These and the steps of the same chains after them."""
+        found = (
+            torch.cat([getattr(of, name) for of in (self, later)], 1)
+            for name in ("losses", "excess", "statistics")
+        )
+        return Traces(*found, later.diverged)
+
 
 def group_size(sampling: Sampling, chains: int, stacked: bool | None) -> int:
     """How many chains run as one program.
@@ -128,7 +136,7 @@ def run_chains(
         chains: how many.
         progress: called with the chain steps done since it was last called.
     """
-    return _Group(sampling, first_chain, chains).run(progress)
+    return ChainGroup(sampling, first_chain, chains).run(sampling.steps, progress)
 
 
 def _together(batches: list[Any]) -> Any:
@@ -142,11 +150,16 @@ def _together(batches: list[Any]) -> Any:
         ) from error
 
 
-class _Group:
-    """Some chains that run as one program.
+class ChainGroup:
+    """Some chains that run as one program, and may be run further.
 
     A step reads and writes the same memory each time, its number included, so that a GPU can replay
     it.
+
+    Args:
+        sampling: what is run.
+        first_chain: index of the first, which names its noise and its minibatches.
+        chains: how many.
     """
 
     def __init__(self, sampling: Sampling, first_chain: int, chains: int):
@@ -170,12 +183,14 @@ class _Group:
         self._sgld_step = OP[OP.backend_for(weights)].step
         self.samples = len(sampling.initial)
         self.indices: Tensor | None = None
+        self.streams: list[Shuffled] = []
         if sampling.batch_size is not None:
             self.data = _together(sampling.batches)
-            self.indices = self._minibatches(sampling.batch_size).to(device)
-        trace = torch.full((sampling.steps, chains), torch.nan, dtype=torch.float64, device=device)
-        self.losses, self.excess = trace, trace.clone()
-        self.statistics = trace[..., None].repeat(1, 1, 4)
+            numbers = range(first_chain, first_chain + chains)
+            self.streams = [
+                Shuffled(self.samples, sampling.batch_size, (sampling.seed, number))
+                for number in (range(1) if sampling.common_batches else numbers)
+            ]
 
     def _velocity(self, weights: Tensor) -> Tensor:
         """As it is where chains have been for long, so that they need not warm up."""
@@ -184,27 +199,35 @@ class _Group:
         noise = make(chains, size, self.sampling.seed, _BEFORE, self.first_chain, weights.device)
         return noise.to(weights.dtype) * (0.5 * math.sqrt(self.sampling.dynamics.lr))
 
-    def _minibatches(self, batch_size: int) -> Tensor:
+    def _minibatches(self, steps: int) -> Tensor:
         """(steps, streams, m): the samples of every step, of every chain or of all."""
-        numbers = range(self.first_chain, self.first_chain + self.chains)
-        if self.sampling.common_batches:
-            numbers = range(1)
-        streams = [Shuffled(self.samples, batch_size, (self.sampling.seed, n)) for n in numbers]
         found = []
-        for _ in range(self.sampling.steps):
+        for _ in range(steps):
             check_stop()
-            found.append(torch.stack([stream.next() for stream in streams]))
+            found.append(torch.stack([stream.next() for stream in self.streams]))
         return torch.stack(found)
 
-    def run(self, progress: Callable[[int], None]) -> Traces:
+    def run(self, steps: int, progress: Callable[[int], None] = lambda steps: None) -> Traces:
+        """What so many more steps see.
+
+        Args:
+            steps: of every chain.
+            progress: called with the chain steps done since it was last called.
+        """
         device = self.at.device
+        if self.streams:
+            self.indices = self._minibatches(steps).to(device)
+        self.row = torch.zeros_like(self.at)
+        trace = torch.full((steps, self.chains), torch.nan, dtype=torch.float64, device=device)
+        self.losses, self.excess = trace, trace.clone()
+        self.statistics = trace[..., None].repeat(1, 1, 4)
         replay = Replay(device, "a step of the chains")
         with replay.on_stream():
             step = self._step
-            for number in range(self.sampling.steps):
+            for number in range(steps):
                 check_stop()
                 if number == WARM_UP:
-                    step = replay.captured(self._step, self.sampling.steps - number)
+                    step = replay.captured(self._step, steps - number)
                 step()
                 progress(self.chains)
                 # Elsewhere asking would wait for the device; chains that stay are harmless.
@@ -228,13 +251,14 @@ class _Group:
             (self.excess, excess + nan),
             (self.statistics, statistics),
         ):
-            trace.index_copy_(0, self.at, values[None])
+            trace.index_copy_(0, self.row, values[None])
         self.at += 1
+        self.row += 1
 
     def _minibatch(self) -> tuple[Tensor, Tensor]:
         """Gradients of one minibatch each; its mean loss, and that less the initial one."""
         assert self.indices is not None
-        indices = self.indices.index_select(0, self.at)[0]
+        indices = self.indices.index_select(0, self.row)[0]
         shared = self.sampling.common_batches
         samples = indices.shape[1]
         found: list[Tensor] = []

@@ -82,7 +82,9 @@ class LLC:
     stacked: int
 
 
-def estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int) -> LLC:
+def estimate(
+    sampling: Sampling, traces: Traces, burn_in: int, stacked: int, ending: str = ""
+) -> LLC:
     """Over the draws after burn_in of the chains that stayed, of which there must be one.
 
     Args:
@@ -90,6 +92,7 @@ def estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int) -> 
         traces: of all chains.
         burn_in: steps before the first draw that counts.
         stacked: chains that ran as one program.
+        ending: why the chains did not run on, for the verdict.
     """
     dynamics = sampling.dynamics
     by = (dynamics.lr, dynamics.nbeta, dynamics.localization)
@@ -126,7 +129,7 @@ def estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int) -> 
         localization_effect_stderr=pull[1],
         acceptance=accepted,
         distance=traces.statistics[..., 0].sqrt(),
-        verdict=verdict_of(mixed, traces.diverged, Biases(bias, *power, *pull), dynamics),
+        verdict=verdict_of(mixed, traces.diverged, Biases(bias, *power, *pull), dynamics) + ending,
         nbeta=dynamics.nbeta,
         stacked=stacked,
     )
