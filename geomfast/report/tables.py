@@ -35,6 +35,12 @@ COLLAPSE = (
     ("accuracy", "final accuracy", "final_accuracy"),
 )
 
+#: What stands in these columns, for those who read them in a terminal.
+COLLAPSE_LEGEND = (
+    "initial, floor, final: RankMe. at, recovered, above: steps of the floor, of half of the drop "
+    "recovered, and of RankMe above its initial value. emerged: step from which accuracy is held."
+)
+
 #: A function that writes a file of the report.
 Write = Callable[[Path, bytes], None]
 #: Most runs whose tables are printed.
@@ -107,7 +113,14 @@ def terminal(
         return
     for run, group in itertools.groupby(cells, key=lambda row: row["run"]):
         rows = list(group)
-        grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
+        grid = Table(
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            title_justify="left",
+            caption=COLLAPSE_LEGEND,
+            caption_justify="left",
+        )
         grid.title = in_terminal(f"{run}: RankMe of the final state, and emergence")
         grid.title.stylize("bold")
         grid.add_column("task", no_wrap=True)
@@ -200,7 +213,7 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
     for measure, found in summary["truncation"].items():
         name = "Fisher" if measure == "fisher_rank" else "Covariance"
-        remark = f"5-95%: {found['low']:.2f} to {found['high']:.2f}, {_cells(found['n'])}"
+        remark = f"5-95%: {found['low']:.2f} to {found['high']:.2f}, {_levels(found['n'])}"
         if not math.isnan(found["correlation"]):
             remark += f"; correlation {found['correlation']:.2f}"
         lines.append((f"{name} rank, 50K / all", number(found["ratio"]), remark))
@@ -208,8 +221,8 @@ def summary_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     return lines + _course_lines(summary["measures"])
 
 
-def _cells(n: int) -> str:
-    return f"{n} cell{'s' * (n != 1)}"
+def _levels(n: int) -> str:
+    return f"{n} task-level{'s' * (n != 1)}"
 
 
 def _course_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -223,7 +236,7 @@ def _course_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     lines = []
     for measure, found in summary.items():
         remark = (
-            f"median of {_cells(found['n'])} at the end; {number(found['initial'])} at first, "
+            f"median of {_levels(found['n'])} at the end; {number(found['initial'])} at first, "
             f"largest {number(found['largest'])} at step {step(found['largest_step'])}"
         )
         layer = f", {found['layer']}" if found.get("layer") else ""

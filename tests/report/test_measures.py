@@ -38,7 +38,7 @@ def test_gradient_ranks(frame):
     ]
     whole = join(frame, *extra)
     value, remark = lines_of(whole)["Fisher rank, 50K / all"]
-    assert value == "0.975" and "4 cells; correlation 1.00" in remark
+    assert value == "0.975" and "4 task-levels; correlation 1.00" in remark
     said = words(measures.gradient_ranks(whole, cells(frame)))
     assert "Fisher, all parameters" in said and "Fisher, first 50,000 only" in said
     assert "n = 200 gradients" in said
@@ -51,7 +51,7 @@ def test_the_hessian(frame):
         base.assign(measure="hessian_trace", value=90.0 * base["value"] - 20.0, stderr=4.0),
     ]
     lines = lines_of(join(frame, *extra))
-    assert lines["Top eigenvalue of the Hessian"][1].startswith("median of 4 cells at the end; ")
+    assert lines["Top eigenvalue of the Hessian"][1].startswith("median of 4 task-levels at the end; ")
     assert "at step" in lines["Trace of the Hessian"][1]
     said = words(measures.hessian_figure(join(frame, *extra), cells(frame)))
     assert "top eigenvalue" in said and "trace" in said and "nats per token" in said
