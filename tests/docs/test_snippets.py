@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import get_completion_class
 from click.testing import CliRunner
 
 from geomfast.cli.main import main
@@ -71,6 +72,8 @@ def known(words: list[str]) -> None:
             assert set(extra.split(",")) <= set(EXTRAS), words
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), words
+    elif found := re.search(r"_GEOMFAST_COMPLETE=(\w+)_source geomfast\b", shlex.join(words)):
+        assert get_completion_class(found[1]), words
     else:
         raise AssertionError(f"a command that nothing here checks: {shlex.join(words)}")
 

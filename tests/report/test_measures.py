@@ -51,7 +51,9 @@ def test_the_hessian(frame):
         base.assign(measure="hessian_trace", value=90.0 * base["value"] - 20.0, stderr=4.0),
     ]
     lines = lines_of(join(frame, *extra))
-    assert lines["Top eigenvalue of the Hessian"][1].startswith("median of 4 task-levels at the end; ")
+    assert lines["Top eigenvalue of the Hessian"][1].startswith(
+        "median of 4 task-levels at the end; "
+    )
     assert "at step" in lines["Trace of the Hessian"][1]
     said = words(measures.hessian_figure(join(frame, *extra), cells(frame)))
     assert "top eigenvalue" in said and "trace" in said and "nats per token" in said

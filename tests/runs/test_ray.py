@@ -134,7 +134,9 @@ def test_same_records_as_local_also_when_a_worker_is_killed(
     # Nothing was taken again that had been written, and training went on from the checkpoint.
     assert len(before) > 3
     assert {part: part.stat().st_mtime_ns for part in before} == before
-    after = seen[[event.kind for event in seen].index("lost") + 1]
+    again = seen[[event.kind for event in seen].index("lost") + 1 :]
+    # The first that tells of training; before it a worker has only said what it is at.
+    after = next(event for event in again if event.state)
     assert after.step > saved > 0
 
     invoke("sweep", str(tmp_path / "local"), *SHORT.split(), "--engine", "local")

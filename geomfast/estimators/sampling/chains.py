@@ -84,11 +84,12 @@ class Traces:
 
     def continued(self, later: Traces) -> Traces:
         """These and the steps of the same chains after them."""
-        found = (
-            torch.cat([getattr(of, name) for of in (self, later)], 1)
-            for name in ("losses", "excess", "statistics")
+        return Traces(
+            torch.cat([self.losses, later.losses], 1),
+            torch.cat([self.excess, later.excess], 1),
+            torch.cat([self.statistics, later.statistics], 1),
+            later.diverged,
         )
-        return Traces(*found, later.diverged)
 
 
 def group_size(sampling: Sampling, chains: int, stacked: bool | None) -> int:
