@@ -85,7 +85,8 @@ def bench_llc_momentum(benchmark, results, full, restore_threads):
         seconds[who] = (time.process_time() - begin) / found.ess
         notes[who] = (
             f"{found.mean:.3f} +- {found.stderr:.3f}, {found.ess:.0f} effective of "
-            f"{4 * (found.loss_trace.shape[1] - burn_in)} draws; {found.verdict}"
+            f"{found.loss_trace[:, burn_in if lr >= 0.1 else 4 * burn_in :].numel()} draws; "
+            f"{found.verdict}"
         )
     parameters = sum(p.numel() for p in model.parameters())
     name = f"llc of a network of {parameters:,} parameters, an effective draw"
