@@ -77,7 +77,7 @@ def check(python: Path, folder: Path) -> str:
         if path.is_file():
             shutil.copyfile(path, copy / path.name)
     run(python, "-W", "error", "-m", "compileall", "-q", *PARTS, "setup.py", cwd=copy)
-    # click is Python only, so the one of this environment serves.
+    # click is pure Python, so that of this environment can be used.
     packages = os.pathsep.join([str(copy), sysconfig.get_path("purelib")])
     run(python, "-W", "error", "-m", "geomfast", "--help", cwd=folder, PYTHONPATH=packages)
     if not has(python, "torch, numpy, pandas, pyarrow, scipy, pytest, hypothesis"):

@@ -35,8 +35,8 @@ _shared = _Shared()
 def one_preparation() -> Iterator[None]:
     """Inside, products of one model, loss_fn, data, params and matrix are prepared once.
 
-    For several functions of this module in turn, in one thread, on the same objects, none of which
-    may change meanwhile. Values stay the same to the bit.
+    For functions of `geomfast.estimators.hessian` called in turn, in one thread, on the same
+    objects, none of which may change meanwhile. Values stay the same to the bit.
     """
     with contextlib.ExitStack() as _shared.open:
         try:

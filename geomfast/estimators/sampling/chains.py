@@ -123,23 +123,6 @@ def _forward_work(sampling: Sampling) -> int:
     return total
 
 
-def run_chains(
-    sampling: Sampling,
-    first_chain: int,
-    chains: int,
-    progress: Callable[[int], None] = lambda steps: None,
-) -> Traces:
-    """Runs some chains as one program; what they draw does not depend on which others there are.
-
-    Args:
-        sampling: what is run.
-        first_chain: index of the first, which names its noise and its minibatches.
-        chains: how many.
-        progress: called with the chain steps done since it was last called.
-    """
-    return ChainGroup(sampling, first_chain, chains).run(sampling.steps, progress)
-
-
 def _together(batches: list[Any]) -> Any:
     """One batch, which minibatches are drawn from."""
     try:

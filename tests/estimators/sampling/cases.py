@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomfast.estimators.sampling.chains import Sampling
+from geomfast.estimators.sampling.chains import ChainGroup, Sampling, Traces
 from geomfast.kernels.sgld import Dynamics
 from tests import cases
 
@@ -177,3 +177,8 @@ def sampling(
         seed,
         common_batches,
     )
+
+
+def run_chains(given: Sampling, first_chain: int, chains: int, *progress: Callable) -> Traces:
+    """All steps of some chains as one program."""
+    return ChainGroup(given, first_chain, chains).run(given.steps, *progress)

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from geomfast.estimators.sampling import chains as module
-from geomfast.estimators.sampling.chains import Traces, group_size, run_chains
+from geomfast.estimators.sampling.chains import Traces, group_size
 from geomfast.kernels.sgld import normals
-from tests.estimators.sampling.cases import Quadratic, noise, sampling, silence
+from tests.estimators.sampling.cases import Quadratic, noise, run_chains, sampling, silence
 
 CURVATURE = torch.linspace(0.3, 2.0, 7)
 DATA = noise(12, CURVATURE)

@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 import geomfast as gf
-from geomfast.estimators.sampling.chains import ChainGroup, run_chains
+from geomfast.estimators.sampling.chains import ChainGroup
 from geomfast.estimators.sampling.sequential import LEAST_ESS, Goal, goal_of
 from tests.estimators.sampling.cases import (
     Quadratic,
     coefficient,
     noise,
     output,
+    run_chains,
     sampling,
     silence,
 )
