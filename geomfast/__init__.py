@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from geomfast.estimators.llc import llc
     from geomfast.estimators.probes import probe_accuracy
+    from geomfast.estimators.sampling.automatic import calibrate_llc
     from geomfast.estimators.spectra import effective_rank, rankme, singular_values
     from geomfast.kernels import backend_report
     from geomfast.measures.model.call import measure
@@ -38,6 +39,7 @@ _HOME = {
     "SampleSets": "geomfast.tracker.samples",
     "Tracker": "geomfast.tracker.tracker",
     "backend_report": "geomfast.kernels",
+    "calibrate_llc": "geomfast.estimators.sampling.automatic",
     "effective_rank": "geomfast.estimators.spectra",
     "fisher_effective_rank": "geomfast.estimators.gradients",
     "gradient_covariance_rank": "geomfast.estimators.gradients",
@@ -58,6 +60,7 @@ __all__ = [
     "Tracker",
     "__version__",
     "backend_report",
+    "calibrate_llc",
     "effective_rank",
     "fisher_effective_rank",
     "gradient_covariance_rank",

@@ -10,16 +10,20 @@ import pandas as pd
 
 from geomfast.analysis.courses import COURSE, by_trajectory, course, medians
 from geomfast.analysis.trajectories import TRAJECTORY, in_order, select
+from geomfast.estimators.sampling.rules import (
+    HELD,
+    LARGEST_LOCALIZATION_EFFECT,
+    LARGEST_RHAT,
+    LARGEST_STEP_BIAS,
+    LEAST_ESS,
+)
 from geomfast.records import MIXTURE
 
-#: What a coefficient is doubted for, as the sampler's own verdict does: R-hat above this, fewer
-#: effective draws, a bias of finite steps that is a larger share of it and more than its error, or
-#: an effect of the localization beyond this and two of its errors.
-LARGEST_RHAT, LEAST_ESS, LARGEST_STEP_BIAS, LARGEST_LOCALIZATION_EFFECT = 1.1, 20.0, 0.1, 0.1
+#: What a coefficient is doubted for, as the sampler's own verdict does.
 DOUBTS = ("diverged", "still training", "step too large", "too few draws")
 DOUBTS += ("localization too strong",)
 
-_BESIDE = ("diverged", "rhat", "ess", "step_bias", "acceptance")
+_BESIDE = ("diverged", "rhat", "ess", "step_bias", "acceptance", "localization_least")
 _EFFECT = "localization_effect"
 _KEY = [*TRAJECTORY, "step"]
 
@@ -33,8 +37,9 @@ def llc_values(records: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A row per cell and step: ``value`` (NaN where all chains diverged), ``stderr``, ``n``,
         ``diverged`` (chains), ``rhat``, ``ess``, ``step_bias`` (what steps would add were the loss
-        quadratic), ``acceptance``, ``localization_effect`` with its ``localization_effect_stderr``
-        (NaN in records from before it was recorded) and ``doubt``: one of :data:`DOUBTS`, or empty.
+        quadratic), ``acceptance``, ``localization_least``, ``localization_effect`` with its
+        ``localization_effect_stderr`` (NaN in records from before they were recorded) and
+        ``doubt``: one of :data:`DOUBTS`, or empty.
     """
     table = select(records, "llc")[[*_KEY, "value", "stderr", "n"]]
     for name in _BESIDE:
@@ -61,6 +66,9 @@ def _doubt(row: Mapping[Any, Any]) -> str:
         return "too few draws"
     # Not where either is NaN.
     if abs(row[_EFFECT]) > max(LARGEST_LOCALIZATION_EFFECT, 2.0 * row[f"{_EFFECT}_stderr"]):
+        return "localization too strong"
+    known = row[f"{_EFFECT}_stderr"] <= LARGEST_LOCALIZATION_EFFECT
+    if not known and row["localization_least"] > HELD:
         return "localization too strong"
     return ""
 

@@ -33,11 +33,30 @@ def completions(names: Iterable[str], incomplete: str, joined: str = ",") -> lis
 
 
 class Finite(click.FloatRange):
-    """A number in a range, as click's own, which lets NaN through and infinity in."""
+    """A number in a range, as click's own, which lets NaN through and infinity in.
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
+    Args:
+        word: that may stand for a number.
+        least, more: arguments of :class:`click.FloatRange`.
+    """
+
+    def __init__(self, least: float | None = None, *, word: str = "", **more: Any) -> None:
+        super().__init__(least, **more)
+        self.word = word
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
+        """FLOAT|auto where a word may stand for a number."""
+        return f"FLOAT|{self.word}" if self.word else None
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The word."""
+        return [CompletionItem(self.word)] if self.word.startswith(incomplete or "-") else []
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if self.word and value == self.word:
+            return value
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)

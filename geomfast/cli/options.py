@@ -82,7 +82,7 @@ engine_options = together(
     ),
     click.option(
         "--gpus-per-run",
-        type=Finite(0, 1, min_open=True),
+        type=Finite(0, max=1, min_open=True),
         help="Fraction of a GPU for each worker on Ray: 0.25 for four on each GPU.  [default: 1]",
     ),
 )
@@ -133,19 +133,21 @@ def llc_options(default: Mapping[str, Any], otherwise: str = "") -> Callable[[Co
     """
 
     def option(name: str, kind: click.ParamType, what: str) -> Callable[[Any], Any]:
-        usual = f"[default: {default[name]:g}{otherwise}]"
+        own = default[name]
+        usual = f"[default: {own if isinstance(own, str) else format(own, 'g')}{otherwise}]"
         return click.option(f"--llc-{name.replace('_', '-')}", type=kind, help=f"{what}.  {usual}")
 
     return together(
         option(
             "lr",
-            Finite(0, min_open=True),
-            "Step size of the Langevin chains of llc; see calibrate-llc",
+            Finite(0, min_open=True, word="auto"),
+            "Step size of the Langevin chains of llc; auto: one over the largest curvature",
         ),
         option(
             "localization",
-            Finite(0),
-            "Strength with which the chains of llc are pulled back to the weights",
+            Finite(0, word="norm"),
+            "Strength with which the chains of llc are pulled back to the weights; norm: free "
+            "chains stay within half of the weights' norm",
         ),
         option("chains", click.IntRange(1), "Number of chains of llc"),
         option("draws", click.IntRange(4), "Draws of each chain of llc"),

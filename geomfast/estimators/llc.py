@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +35,23 @@ from geomfast.estimators.checks import (
 from geomfast.estimators.graph import uses_in_graph
 from geomfast.estimators.sampling.chains import ChainGroup, Sampling, Traces, group_size
 from geomfast.estimators.sampling.estimate import LLC, estimate, require_own_losses
-from geomfast.estimators.sampling.rules import STABLE, max_energy_curvature, usual_nbeta
+from geomfast.estimators.sampling.rules import (
+    BURN_IN,
+    CHAINS,
+    DRAWS,
+    LOCALIZATION,
+    STABLE,
+    max_energy_curvature,
+    norm_localization,
+    usual_nbeta,
+)
 from geomfast.estimators.sampling.sequential import Goal, goal_of
 from geomfast.estimators.stopping import check_stop
 from geomfast.kernels.sgld import Dynamics
 
 logger = logging.getLogger("geomfast")
+#: Relative error that chains are run for with settings of a ladder, unless another is asked for.
+LADDER_STDERR = 0.03
 
 
 class AllChainsDiverged(ValueError):
@@ -52,12 +63,12 @@ def llc(
     loss_fn: LossFunction,
     data: Any,
     *,
-    lr: float,
+    lr: float | Literal["auto"] = "auto",
     nbeta: float | None = None,
-    localization: float = 100.0,
-    chains: int = 4,
-    draws: int = 200,
-    burn_in: int = 50,
+    localization: float | Literal["norm"] | None = None,
+    chains: int = CHAINS,
+    draws: int = DRAWS,
+    burn_in: int = BURN_IN,
     batch_size: int | None = None,
     momentum: float | None = None,
     preconditioner: None = None,
@@ -88,10 +99,15 @@ def llc(
         data: one batch (a tensor, or a tuple, list or mapping of tensors), or an iterable of
             batches; of n samples in all. Other data than the model was trained on gives the
             data-refined coefficient.
-        lr: step size. Lower it where the verdict says so; `geomfast calibrate-llc` looks for one.
+        lr: step size. "auto" finds one, and a momentum that goes with it: with a localization, from
+            the largest curvature, lowered where finite steps turn out to add too much; without, on
+            a ladder of localizations, which takes longer (`geomfast.calibrate_llc`).
         nbeta: inverse temperature times number of samples; None for n / log n.
-        localization: strength of the pull back to w0. Where it, and not the loss, keeps the chains
-            near, it lowers the estimate, and the verdict says so.
+        localization: strength of the pull back to w0, in units of nbeta times curvature. Where it,
+            and not the loss, keeps the chains near, it lowers the estimate, and the verdict says
+            so. "norm" for parameters / (|w0| / 2)^2, with which chains that nothing else holds
+            stay within half of |w0|. None for 100 beside a given lr, and otherwise for one that
+            the ladder finds.
         chains: number C of independent chains.
         draws: number of kept draws of each chain, one a step; the least where an error is asked
             for.
@@ -101,7 +117,7 @@ def llc(
             Langevin equation with inertia (BAOAB, Leimkuhler and Matthews 2013), whose draws have
             the right spread where the loss is quadratic, so that lr may be several times as large;
             c = 0 to 0.7 suits most losses, more where localization is weak. None for the steps
-            above.
+            above, or for what goes with an automatic lr.
         preconditioner: None; RMSProp's, whose coefficients were 2 to 34% too large, is gone.
         seed: seed of noise and minibatches.
         params: names of parameters, with shell wildcards, that are sampled while the others stay:
@@ -112,11 +128,11 @@ def llc(
         at_once: samples of a chain that go through the model together; fewer take less memory and
             give the same but for rounding, as the gradients of a minibatch add up. None for a
             minibatch, or batch, as it is.
-        curvature: largest eigenvalue of the Hessian of the mean loss, where it is known: a step
-            size for which the chains cannot be stable is refused.
+        curvature: largest eigenvalue of the Hessian of the mean loss, where it is known: an
+            automatic step follows from it, and one for which chains cannot be stable is refused.
         stderr: standard error of the mean to draw for, in units of the coefficient: chains run on
             until it is met by 100 effective draws or more, or what follows ends them; the verdict
-            says which. None for `draws` draws.
+            says which. None for `draws` draws, after the ladder for an error of 3%.
         relative_stderr: the same as a share of the mean. Of both, both are met.
         max_draws: kept draws of each chain at most; None for 20,000, or `draws` if that is more.
         max_seconds: seconds of sampling after which chains do not run on; None for no bound.
@@ -141,7 +157,12 @@ def llc(
         check_flag(stacked=stacked)
     if not callable(progress):
         raise TypeError(f"progress must be a function of a step, not {kind(progress)}")
-    check_number(localization=localization)
+    if localization is None and not isinstance(lr, str):
+        localization = LOCALIZATION
+    if localization is not None and localization != "norm":
+        check_number(localization=localization)
+        if not (localization >= 0 and math.isfinite(localization)):
+            raise ValueError(f"localization must be 0 or more, not {localization}")
     if curvature is not None:
         check_number(curvature=curvature)
     if momentum is not None:
@@ -153,6 +174,15 @@ def llc(
             "preconditioner must be None: coefficients with RMSProp's were 2 to 34% too large; "
             "momentum allows for larger steps without a bias"
         )
+    own = {
+        "nbeta": nbeta, "chains": chains, "draws": draws, "burn_in": burn_in, "seed": seed,
+        "batch_size": batch_size, "params": params, "common_batches": common_batches,
+        "stacked": stacked, "at_once": at_once, "stderr": stderr, "max_draws": max_draws,
+        "relative_stderr": relative_stderr, "max_seconds": max_seconds, "progress": progress,
+    }  # fmt: skip
+    if isinstance(lr, str):
+        return _automatic(model, loss_fn, data, lr, localization, momentum, curvature, own)
+    assert localization is not None
     _require_positive(lr=lr)
     check_whole(1, draws=draws, chains=chains)
     goal = goal_of(draws, stderr, relative_stderr, max_draws, max_seconds)
@@ -160,8 +190,6 @@ def llc(
     check_whole(0, most=(1 << 64) - 1, seed=seed)
     if at_once is not None:
         check_whole(1, at_once=at_once)
-    if not (localization >= 0 and math.isfinite(localization)):
-        raise ValueError(f"localization must be 0 or more, not {localization}")
     if nbeta is not None:
         _require_positive(nbeta=nbeta)
     elif isinstance(data, Iterator):
@@ -183,6 +211,8 @@ def llc(
                     "nbeta must be given: n / log n of a single sample is not a number"
                 )
             nbeta = usual_nbeta(samples)
+        if localization == "norm":
+            localization = norm_localization(*_size_and_norm(parameters))
         _require_stable(lr, nbeta, localization, curvature)
         sampling = Sampling(
             model,
@@ -196,6 +226,7 @@ def llc(
             seed,
             common_batches,
             at_once,
+            curvature,
         )
         _require_used(sampling)
         with torch.no_grad():
@@ -204,6 +235,54 @@ def llc(
         run = _Chains(sampling, chains, burn_in, goal, progress)
         traces, group = _run(run, stacked)
         return _estimate(sampling, traces, burn_in, group, run.ending)
+
+
+def _automatic(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    lr: str,
+    localization: float | Literal["norm"] | None,
+    momentum: float | None,
+    curvature: float | None,
+    own: dict[str, Any],
+) -> LLC:
+    """With a step size that is looked for first, and without a localization with that too.
+
+    Args:
+        lr: must be "auto".
+        own: the other arguments of `llc`.
+    """
+    from geomfast.estimators.sampling import automatic  # which is made of this module
+
+    if lr != "auto":
+        raise ValueError(f"lr must be a number or 'auto', not {lr!r}")
+    batches = batches_of(data)
+    own["params"] = automatic.listed(own["params"])
+    if localization is not None:
+        steps = automatic.steps_for(model, loss_fn, batches, localization, curvature, own)
+        return automatic.stepped(model, loss_fn, batches, steps, momentum, own)
+    for name, value in {"momentum": momentum, "curvature": curvature}.items():
+        if value is not None:
+            raise ValueError(f"lr = 'auto' finds {name} too: leave it out, or give localization")
+    search = {name: own[name] for name in ("nbeta", "batch_size", "params", "seed")}
+    found = automatic.calibrate_llc(model, loss_fn, batches, **search)
+    if own["stderr"] is None and own["relative_stderr"] is None:
+        own["relative_stderr"] = LADDER_STDERR
+    longer = {"burn_in": max(own["burn_in"], found.burn_in), "chains": found.chains}
+    one = llc(model, loss_fn, batches, **own | found.options | longer)
+    return replace(
+        one,
+        limit=found.coefficient,
+        limit_stderr=found.stderr,
+        verdict=f"{one.verdict}. {found.conclusion}",
+    )
+
+
+def _size_and_norm(parameters: Mapping[str, Tensor]) -> tuple[int, float]:
+    """P and |w0| of the parameters that are sampled."""
+    squares = [p.detach().double().square().sum().item() for p in parameters.values()]
+    return sum(p.numel() for p in parameters.values()), math.sqrt(sum(squares))
 
 
 @dataclass

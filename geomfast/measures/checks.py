@@ -68,6 +68,26 @@ def not_negative(name: str, value: Any) -> float:
     return real(name, value, zero=True)
 
 
+def share(name: str, value: Any) -> float:
+    if (found := not_negative(name, value)) >= 1.0:
+        raise ValueError(f"{name} must be less than 1, not {value!r}")
+    return found
+
+
+def or_word(word: str, rule: Rule) -> Rule:
+    """A number by the rule, or one word in its place."""
+
+    def checked(name: str, value: Any) -> Any:
+        if isinstance(value, str) and value == word:
+            return value
+        try:
+            return rule(name, value)
+        except TypeError as error:
+            raise TypeError(f"{error}; or {word!r}") from None
+
+    return checked
+
+
 def truth(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r}")

@@ -138,8 +138,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _is(value: Any, kind: str) -> bool:
     """Whether a value from JSON has the type of its field in :class:`Settings`."""
-    if kind.endswith(" | None"):
-        return value is None or _is(value, kind.removesuffix(" | None"))
+    if " | " in kind:
+        return any(_is(value, one) for one in kind.split(" | "))
+    if kind == "None":
+        return value is None
     if kind.startswith("tuple["):
         inside = kind[len("tuple[") :].partition(",")[0]
         return isinstance(value, list) and all(_is(each, inside) for each in value)

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from geomfast.estimators.sampling.rules import STABLE, max_energy_curvature, usual_nbeta
+from geomfast.estimators.sampling.rules import STABLE, usual_nbeta
 from geomfast.files import fingerprint
 from geomfast.measures.catalog import spec_of
 from geomfast.measures.spec import BEHAVIOUR, Need
@@ -49,8 +49,8 @@ class Settings:
     position: str = "first_answer"
     center: bool = False
     eps: float = 0.0
-    llc_lr: float = _LLC.lr
-    llc_localization: float = _LLC.localization
+    llc_lr: float | str = _LLC.lr
+    llc_localization: float | str = _LLC.localization
     llc_chains: int = _LLC.chains
     llc_draws: int = _LLC.draws
     trace_probes: int | None = None
@@ -109,10 +109,11 @@ def settings_of(settings: Settings, measure: str) -> Any:
     own = spec.asked(**{name: value for name, value in asked.items() if value is not None})
     if spec.need is not Need.CHAINS:
         return own
-    most = max_energy_curvature(own.localization)
-    if own.lr * most >= STABLE:
+    lr, most = own.lr, own.localization
+    # Neither is known before there is a model where it is a word.
+    if not isinstance(lr, str) and not isinstance(most, str) and lr * most >= STABLE:
         raise PlanError(
-            f"llc_lr = {own.lr:g} is too large: with llc_localization = {most:g} "
+            f"llc_lr = {lr:g} is too large: with llc_localization = {most:g} "
             f"chains are stable only below {STABLE / most:g}"
         )
     size = settings.samples if own.batch_size is None else min(own.batch_size, settings.samples)

@@ -13,6 +13,7 @@ from torch import nn
 
 import geomfast as gf
 from geomfast.estimators.batches import Batches
+from geomfast.estimators.sampling.verdict import believable
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import Scale
 from tests import cases
@@ -376,7 +377,7 @@ def test_when_all_chains_diverge():
 
 def test_verdicts():
     small = quick(draws=400, burn_in=100, chains=4)
-    assert small.verdict.startswith("converged: R-hat 1.0")
+    assert believable(small.verdict)
     assert quick(lr=0.15, draws=400).verdict.startswith("step too large: finite steps")
     assert quick(draws=3).verdict == "too few draws: fewer than four of each chain"
     assert quick(lr=1e-4, draws=50).verdict.startswith("too few draws: R-hat")

@@ -13,7 +13,8 @@ from torch import nn
 from geomfast.estimators.batches import batches_of, count
 from geomfast.estimators.checks import LossFunction, select_parameters
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
-from geomfast.estimators.sampling.rules import STABLE, max_energy_curvature, usual_nbeta
+from geomfast.estimators.sampling.rules import NEAR, STABLE, max_energy_curvature, usual_nbeta
+from geomfast.estimators.sampling.verdict import believable
 from geomfast.kernels import sgld
 
 #: A trace is flat where its last quarter differs from the one before by at most this share of the
@@ -22,8 +23,6 @@ TOLERANCE = 0.1
 #: Chains have arrived where |w - w0|^2 grows by no more than this share between the same quarters.
 #: It is a sum over all parameters, which tells better than a loss does.
 SPREAD = 0.05
-#: Chains are near where they stay within this share of |w0| of w0.
-NEAR = 0.5
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def judged(
     reach = math.sqrt(last) / norm if norm else math.inf
     verdict = found.verdict
     localized = verdict.startswith("localization too strong")
-    settled = localized or verdict.startswith("converged")
+    settled = localized or believable(verdict)
     # The mean of a quarter knows less than that of all draws.
     error = 2.0 * found.stderr * math.sqrt(2.0 * (len(trace) - burn_in) / quarter)
     if settled and abs(drift) > max(TOLERANCE * abs(found.mean), error):

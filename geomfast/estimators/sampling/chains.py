@@ -45,6 +45,7 @@ class Sampling:
         common_batches: whether all chains see the same minibatches.
         at_once: samples of a chain that go through the model together, while their gradients add
             up; None for all that a step sees.
+        curvature: largest eigenvalue of the loss's Hessian, where it is known.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Sampling:
     seed: int
     common_batches: bool = False
     at_once: int | None = None
+    curvature: float | None = None
 
 
 @dataclass

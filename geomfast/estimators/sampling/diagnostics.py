@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 
@@ -29,8 +30,11 @@ class Mixing:
 def mixing(draws: Tensor) -> Mixing:
     """Split R-hat, effective sample size and standard error of chains' mean.
 
-    Vehtari et al. (2021), arXiv:1903.08008, equations 1 to 4 and 10 to 13; ranks are not taken.
-    Chains are cut in halves first, so that one that drifts disagrees with itself.
+    Vehtari et al. (2021), arXiv:1903.08008: R-hat is the larger of that of the draws' ranks and
+    that of the ranks of their distances from the median, each as a normal variable (section 4); the
+    effective sample size, equations 10 to 13, is of the draws themselves, as it is their mean that
+    it tells the error of. Chains are cut in halves first, so that one that drifts disagrees with
+    itself.
 
     Args:
         draws: (C, D) float64, D at least 4.
@@ -49,7 +53,11 @@ def mixing(draws: Tensor) -> Mixing:
     variance = (length - 1) / length * within + between
     if variance <= 0:  # all draws are one number
         return Mixing(mean, 0.0, 1.0, float(draws.numel()))
-    rhat = (variance / within).sqrt().item() if within > 0 else math.inf
+    if within > 0:
+        folded = (halves - halves.median()).abs()
+        rhat = max(_rhat(_normal_scores(x)) for x in (halves, folded))
+    else:
+        rhat = math.inf
     covariance = _autocovariance(halves)
     correlation = 1.0 - (within - covariance.mean(0) * length / (length - 1)) / variance
     correlation[0] = 1.0
@@ -61,6 +69,20 @@ def mixing(draws: Tensor) -> Mixing:
     time = max(float(2.0 * falling.sum() - 1.0), 1.0 / math.log10(max(total, 10)))
     ess = total / time
     return Mixing(mean, math.sqrt(variance / ess), rhat, ess)
+
+
+def _rhat(halves: Tensor) -> float:
+    """Equation 4, of (C, L)."""
+    length, within = halves.shape[1], halves.var(1).mean()
+    if not within > 0:  # every chain has one rank
+        return math.inf if halves.mean(1).var() > 0 else 1.0
+    return ((length - 1) / length + halves.mean(1).var() / within).sqrt().item()
+
+
+def _normal_scores(x: Tensor) -> Tensor:
+    """Equation 14: the ranks of all values, ties by their mean, as quantiles of a normal."""
+    ranks = torch.from_numpy(rankdata(x.numpy(), axis=None).reshape(x.shape))
+    return torch.special.ndtri((ranks - 0.375) / (x.numel() + 0.25))
 
 
 def _autocovariance(x: Tensor) -> Tensor:
@@ -185,6 +207,33 @@ def localization_effect(
     effect = products.mean().item() / mixed.mean
     # Of a ratio of two means, each with an error; deviations are from what chains have in common.
     error = mixing((products - effect * energies) / mixed.mean).stderr
+    chains = len(energies)
+    return effect, error * (math.sqrt(chains / (chains - 1)) if chains > 1 else 1.0)
+
+
+def localization_effect_of_products(
+    energies: Tensor, statistics: Tensor, lr: float
+) -> tuple[float, float]:
+    r"""As `localization_effect`, of steps with momentum and all of the data.
+
+    Integrating by parts, with A = nbeta L and V = nbeta (w - w0).grad L / 2, of which steps with
+    momentum give every draw's: Cov(A, localization |w - w0|^2 / 2) = E[V] - Cov(A, V). |w - w0|^2
+    varies with all parameters and V with those that the loss depends on, so that this knows as much
+    of a large model as of a small one. Of minibatches A and V have an error in common, which their
+    covariance would take for their own.
+
+    Args:
+        energies: (C, D) float64, nbeta L of the draws less that at w0.
+        statistics: (C, D, 4) of `geomfast.kernels.sgld.sgld_step`, of the same draws.
+        lr: of the steps.
+    """
+    mixed = mixing(energies)
+    if not mixed.mean > 2.0 * mixed.stderr:
+        return math.nan, math.nan
+    half = statistics[..., 2] / lr  # V
+    taken = half - _deviations(energies) * _deviations(half)
+    effect = taken.mean().item() / mixed.mean
+    error = mixing((taken - effect * energies) / mixed.mean).stderr
     chains = len(energies)
     return effect, error * (math.sqrt(chains / (chains - 1)) if chains > 1 else 1.0)
 

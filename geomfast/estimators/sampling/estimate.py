@@ -15,9 +15,11 @@ from geomfast.estimators.sampling.diagnostics import (
     degree_of_products,
     heating,
     localization_effect,
+    localization_effect_of_products,
     mixing,
     step_bias,
 )
+from geomfast.estimators.sampling.rules import max_energy_curvature
 from geomfast.estimators.sampling.verdict import Biases, verdict_of
 
 
@@ -59,6 +61,12 @@ class LLC:
         verdict: in words: converged, or what is wrong and what to change.
         nbeta: that was used.
         stacked: chains that ran as one program.
+        lr, momentum, localization: that were used; momentum is None for plain steps.
+        localization_least: the least that localization can take of a direction, its share of the
+            energy's curvature in the steepest; NaN where the loss's curvature is not known.
+        limit: the coefficient without localization, as a calibration extrapolates it; NaN where it
+            does not tell, or none was made.
+        limit_stderr: its standard error.
     """
 
     mean: float
@@ -80,6 +88,12 @@ class LLC:
     verdict: str
     nbeta: float
     stacked: int
+    lr: float
+    momentum: float | None
+    localization: float
+    localization_least: float
+    limit: float = math.nan
+    limit_stderr: float = math.nan
 
 
 def estimate(
@@ -105,6 +119,9 @@ def estimate(
         accepted = math.nan
         bias = heating(statistics, dynamics.lr, dynamics.momentum)
         power = degree_of_products(kept, statistics, dynamics.lr)
+        if sampling.batch_size is None and dynamics.localization:
+            other = localization_effect_of_products(kept, statistics, dynamics.lr)
+            pull = min(pull, other, key=lambda effect: effect[1])
     else:
         # Of losses less those at w0, which takes most of their minibatches out of the difference.
         of = (traces.excess[good], traces.statistics[good])
@@ -112,6 +129,9 @@ def estimate(
         bias = step_bias(*of, *by)[:, burn_in:].mean().item()
         size = sum(p.numel() for p in sampling.parameters.values())
         power = degree(kept, statistics, dynamics.lr, dynamics.localization, size)
+    most = max_energy_curvature(dynamics.localization, dynamics.nbeta, sampling.curvature)
+    least = math.nan if sampling.curvature is None or not most else dynamics.localization / most
+    biases = Biases(bias, *power, *pull, least)
     return LLC(
         mean=mixed.mean,
         stderr=mixed.stderr,
@@ -129,9 +149,13 @@ def estimate(
         localization_effect_stderr=pull[1],
         acceptance=accepted,
         distance=traces.statistics[..., 0].sqrt(),
-        verdict=verdict_of(mixed, traces.diverged, Biases(bias, *power, *pull), dynamics) + ending,
+        verdict=verdict_of(mixed, traces.diverged, biases, dynamics) + ending,
         nbeta=dynamics.nbeta,
         stacked=stacked,
+        lr=dynamics.lr,
+        momentum=dynamics.momentum,
+        localization=dynamics.localization,
+        localization_least=least,
     )
 
 

@@ -1,4 +1,4 @@
-"""Numbers that chains are set up by; needs no torch."""
+"""Numbers that chains are set up by, and believed or doubted by; needs no torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,52 @@ import math
 STABLE = 4.0
 
 
+#: From which chains have converged, by rank-normalized R-hat (Vehtari et al. 2021, who recommend
+#: 1.01) and effective draws of all chains; and from which a mean can be used with its error.
+CONVERGED_RHAT, CONVERGED_ESS = 1.01, 100.0
+LARGEST_RHAT, LEAST_ESS = 1.05, 30.0
+#: Above which part of the estimate comes from the size of the steps, or from the localization.
+LARGEST_STEP_BIAS = 0.1
+LARGEST_LOCALIZATION_EFFECT = 0.1
+#: Share of the steepest direction from which localization holds chains more than the loss does.
+HELD = 0.5
+#: From which the latter is told even so: it may hold degenerate directions more than all of them.
+TOLD_LOCALIZATION_EFFECT = 0.05
+#: The one default of chains for functions, sweeps and trackers: how many, of how many kept draws
+#: each, after how many steps.
+CHAINS, DRAWS, BURN_IN = 4, 100, 25
+#: Samples of a minibatch where a measure samples by itself.
+BATCH_SIZE = 32
+#: Pull to the weights where a step size is given and no localization.
+LOCALIZATION = 100.0
+#: Share of the velocity that an automatic step leaves: more mixes flat directions better and heats
+#: by minibatches more.
+MOMENTUM = 0.3
+#: Chains that localization alone holds stay within this share of |w0| of w0.
+NEAR = 0.5
+
+
 def usual_nbeta(samples: int) -> float:
     """n / log n, of two samples or more (Watanabe 2013)."""
     return samples / math.log(samples)
+
+
+def norm_localization(parameters: int, norm: float) -> float:
+    """Localization with which chains that nothing else holds stay within half of the weights' norm.
+
+    |w - w0|^2 is then parameters / localization in the mean. It follows the scale of the weights,
+    as curvature does where layers are normalized, and so fits models of any size.
+
+    Args:
+        parameters: P of those that are sampled.
+        norm: |w0| of them.
+
+    Raises:
+        ValueError: all weights are zero.
+    """
+    if not norm > 0:
+        raise ValueError("localization = 'norm' needs weights that are not all zero")
+    return parameters / (NEAR * norm) ** 2
 
 
 def max_energy_curvature(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from geomfast.estimators.arguments import check_number, check_whole
 from geomfast.estimators.sampling.diagnostics import mixing
+from geomfast.estimators.sampling.rules import LARGEST_RHAT
 
 #: Effective draws before the error that they give is believed: fewer make it too small too often,
 #: and chains that stop at the first small one would stop too early.
@@ -25,7 +26,8 @@ class Goal:
     """A standard error that chains are run for, and what ends them without it.
 
     A fixed-width rule (Glynn and Whitt 1992, doi:10.1214/aoap/1177005777): at a look, chains stop
-    where the error is small enough and comes of `LEAST_ESS` effective draws or more; otherwise
+    where the error is small enough and comes of `LEAST_ESS` effective draws or more, of chains that
+    agree as far as a coefficient is used at all (`rules.LARGEST_RHAT`); otherwise
     they run on to the draws at which, by that error, it would be.
 
     Attributes:
@@ -53,7 +55,7 @@ class Goal:
         draws = energies.shape[1]
         mixed = mixing(energies)
         target = min(self.stderr, self.relative * abs(mixed.mean))
-        if mixed.stderr <= target and mixed.ess >= LEAST_ESS:
+        if mixed.stderr <= target and mixed.ess >= LEAST_ESS and mixed.rhat <= LARGEST_RHAT:
             return 0, f"; the error asked for, {target:.2g}, was met after {draws} draws a chain"
         unmet = f"at an error of {mixed.stderr:.2g}, of {target:.2g} asked for"
         if draws >= self.max_draws:

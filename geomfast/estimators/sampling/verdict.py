@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from geomfast.estimators.sampling.diagnostics import Mixing
+from geomfast.estimators.sampling.rules import (
+    CONVERGED_ESS,
+    CONVERGED_RHAT,
+    HELD,
+    LARGEST_LOCALIZATION_EFFECT,
+    LARGEST_RHAT,
+    LARGEST_STEP_BIAS,
+    LEAST_ESS,
+    TOLD_LOCALIZATION_EFFECT,
+)
 from geomfast.kernels.sgld import Dynamics
-
-#: Above which chains disagree, and below which there are too few draws (Vehtari et al. 2021
-#: recommend 1.01 and 400; a coefficient to two digits needs less).
-LARGEST_RHAT = 1.1
-LEAST_ESS = 20.0
-#: Above which part of the estimate comes from the size of the steps, or from the localization.
-LARGEST_STEP_BIAS = 0.1
-LARGEST_LOCALIZATION_EFFECT = 0.1
-#: From which the latter is told even so: it may hold degenerate directions more than all of them.
-TOLD_LOCALIZATION_EFFECT = 0.05
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Biases:
         step_bias: what finite steps add to the mean, were the loss quadratic.
         degree, degree_error: with which power of the distance the loss grows.
         localization, localization_error: -d log mean / d log localization.
+        localization_least: its share of the energy's curvature in the steepest direction.
     """
 
     step_bias: float = math.nan
@@ -36,6 +37,7 @@ class Biases:
     degree_error: float = math.nan
     localization: float = math.nan
     localization_error: float = math.nan
+    localization_least: float = math.nan
 
     def added(self) -> tuple[float, float]:
         """The least and the most that finite steps add to the mean.
@@ -52,7 +54,7 @@ class Biases:
 
 def verdict_of(mixed: Mixing, diverged: Tensor, biases: Biases, dynamics: Dynamics) -> str:
     """The first that holds: diverged, still training, step too large, too few draws, localization
-    too strong, converged.
+    too strong, usable, converged.
 
     Args:
         mixed: of the kept draws.
@@ -76,6 +78,12 @@ def verdict_of(mixed: Mixing, diverged: Tensor, biases: Biases, dynamics: Dynami
             f"localization too strong: it {'lowers' if effect > 0 else 'raises'} the mean of "
             f"{mixed.mean:.3g} by {_share(effect, error)}; lower {pull}"
         )
+    # Where chains do not tell what it takes, the curvature does: half of every direction or more.
+    if not error <= LARGEST_LOCALIZATION_EFFECT and biases.localization_least > HELD:
+        strong = (
+            "localization too strong: it holds chains more than the loss does, at least "
+            f"{biases.localization_least:.0%} of every direction; lower {pull}"
+        )
     # A NaN bias says nothing; a NaN error, of too few draws, excuses none.
     low, bias = biases.added()
     if bias > LARGEST_STEP_BIAS * abs(mixed.mean) and not bias <= mixed.stderr:
@@ -91,14 +99,20 @@ def verdict_of(mixed: Mixing, diverged: Tensor, biases: Biases, dynamics: Dynami
             f"too few draws: R-hat {mixed.rhat:.2f}, {mixed.ess:.0f} effective draws; "
             "more draws, or a longer burn_in"
         )
-    enough = f"R-hat {mixed.rhat:.2f}, {mixed.ess:.0f} effective draws"
+    enough = f"R-hat {mixed.rhat:.{2 + (mixed.rhat < 1.1)}f}, {mixed.ess:.0f} effective draws"
     if strong:
         return strong
     if error > LARGEST_LOCALIZATION_EFFECT:
         enough += f"; what {pull} takes of it is not known: {effect:.0%} ± {error:.0%}"
     elif localized(effect, error, TOLD_LOCALIZATION_EFFECT):
         enough += f"; {pull} takes about {effect:.0%} ± {error:.0%} of it"
-    return f"converged: {enough}"
+    converged = mixed.rhat <= CONVERGED_RHAT and mixed.ess >= CONVERGED_ESS
+    return f"{'converged' if converged else 'usable'}: {enough}"
+
+
+def believable(verdict: str) -> bool:
+    """Whether a coefficient can be used with its error, as a verdict begins."""
+    return verdict.startswith(("converged", "usable"))
 
 
 def localized(effect: float, error: float, least: float = LARGEST_LOCALIZATION_EFFECT) -> bool:

@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from geomfast.measures.checks import at_least, check, not_negative, or_none, positive, seed
+from geomfast.estimators.sampling.rules import BATCH_SIZE, BURN_IN, CHAINS, DRAWS
+from geomfast.measures.checks import (
+    at_least,
+    check,
+    not_negative,
+    or_none,
+    or_word,
+    positive,
+    seed,
+    share,
+)
 from geomfast.measures.spec import PURPLE, Column, MeasureSpec, Need
 
 if TYPE_CHECKING:
@@ -21,28 +31,32 @@ class LLC:
     """Settings of :func:`geomfast.llc`.
 
     Attributes:
-        lr: step size; ``geomfast calibrate-llc`` finds one for a model.
-        localization: pull to the weights.
+        lr: step size; "auto" for one over the largest curvature at each measurement.
+        localization: pull to the weights; "norm" for one with which chains that nothing else holds
+            stay within half of the weights' norm.
+        momentum: None for 0.3 with an automatic lr, and for plain steps otherwise.
         chains, draws, burn_in: how many, of each, before the first draw.
         batch_size: of a minibatch, at most as many as there are samples; None for all.
         nbeta: None for n / log n.
         seed: of the noise.
     """
 
-    lr: float = 2e-5
-    localization: float = 3000.0
-    chains: int = 2
-    draws: int = 200
-    burn_in: int = 50
-    batch_size: int | None = 32
+    lr: float | str = "auto"
+    localization: float | str = "norm"
+    momentum: float | None = None
+    chains: int = CHAINS
+    draws: int = DRAWS
+    burn_in: int = BURN_IN
+    batch_size: int | None = BATCH_SIZE
     nbeta: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         check(
             self,
-            lr=positive,
-            localization=not_negative,
+            lr=or_word("auto", positive),
+            localization=or_word("norm", not_negative),
+            momentum=or_none(share),
             chains=at_least(1),
             draws=at_least(1),
             burn_in=at_least(0),
@@ -92,6 +106,9 @@ def values(found: Estimate | None, chains: int) -> Iterator[tuple[Any, ...]]:
         yield f"llc_{name}", getattr(found, name) if found else nan, nan
     effect = (found.localization_effect, found.localization_effect_stderr) if found else (nan, nan)
     yield "llc_localization_effect", *effect
+    yield "llc_lr", found.lr if found else nan, nan
+    yield "llc_localization", found.localization if found else nan, nan
+    yield "llc_localization_least", found.localization_least if found else nan, nan
 
 
 MEASURES = (
@@ -109,6 +126,9 @@ MEASURES = (
             Column("llc_step_bias"),
             Column("llc_acceptance", 0.0, 1.0),
             Column("llc_localization_effect"),
+            Column("llc_lr", 0.0),
+            Column("llc_localization", 0.0),
+            Column("llc_localization_least", 0.0, 1.0),
         ),
         compute=compute,
         ran_on=ran_on,

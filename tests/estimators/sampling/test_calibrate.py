@@ -43,7 +43,7 @@ def tried(lrs: list[float], localizations: list[float], **options: Any) -> modul
 
 
 def test_the_setting_recommended_gives_the_coefficient_of_infinitely_small_steps() -> None:
-    found = tried([1e-4, 2e-3, 4e-3, 3e-2], [10.0], curvature=2.0)
+    found = tried([1e-4, 2e-3, 4e-3, 3e-2], [10.0], curvature=2.0, draws=800)
     best = found.recommended
     assert best is not None and best.estimate is not None
     # The smallest lr has not arrived, the largest is biased: by more than a tenth.

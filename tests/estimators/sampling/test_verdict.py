@@ -14,17 +14,21 @@ DYNAMICS = Dynamics(2e-4, 30.0, 100.0)
 GOOD = {"mean": 8.0, "stderr": 0.1, "rhat": 1.01, "ess": 900.0}
 
 
-def verdict(lost=0, step_bias=0.2, degree=(2.0, 0.1), effect=(0.04, 0.01), **changed):
+def verdict(
+    lost=0, step_bias=0.2, degree=(2.0, 0.1), effect=(0.04, 0.01), least=math.nan, **changed
+):
     diverged = torch.arange(4) < lost
-    biases = Biases(step_bias, *degree, *effect)
+    biases = Biases(step_bias, *degree, *effect, least)
     return verdict_of(Mixing(**GOOD | changed), diverged, biases, DYNAMICS)
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "converged: R-hat 1.01, 900 effective draws"),
-        ({"rhat": 1.099, "ess": 20.0}, "converged: R-hat 1.10, 20 effective draws"),
+        ({}, "converged: R-hat 1.010, 900 effective draws"),
+        ({"rhat": 1.011}, "usable: R-hat 1.011, 900 effective draws"),
+        ({"ess": 99.0}, "usable: R-hat 1.010, 99 effective draws"),
+        ({"rhat": 1.049, "ess": 30.0}, "usable: R-hat 1.049, 30 effective draws"),
         ({"step_bias": 0.79}, "converged"),
         ({"step_bias": math.nan}, "converged"),  # not known
         ({"mean": -0.19, "step_bias": 0.09}, "converged"),  # zero, for all that is known
@@ -36,7 +40,10 @@ def verdict(lost=0, step_bias=0.2, degree=(2.0, 0.1), effect=(0.04, 0.01), **cha
             {"step_bias": 0.81},
             "step too large: .* add about 0.81 to the mean of 8; lower lr = 0.0002",
         ),
-        ({"rhat": 1.11}, "too few draws: R-hat 1.11, 900 effective draws; more draws, or a longer"),
+        (
+            {"rhat": 1.051},
+            "too few draws: R-hat 1.05, 900 effective draws; more draws, or a longer",
+        ),
         # Of a loss of degree 4 it is half as much, of one of degree 1 twice.
         ({"step_bias": 0.9, "degree": (4.0, 0.3)}, r"step too large: .* add 0\.45 to 0\.9 to"),
         ({"step_bias": 0.5, "degree": (1.0, 0.1)}, r"step too large: .* add 0\.5 to 1 to"),
@@ -46,18 +53,18 @@ def verdict(lost=0, step_bias=0.2, degree=(2.0, 0.1), effect=(0.04, 0.01), **cha
         ),  # for all that is known, a quadratic
         ({"step_bias": 0.5, "degree": (-3.0, 9.0)}, "converged"),
         ({"step_bias": 0.5, "degree": (math.nan, math.nan)}, "converged"),
-        ({"effect": (0.0, 0.0)}, "converged: R-hat 1.01, 900 effective draws$"),  # none
-        ({"effect": (math.nan, math.nan)}, "converged: R-hat 1.01, 900 effective draws$"),
+        ({"effect": (0.0, 0.0)}, "converged: R-hat 1.010, 900 effective draws$"),  # none
+        ({"effect": (math.nan, math.nan)}, "converged: R-hat 1.010, 900 effective draws$"),
         (
             {"effect": (0.098, 0.011)},
-            "converged: R-hat 1.01, 900 effective draws; localization = 100 takes about 10% ± 1% "
+            "converged: R-hat 1.010, 900 effective draws; localization = 100 takes about 10% ± 1% "
             "of it$",
         ),
-        ({"effect": (0.098, 0.05)}, "converged: R-hat 1.01, 900 effective draws$"),
-        ({"effect": (0.15, 0.08)}, "converged: R-hat 1.01, 900 effective draws$"),
+        ({"effect": (0.098, 0.05)}, "converged: R-hat 1.010, 900 effective draws$"),
+        ({"effect": (0.15, 0.08)}, "converged: R-hat 1.010, 900 effective draws$"),
         (
             {"effect": (0.3, 0.2)},
-            "converged: R-hat 1.01, 900 effective draws; what localization = 100 takes of it is "
+            "converged: R-hat 1.010, 900 effective draws; what localization = 100 takes of it is "
             "not known: 30% ± 20%$",
         ),
         (
@@ -73,7 +80,14 @@ def verdict(lost=0, step_bias=0.2, degree=(2.0, 0.1), effect=(0.04, 0.01), **cha
         ),
         ({"effect": (1.5, 0.3)}, ".* lowers the mean of 8 by about half or more; lower"),
         ({"rhat": math.inf}, "too few draws"),
-        ({"ess": 19.0}, "too few draws: R-hat 1.01, 19 effective draws"),
+        ({"effect": (math.nan, math.nan), "least": 0.49}, "converged"),
+        (
+            {"effect": (math.nan, math.nan), "least": 0.51},
+            "localization too strong: it holds chains more than the loss does, at least 51% of "
+            "every direction; lower localization = 100$",
+        ),
+        ({"effect": (0.04, 0.01), "least": 0.51}, "converged"),  # chains know better
+        ({"ess": 29.0}, "too few draws: R-hat 1.01, 29 effective draws"),
         (dict.fromkeys(("stderr", "rhat", "ess"), math.nan), "too few draws: fewer than four"),
     ],
 )

@@ -22,7 +22,7 @@ WHOLE = {
     "hessian_trace.seed": 0, "hessian_density.seed": 0,
 }  # fmt: skip
 POSITIVE = ("hessian_top.tol", "llc.lr", "llc.nbeta")
-NOT_NEGATIVE = ("rankme.eps", "llc.localization")
+NOT_NEGATIVE = ("rankme.eps", "llc.localization", "llc.momentum")
 TRUTH = ("rankme.center", "check")
 
 
@@ -154,10 +154,10 @@ def test_a_tracker_takes_old_and_new_ones_alike(tmp_path):
 
 
 def test_what_is_recorded_of_settings():
-    """Whose hashes stand in records of before."""
+    """Whose hashes stand in records."""
     assert ModelSettings().of("llc") == {
-        "measure": "llc", "samples": None, "lr": 2e-5, "localization": 3000.0, "chains": 2,
-        "draws": 200, "burn_in": 50, "batch_size": 32, "nbeta": "n / log n", "seed": 0,
+        "measure": "llc", "samples": None, "lr": "auto", "localization": "norm", "momentum": None,
+        "chains": 4, "draws": 100, "burn_in": 25, "batch_size": 32, "nbeta": "n / log n", "seed": 0,
     }  # fmt: skip
     assert ModelSettings().of("fisher_rank") == {
         "measure": "fisher_rank", "samples": None, "labels": "data", "first entries": 50_000,
