@@ -21,6 +21,7 @@ from geomfast.analysis.changes import LEAST_CHECKPOINTS, change_points
 from geomfast.analysis.collapse import half_collapse
 from geomfast.analysis.events import emergence
 from geomfast.analysis.intervals import share_over_seeds
+from geomfast.analysis.llc import beyond_doubt
 from geomfast.analysis.remember import once
 from geomfast.analysis.trajectories import TRAJECTORY, in_order, log_steps
 from geomfast.records import FINAL
@@ -61,7 +62,7 @@ def leads(
         records: the table of :func:`geomfast.records.load_records`.
         chance: exact-match chance by task-level name; 0 if absent.
         measures: any without layers, ``rankme`` (of the final state), or :data:`COLLAPSE`; those
-            that are not in the records have no rows.
+            that are not in the records have no rows. Of llc only coefficients beyond doubt count.
 
     Returns:
         One row per run, scale, seed, task, level and ``measure``: ``emerged`` and
@@ -95,6 +96,8 @@ def leads(
 
 def _changes(records: pd.DataFrame, measure: str) -> pd.DataFrame:
     layer = FINAL if measure == "rankme" else ""
+    if measure == "llc":
+        records = beyond_doubt(records)
     return change_points(records, measure, layer=layer).rename(columns=_CHANGE)
 
 

@@ -73,6 +73,18 @@ def _doubt(row: Mapping[Any, Any]) -> str:
     return ""
 
 
+def beyond_doubt(records: pd.DataFrame) -> pd.DataFrame:
+    """The records without coefficients that are in doubt.
+
+    Args:
+        records: the table of :func:`geomfast.records.load_records`.
+    """
+    values = llc_values(records)
+    good = pd.MultiIndex.from_frame(values.loc[values["doubt"] == "", _KEY])
+    keys = pd.MultiIndex.from_frame(records[_KEY])
+    return records[(records["measure"] != "llc") | keys.isin(good)]
+
+
 def llc(records: pd.DataFrame) -> pd.DataFrame:
     """First, largest and last coefficient of every task-level, and of the mixture.
 

@@ -31,7 +31,16 @@ NOT_ENOUGH = "not enough data"
 
 
 def sweep(ahead, **options):
-    return seeds(2, lambda seed: emerging(WHEN, ahead=ahead, seed=seed, **options))
+    frame = seeds(2, lambda seed: emerging(WHEN, ahead=ahead, seed=seed, **options))
+    return sampled(frame)
+
+
+def sampled(frame, **diagnostics):
+    """With what makes coefficients believable, unless other diagnostics are given."""
+    llc = frame[frame["measure"] == "llc"]
+    good = {"rhat": 1.0, "ess": 200.0, "diverged": 0.0, "step_bias": 0.0} | diagnostics
+    beside = [llc.assign(measure=f"llc_{name}", value=value) for name, value in good.items()]
+    return join(frame, *beside) if len(llc) else frame
 
 
 def thin(frame, measure, every):
@@ -89,10 +98,22 @@ def test_llc_of_too_few_checkpoints_is_not_called_synchronous():
     assert "no llc" in llc_synchronous(sweep({"rankme": 3})).reason
 
 
-def test_doubtful_coefficients_are_counted():
+def test_doubtful_coefficients_do_not_count():
     frame = sweep({"llc": 0})
+    assert "in doubt" not in llc_synchronous(frame).reason
+    # Two checkpoints of every task-level are wild, and known to be.
+    wild = frame["step"].isin(STEPS[4:6])
+    frame.loc[wild & (frame["measure"] == "llc"), "value"] = 1e6
+    changed = llc_synchronous(frame)
+    frame.loc[wild & (frame["measure"] == "llc_rhat"), "value"] = 1.3
     claim = llc_synchronous(frame)
-    assert f"{2 * 12 * len(STEPS):,} of {2 * 12 * len(STEPS):,} coefficients" in claim.reason
+    assert claim.verdict == "holds" and changed.verdict != "holds"
+    total = 2 * 12 * len(STEPS)
+    assert f"{2 * 2 * 12:,} of {total:,} coefficients are in doubt and left out" in claim.reason
+    frame.loc[frame["measure"] == "llc_rhat", "value"] = 1.3
+    claim = llc_synchronous(frame)
+    assert claim.verdict == NOT_ENOUGH
+    assert claim.reason.endswith(f"all {total:,} coefficients are in doubt")
 
 
 @pytest.mark.parametrize(

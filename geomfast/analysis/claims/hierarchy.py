@@ -147,6 +147,10 @@ def llc_synchronous(records: pd.DataFrame, *, chance: Mapping[str, float] | None
 
     The value is the precursor rate; the table is that of :func:`geomfast.analysis.precursors`.
     """
+    values = llc_values(records)
+    doubtful = int((values["doubt"] != "").sum())
+    if doubtful and doubtful == len(values):
+        return LLC_SYNCHRONOUS.undecided(f"all {doubtful:,} coefficients are in doubt")
     table = leads(records, chance=chance, measures=("llc",))
     claim, found = with_rate(LLC_SYNCHRONOUS, records, table, "llc")
     if claim.reason:
@@ -160,12 +164,9 @@ def llc_synchronous(records: pd.DataFrame, *, chance: Mapping[str, float] | None
         verdict = HOLDS
     elif (no_precursor or together) and found["rate"] < HALF:
         verdict = PARTLY
-    values = llc_values(records)
-    doubtful = int((values["doubt"] != "").sum())
-    reason = (
-        f"{outcome_text(found)}; {int(near.sum())} synchronous; {doubtful:,} of {len(values):,} "
-        "coefficients are in doubt and count all the same"
-    )
+    reason = f"{outcome_text(found)}; {int(near.sum())} synchronous"
+    if doubtful:
+        reason += f"; {doubtful:,} of {len(values):,} coefficients are in doubt and left out"
     return replace(claim, verdict=verdict, reason=reason)
 
 
