@@ -160,7 +160,7 @@ def test_the_same_command_again_does_nothing_and_more_adds(
     lr = ["--llc-lr", "1e-4", "--dry-run"]
     assert call(series, "--out", out, "--probes", probes, *lr).exit_code == 0
     refused = call(series, "--out", out, "--probes", probes, "--measures", "llc", *lr)
-    assert refused.exit_code == 2 and "llc.lr: 2e-05 there, 0.0001 asked for" in refused.output
+    assert refused.exit_code == 2 and "llc.lr: auto there, 0.0001 asked for" in refused.output
 
 
 def test_asked_to_stop_it_leaves_between_measures(

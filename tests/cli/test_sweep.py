@@ -315,7 +315,9 @@ def test_glance_takes_every_measure_of_a_sweep(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     frame = load_records(out)
     assert set(frame["measure"].map(part_of)) == {BEHAVIOUR, *measures()}
-    assert not frame[frame["measure"] != "llc_ess"]["value"].isna().any()
+    # Of so short chains some diagnostics are not known.
+    known = ~frame["measure"].isin(["llc_ess", "llc_localization_effect"])
+    assert not frame.loc[known, "value"].isna().any()
     settings = json.loads((out / "settings.json").read_text())["hashes"].values()
     density = next(told for told in settings if told.get("measure") == "hessian_density")
     assert (density["probes"], density["iterations"]) == (1, 12)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from geomfast.estimators.sampling.rules import CHAINS
 from geomfast.measures import spec_of
 from geomfast.runs.estimate import DISK, SYNC, Estimate
 from geomfast.runs.stopwatch import as_in_a_run
@@ -80,7 +81,7 @@ def test_passes_are_counted_in_blocks_and_tokens(tmp_path: Path) -> None:
     assert found["behaviour"] == pytest.approx(10 * layers * n * sum(tokens) / 3)
     assert found["hessian_top"] == pytest.approx(2 * PRODUCT * PRODUCTS * layers * n * sum(tokens))
     # Chains take batches of the 16 samples; the mixture's are as long as its longest example.
-    draws = 2 * (4 + spec_of("llc").settings().burn_in)
+    draws = CHAINS * (4 + spec_of("llc").settings().burn_in)
     assert found["llc"] == pytest.approx(2 * draws * layers * n * (sum(tokens) + max(tokens)))
     assert found["training"] == found["rankme"] == found["probe_accuracy"] == 0.0
     states = 2 * 2 * (layers + 1)  # checkpoints, task-levels, layers

@@ -28,7 +28,8 @@ from tests.sweep.defaults import change
 from tests.sweep.tiny import tiny
 
 SETTINGS = tiny(steps=2, dense_until=2, checkpoints=2, samples=12, llc_chains=2, llc_draws=4)
-BESIDE = ("diverged", "rhat", "ess", "step_bias", "acceptance", "localization_effect")
+BESIDE = ("diverged", "rhat", "ess", "step_bias", "localization_effect", "lr", "localization")
+BESIDE += ("localization_least",)
 NAMES = {"llc"} | {f"llc_{name}" for name in BESIDE}
 CPU = torch.device("cpu")
 

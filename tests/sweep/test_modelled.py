@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from geomfast.estimators.sampling.rules import BURN_IN
 from geomfast.measures import measures
 from geomfast.replay import BREAK_EVEN
 from geomfast.runs.estimate import Part
@@ -82,7 +83,7 @@ def test_measures_are_counted_in_passes() -> None:
     assert sum(part.operations for part in ranks.values()) == pytest.approx(3 * forward + grams)
     chains = settings_of("llc", "medium", llc_chains=3, llc_draws=20).operations
     steps = 3 * 32 * (sum(lengths(one)) + max(lengths(one)))
-    assert chains == pytest.approx(70 * 6 * 12 * layers * d**2 * steps)
+    assert chains == pytest.approx((20 + BURN_IN) * 6 * 12 * layers * d**2 * steps)
 
 
 def test_what_is_repeated_often_enough_is_captured() -> None:

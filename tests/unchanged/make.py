@@ -23,7 +23,8 @@ from tests.lm.language_models import WORDS, save
 KEPT = Path(__file__).with_name("records.parquet")
 #: Where they were made, for values to be compared to the last bit there.
 MACHINE = "machine"
-_SHORT = ["--llc-chains", "2", "--llc-draws", "8", "--threads", "1"]
+_SHORT = ["--llc-lr", "2e-5", "--llc-localization", "3000"]
+_SHORT += ["--llc-chains", "2", "--llc-draws", "8", "--threads", "1"]
 _SWEEP = ["--tasks", "COPY,MOD", "--levels", "1", "--scales", "nano", "--steps", "6"]
 _SWEEP += ["--samples", "12", "--checkpoints", "2", "--batch-size", "8", "--keep", "all", *_SHORT]
 _SWEEP += ["--trace-probes", "6", "--density-probes", "1", "--density-iterations", "6"]
@@ -63,6 +64,7 @@ def _language_model(root: Path, out: Path) -> None:
     probes.write_text(_PROBES + "\n")
     measures = "rankme,fisher_rank,gradient_covariance_rank,hessian_top,hessian_trace,llc"
     arguments = ["--probes", str(probes), "--measures", measures, "--out", str(out), *_SHORT]
+    arguments += ["--llc-burn-in", "50"]
     invoke("measure", str(root / "lm"), *arguments)
 
 
@@ -86,7 +88,7 @@ def _tracked(out: Path) -> None:
         ),
         layers=["1", "3"],
         samples=16,
-        llc={"draws": 20},
+        llc={"lr": 2e-5, "localization": 3000.0, "chains": 2, "draws": 20, "burn_in": 50},
         hessian_trace={"probes": 6},
         out=out,
         every=1,

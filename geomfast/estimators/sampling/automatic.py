@@ -289,7 +289,8 @@ def steps_for(
         nbeta = usual_nbeta(max(sum(count(batch, least=1) for batch in batches), 2))
     if curvature is None:
         few = {"samples": STEP_SAMPLES, "tol": 0.2, "most": 8}
-        curvature = top_curvature(model, loss_fn, batches, own["params"], **few)
+        at_once = own["at_once"] or own["batch_size"]
+        curvature = top_curvature(model, loss_fn, batches, own["params"], at_once=at_once, **few)
     most = max_energy_curvature(localization, nbeta, curvature)
     if not most > 0:
         raise ValueError(
@@ -505,14 +506,23 @@ def top_curvature(
     samples: int = CURVATURE_SAMPLES,
     tol: float = 0.05,
     most: int = 20,
+    at_once: int | None = None,
 ) -> float:
-    """The largest eigenvalue of the Hessian of the first samples, to about `tol`."""
+    """The largest eigenvalue of the Hessian of the first samples, to about `tol`.
+
+    Args:
+        model, loss_fn, batches, params: as in :func:`geomfast.llc`.
+        samples: how many.
+        tol: relative.
+        most: iterations.
+        at_once: samples that go through the model together; None for a batch.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)
         found = hessian_top_eigenvalues(
             model,
             loss_fn,
-            Batches(_few(batches, samples)),
+            Batches(_few(batches, samples, at_once)),
             tol=tol,
             max_iterations=most,
             params=params,
@@ -520,9 +530,9 @@ def top_curvature(
     return found.values[0].item()
 
 
-def _few(batches: Batches, left: int) -> Iterator[Any]:
+def _few(batches: Batches, left: int, at_once: int | None) -> Iterator[Any]:
     for batch in batches:
         if left > 0:
-            _, part = next(parts(batch, left))
-            left -= count(part, least=1)
-            yield part
+            _, first = next(parts(batch, left))
+            left -= count(first, least=1)
+            yield from (part for _, part in parts(first, at_once))

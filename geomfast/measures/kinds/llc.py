@@ -77,7 +77,7 @@ def compute(
     from geomfast.estimators.sampling.calibrate import attempt
 
     options = asdict(settings) | how
-    yield from values(attempt(model, loss_fn, data, **options), settings.chains)
+    yield from values(attempt(model, loss_fn, data, **options), settings)
 
 
 def ran_on(model: nn.Module) -> str:
@@ -87,28 +87,34 @@ def ran_on(model: nn.Module) -> str:
     return backend(model)
 
 
-def values(found: Estimate | None, chains: int) -> Iterator[tuple[Any, ...]]:
+def values(found: Estimate | None, settings: LLC) -> Iterator[tuple[Any, ...]]:
     """An estimate as what is recorded: name, value, standard error (NaN where none is defined).
 
     The first has the verdict of the estimate as well.
 
     Args:
         found: None where all chains have diverged.
-        chains: that were run.
+        settings: that it was asked for by; by them alone values are there or not, so that all
+            samples of a checkpoint have the same ones.
     """
     nan = math.nan
     if found is None:
-        yield "llc", nan, nan, f"diverged: all {chains} chains; lower lr"
+        yield "llc", nan, nan, f"diverged: all {settings.chains} chains; lower lr"
     else:
         yield "llc", found.mean, found.stderr, found.verdict
-    yield "llc_diverged", float(found.diverged.sum() if found else chains), nan
-    for name in ("rhat", "ess", "step_bias", "acceptance"):
+    yield "llc_diverged", float(found.diverged.sum() if found else settings.chains), nan
+    automatic = settings.lr == "auto"
+    names = ["rhat", "ess", "step_bias"]
+    if not automatic and settings.momentum is None:  # steps with momentum have none
+        names.append("acceptance")
+    for name in names:
         yield f"llc_{name}", getattr(found, name) if found else nan, nan
     effect = (found.localization_effect, found.localization_effect_stderr) if found else (nan, nan)
     yield "llc_localization_effect", *effect
     yield "llc_lr", found.lr if found else nan, nan
     yield "llc_localization", found.localization if found else nan, nan
-    yield "llc_localization_least", found.localization_least if found else nan, nan
+    if automatic:  # which knows the curvature
+        yield "llc_localization_least", found.localization_least if found else nan, nan
 
 
 MEASURES = (
