@@ -91,7 +91,9 @@ def test_a_coefficient_that_is_approached_slowly_has_a_large_error():
 
 def test_the_same_settings_each_time_and_a_table():
     found = [
-        gf.calibrate_llc(Powers(4, 6), output, POINT, nbeta=100.0, seed=s, error=0.1, chains=8)
+        gf.calibrate_llc(
+            Powers(4, 6), output, POINT, nbeta=100.0, seed=s, error=0.1, max_steps=2500
+        )
         for s in (1, 1, 2)
     ]
     assert str(found[0]) == str(found[1]) != str(found[2])
