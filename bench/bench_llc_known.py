@@ -10,6 +10,7 @@ stated error and how many of them it lies away.
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -64,7 +65,8 @@ def bench_llc_known(benchmark, results, full, restore_threads):
         tiny = {} if full else {"error": 0.2, "chains": 4}
         settings = calibrate_llc(model, output, data, nbeta=nbeta, **tiny)
         seconds[name] = time.perf_counter() - begin
-        errors[name] = abs(settings.coefficient / exact - 1.0)
+        if not math.isnan(settings.coefficient):
+            errors[name] = abs(settings.coefficient / exact - 1.0)
         away = (settings.coefficient - exact) / settings.stderr
         notes[name] = (
             f"{settings.coefficient:.4g} +- {settings.stderr:.2g} of {exact:g}, {away:+.1f} errors "
