@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -33,7 +33,13 @@ from geomfast.estimators.checks import (
     unused_error,
 )
 from geomfast.estimators.graph import uses_in_graph
-from geomfast.estimators.sampling.chains import ChainGroup, Sampling, Traces, group_size
+from geomfast.estimators.sampling.chains import (
+    ChainGroup,
+    Sampling,
+    Traces,
+    group_size,
+    size_and_norm,
+)
 from geomfast.estimators.sampling.estimate import LLC, estimate, require_own_losses
 from geomfast.estimators.sampling.rules import (
     BURN_IN,
@@ -50,8 +56,6 @@ from geomfast.estimators.stopping import check_stop
 from geomfast.kernels.sgld import Dynamics
 
 logger = logging.getLogger("geomfast")
-#: Relative error that chains are run for with settings of a ladder, unless another is asked for.
-LADDER_STDERR = 0.03
 
 
 class AllChainsDiverged(ValueError):
@@ -181,7 +185,9 @@ def llc(
         "relative_stderr": relative_stderr, "max_seconds": max_seconds, "progress": progress,
     }  # fmt: skip
     if isinstance(lr, str):
-        return _automatic(model, loss_fn, data, lr, localization, momentum, curvature, own)
+        from geomfast.estimators.sampling.automatic import automatic_llc  # made of this module
+
+        return automatic_llc(model, loss_fn, data, lr, localization, momentum, curvature, own)
     assert localization is not None
     _require_positive(lr=lr)
     check_whole(1, draws=draws, chains=chains)
@@ -212,7 +218,7 @@ def llc(
                 )
             nbeta = usual_nbeta(samples)
         if localization == "norm":
-            localization = norm_localization(*_size_and_norm(parameters))
+            localization = norm_localization(*size_and_norm(parameters))
         _require_stable(lr, nbeta, localization, curvature)
         sampling = Sampling(
             model,
@@ -235,54 +241,6 @@ def llc(
         run = _Chains(sampling, chains, burn_in, goal, progress)
         traces, group = _run(run, stacked)
         return _estimate(sampling, traces, burn_in, group, run.ending)
-
-
-def _automatic(
-    model: nn.Module,
-    loss_fn: LossFunction,
-    data: Any,
-    lr: str,
-    localization: float | Literal["norm"] | None,
-    momentum: float | None,
-    curvature: float | None,
-    own: dict[str, Any],
-) -> LLC:
-    """With a step size that is looked for first, and without a localization with that too.
-
-    Args:
-        lr: must be "auto".
-        own: the other arguments of `llc`.
-    """
-    from geomfast.estimators.sampling import automatic  # which is made of this module
-
-    if lr != "auto":
-        raise ValueError(f"lr must be a number or 'auto', not {lr!r}")
-    batches = batches_of(data)
-    own["params"] = automatic.listed(own["params"])
-    if localization is not None:
-        steps = automatic.steps_for(model, loss_fn, batches, localization, curvature, own)
-        return automatic.stepped(model, loss_fn, batches, steps, momentum, own)
-    for name, value in {"momentum": momentum, "curvature": curvature}.items():
-        if value is not None:
-            raise ValueError(f"lr = 'auto' finds {name} too: leave it out, or give localization")
-    search = {name: own[name] for name in ("nbeta", "batch_size", "params", "seed")}
-    found = automatic.calibrate_llc(model, loss_fn, batches, **search)
-    if own["stderr"] is None and own["relative_stderr"] is None:
-        own["relative_stderr"] = LADDER_STDERR
-    longer = {"burn_in": max(own["burn_in"], found.burn_in), "chains": found.chains}
-    one = llc(model, loss_fn, batches, **own | found.options | longer)
-    return replace(
-        one,
-        limit=found.coefficient,
-        limit_stderr=found.stderr,
-        verdict=f"{one.verdict}. {found.conclusion}",
-    )
-
-
-def _size_and_norm(parameters: Mapping[str, Tensor]) -> tuple[int, float]:
-    """P and |w0| of the parameters that are sampled."""
-    squares = [p.detach().double().square().sum().item() for p in parameters.values()]
-    return sum(p.numel() for p in parameters.values()), math.sqrt(sum(squares))
 
 
 @dataclass

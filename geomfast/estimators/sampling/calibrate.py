@@ -13,6 +13,7 @@ from torch import nn
 from geomfast.estimators.batches import batches_of, count
 from geomfast.estimators.checks import LossFunction, select_parameters
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
+from geomfast.estimators.sampling.chains import size_and_norm
 from geomfast.estimators.sampling.rules import NEAR, STABLE, max_energy_curvature, usual_nbeta
 from geomfast.estimators.sampling.verdict import believable
 from geomfast.kernels import sgld
@@ -250,4 +251,4 @@ def _agree(a: Trial, b: Trial) -> bool:
 def _norm(model: nn.Module, params: Iterable[str] | None) -> float:
     """|w0|, of the parameters that are sampled."""
     parameters, _ = select_parameters(model, params)
-    return math.sqrt(sum(p.detach().double().square().sum().item() for p in parameters.values()))
+    return size_and_norm(parameters)[1]

@@ -269,3 +269,9 @@ class ChainGroup:
                 total += losses.double().sum(1)
         mean = total / self.samples
         return mean, mean - self.sampling.initial.mean()
+
+
+def size_and_norm(parameters: Mapping[str, Tensor]) -> tuple[int, float]:
+    """P and |w0| of the parameters that are sampled."""
+    squares = [p.detach().double().square().sum().item() for p in parameters.values()]
+    return sum(p.numel() for p in parameters.values()), math.sqrt(sum(squares))

@@ -204,11 +204,7 @@ def localization_effect(
     if not mixed.mean > 2.0 * mixed.stderr:
         return math.nan, math.nan
     products = 0.5 * localization * _deviations(energies) * _deviations(squared)
-    effect = products.mean().item() / mixed.mean
-    # Of a ratio of two means, each with an error; deviations are from what chains have in common.
-    error = mixing((products - effect * energies) / mixed.mean).stderr
-    chains = len(energies)
-    return effect, error * (math.sqrt(chains / (chains - 1)) if chains > 1 else 1.0)
+    return _share_of_mean(products, energies, mixed.mean)
 
 
 def localization_effect_of_products(
@@ -232,8 +228,14 @@ def localization_effect_of_products(
         return math.nan, math.nan
     half = statistics[..., 2] / lr  # V
     taken = half - _deviations(energies) * _deviations(half)
-    effect = taken.mean().item() / mixed.mean
-    error = mixing((taken - effect * energies) / mixed.mean).stderr
+    return _share_of_mean(taken, energies, mixed.mean)
+
+
+def _share_of_mean(taken: Tensor, energies: Tensor, mean: float) -> tuple[float, float]:
+    """Mean of `taken`, of deviations of chains, as a share of the energies', and its error."""
+    effect = taken.mean().item() / mean
+    # Of a ratio of two means, each with an error; deviations are from what chains have in common.
+    error = mixing((taken - effect * energies) / mean).stderr
     chains = len(energies)
     return effect, error * (math.sqrt(chains / (chains - 1)) if chains > 1 else 1.0)
 
