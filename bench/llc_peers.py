@@ -38,7 +38,7 @@ def step_peers() -> dict[str, StepMaker]:
         def step_of(
             parameters: list[nn.Parameter], dynamics: Dynamics, deviation: float
         ) -> Callable[[], object]:
-            with _quiet():
+            with quiet():
                 return make(
                     parameters,
                     lr=dynamics.lr,
@@ -117,7 +117,7 @@ def _devinterp(model: nn.Module, tokens: Tensor, s: Setting) -> Callable[[], Est
     data = datasets.Dataset.from_dict({"input_ids": tokens.tolist()}).with_format("torch")
 
     def estimate() -> Estimate:
-        with _quiet(), torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
             found = library.llc(
                 model,
                 data,
@@ -153,7 +153,7 @@ def _canonical(model: nn.Module, tokens: Tensor, s: Setting) -> Callable[[], Est
         return _token_losses(logits, tokens).mean()
 
     def estimate() -> Estimate:
-        with _quiet(), torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH):
+        with quiet(), torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH):
             torch.manual_seed(0)
             loader = DataLoader(TensorDataset(tokens, tokens), s.batch_size, shuffle=True)
             estimator = library.LLCEstimator(
@@ -181,7 +181,7 @@ def _token_losses(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def _imported(name: str) -> Any:
     """The module, or None where it or something that it needs is missing."""
-    with _quiet():
+    with quiet():
         try:
             return importlib.import_module(name)
         except ImportError:
@@ -189,7 +189,7 @@ def _imported(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without warnings and progress bars."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -11,20 +11,24 @@ import pandas as pd
 from geomfast.analysis.courses import COURSE, by_trajectory, course, medians
 from geomfast.analysis.trajectories import TRAJECTORY, in_order, select
 from geomfast.estimators.sampling.rules import (
+    BOUND,
     HELD,
     LARGEST_LOCALIZATION_EFFECT,
     LARGEST_RHAT,
     LARGEST_STEP_BIAS,
+    LEAST_DEGREE,
     LEAST_ESS,
+    UNKNOWN_EFFECT,
 )
 from geomfast.records import MIXTURE
 
 #: What a coefficient is doubted for, as the sampler's own verdict does.
-DOUBTS = ("diverged", "still training", "step too large", "too few draws")
-DOUBTS += ("localization too strong",)
+DOUBTS = ("diverged", "still training", "step too large", "localization too weak")
+DOUBTS += ("too few draws", "localization too strong")
 
 _BESIDE = ("diverged", "rhat", "ess", "step_bias", "acceptance", "localization_least")
-_EFFECT = "localization_effect"
+# With errors of their own.
+_EFFECT, _DEGREE = "localization_effect", "degree"
 _KEY = [*TRAJECTORY, "step"]
 
 
@@ -38,8 +42,9 @@ def llc_values(records: pd.DataFrame) -> pd.DataFrame:
         A row per cell and step: ``value`` (NaN where all chains diverged), ``stderr``, ``n``,
         ``diverged`` (chains), ``rhat``, ``ess``, ``step_bias`` (what steps would add were the loss
         quadratic), ``acceptance``, ``localization_least``, ``localization_effect`` with its
-        ``localization_effect_stderr`` (NaN in records from before they were recorded) and
-        ``doubt``: one of :data:`DOUBTS`, or empty.
+        ``localization_effect_stderr`` and ``degree`` with its ``degree_stderr`` (NaN in records
+        from before they were recorded) and ``doubt``: one of :data:`DOUBTS`, "bound by
+        localization" of a lower bound, or empty.
     """
     table = select(records, "llc")[[*_KEY, "value", "stderr", "n"]]
     for name in _BESIDE:
@@ -47,9 +52,10 @@ def llc_values(records: pd.DataFrame) -> pd.DataFrame:
         # Only a count of chains is there where no chain is left to say more.
         how = "outer" if name == "diverged" else "left"
         table = table.merge(beside[[*_KEY, name]], on=_KEY, how=how)
-    names = {"value": _EFFECT, "stderr": f"{_EFFECT}_stderr"}
-    effect = select(records, f"llc_{_EFFECT}").rename(columns=names)
-    table = table.merge(effect[[*_KEY, *names.values()]], on=_KEY, how="left")
+    for name in (_EFFECT, _DEGREE):
+        names = {"value": name, "stderr": f"{name}_stderr"}
+        beside = select(records, f"llc_{name}").rename(columns=names)
+        table = table.merge(beside[[*_KEY, *names.values()]], on=_KEY, how="left")
     table = in_order(table.sort_values("step", kind="stable"))
     return table.assign(doubt=[_doubt(row) for row in table.to_dict("records")])
 
@@ -62,25 +68,28 @@ def _doubt(row: Mapping[Any, Any]) -> str:
         return "still training"
     if bias > LARGEST_STEP_BIAS * abs(value) and not bias <= stderr:
         return "step too large"
+    if row[_DEGREE] + 2.0 * row[f"{_DEGREE}_stderr"] < LEAST_DEGREE:
+        return "localization too weak"
     if not (row["rhat"] <= LARGEST_RHAT and row["ess"] >= LEAST_ESS):
         return "too few draws"
     # Not where either is NaN.
-    if abs(row[_EFFECT]) > max(LARGEST_LOCALIZATION_EFFECT, 2.0 * row[f"{_EFFECT}_stderr"]):
-        return "localization too strong"
-    known = row[f"{_EFFECT}_stderr"] <= LARGEST_LOCALIZATION_EFFECT
+    error = row[f"{_EFFECT}_stderr"]
+    if error <= UNKNOWN_EFFECT and abs(row[_EFFECT]) > max(LARGEST_LOCALIZATION_EFFECT, 2 * error):
+        return BOUND if row[_EFFECT] > 0 else "localization too strong"
+    known = error <= LARGEST_LOCALIZATION_EFFECT
     if not known and row["localization_least"] > HELD:
-        return "localization too strong"
+        return BOUND
     return ""
 
 
 def beyond_doubt(records: pd.DataFrame) -> pd.DataFrame:
-    """The records without coefficients that are in doubt.
+    """The records without coefficients that are in doubt; lower bounds stay.
 
     Args:
         records: the table of :func:`geomfast.records.load_records`.
     """
     values = llc_values(records)
-    good = pd.MultiIndex.from_frame(values.loc[values["doubt"] == "", _KEY])
+    good = pd.MultiIndex.from_frame(values.loc[~values["doubt"].isin(DOUBTS), _KEY])
     keys = pd.MultiIndex.from_frame(records[_KEY])
     return records[(records["measure"] != "llc") | keys.isin(good)]
 
@@ -100,7 +109,7 @@ def llc(records: pd.DataFrame) -> pd.DataFrame:
     found = []
     for cell, rows in by_trajectory(llc_values(records)):
         sampled = rows[rows["value"].notna()]
-        doubts = {"doubtful": int((rows["doubt"] != "").sum())}
+        doubts = {"doubtful": int(rows["doubt"].isin(DOUBTS).sum())}
         found.append(cell | course(sampled) | doubts | {"diverged": len(rows) - len(sampled)})
     return in_order(pd.DataFrame(found, columns=[*TRAJECTORY, *COURSE, "doubtful", "diverged"]))
 
@@ -110,7 +119,8 @@ def llc_summary(records: pd.DataFrame) -> dict[str, Any]:
 
     Returns:
         Empty where none was measured; else ``mixture`` (``final``, ``stderr``, ``largest``,
-        ``largest_step``, ``n`` runs), ``values`` and ``doubts`` (how many for each reason).
+        ``largest_step``, ``n`` runs), ``values``, ``bounds`` (how many are lower bounds) and
+        ``doubts`` (how many for each reason).
     """
     values = llc_values(records)
     if values.empty:
@@ -120,5 +130,6 @@ def llc_summary(records: pd.DataFrame) -> dict[str, Any]:
     return {
         "mixture": medians(whole, "final", "stderr", "largest", "largest_step"),
         "values": len(values),
+        "bounds": int((values["doubt"] == BOUND).sum()),
         "doubts": {name: int((values["doubt"] == name).sum()) for name in DOUBTS},
     }

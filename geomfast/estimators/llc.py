@@ -109,9 +109,9 @@ def llc(
         nbeta: inverse temperature times number of samples; None for n / log n.
         localization: strength of the pull back to w0, in units of nbeta times curvature. Where it,
             and not the loss, keeps the chains near, it lowers the estimate, and the verdict says
-            so. "norm" for parameters / (|w0| / 2)^2, with which chains that nothing else holds
-            stay within half of |w0|. None for 100 beside a given lr, and otherwise for one that
-            the ladder finds.
+            so. "norm" for parameters / (|w0| / 4)^2, with which chains that nothing else holds
+            stay within a quarter of |w0|. None for 100 beside a given lr, and otherwise for one
+            that the ladder finds.
         chains: number C of independent chains.
         draws: number of kept draws of each chain, one a step; the least where an error is asked
             for.

@@ -18,7 +18,7 @@ from geomfast.analysis.concordance import pairs
 from geomfast.analysis.crosscorrelation import cross_correlation
 from geomfast.analysis.difficulty import early_geometry
 from geomfast.analysis.leads import leads, precursors
-from geomfast.analysis.llc import llc_values
+from geomfast.analysis.llc import DOUBTS, llc_values
 from geomfast.analysis.probes import FIRST_TOKEN, probe_leads
 from geomfast.analysis.remember import remember
 from geomfast.analysis.topdown import top_down
@@ -108,7 +108,7 @@ class ReportData:
     @cached_property
     def doubts(self) -> str:
         """The share of learning coefficients in doubt, as text; empty where none is."""
-        doubtful = llc_values(self.records)["doubt"] != ""
+        doubtful = llc_values(self.records)["doubt"].isin(DOUBTS)
         return f"{DOUBT} {doubtful.sum():,} of {len(doubtful):,} in doubt" * bool(doubtful.any())
 
     @cached_property

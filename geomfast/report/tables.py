@@ -259,6 +259,8 @@ def _llc_lines(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         remark = f"± {number(found['stderr'])} at the end; largest {largest}; {remark}"
     reasons = ", ".join(f"{count} {name}" for name, count in doubts.items() if count)
     remark += f" ({reasons})" if reasons else ""
+    if bounds := summary["bounds"]:
+        remark += f"; {bounds} are lower bounds, as localization holds their chains"
     return [(label, value, remark)]
 
 

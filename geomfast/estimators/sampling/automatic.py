@@ -16,8 +16,8 @@ from geomfast.estimators.batches import Batches, batches_of, count, parts
 from geomfast.estimators.checks import LossFunction, select_parameters
 from geomfast.estimators.llc import LLC, llc
 from geomfast.estimators.sampling.chains import size_and_norm
-from geomfast.estimators.sampling.ladder import Ladder, Rung, burn_in_steps, climb, limit_of
-from geomfast.estimators.sampling.rules import usual_nbeta
+from geomfast.estimators.sampling.ladder import Ladder, Rung, climb, limit_of
+from geomfast.estimators.sampling.rules import burn_in_steps, usual_nbeta
 from geomfast.estimators.sampling.steps import listed, stepped, steps_for, top_curvature
 
 #: Relative error that chains are run for with settings of a ladder, unless another is asked for.

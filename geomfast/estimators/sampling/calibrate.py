@@ -15,7 +15,7 @@ from geomfast.estimators.checks import LossFunction, select_parameters
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
 from geomfast.estimators.sampling.chains import size_and_norm
 from geomfast.estimators.sampling.rules import NEAR, STABLE, max_energy_curvature, usual_nbeta
-from geomfast.estimators.sampling.verdict import believable
+from geomfast.estimators.sampling.verdict import believable, settled
 from geomfast.kernels import sgld
 
 #: A trace is flat where its last quarter differs from the one before by at most this share of the
@@ -160,15 +160,15 @@ def judged(
     before, last = squared[-2 * quarter : -quarter].mean().item(), squared[-quarter:].mean().item()
     reach = math.sqrt(last) / norm if norm else math.inf
     verdict = found.verdict
-    localized = verdict.startswith("localization too strong")
-    settled = localized or believable(verdict)
+    fit = settled(verdict)
+    localized = fit and not believable(verdict)
     # The mean of a quarter knows less than that of all draws.
     error = 2.0 * found.stderr * math.sqrt(2.0 * (len(trace) - burn_in) / quarter)
-    if settled and abs(drift) > max(TOLERANCE * abs(found.mean), error):
-        settled = False
+    if fit and abs(drift) > max(TOLERANCE * abs(found.mean), error):
+        fit = False
         verdict = f"drifting: {drift:+.2g} from the last but one quarter of the trace to the last"
-    if settled and last > (1.0 + SPREAD) * before:
-        settled = False
+    if fit and last > (1.0 + SPREAD) * before:
+        fit = False
         verdict = (
             f"spreading: |w - w0|^2 grew by {last / before - 1.0:.0%} from the last but one "
             "quarter to the last; more draws, or a larger lr"
@@ -178,10 +178,10 @@ def judged(
         localization,
         found,
         verdict,
-        converged=settled and not localized,
+        converged=fit and not localized,
         drift=drift,
         reach=reach,
-        localized=settled and localized,
+        localized=fit and localized,
     )
 
 

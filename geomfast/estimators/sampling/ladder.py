@@ -15,7 +15,8 @@ from geomfast.estimators.batches import Batches
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
 from geomfast.estimators.sampling.extrapolation import Limit, Point, extrapolate
-from geomfast.estimators.sampling.rules import NEAR
+from geomfast.estimators.sampling.rules import NEAR, burn_in_steps, critical_momentum
+from geomfast.estimators.sampling.verdict import saturated
 
 #: From one rung of the ladder to the next, the localization is divided by this.
 RUNG = 4.0
@@ -86,7 +87,7 @@ class Ladder:
 
     def sampled(self, lr: float, localization: float, error: float | None) -> LLC | None:
         """An estimate; None where a chain diverged."""
-        momentum, burn_in = _momentum(lr, localization), burn_in_steps(lr, localization)
+        momentum, burn_in = critical_momentum(lr, localization), burn_in_steps(lr, localization)
         draws = max(100, burn_in)
         left = self.max_steps - self.spent - burn_in
         seconds = self.max_seconds - (time.monotonic() - self.begin)
@@ -129,7 +130,7 @@ class Ladder:
                 f"no step size was found at localization = {localization:.3g}: halving it "
                 "continues to change the coefficient; give lr and localization"
             )
-        found, momentum = larger, _momentum(lr, localization)
+        found, momentum = larger, critical_momentum(lr, localization)
         if error is not None:
             with contextlib.suppress(_Spent):
                 found = self.sampled(lr, localization, error) or larger
@@ -162,7 +163,7 @@ class Ladder:
             return True, f"{self.bound} did not suffice to look further"
         if found is None:
             return False, ""
-        far = Rung(last.lr, _momentum(last.lr, weaker), weaker, found, 0, brief=False)
+        far = Rung(last.lr, critical_momentum(last.lr, weaker), weaker, found, 0, brief=False)
         further = limit_of([*rungs, far])
         same = further.known(2.0 * error, LARGEST_EFFECT) and further.agrees(limit, 2.0 * error)
         # Down there nothing is left for localization to take.
@@ -201,6 +202,8 @@ def climb(
                     f"localization = {localization:.3g}, as strong as its largest curvature"
                 )
             return rungs, "Below this localization chains find a lower loss than the model's."
+        if rungs and saturated(found.degree, found.degree_stderr):
+            return rungs, "Below this localization the loss does not hold chains near the weights."
         if norm and rungs and _reach(found) > NEAR * norm:
             share = f"by over {NEAR:.0%} of |w0|"
             return rungs, f"Below this localization chains leave the weights {share}."
@@ -235,16 +238,6 @@ def _effect(rungs: list[Rung], rung: Rung) -> tuple[float, float]:
     """What localization takes at a rung, which is not one of the rungs yet."""
     limit = extrapolate([*(rung.point for rung in rungs[-1:]), rung.point])
     return limit.effect, limit.effect_error
-
-
-def _momentum(lr: float, localization: float) -> float:
-    """Of critical damping in the slowest directions, which localization alone holds."""
-    return math.exp(-2.0 * math.sqrt(lr * localization))
-
-
-def burn_in_steps(lr: float, localization: float) -> int:
-    """Steps in which the slowest directions forget where they began, about 5 of their times."""
-    return 20 + math.ceil(5.0 / math.sqrt(lr * localization))
 
 
 def _same(a: LLC, b: LLC) -> bool:

@@ -15,10 +15,17 @@ LARGEST_RHAT, LEAST_ESS = 1.05, 30.0
 #: Above which part of the estimate comes from the size of the steps, or from the localization.
 LARGEST_STEP_BIAS = 0.1
 LARGEST_LOCALIZATION_EFFECT = 0.1
+#: Error from which an effect of localization says nothing, not even its sign.
+UNKNOWN_EFFECT = 0.5
 #: Share of the steepest direction from which localization holds chains more than the loss does.
 HELD = 0.5
 #: From which the latter is told even so: it may hold degenerate directions more than all of them.
 TOLD_LOCALIZATION_EFFECT = 0.05
+#: Power of the distance with which a loss has to grow where the draws are; it is 2 near a minimum,
+#: and less than this where chains have gone so far that the loss nears what it is anywhere.
+LEAST_DEGREE = 1.0
+#: How a verdict begins where localization makes a coefficient a lower bound.
+BOUND = "bound by localization"
 #: The one default of chains for functions, sweeps and trackers: how many, of how many kept draws
 #: each, after how many steps.
 CHAINS, DRAWS, BURN_IN = 4, 100, 25
@@ -26,11 +33,13 @@ CHAINS, DRAWS, BURN_IN = 4, 100, 25
 BATCH_SIZE = 32
 #: Pull to the weights where a step size is given and no localization.
 LOCALIZATION = 100.0
-#: Share of the velocity that an automatic step leaves: more mixes flat directions better and heats
-#: by minibatches more.
-MOMENTUM = 0.3
-#: Chains that localization alone holds stay within this share of |w0| of w0.
+#: Of an automatic step: with more, chains gain too much of every noise of a minibatch.
+MOST_MOMENTUM = 0.9
+#: Share of |w0| from w0 beyond which chains have left the weights.
 NEAR = 0.5
+#: Share of it within which localization = "norm" keeps chains that nothing else holds. At a half
+#: the loss of many trained networks is no more that of their weights.
+NORM_SHARE = 0.25
 
 
 def usual_nbeta(samples: int) -> float:
@@ -39,7 +48,7 @@ def usual_nbeta(samples: int) -> float:
 
 
 def norm_localization(parameters: int, norm: float) -> float:
-    """Localization with which chains that nothing else holds stay within half of the weights' norm.
+    """Localization with which chains that nothing else holds stay within a quarter of |w0|.
 
     |w - w0|^2 is then parameters / localization in the mean. It follows the scale of the weights,
     as curvature does where layers are normalized, and so fits models of any size.
@@ -53,7 +62,17 @@ def norm_localization(parameters: int, norm: float) -> float:
     """
     if not norm > 0:
         raise ValueError("localization = 'norm' needs weights that are not all zero")
-    return parameters / (NEAR * norm) ** 2
+    return parameters / (NORM_SHARE * norm) ** 2
+
+
+def critical_momentum(lr: float, localization: float) -> float:
+    """Of critical damping in the slowest directions, which localization alone holds."""
+    return math.exp(-2.0 * math.sqrt(lr * localization))
+
+
+def burn_in_steps(lr: float, localization: float) -> int:
+    """Steps of that momentum in which the slowest directions forget where they began: 5 times."""
+    return 20 + math.ceil(5.0 / math.sqrt(lr * localization))
 
 
 def max_energy_curvature(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -9,13 +10,16 @@ from typing import Any, Literal
 
 from torch import nn
 
-from geomfast.estimators.batches import Batches, count, parts
+from geomfast.estimators.batches import Batches, count, index_batch, parts, shuffled
 from geomfast.estimators.checks import LossFunction, select_parameters
 from geomfast.estimators.hessian import NotConverged, hessian_top_eigenvalues
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
 from geomfast.estimators.sampling.chains import size_and_norm
 from geomfast.estimators.sampling.rules import (
-    MOMENTUM,
+    LARGEST_STEP_BIAS,
+    MOST_MOMENTUM,
+    burn_in_steps,
+    critical_momentum,
     max_energy_curvature,
     norm_localization,
     usual_nbeta,
@@ -25,6 +29,12 @@ from geomfast.estimators.sampling.rules import (
 CURVATURE_SAMPLES = 256
 #: Samples of which it is taken for a step at a given localization, and tries of a step.
 STEP_SAMPLES, STEP_TRIES = 64, 4
+#: Kept draws of the chains that look for a step.
+PILOT_DRAWS = 30
+#: Of what finite steps may add, what a smaller step is chosen for; and how much less one adds.
+_SAFE, _LEAST_SHARE, _MOST_SHARE = 0.6, 0.25, 0.7
+# Short chains know it this well.
+_KNOWN = 0.8
 
 
 @dataclass(frozen=True)
@@ -84,25 +94,74 @@ def stepped(
     momentum: float | None,
     own: Mapping[str, Any],
 ) -> LLC:
-    """The coefficient, with a smaller step where chains diverge or finite steps add too much."""
-    arguments = {
-        **own,
-        "nbeta": steps.nbeta,
-        "localization": steps.localization,
-        "momentum": MOMENTUM if momentum is None else momentum,
-        "curvature": steps.curvature,
-    }
-    lr = steps.lr
+    """The coefficient, with a smaller step where chains diverge or finite steps add too much.
+
+    Short chains look for the step; those that count are as long as is asked for.
+    """
+    lr, localization = steps.lr, steps.localization
+    sampled = {**own, "nbeta": steps.nbeta, "localization": localization}
+    sampled["curvature"] = steps.curvature
+    none = dict.fromkeys(("stderr", "relative_stderr", "max_draws", "max_seconds"))
     for left in reversed(range(STEP_TRIES)):
+        damping = _damping(lr, localization, momentum)
+        # An hundredth of what localization holds is forgotten in more steps than any chain has.
+        slowest = burn_in_steps(max(lr * localization, 1e-6), 1.0)
+        burn_in = max(own["burn_in"], min(slowest, own["draws"]))
+        length = {"burn_in": burn_in, "draws": own["draws"]}
+        if left and own["draws"] > 2 * PILOT_DRAWS:
+            length = none | {"burn_in": min(burn_in, 2 * PILOT_DRAWS), "draws": PILOT_DRAWS}
         try:
-            found = llc(model, loss_fn, batches, lr=lr, **arguments)
-            if not left or not (found.diverged.any() or "step too large" in found.verdict):
-                return found
+            found = llc(model, loss_fn, batches, lr=lr, momentum=damping, **sampled | length)
+            lost = bool(found.diverged.any())
         except AllChainsDiverged:
             if not left:
                 raise
-        lr /= 2.0
-    raise AssertionError("the last try returns or raises")
+            found, lost = None, True
+        if not left:
+            break
+        if lost or found is None:
+            lr *= 0.25
+            continue
+        # As of all draws: few have a larger error, which would excuse more.
+        error = found.stderr * math.sqrt(min(1.0, length["draws"] / own["draws"]))
+        allowed = max(LARGEST_STEP_BIAS * abs(found.mean), error)
+        few = length["draws"] < own["draws"]
+        if not found.step_bias > (_KNOWN if few else 1.0) * allowed or _still_training(found):
+            break
+        share = min(max(_SAFE * allowed / found.step_bias, _LEAST_SHARE), _MOST_SHARE)
+        lr = _cooler(lr, localization, momentum, share)
+    assert found is not None
+    if found.loss_trace.shape[1] >= own["draws"] + own["burn_in"]:
+        return found
+    length = {"burn_in": burn_in}
+    return llc(model, loss_fn, batches, lr=lr, momentum=damping, **sampled | length)
+
+
+def _still_training(found: LLC) -> bool:
+    return found.mean < -2.0 * found.stderr
+
+
+def _damping(lr: float, localization: float, momentum: float | None) -> float:
+    """The momentum that was given, or that of critical damping."""
+    if momentum is not None:
+        return momentum
+    return min(critical_momentum(lr, localization), MOST_MOMENTUM)
+
+
+def _cooler(lr: float, localization: float, momentum: float | None, share: float) -> float:
+    """The step to which minibatches add so much of what they add to another.
+
+    That goes with lr (1 + c) / (1 - c), in which a momentum of critical damping grows as lr falls.
+    """
+
+    def heat(lr: float) -> float:
+        c = _damping(lr, localization, momentum)
+        return lr * (1.0 + c) / (1.0 - c)
+
+    goal = share * heat(lr)
+    while heat(lr) > goal:
+        lr *= 0.9
+    return lr
 
 
 def listed(params: Iterable[str] | None) -> Iterable[str] | None:
@@ -121,11 +180,11 @@ def top_curvature(
     most: int = 20,
     at_once: int | None = None,
 ) -> float:
-    """The largest eigenvalue of the Hessian of the first samples, to about `tol`.
+    """The largest eigenvalue of the Hessian of a few samples, to about `tol`.
 
     Args:
         model, loss_fn, batches, params: as in :func:`geomfast.llc`.
-        samples: how many.
+        samples: how many, spread over the data.
         tol: relative.
         most: iterations.
         at_once: samples that go through the model together; None for a batch.
@@ -143,9 +202,15 @@ def top_curvature(
     return found.values[0].item()
 
 
-def _few(batches: Batches, left: int, at_once: int | None) -> Iterator[Any]:
+def _few(batches: Batches, at_most: int, at_once: int | None) -> Iterator[Any]:
+    """Samples spread over all batches by a fixed seed: data may come sorted, as by task."""
+    samples = sum(count(batch, least=1) for batch in batches)
+    which = shuffled(samples)[: min(at_most, samples)].sort().values
+    first = 0
     for batch in batches:
-        if left > 0:
-            _, first = next(parts(batch, left))
-            left -= count(first, least=1)
-            yield from (part for _, part in parts(first, at_once))
+        after = first + count(batch, least=1)
+        own = which[(which >= first) & (which < after)] - first
+        if len(own):
+            some = batch if len(own) == after - first else index_batch(batch, own)
+            yield from (part for _, part in parts(some, at_once))
+        first = after

@@ -9,14 +9,17 @@ from torch import Tensor
 
 from geomfast.estimators.sampling.diagnostics import Mixing
 from geomfast.estimators.sampling.rules import (
+    BOUND,
     CONVERGED_ESS,
     CONVERGED_RHAT,
     HELD,
     LARGEST_LOCALIZATION_EFFECT,
     LARGEST_RHAT,
     LARGEST_STEP_BIAS,
+    LEAST_DEGREE,
     LEAST_ESS,
     TOLD_LOCALIZATION_EFFECT,
+    UNKNOWN_EFFECT,
 )
 from geomfast.kernels.sgld import Dynamics
 
@@ -53,8 +56,8 @@ class Biases:
 
 
 def verdict_of(mixed: Mixing, diverged: Tensor, biases: Biases, dynamics: Dynamics) -> str:
-    """The first that holds: diverged, still training, step too large, too few draws, localization
-    too strong, usable, converged.
+    """The first that holds: diverged, still training, step too large, localization too weak, too
+    few draws, localization too strong, bound by localization, usable, converged.
 
     Args:
         mixed: of the kept draws.
@@ -73,16 +76,20 @@ def verdict_of(mixed: Mixing, diverged: Tensor, biases: Biases, dynamics: Dynami
         )
     effect, error = biases.localization, biases.localization_error
     pull, strong = f"localization = {dynamics.localization:g}", ""
+    bound = f"bound by localization: at least {mixed.mean:.3g} ± {mixed.stderr:.2g}; {pull}"
     if localized(effect, error):
-        strong = (
-            f"localization too strong: it {'lowers' if effect > 0 else 'raises'} the mean of "
-            f"{mixed.mean:.3g} by {_share(effect, error)}; lower {pull}"
-        )
+        share = _share(effect, error)
+        strong = f"{bound} takes {share}; lower it"
+        if effect < 0:  # and what it raises is no bound
+            strong = (
+                f"localization too strong: it raises the mean of {mixed.mean:.3g} by {share}; "
+                f"lower {pull}"
+            )
     # Where chains do not tell what it takes, the curvature does: half of every direction or more.
     if not error <= LARGEST_LOCALIZATION_EFFECT and biases.localization_least > HELD:
         strong = (
-            "localization too strong: it holds chains more than the loss does, at least "
-            f"{biases.localization_least:.0%} of every direction; lower {pull}"
+            f"{bound} holds chains more than the loss does, at least "
+            f"{biases.localization_least:.0%} of every direction; lower it"
         )
     # A NaN bias says nothing; a NaN error, of too few draws, excuses none.
     low, bias = biases.added()
@@ -91,6 +98,12 @@ def verdict_of(mixed: Mixing, diverged: Tensor, biases: Biases, dynamics: Dynami
         return (
             f"step too large: finite steps and minibatches add {added} to the mean of "
             f"{mixed.mean:.3g}; {lower}{'; ' + strong if strong else ''}"
+        )
+    if saturated(biases.degree, biases.degree_error):
+        return (
+            f"localization too weak: chains of mean {mixed.mean:.3g} are where the loss grows with "
+            f"the distance to the power {biases.degree:.2g} only (2 near a minimum), far from the "
+            f"weights; raise {pull}, or nbeta"
         )
     if math.isnan(mixed.rhat):
         return "too few draws: fewer than four of each chain"
@@ -115,9 +128,19 @@ def believable(verdict: str) -> bool:
     return verdict.startswith(("converged", "usable"))
 
 
+def settled(verdict: str) -> bool:
+    """Whether chains are where they belong, with the localization that they have."""
+    return believable(verdict) or verdict.startswith((BOUND, "localization too strong"))
+
+
+def saturated(degree: float, error: float) -> bool:
+    """Whether chains are where the loss hardly depends on the weights; not where unknown."""
+    return degree + 2.0 * error < LEAST_DEGREE
+
+
 def localized(effect: float, error: float, least: float = LARGEST_LOCALIZATION_EFFECT) -> bool:
     """Whether the localization makes an estimate another one, beyond doubt; not where it is NaN."""
-    return abs(effect) > max(least, 2.0 * error)
+    return error <= UNKNOWN_EFFECT and abs(effect) > max(least, 2.0 * error)
 
 
 def _share(effect: float, error: float) -> str:

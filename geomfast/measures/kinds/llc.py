@@ -33,8 +33,9 @@ class LLC:
     Attributes:
         lr: step size; "auto" for one over the largest curvature at each measurement.
         localization: pull to the weights; "norm" for one with which chains that nothing else holds
-            stay within half of the weights' norm.
-        momentum: None for 0.3 with an automatic lr, and for plain steps otherwise.
+            stay within a quarter of the weights' norm.
+        momentum: None for that of critical damping with an automatic lr, and for plain steps
+            otherwise.
         chains, draws, burn_in: how many, of each, before the first draw.
         batch_size: of a minibatch, at most as many as there are samples; None for all.
         nbeta: None for n / log n.
@@ -111,6 +112,7 @@ def values(found: Estimate | None, settings: LLC) -> Iterator[tuple[Any, ...]]:
         yield f"llc_{name}", getattr(found, name) if found else nan, nan
     effect = (found.localization_effect, found.localization_effect_stderr) if found else (nan, nan)
     yield "llc_localization_effect", *effect
+    yield "llc_degree", *((found.degree, found.degree_stderr) if found else (nan, nan))
     yield "llc_lr", found.lr if found else nan, nan
     yield "llc_localization", found.localization if found else nan, nan
     if automatic:  # which knows the curvature
@@ -132,6 +134,7 @@ MEASURES = (
             Column("llc_step_bias"),
             Column("llc_acceptance", 0.0, 1.0),
             Column("llc_localization_effect"),
+            Column("llc_degree"),
             Column("llc_lr", 0.0),
             Column("llc_localization", 0.0),
             Column("llc_localization_least", 0.0, 1.0),

@@ -73,7 +73,7 @@ class Entry:
     @property
     def doubtful(self) -> bool:
         """Whether the verdict says that the value is unreliable."""
-        return not self.beside and not self.verdict.startswith(("ok", "converged"))
+        return not self.beside and not self.verdict.startswith(("ok", "converged", "usable"))
 
     @property
     def text(self) -> str:
