@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "measures": ("measures", "List the measures: what each needs, costs, and its settings."),
     "report": ("report", "Make tables, figures and one HTML page from records."),
-    "calibrate-llc": ("calibrate", "Find a step size and localization for the llc of a sweep."),
+    "calibrate-llc": ("calibrate", "Find settings for the llc of a model, of any source."),
     "doctor": ("doctor", "Check devices, compilers and backends, and test every kernel."),
 }
 #: Options by the name they had before.

@@ -11,7 +11,6 @@ from geomfast.report.axes import log_ticks, tick_label
 from geomfast.report.colours import BLACK, BLUE, DASHED, GREY, LINES, RED_TEXT, SOFT
 from geomfast.report.extras import need
 from geomfast.report.style import canvas, handle, head, styled
-from geomfast.testbed.tasks.names import task_level
 
 #: Steps of a trace are averaged to about as many points.
 _POINTS = 50
@@ -24,8 +23,7 @@ def calibration_figure(found: dict[str, Any]) -> Any:
     Args:
         found: ``trials`` (``lr``, ``localization``, ``trace`` (C, T) in units of the coefficient or
             None, ``mean``, ``stderr``, ``step_bias``, ``acceptance``, ``verdict``, ``converged``,
-            ``recommended``), ``burn_in``, ``reason`` and what names the samples: ``run``, ``step``,
-            ``task``, ``level``.
+            ``recommended``), ``burn_in``, ``reason`` and the ``name`` of model and samples.
     """
     trials = found["trials"]
     lrs = sorted({trial["lr"] for trial in trials})
@@ -50,11 +48,41 @@ def calibration_figure(found: dict[str, Any]) -> Any:
     for axes in grid.flat:
         axes.spines["right"].set_visible(True)
     _below(figure, trials, pulls)
-    name = f"{found['run']}, step {found['step']}, {task_level(found['task'], found['level'])}"
-    text = f"{name}; nbeta (loss - loss at the weights) along each chain, grey: burn-in"
+    text = f"{found['name']}; nbeta (loss - loss at the weights) along each chain, grey: burn-in"
     best = "recommended: framed" if found["recommended"] else "none is recommended"
     title, more = "Settings for the local learning coefficient", f"blue: converged; {best}"
     head(figure, title, text, 0.95, more=more)
+    return figure
+
+
+@styled
+def ladder_figure(found: dict[str, Any]) -> Any:
+    """Coefficients by localization, and what is known of the one without.
+
+    Args:
+        found: ``rungs`` (``localization``, ``mean``, ``stderr``), ``coefficient`` and ``stderr``
+            without localization (NaN where not known), ``reason`` and the ``name`` of model and
+            samples.
+    """
+    figure, grid = canvas(8.0, 5.2, left=0.95, right=0.35, top=1.15, bottom=0.75)
+    axes = grid[0, 0]
+    pulls = np.array([rung["localization"] for rung in found["rungs"]])
+    means = np.array([rung["mean"] for rung in found["rungs"]])
+    errors = np.array([rung["stderr"] for rung in found["rungs"]])
+    axes.errorbar(pulls, means, yerr=2.0 * errors, color=BLUE, marker="o", capsize=3)
+    value, error = found["coefficient"], found["stderr"]
+    if not math.isnan(value):
+        axes.axhline(value, color=BLACK, linestyle=DASHED)
+        axes.axhspan(value - 2.0 * error, value + 2.0 * error, color=SOFT, alpha=0.4)
+    axes.set_xscale("log")
+    if (means > 0).all():
+        axes.set_yscale("log")
+    axes.invert_xaxis()
+    axes.set_xlabel("localization, weaker to the right")
+    axes.set_ylabel("learning coefficient")
+    known = "dashed: without localization" if not math.isnan(value) else "a lower bound"
+    text = f"{found['name']}; bars: two standard errors"
+    head(figure, "Learning coefficient by localization", text, 0.95, more=known)
     return figure
 
 

@@ -151,32 +151,32 @@ class OpenedModel:
 
     def __init__(self, probing: Probing, folder: Path, device: str, tokenizer: Path | None):
         self._probing = probing
-        self._lm = hf.load(folder, dtype=probing.dtype, device=device, tokenizer=tokenizer)
-        self.weights = weights_hash(self._lm.model)
+        self.lm = hf.load(folder, dtype=probing.dtype, device=device, tokenizer=tokenizer)
+        self.weights = weights_hash(self.lm.model)
         self.tokens = _tokens_seen(folder)
         self.notices: list[str] = []
         self.described: dict[str, dict[str, Any]] = {}
-        self._encoded = self._encode()
+        self.encoded = self._encode()
 
     def take(self, measures: set[str]) -> list[dict[str, Any]]:
-        samples = {encoded.name: encoded.data for encoded in self._encoded}
+        samples = {encoded.name: encoded.data for encoded in self.encoded}
         rows = []
         for task, found in hf.measure_lm(
-            self._lm, self._encoded, measures, self._probing.how, notice=self.notices.append
+            self.lm, self.encoded, measures, self._probing.how, notice=self.notices.append
         ):
             settings = fingerprint(found.settings)
             self.described[settings] = found.settings
             row = {"task": task, "level": LEVEL, "data": samples[task], "settings": settings}
             names = ("layer", "measure", "value", "stderr", "n", "backend", "seconds")
             row |= {name: getattr(found, name) for name in names}
-            rows.append(row | {"device": str(self._lm.device)})
+            rows.append(row | {"device": str(self.lm.device)})
         return rows
 
     def _encode(self) -> list[hf.EncodedProbes]:
         kept: list[hf.EncodedProbes] = []
         for one in self._probing.sets:
             try:
-                encoded = hf.encode(self._lm, one, self._probing.how)
+                encoded = hf.encode(self.lm, one, self._probing.how)
             except ProbesError as error:
                 if one is self._probing.sets[-1] and not kept:
                     raise

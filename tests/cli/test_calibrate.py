@@ -15,6 +15,7 @@ from geomfast.cli.main import main
 from geomfast.report import extras
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import run_specs
+from tests.lm.language_models import save
 from tests.sweep.tiny import prepare_folder, tiny
 
 SETTINGS = tiny(steps=4, dense_until=4, checkpoints=3, samples=12)
@@ -121,9 +122,122 @@ def test_bad_usage_is_2_and_says_what_there_is(out: Path, options: str) -> None:
 
 
 def test_a_folder_that_is_no_sweep_is_2(tmp_path: Path) -> None:
-    for where, words in ((tmp_path / "nowhere", "no such folder"), (tmp_path, "no settings.json")):
+    for where, words in (
+        (tmp_path / "nowhere", "no such folder"),
+        (tmp_path, "neither a geomfast sweep"),
+    ):
         result = call(where)
         assert result.exit_code == 2 and words in result.stderr
+
+
+MODULE = """
+import torch
+from torch import nn
+
+def model():
+    torch.manual_seed(0)
+    network = nn.Linear(6, 1)
+    return network
+
+inputs = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+targets = model()(inputs).detach() + torch.randn(64, 1, generator=torch.Generator().manual_seed(2))
+best = torch.linalg.lstsq(torch.cat([inputs, torch.ones(64, 1)], 1), targets).solution
+
+class names:
+    @staticmethod
+    def solved():
+        network = nn.Linear(6, 1)
+        with torch.no_grad():
+            network.weight.copy_(best[:-1].T)
+            network.bias.copy_(best[-1])
+        return network
+
+def loss(model, batch):
+    return 0.5 * (model(batch[0]) - batch[1]).square()[:, 0]
+
+def batches():
+    return [(inputs[:40], targets[:40]), (inputs[40:], targets[40:])]
+
+batch = (inputs, targets)
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An importable module with a regression of 7 weights at its minimum."""
+    name = f"regression_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+@pytest.mark.parametrize("data", ["batch", "batches"])
+def test_an_importable_model_by_the_ladder(module: str, data: str, tmp_path: Path) -> None:
+    """Half of seven weights, without a number set by hand."""
+    picture = tmp_path / "ladder.png"
+    source = f"{module}:names.solved:loss:{data}"
+    more = ("--threads", 1, "--error", 0.05, "--batch-size", 64)
+    result = call(source, "--json", "--figure", picture, "--nbeta", 1e4, *more)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout, parse_constant=refuse)
+    assert (found["run"], found["task"], found["n"]) == (f"{module}:names.solved", data, 64)
+    assert found["step"] is None and found["nbeta"] == 1e4
+    assert abs(found["coefficient"] - 3.5) <= 3 * found["stderr"] + 0.05
+    pulls = [rung["localization"] for rung in found["rungs"]]
+    assert pulls == sorted(pulls, reverse=True) and len(pulls) >= 2
+    assert found["recommended"]["localization"] == pulls[-1]
+    assert picture.stat().st_size > 5000
+
+
+def test_the_ladder_of_a_sweep_is_told_with_what_to_pass(out: Path) -> None:
+    more = ("--threads", 1, "--max-seconds", 20, "--error", 0.3, "--nbeta", 30)
+    result = call(out, "--task", "mod:1", *more)
+    # Of a model that has hardly been trained chains find lower losses, and that is said.
+    if result.exit_code == 1:
+        assert "still training" in result.stderr
+    else:
+        assert "Recommended: --llc-localization" in result.stdout
+        picture = out / "figures" / "llc-ladder-joint-nano-seed0-4-MOD-1.png"
+        assert result.stdout.rstrip().endswith(str(picture)) and picture.exists()
+
+
+def test_a_language_model(tmp_path: Path) -> None:
+    save(tmp_path / "step7", "GPTNeoX")
+    grid = ("--lr", "1e-6", "--localization", "100000")
+    for source, options in ((tmp_path, ()), (tmp_path / "step7", ("--step", 7))):
+        result = call(source, "--json", *options, *grid, *SHORT)
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout, parse_constant=refuse)
+        assert found["step"] == 7 and found["n"] > 1 and found["trials"][0]["mean"] is not None
+    for options, words in (
+        (("--step", 9), "has only 7"),
+        (("--task", "MOD:1"), "--task does not go with a language model"),
+        (("--probes", "nothing"), "--probes"),
+    ):
+        result = call(tmp_path, *options, *grid, *SHORT)
+        assert result.exit_code == 2 and words in result.stderr, result.output
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        ("nowhere_at_all:a:b:c", "", "cannot import nowhere_at_all"),
+        ("{}:absent:loss:batch", "", "has no absent"),
+        ("{}:batch:loss:batch", "", "is no module of torch"),
+        ("{}:names.solved:batch:batch", "", "is no function"),
+        ("{}:names.solved:loss:names", "", "neither a batch"),
+        ("{}:names.solved:loss:batch", "--task MOD:1", "--task does not go with an importable"),
+        ("{}:names.solved:loss:batch", "--draws 10", "needs a grid"),
+        ("{}:names.solved:loss:batch", "--lr 1e-3 --error 0.1", "does not go with --lr"),
+    ],
+)
+def test_what_an_importable_model_refuses(
+    module: str, source: str, options: str, words: str
+) -> None:
+    result = call(source.format(module), *options.split())
+    assert result.exit_code == 2, result.output
+    assert words in " ".join(result.stderr.replace("│", " ").split())
 
 
 def test_damaged_weights_are_1(out: Path, tmp_path: Path) -> None:

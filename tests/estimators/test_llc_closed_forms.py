@@ -34,7 +34,7 @@ def within(found, exact, relative):
 
     What is exact here includes the localization: it may be too strong for the coefficient itself.
     """
-    words = ("converged", "usable", "step too large", "localization too strong")
+    words = ("converged", "usable", "step too large", "bound by localization")
     assert found.verdict.startswith(words)
     assert abs(found.mean - exact) <= 3 * found.stderr
     assert abs(found.mean - exact) <= relative * exact
@@ -67,7 +67,7 @@ def test_quadratic(curvature, lr, nbeta, localization):
     taken = effect(curvature, lr, nbeta, localization)
     assert abs(found.localization_effect - taken) <= 3 * found.localization_effect_stderr
     assert found.localization_effect_stderr <= 0.02
-    assert ("localization too strong: it lowers" in found.verdict) == (taken > 0.1)
+    assert ("bound by localization" in found.verdict) == (taken > 0.1)
     assert abs(found.degree - 2) <= 3 * found.degree_stderr
 
 
@@ -272,7 +272,7 @@ def test_a_localization_that_makes_another_coefficient_of_it_is_named(
     )  # fmt: skip
     off = abs(found.mean - exact) > max(0.15 * exact, 3 * found.stderr)
     assert off == wrong
-    assert ("localization too strong: it lowers" in found.verdict) == wrong
+    assert ("bound by localization" in found.verdict) == wrong
     assert believable(found.verdict) != wrong
 
 
@@ -283,7 +283,7 @@ def test_the_default_localization_on_a_normal_crossing():
         chains=64, draws=600, burn_in=300, stacked=True,
     )  # fmt: skip
     assert found.mean == pytest.approx(0.066, abs=3 * found.stderr + 0.004)
-    assert found.verdict.startswith("localization too strong: it lowers the mean of 0.0")
+    assert found.verdict.startswith("bound by localization: at least 0.0")
     assert found.verdict.endswith("by about half or more; lower localization = 100")
 
 

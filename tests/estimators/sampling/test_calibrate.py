@@ -123,7 +123,7 @@ def test_what_the_sampler_doubts_has_not_converged() -> None:
 
 
 def test_what_only_the_localization_spoils_is_marked_as_that() -> None:
-    verdict = "localization too strong: it lowers the mean of 5 by about 41% ± 3%; lower ..."
+    verdict = "bound by localization: at least 5 ± 0.1; localization = 9 takes about 41% ± 3%"
     trial = judge(estimate(FLAT, STILL, verdict=verdict))
     assert trial.localized and trial.settled and not trial.converged and trial.verdict == verdict
     rising = estimate(torch.linspace(1.0, 9.0, 80).expand(2, 80), STILL, verdict=verdict)

@@ -53,6 +53,13 @@ def verdict(
         ),  # for all that is known, a quadratic
         ({"step_bias": 0.5, "degree": (-3.0, 9.0)}, "converged"),
         ({"step_bias": 0.5, "degree": (math.nan, math.nan)}, "converged"),
+        (
+            {"degree": (0.7, 0.1)},
+            "localization too weak: chains of mean 8 are where the loss grows with the distance to "
+            "the power 0.7 only .* raise localization = 100, or nbeta$",
+        ),
+        ({"degree": (0.7, 0.16)}, "converged"),
+        ({"effect": (-65.0, 30.0)}, "converged: .* not known: -6500% ± 3000%$"),
         ({"effect": (0.0, 0.0)}, "converged: R-hat 1.010, 900 effective draws$"),  # none
         ({"effect": (math.nan, math.nan)}, "converged: R-hat 1.010, 900 effective draws$"),
         (
@@ -69,22 +76,22 @@ def verdict(
         ),
         (
             {"effect": (0.41, 0.04)},
-            "localization too strong: it lowers the mean of 8 by about 41% ± 4%; lower "
-            "localization = 100$",
+            "bound by localization: at least 8 ± .*; localization = 100 takes about 41% ± 4%; "
+            "lower it$",
         ),
         ({"effect": (-0.2, 0.05)}, "localization too strong: it raises the mean of 8 by about 20%"),
         (  # one lowers, the other raises
             {"effect": (0.41, 0.04), "step_bias": 0.9},
-            "step too large: .* to the mean of 8; lower lr = 0.0002; localization too strong: it "
-            "lowers the mean of 8 by about 41%",
+            "step too large: .* to the mean of 8; lower lr = 0.0002; bound by localization: at "
+            "least 8 ± .* takes about 41%",
         ),
-        ({"effect": (1.5, 0.3)}, ".* lowers the mean of 8 by about half or more; lower"),
+        ({"effect": (1.5, 0.3)}, ".* takes about half or more; lower it"),
         ({"rhat": math.inf}, "too few draws"),
         ({"effect": (math.nan, math.nan), "least": 0.49}, "converged"),
         (
             {"effect": (math.nan, math.nan), "least": 0.51},
-            "localization too strong: it holds chains more than the loss does, at least 51% of "
-            "every direction; lower localization = 100$",
+            "bound by localization: at least 8 ± .*; localization = 100 holds chains more than the "
+            "loss does, at least 51% of every direction; lower it$",
         ),
         ({"effect": (0.04, 0.01), "least": 0.51}, "converged"),  # chains know better
         ({"ess": 29.0}, "too few draws: R-hat 1.01, 29 effective draws"),
@@ -100,8 +107,9 @@ def test_the_gravest_is_said_first():
         ("diverged", {"lost": 2}),
         ("still training", {"mean": -5.0}),
         ("step too large", {"step_bias": 3.0}),
+        ("localization too weak", {"degree": (0.7, 0.01)}),
         ("too few draws", {"ess": 3.0}),
-        ("localization too strong", {"effect": (0.5, 0.1)}),
+        ("bound by localization", {"effect": (0.5, 0.1)}),
     ]
     for i, (name, _) in enumerate(faults):
         together = {k: v for _, fault in faults[i:] for k, v in fault.items()}
