@@ -43,13 +43,15 @@ from geomfast.estimators.hessian import hessian_top_eigenvalues
 from geomfast.estimators.llc import LLC, llc
 from geomfast.estimators.sampling.chains import size_and_norm
 from geomfast.estimators.sampling.diagnostics import Mixing, mixing
-from geomfast.estimators.sampling.rules import norm_localization, usual_nbeta
+from geomfast.estimators.sampling.rules import usual_nbeta
 from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 
 P, T, SAMPLES, CHAINS = 31, 16, 256, 4
 GOAL = 0.02
+#: Share of |w0| within which localization keeps chains: further off the loss is that of any weights.
+WITHIN = 0.1
 #: Step sizes in units of one over the largest curvature of the chains' energy, and minibatches.
 STEPS, BATCHES = (0.1, 0.3, 1.0), (32, 128)
 
@@ -124,7 +126,8 @@ def prepared(size: Size) -> Problem:
         optimizer.step()
     model.zero_grad()
     nbeta = usual_nbeta(SAMPLES)
-    localization = norm_localization(*size_and_norm(dict(model.named_parameters())))
+    parameters, norm = size_and_norm(dict(model.named_parameters()))
+    localization = parameters / (WITHIN * norm) ** 2
     top = hessian_top_eigenvalues(model, sample_losses, tokens, tol=0.05).values[0].item()
     return Problem(model, tokens, nbeta, localization, nbeta * top + localization)
 
