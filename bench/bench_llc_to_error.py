@@ -50,7 +50,7 @@ from geomfast.testbed.models.scales import SCALES
 
 P, T, SAMPLES, CHAINS = 31, 16, 256, 4
 GOAL = 0.02
-#: Share of |w0| within which localization keeps chains: further off the loss is that of any weights.
+#: Share of |w0| within which localization keeps chains; further off the loss is as of any weights.
 WITHIN = 0.1
 #: Step sizes in units of one over the largest curvature of the chains' energy, and minibatches.
 STEPS, BATCHES = (0.1, 0.3, 1.0), (32, 128)

@@ -170,7 +170,10 @@ def _ladder(subject: Subject, options: dict[str, Any]) -> dict[str, Any]:
     """Settings by a ladder of localizations, as plain values."""
     from geomfast.estimators.sampling.automatic import calibrate_llc
 
-    bounds = {"error": options["error"] or 0.02, "max_seconds": options["max_seconds"] or 300.0}
+    bounds: dict[str, Any] = {
+        "error": options["error"] or 0.02,
+        "max_seconds": options["max_seconds"] or 300.0,
+    }
     settings = _common(subject, options)
     with Console(stderr=True).status("curvature") as status:
         found = calibrate_llc(

@@ -104,7 +104,7 @@ def _of_sweep(out: Path, run: str | None, options: dict[str, Any]) -> Subject:
             there = ", ".join(one.level.name for one in samples)
             raise click.UsageError(f"--task {task_level(*task)}: {saved.spec.run} has only {there}")
         probe = named[task]
-    told = {"run": saved.spec.run, "step": saved.step}
+    told: dict[str, Any] = {"run": saved.spec.run, "step": saved.step}
     told |= {"task": probe.named["task"], "level": probe.named["level"]}
     return Subject(
         saved.model.to(options["device"]),
@@ -151,7 +151,7 @@ def _of_language_model(source: str, options: dict[str, Any]) -> Subject:
     )
 
 
-def _imported(module: str, model: str, loss: str, data: str, *, device: str) -> Subject:
+def _imported(module: str, model: str, function: str, data: str, *, device: str) -> Subject:
     if "" not in sys.path:  # as `python -m` has it; an installed command has not
         sys.path.insert(0, "")
     try:
@@ -159,13 +159,16 @@ def _imported(module: str, model: str, loss: str, data: str, *, device: str) -> 
     except ImportError as error:
         raise click.UsageError(f"cannot import {module}: {error}") from error
     found = []
-    for name in (model, loss, data):
+    for name in (model, function, data):
         value: Any = there
         for part in name.split("."):
             if not hasattr(value, part):
                 raise click.UsageError(f"{module} has no {name}")
             value = getattr(value, part)
         found.append(value)
+    network: Any
+    loss_fn: Any
+    batches: Any
     network, loss_fn, batches = found
     # A function without arguments makes it.
     network = network() if not isinstance(network, nn.Module) and callable(network) else network
@@ -174,7 +177,7 @@ def _imported(module: str, model: str, loss: str, data: str, *, device: str) -> 
         given = f"{module}:{model}"
         raise click.UsageError(f"{given} is no module of torch, nor a function that gives one")
     if not callable(loss_fn):
-        raise click.UsageError(f"{module}:{loss} is no function of a model and a batch")
+        raise click.UsageError(f"{module}:{function} is no function of a model and a batch")
     try:
         batches = batches_of(batches)
         samples = sum(count(batch, least=1) for batch in batches)
@@ -184,4 +187,5 @@ def _imported(module: str, model: str, loss: str, data: str, *, device: str) -> 
     told = {"run": name, "step": None, "task": data, "level": None}
     defaults = asdict(spec_of("llc").settings())
     moved = network.to(device)
-    return Subject(moved, loss_fn, batches, f"{name}, {data}", told, samples, defaults, None)
+    loss: Any = loss_fn
+    return Subject(moved, loss, batches, f"{name}, {data}", told, samples, defaults, None)

@@ -139,6 +139,8 @@ def llc(
             says which. None for `draws` draws, after the ladder for an error of 3%.
         relative_stderr: the same as a share of the mean. Of both, both are met.
         max_draws: kept draws of each chain at most; None for 20,000, or `draws` if that is more.
+            Without an error asked for, chains run on from `draws` to so many until their mean can
+            be used: R-hat of 1.05 or less, and 30 effective draws. None for `draws` then.
         max_seconds: seconds of sampling after which chains do not run on; None for no bound.
         progress: called with the chain steps done since it was last called.
 

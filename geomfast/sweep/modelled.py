@@ -178,7 +178,7 @@ class Modelled:
     def _chains(self, name: str) -> Part:
         own, parameters = settings_of(self.job.settings, name), self.scale.parameters
         chains, batch = own.chains, own.batch_size
-        steps, total = own.draws + own.burn_in, Part()
+        total = Part()
         for t in [*self.lengths, max(self.lengths)]:  # and the mixture, padded to the longest
             tokens = chains * batch * t
             moved = self._moved(tokens) + self.on.langevin.value * chains * parameters
@@ -188,7 +188,7 @@ class Modelled:
                 moved,
                 self._kernels(_CHAIN),
             )
-            total += self._repeated(steps, self._work(*work), self._work(*work, graph=True))
+            total += self._repeated(own.steps, self._work(*work), self._work(*work, graph=True))
         return total
 
 

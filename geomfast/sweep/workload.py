@@ -77,7 +77,7 @@ class Workload:
 
     def _chains(self, name: str) -> float:
         own = settings_of(self.job.settings, name)
-        batch, steps = own.batch_size, own.chains * (own.draws + own.burn_in)
+        batch, steps = own.batch_size, own.chains * own.steps
         move = _LANGEVIN * self.scale.parameters * self.pace.element
         each = [*self.lengths, max(self.lengths)]  # and the mixture, padded to the longest
         return sum(steps * (self.gradient(batch * t) + move) for t in each)

@@ -29,6 +29,10 @@ BOUND = "bound by localization"
 #: The one default of chains for functions, sweeps and trackers: how many, of how many kept draws
 #: each, after how many steps.
 CHAINS, DRAWS, BURN_IN = 4, 100, 25
+#: Kept draws of the chains that look for a step.
+PILOT_DRAWS = 30
+#: So many times as many draws a measure's chains take at most where they are too few to use.
+RUN_ON = 4
 #: Samples of a minibatch where a measure samples by itself.
 BATCH_SIZE = 32
 #: Pull to the weights where a step size is given and no localization.

@@ -10,6 +10,7 @@ from torch import Tensor
 from geomfast.estimators.arguments import check_number, check_whole
 from geomfast.estimators.sampling.diagnostics import mixing
 from geomfast.estimators.sampling.rules import LARGEST_RHAT
+from geomfast.estimators.sampling.rules import LEAST_ESS as USABLE_ESS
 
 #: Effective draws before the error that they give is believed: fewer make it too small too often,
 #: and chains that stop at the first small one would stop too early.
@@ -35,12 +36,14 @@ class Goal:
         relative: as a share of the mean; infinity for any.
         max_draws: of each chain.
         max_seconds: of sampling.
+        ess: effective draws that the error must come of.
     """
 
     stderr: float
     relative: float
     max_draws: int
     max_seconds: float
+    ess: float = LEAST_ESS
 
     def further(self, energies: Tensor, steps: int, seconds: float) -> tuple[int, str]:
         """How many more steps are worth taking, 0 for none, and then why, in words.
@@ -55,14 +58,19 @@ class Goal:
         draws = energies.shape[1]
         mixed = mixing(energies)
         target = min(self.stderr, self.relative * abs(mixed.mean))
-        if mixed.stderr <= target and mixed.ess >= LEAST_ESS and mixed.rhat <= LARGEST_RHAT:
-            return 0, f"; the error asked for, {target:.2g}, was met after {draws} draws a chain"
+        if mixed.stderr <= target and mixed.ess >= self.ess and mixed.rhat <= LARGEST_RHAT:
+            met = f"; the error asked for, {target:.2g}, was met after {draws} draws a chain"
+            return 0, met if target < math.inf else ""
+        if target == math.inf and mixed.mean < -2.0 * mixed.stderr:
+            return 0, ""  # of a model that is still training more draws tell nothing
         unmet = f"at an error of {mixed.stderr:.2g}, of {target:.2g} asked for"
         if draws >= self.max_draws:
+            if target == math.inf:
+                return 0, ""
             return 0, f"; max_draws = {self.max_draws} ended it {unmet}"
         growth = _MOST_GROWTH
         if target > 0 and not math.isnan(mixed.stderr):  # as it is of too few draws to tell
-            needed = max((mixed.stderr / target) ** 2, LEAST_ESS / max(mixed.ess, 1.0))
+            needed = max((mixed.stderr / target) ** 2, self.ess / max(mixed.ess, 1.0))
             growth = min(max(needed, _LEAST_GROWTH), _MOST_GROWTH)
         more = min(math.ceil(draws * growth), self.max_draws) - draws
         fitting = math.inf
@@ -80,7 +88,7 @@ def goal_of(
     max_draws: int | None,
     max_seconds: float | None,
 ) -> Goal | None:
-    """What the arguments of `geomfast.llc` ask for; None where they ask for no error.
+    """What the arguments of `geomfast.llc` ask for; None for just so many draws.
 
     Raises:
         TypeError, ValueError: one is not what it must be, or bounds what nothing asks for.
@@ -96,10 +104,11 @@ def goal_of(
         if max_draws < draws:
             raise ValueError(f"max_draws must be draws = {draws} or more, not {max_draws}")
     if stderr is None and relative_stderr is None:
-        for name, value in {"max_draws": max_draws, "max_seconds": max_seconds}.items():
-            if value is not None:
-                raise ValueError(f"{name} = {value:g} goes with stderr or relative_stderr")
-        return None
+        if max_seconds is not None:
+            raise ValueError(f"max_seconds = {max_seconds:g} goes with stderr or relative_stderr")
+        if max_draws is None or max_draws == draws:
+            return None
+        return Goal(math.inf, math.inf, max_draws, math.inf, USABLE_ESS)
     return Goal(
         math.inf if stderr is None else stderr,
         math.inf if relative_stderr is None else relative_stderr,

@@ -18,6 +18,7 @@ from geomfast.estimators.sampling.chains import size_and_norm
 from geomfast.estimators.sampling.rules import (
     LARGEST_STEP_BIAS,
     MOST_MOMENTUM,
+    PILOT_DRAWS,
     burn_in_steps,
     critical_momentum,
     max_energy_curvature,
@@ -29,10 +30,10 @@ from geomfast.estimators.sampling.rules import (
 CURVATURE_SAMPLES = 256
 #: Samples of which it is taken for a step at a given localization, and tries of a step.
 STEP_SAMPLES, STEP_TRIES = 64, 4
-#: Kept draws of the chains that look for a step.
-PILOT_DRAWS = 30
 #: Of what finite steps may add, what a smaller step is chosen for; and how much less one adds.
 _SAFE, _LEAST_SHARE, _MOST_SHARE = 0.6, 0.25, 0.7
+#: Of a step with which a chain diverged, the next one.
+_OF_DIVERGED = 0.25
 # Short chains know it this well.
 _KNOWN = 0.8
 
@@ -98,43 +99,40 @@ def stepped(
 
     Short chains look for the step; those that count are as long as is asked for.
     """
-    lr, localization = steps.lr, steps.localization
-    sampled = {**own, "nbeta": steps.nbeta, "localization": localization}
-    sampled["curvature"] = steps.curvature
-    none = dict.fromkeys(("stderr", "relative_stderr", "max_draws", "max_seconds"))
-    for left in reversed(range(STEP_TRIES)):
-        damping = _damping(lr, localization, momentum)
+    draws, localization = own["draws"], steps.localization
+    given = {**own, "nbeta": steps.nbeta, "localization": localization}
+    given["curvature"] = steps.curvature
+    unbounded = dict.fromkeys(("stderr", "relative_stderr", "max_draws", "max_seconds"))
+
+    def sampled(lr: float, pilot: bool) -> LLC:
         # An hundredth of what localization holds is forgotten in more steps than any chain has.
         slowest = burn_in_steps(max(lr * localization, 1e-6), 1.0)
-        burn_in = max(own["burn_in"], min(slowest, own["draws"]))
-        length = {"burn_in": burn_in, "draws": own["draws"]}
-        if left and own["draws"] > 2 * PILOT_DRAWS:
-            length = none | {"burn_in": min(burn_in, 2 * PILOT_DRAWS), "draws": PILOT_DRAWS}
+        burn_in = max(own["burn_in"], min(slowest, draws))
+        length: dict[str, Any] = {"burn_in": burn_in}
+        if pilot:
+            length = {"burn_in": min(burn_in, 2 * PILOT_DRAWS), "draws": PILOT_DRAWS, **unbounded}
+        c = _damping(lr, localization, momentum)
+        return llc(model, loss_fn, batches, lr=lr, momentum=c, **given | length)
+
+    lr, pilots = steps.lr, draws > 2 * PILOT_DRAWS
+    for _ in range(STEP_TRIES - 1):
         try:
-            found = llc(model, loss_fn, batches, lr=lr, momentum=damping, **sampled | length)
-            lost = bool(found.diverged.any())
+            found = sampled(lr, pilots)
         except AllChainsDiverged:
-            if not left:
-                raise
-            found, lost = None, True
-        if not left:
-            break
-        if lost or found is None:
-            lr *= 0.25
+            lr *= _OF_DIVERGED
+            continue
+        if found.diverged.any():
+            lr *= _OF_DIVERGED
             continue
         # As of all draws: few have a larger error, which would excuse more.
-        error = found.stderr * math.sqrt(min(1.0, length["draws"] / own["draws"]))
+        error = found.stderr * (math.sqrt(PILOT_DRAWS / draws) if pilots else 1.0)
         allowed = max(LARGEST_STEP_BIAS * abs(found.mean), error)
-        few = length["draws"] < own["draws"]
-        if not found.step_bias > (_KNOWN if few else 1.0) * allowed or _still_training(found):
-            break
+        fits = not found.step_bias > (_KNOWN if pilots else 1.0) * allowed
+        if fits or _still_training(found):
+            return sampled(lr, False) if pilots else found
         share = min(max(_SAFE * allowed / found.step_bias, _LEAST_SHARE), _MOST_SHARE)
         lr = _cooler(lr, localization, momentum, share)
-    assert found is not None
-    if found.loss_trace.shape[1] >= own["draws"] + own["burn_in"]:
-        return found
-    length = {"burn_in": burn_in}
-    return llc(model, loss_fn, batches, lr=lr, momentum=damping, **sampled | length)
+    return sampled(lr, False)
 
 
 def _still_training(found: LLC) -> bool:

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from geomfast.estimators.sampling.rules import BATCH_SIZE, BURN_IN, CHAINS, DRAWS
+from geomfast.estimators.sampling.rules import (
+    BATCH_SIZE,
+    BURN_IN,
+    CHAINS,
+    DRAWS,
+    PILOT_DRAWS,
+    RUN_ON,
+)
 from geomfast.measures.checks import (
     at_least,
     check,
@@ -37,6 +44,8 @@ class LLC:
         momentum: None for that of critical damping with an automatic lr, and for plain steps
             otherwise.
         chains, draws, burn_in: how many, of each, before the first draw.
+        max_draws: of each chain, to which they run on where draws are too few to use their mean;
+            None for four times draws.
         batch_size: of a minibatch, at most as many as there are samples; None for all.
         nbeta: None for n / log n.
         seed: of the noise.
@@ -48,6 +57,7 @@ class LLC:
     chains: int = CHAINS
     draws: int = DRAWS
     burn_in: int = BURN_IN
+    max_draws: int | None = None
     batch_size: int | None = BATCH_SIZE
     nbeta: float | None = None
     seed: int = 0
@@ -61,10 +71,17 @@ class LLC:
             chains=at_least(1),
             draws=at_least(1),
             burn_in=at_least(0),
+            max_draws=or_none(at_least(1)),
             batch_size=or_none(at_least(1)),
             nbeta=or_none(positive),
             seed=seed,
         )
+
+    @property
+    def steps(self) -> int:
+        """Of each chain, as a rule: with two tries of a step where that is looked for."""
+        tries = 2 * (PILOT_DRAWS + self.burn_in) if self.lr == "auto" else 0
+        return self.draws + self.burn_in + tries
 
 
 def compute(
@@ -77,7 +94,8 @@ def compute(
     """
     from geomfast.estimators.sampling.calibrate import attempt
 
-    options = asdict(settings) | how
+    most = RUN_ON * settings.draws if settings.max_draws is None else settings.max_draws
+    options = asdict(settings) | {"max_draws": most} | how
     yield from values(attempt(model, loss_fn, data, **options), settings)
 
 

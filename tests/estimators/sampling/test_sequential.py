@@ -108,6 +108,25 @@ def test_what_ends_chains_that_do_not_meet_it():
     assert found.loss_trace.shape[1] >= 70
 
 
+def test_without_an_error_chains_run_on_until_their_mean_can_be_used():
+    few = quick(lr=0.002, draws=40)
+    assert few.verdict.startswith("too few draws")
+    more = quick(lr=0.002, draws=40, max_draws=4000)
+    assert more.verdict.startswith(("usable", "converged")) and "asked for" not in more.verdict
+    assert more.rhat <= 1.05 and more.ess >= 30
+    assert 60 < more.loss_trace.shape[1] < 4020
+    assert torch.equal(more.loss_trace[:, :60], few.loss_trace)
+    bounded = quick(lr=0.002, draws=40, max_draws=50)
+    assert bounded.loss_trace.shape[1] == 70
+    assert bounded.verdict.startswith("too few draws") and "max_draws" not in bounded.verdict
+    enough = quick(draws=400, max_draws=4000)
+    assert enough.loss_trace.shape[1] == 420
+    # Of a model that is still training more draws tell nothing.
+    falling = Goal(math.inf, math.inf, 1000, math.inf)
+    energies = -5.0 + 0.1 * torch.randn(4, 20, dtype=torch.float64)
+    assert falling.further(energies, 20, 1.0) == (0, "")
+
+
 def test_chains_that_have_diverged_do_not_run_on():
     class Cubic(nn.Module):
         def __init__(self):
@@ -131,7 +150,6 @@ def test_chains_that_have_diverged_do_not_run_on():
         ({"stderr": math.nan}, ValueError, "stderr must be positive, not nan"),
         ({"stderr": "2%"}, TypeError, "stderr"),
         ({"relative_stderr": -1.0}, ValueError, "relative_stderr must be positive"),
-        ({"max_draws": 60}, ValueError, "max_draws = 60 goes with stderr or relative_stderr"),
         ({"max_seconds": 1.0}, ValueError, "max_seconds = 1 goes with stderr"),
         ({"stderr": 0.1, "max_draws": 49}, ValueError, "max_draws must be draws = 50 or more"),
         ({"stderr": 0.1, "max_seconds": math.inf}, ValueError, "max_seconds must be positive"),
