@@ -5,7 +5,8 @@ the best of a grid of step sizes and minibatches: the fewest seconds by a trial 
 value is the reference's (long chains of all of the data) within three joint errors or 2%. Ours
 finds its step by itself, which counts, and has the best of the same minibatches. Devinterp's error
 comes of its trace of losses by the same formula as ours; its draws are those that its trial needs
-for 2%, and where they take longer than a budget, fewer are timed and seconds scaled by the number.
+for 2% and, as ours, for 100 effective draws; where they take longer than a budget, fewer are timed
+and seconds scaled by the number.
 
 What each ingredient gives is told one after the other, in gradients and in seconds to that error:
 devinterp; our steps at its setting with its losses, of minibatches as they come; the same less the
@@ -44,6 +45,7 @@ from geomfast.estimators.llc import LLC, llc
 from geomfast.estimators.sampling.chains import size_and_norm
 from geomfast.estimators.sampling.diagnostics import Mixing, mixing
 from geomfast.estimators.sampling.rules import usual_nbeta
+from geomfast.estimators.sampling.sequential import LEAST_ESS
 from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
@@ -150,8 +152,9 @@ class Trial:
 
     @property
     def draws(self) -> int:
-        """Of each chain, for the goal."""
-        return math.ceil(self.kept * (self.mixed.stderr / (GOAL * abs(self.mixed.mean))) ** 2)
+        """Of each chain, for the goal and for as many effective draws as ours asks for."""
+        for_error = (self.mixed.stderr / (GOAL * abs(self.mixed.mean))) ** 2
+        return math.ceil(self.kept * max(for_error, LEAST_ESS / self.mixed.ess))
 
     @property
     def gradients(self) -> int:

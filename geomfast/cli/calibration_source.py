@@ -95,7 +95,7 @@ def _of_sweep(out: Path, run: str | None, options: dict[str, Any]) -> Subject:
 
     saved = load_model(out, options["run"] or run, options["step"])
     samples = level_samples(saved.spec, saved.settings, torch.device(options["device"]))
-    task = options["task"] or MIXTURE
+    task: tuple[Any, Any] = options["task"] or MIXTURE
     if task == MIXTURE:
         probe: Any = mixture(samples)
     else:

@@ -46,6 +46,7 @@ from geomfast.estimators.sampling.rules import (
     CHAINS,
     DRAWS,
     LOCALIZATION,
+    PILOT_DRAWS,
     STABLE,
     max_energy_curvature,
     norm_localization,
@@ -71,8 +72,8 @@ def llc(
     nbeta: float | None = None,
     localization: float | Literal["norm"] | None = None,
     chains: int = CHAINS,
-    draws: int = DRAWS,
-    burn_in: int = BURN_IN,
+    draws: int | None = None,
+    burn_in: int | None = None,
     batch_size: int | None = None,
     momentum: float | None = None,
     preconditioner: None = None,
@@ -114,8 +115,9 @@ def llc(
             that the ladder finds.
         chains: number C of independent chains.
         draws: number of kept draws of each chain, one a step; the least where an error is asked
-            for.
-        burn_in: steps of each chain before the first draw that counts.
+            for. None for 100, or 30 for an error.
+        burn_in: steps of each chain before the first draw that counts. None for 25, or what an
+            automatic step needs.
         batch_size: samples of a minibatch, drawn anew at every step; None for all of the data.
         momentum: share c of the velocity that a step leaves, 0 to less than 1: steps of the
             Langevin equation with inertia (BAOAB, Leimkuhler and Matthews 2013), whose draws have
@@ -123,24 +125,23 @@ def llc(
             c = 0 to 0.7 suits most losses, more where localization is weak. None for the steps
             above, or for what goes with an automatic lr.
         preconditioner: None; RMSProp's, whose coefficients were 2 to 34% too large, is gone.
-        seed: seed of noise and minibatches.
-        params: names of parameters, with shell wildcards, that are sampled while the others stay:
-            the weight-refined coefficient. None for all that require gradients.
+        seed: of noise and minibatches.
+        params: names of parameters, with shell wildcards, that alone are sampled: the
+            weight-refined coefficient. None for all that require gradients.
         common_batches: whether all chains get the same minibatches.
-        stacked: whether chains run as one program (True) or one after the other (False); None for
-            what is faster. The noise and the minibatches are the same.
+        stacked: whether chains run as one program or one after the other, with the same noise and
+            minibatches; None for what is faster.
         at_once: samples of a chain that go through the model together; fewer take less memory and
-            give the same but for rounding, as the gradients of a minibatch add up. None for a
-            minibatch, or batch, as it is.
+            give the same but for rounding. None for a minibatch, or batch, as it is.
         curvature: largest eigenvalue of the Hessian of the mean loss, where it is known: an
-            automatic step follows from it, and one for which chains cannot be stable is refused.
-        stderr: standard error of the mean to draw for, in units of the coefficient: chains run on
-            until it is met by 100 effective draws or more, or what follows ends them; the verdict
-            says which. None for `draws` draws, after the ladder for an error of 3%.
+            automatic step follows from it, and one that is not stable is refused.
+        stderr: standard error of the mean to draw for: chains run on until it is met by 100
+            effective draws or more, or what follows ends them; the verdict says which. None for
+            `draws` draws, after the ladder for an error of 3%.
         relative_stderr: the same as a share of the mean. Of both, both are met.
-        max_draws: kept draws of each chain at most; None for 20,000, or `draws` if that is more.
-            Without an error asked for, chains run on from `draws` to so many until their mean can
-            be used: R-hat of 1.05 or less, and 30 effective draws. None for `draws` then.
+        max_draws: kept draws of each chain at most; None for 20,000 (or `draws`) for an error.
+            Without one, chains run on from `draws` to it until R-hat is 1.05 or less, with 30
+            effective draws; None for `draws`.
         max_seconds: seconds of sampling after which chains do not run on; None for no bound.
         progress: called with the chain steps done since it was last called.
 
@@ -186,15 +187,21 @@ def llc(
         "stacked": stacked, "at_once": at_once, "stderr": stderr, "max_draws": max_draws,
         "relative_stderr": relative_stderr, "max_seconds": max_seconds, "progress": progress,
     }  # fmt: skip
+    if draws is None:
+        ladder = isinstance(lr, str) and localization is None
+        asked = ladder or stderr is not None or relative_stderr is not None
+        draws = own["draws"] = PILOT_DRAWS if asked else DRAWS
+    check_whole(1, draws=draws, chains=chains)
+    if burn_in is not None:
+        check_whole(0, burn_in=burn_in)
     if isinstance(lr, str):
         from geomfast.estimators.sampling.automatic import automatic_llc  # made of this module
 
         return automatic_llc(model, loss_fn, data, lr, localization, momentum, curvature, own)
     assert localization is not None
     _require_positive(lr=lr)
-    check_whole(1, draws=draws, chains=chains)
+    burn_in = BURN_IN if burn_in is None else burn_in
     goal = goal_of(draws, stderr, relative_stderr, max_draws, max_seconds)
-    check_whole(0, burn_in=burn_in)
     check_whole(0, most=(1 << 64) - 1, seed=seed)
     if at_once is not None:
         check_whole(1, at_once=at_once)

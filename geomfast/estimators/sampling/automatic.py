@@ -195,7 +195,7 @@ def automatic_llc(
     found = calibrate_llc(model, loss_fn, batches, **search)
     if own["stderr"] is None and own["relative_stderr"] is None:
         own["relative_stderr"] = LADDER_STDERR
-    longer = {"burn_in": max(own["burn_in"], found.burn_in), "chains": found.chains}
+    longer = {"burn_in": max(own["burn_in"] or 0, found.burn_in), "chains": found.chains}
     one = llc(model, loss_fn, batches, **own | found.options | longer)
     return replace(
         one,

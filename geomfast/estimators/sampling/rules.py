@@ -74,9 +74,9 @@ def critical_momentum(lr: float, localization: float) -> float:
     return math.exp(-2.0 * math.sqrt(lr * localization))
 
 
-def burn_in_steps(lr: float, localization: float) -> int:
+def burn_in_steps(lr: float, localization: float, least: int = 20) -> int:
     """Steps of that momentum in which the slowest directions forget where they began: 5 times."""
-    return 20 + math.ceil(5.0 / math.sqrt(lr * localization))
+    return least + math.ceil(5.0 / math.sqrt(lr * localization))
 
 
 def max_energy_curvature(

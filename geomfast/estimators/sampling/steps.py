@@ -16,6 +16,7 @@ from geomfast.estimators.hessian import NotConverged, hessian_top_eigenvalues
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
 from geomfast.estimators.sampling.chains import size_and_norm
 from geomfast.estimators.sampling.rules import (
+    BURN_IN,
     LARGEST_STEP_BIAS,
     MOST_MOMENTUM,
     PILOT_DRAWS,
@@ -102,19 +103,20 @@ def stepped(
     draws, localization = own["draws"], steps.localization
     given = {**own, "nbeta": steps.nbeta, "localization": localization}
     given["curvature"] = steps.curvature
-    unbounded = dict.fromkeys(("stderr", "relative_stderr", "max_draws", "max_seconds"))
+    goal = own["stderr"] is not None or own["relative_stderr"] is not None
 
     def sampled(lr: float, pilot: bool) -> LLC:
         # An hundredth of what localization holds is forgotten in more steps than any chain has.
-        slowest = burn_in_steps(max(lr * localization, 1e-6), 1.0)
-        burn_in = max(own["burn_in"], min(slowest, draws))
+        slowest = burn_in_steps(max(lr * localization, 1e-6), 1.0, least=5)
+        burn_in = max(own["burn_in"] or 0, min(slowest, max(draws, BURN_IN)))
         length: dict[str, Any] = {"burn_in": burn_in}
         if pilot:
-            length = {"burn_in": min(burn_in, 2 * PILOT_DRAWS), "draws": PILOT_DRAWS, **unbounded}
+            length = {"burn_in": min(burn_in, 2 * PILOT_DRAWS), "draws": PILOT_DRAWS}
+            length |= {"max_draws": PILOT_DRAWS if goal else None, "max_seconds": None}
         c = _damping(lr, localization, momentum)
         return llc(model, loss_fn, batches, lr=lr, momentum=c, **given | length)
 
-    lr, pilots = steps.lr, draws > 2 * PILOT_DRAWS
+    lr, pilots = steps.lr, goal or draws > 2 * PILOT_DRAWS
     for _ in range(STEP_TRIES - 1):
         try:
             found = sampled(lr, pilots)
@@ -125,11 +127,13 @@ def stepped(
             lr *= _OF_DIVERGED
             continue
         # As of all draws: few have a larger error, which would excuse more.
-        error = found.stderr * (math.sqrt(PILOT_DRAWS / draws) if pilots else 1.0)
+        error = found.stderr * math.sqrt(min(PILOT_DRAWS / draws, 1.0) if pilots else 1.0)
         allowed = max(LARGEST_STEP_BIAS * abs(found.mean), error)
         fits = not found.step_bias > (_KNOWN if pilots else 1.0) * allowed
         if fits or _still_training(found):
-            return sampled(lr, False) if pilots else found
+            # Which may be all that was asked for.
+            enough = not pilots or (" was met after" in found.verdict and draws <= PILOT_DRAWS)
+            return found if enough else sampled(lr, False)
         share = min(max(_SAFE * allowed / found.step_bias, _LEAST_SHARE), _MOST_SHARE)
         lr = _cooler(lr, localization, momentum, share)
     return sampled(lr, False)

@@ -112,7 +112,7 @@ def test_without_an_error_chains_run_on_until_their_mean_can_be_used():
     few = quick(lr=0.002, draws=40)
     assert few.verdict.startswith("too few draws")
     more = quick(lr=0.002, draws=40, max_draws=4000)
-    assert more.verdict.startswith(("usable", "converged")) and "asked for" not in more.verdict
+    assert "too few draws" not in more.verdict and "asked for" not in more.verdict
     assert more.rhat <= 1.05 and more.ess >= 30
     assert 60 < more.loss_trace.shape[1] < 4020
     assert torch.equal(more.loss_trace[:, :60], few.loss_trace)
