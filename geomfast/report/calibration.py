@@ -14,6 +14,8 @@ from geomfast.report.style import canvas, handle, head, styled
 
 #: Steps of a trace are averaged to about as many points.
 _POINTS = 50
+#: Coefficients that differ by more than this are on a logarithmic axis.
+_WIDE = 30.0
 
 
 @styled
@@ -75,8 +77,10 @@ def ladder_figure(found: dict[str, Any]) -> Any:
         axes.axhline(value, color=BLACK, linestyle=DASHED)
         axes.axhspan(value - 2.0 * error, value + 2.0 * error, color=SOFT, alpha=0.4)
     axes.set_xscale("log")
-    if (means > 0).all():
+    if means.min() > 0 and means.max() > _WIDE * means.min():
         axes.set_yscale("log")
+        log_ticks(axes.yaxis, between=True)
+    log_ticks(axes.xaxis)
     axes.invert_xaxis()
     axes.set_xlabel("localization, weaker to the right")
     axes.set_ylabel("learning coefficient")
