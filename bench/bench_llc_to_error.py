@@ -80,8 +80,8 @@ class Size:
 
 
 FULL = [
-    Size("d=64", 1500, trial=400, rounds=3, budget=60.0, reference=0.005),
-    Size("nano", 1500, trial=300, rounds=3, budget=120.0, reference=0.007),
+    Size("d=64", 1500, trial=200, rounds=3, budget=60.0, reference=0.01),
+    Size("nano", 1500, trial=100, rounds=3, budget=60.0, reference=0.01),
 ]
 TINY = [Size("d=64", 30, trial=16, rounds=1, budget=2.0, reference=1.0)]
 

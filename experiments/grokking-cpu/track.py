@@ -3,7 +3,8 @@
 30% of the pairs are trained on, by full-batch AdamW with weight decay 1 (Power et al. 2022,
 arXiv:2201.02177; Nanda et al. 2023, arXiv:2301.05217). Everything is measured on 1,000 of the
 training pairs, with geomfast's defaults: step sizes and localizations of the learning coefficient
-are found by themselves at each checkpoint.
+are found by themselves at each checkpoint. Its chains take all of these samples in each step, with
+which it is known what localization takes.
 
 OMP_NUM_THREADS=1 python experiments/grokking-cpu/track.py out/grokking
 geomfast report out/grokking
@@ -58,6 +59,7 @@ def main(out: str) -> None:
         every=EVERY,
         max_overhead=None,
         total_steps=STEPS,
+        llc={"batch_size": None},
     )
     for step in range(STEPS + 1):
         loss = losses(model, data).mean()

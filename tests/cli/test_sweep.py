@@ -316,7 +316,7 @@ def test_glance_takes_every_measure_of_a_sweep(tmp_path: Path) -> None:
     frame = load_records(out)
     assert set(frame["measure"].map(part_of)) == {BEHAVIOUR, *measures()}
     # Of so short chains some diagnostics are not known.
-    known = ~frame["measure"].isin(["llc_ess", "llc_localization_effect"])
+    known = ~frame["measure"].isin(["llc_ess", "llc_localization_effect", "llc_degree"])
     assert not frame.loc[known, "value"].isna().any()
     settings = json.loads((out / "settings.json").read_text())["hashes"].values()
     density = next(told for told in settings if told.get("measure") == "hessian_density")

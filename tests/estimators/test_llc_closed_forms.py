@@ -284,7 +284,7 @@ def test_the_default_localization_on_a_normal_crossing():
     )  # fmt: skip
     assert found.mean == pytest.approx(0.066, abs=3 * found.stderr + 0.004)
     assert found.verdict.startswith("bound by localization: at least 0.0")
-    assert found.verdict.endswith("by about half or more; lower localization = 100")
+    assert found.verdict.endswith("localization = 100 takes about half or more; lower it")
 
 
 def test_what_steps_add_to_a_quartic_is_half_of_what_they_add_to_a_quadratic():

@@ -225,7 +225,8 @@ def no_work() -> Iterator[None]:
         stack.enter_context(mock.patch.object(Engine, "events", began))
         for module, name in (
             (execute, "execute"),
-            (calibrate, "_calibrated"),
+            (calibrate, "_grid"),
+            (calibrate, "_ladder"),
             (doctor, "_findings"),
         ):
             stack.enter_context(mock.patch.object(module, name, began))

@@ -151,7 +151,7 @@ def reference(family) -> Reference:
 
 def options(batch_size: int | None = None, **more) -> ModelSettings:
     chains = {"lr": LR, "localization": LOCALIZATION, "chains": CHAINS, "draws": DRAWS}
-    chains |= {"burn_in": BURN_IN, "batch_size": batch_size, "seed": SEED}
+    chains |= {"burn_in": BURN_IN, "batch_size": batch_size, "seed": SEED, "max_draws": DRAWS}
     return ModelSettings.asked(
         {
             "hessian_top": {"tol": 1e-5, "seed": SEED},

@@ -81,7 +81,7 @@ def test_passes_are_counted_in_blocks_and_tokens(tmp_path: Path) -> None:
     assert found["behaviour"] == pytest.approx(10 * layers * n * sum(tokens) / 3)
     assert found["hessian_top"] == pytest.approx(2 * PRODUCT * PRODUCTS * layers * n * sum(tokens))
     # Chains take batches of the 16 samples; the mixture's are as long as its longest example.
-    draws = CHAINS * (4 + spec_of("llc").settings().burn_in)
+    draws = CHAINS * spec_of("llc").settings(draws=4).steps
     assert found["llc"] == pytest.approx(2 * draws * layers * n * (sum(tokens) + max(tokens)))
     assert found["training"] == found["rankme"] == found["probe_accuracy"] == 0.0
     states = 2 * 2 * (layers + 1)  # checkpoints, task-levels, layers
@@ -204,9 +204,10 @@ def test_a_real_run_takes_about_what_was_estimated(
 ) -> None:
     """By the processor's clock, which stands still while others use it, or the disk is slow."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
-    change(monkeypatch, "llc", burn_in=2)
+    change(monkeypatch, "llc", burn_in=2, max_draws=4)
     cadence = {"fisher_rank": 3, "hessian_top": 2, "llc": 2}
-    shape = {"steps": 16, "batch_size": 48, "samples": 24, "llc_draws": 4}
+    # Of so few draws a search for a step, or more of them, would be most of the work.
+    shape = {"steps": 16, "batch_size": 48, "samples": 24, "llc_draws": 4, "llc_lr": 1e-5}
     one = job(tmp_path, measures=MEASURES, cadence=cadence, **shape)
     with as_in_a_run(1):
         pace = measure_pace(SCALES["nano"], one.settings, one.spec.task_levels, "cpu")

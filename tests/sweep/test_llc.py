@@ -28,7 +28,8 @@ from tests.sweep.defaults import change
 from tests.sweep.tiny import tiny
 
 SETTINGS = tiny(steps=2, dense_until=2, checkpoints=2, samples=12, llc_chains=2, llc_draws=4)
-BESIDE = ("diverged", "rhat", "ess", "step_bias", "localization_effect", "lr", "localization")
+BESIDE = ("diverged", "rhat", "ess", "step_bias", "localization_effect", "degree", "lr")
+BESIDE += ("localization",)
 BESIDE += ("localization_least",)
 NAMES = {"llc"} | {f"llc_{name}" for name in BESIDE}
 CPU = torch.device("cpu")
@@ -62,6 +63,7 @@ def test_chains_of_the_mixture_may_run_as_one_program() -> None:
     whole = mixture(level_samples(one, SETTINGS, CPU))
     options = dataclasses.asdict(settings_of(SETTINGS, "llc")) | {
         "draws": 2,
+        "max_draws": 2,
         "burn_in": 0,
         "batch_size": 3,
     }

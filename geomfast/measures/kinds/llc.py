@@ -76,11 +76,16 @@ class LLC:
             nbeta=or_none(positive),
             seed=seed,
         )
+        most = RUN_ON * self.draws if self.max_draws is None else self.max_draws
+        if most < self.draws:
+            raise ValueError(f"max_draws must be draws = {self.draws} or more, not {most}")
+        object.__setattr__(self, "max_draws", most)
 
     @property
     def steps(self) -> int:
-        """Of each chain, as a rule: with two tries of a step where that is looked for."""
-        tries = 2 * (PILOT_DRAWS + self.burn_in) if self.lr == "auto" else 0
+        """Of each chain, as a rule: with two tries of a step where short chains look for it."""
+        looked_for = self.lr == "auto" and self.draws > 2 * PILOT_DRAWS
+        tries = 2 * (PILOT_DRAWS + self.burn_in) if looked_for else 0
         return self.draws + self.burn_in + tries
 
 
@@ -94,8 +99,7 @@ def compute(
     """
     from geomfast.estimators.sampling.calibrate import attempt
 
-    most = RUN_ON * settings.draws if settings.max_draws is None else settings.max_draws
-    options = asdict(settings) | {"max_draws": most} | how
+    options = asdict(settings) | how
     yield from values(attempt(model, loss_fn, data, **options), settings)
 
 

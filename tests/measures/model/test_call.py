@@ -56,7 +56,15 @@ def test_values_are_those_of_the_functions(model):
         trace.stderr,
     )
     chains = gf.llc(
-        model, loss, DATA, lr=1e-4, draws=20, localization="norm", chains=4, batch_size=24
+        model,
+        loss,
+        DATA,
+        lr=1e-4,
+        draws=20,
+        max_draws=80,
+        localization="norm",
+        chains=4,
+        batch_size=24,
     )
     assert found["llc"].value == pytest.approx(chains.mean, rel=1e-6)
     assert found["llc"].verdict == chains.verdict

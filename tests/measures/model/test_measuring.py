@@ -75,7 +75,16 @@ def test_they_are_the_public_measures():
     trace = gf.hessian_trace(model, loss, X, probes=6)
     assert (values["hessian_trace"], found["hessian_trace"].stderr) == (trace.mean, trace.stderr)
     llc = gf.llc(
-        model, loss, X, lr=1e-4, localization="norm", chains=4, draws=6, burn_in=2, batch_size=4
+        model,
+        loss,
+        X,
+        lr=1e-4,
+        localization="norm",
+        chains=4,
+        draws=6,
+        burn_in=2,
+        batch_size=4,
+        max_draws=24,
     )
     assert (values["llc"], found["llc"].stderr) == (llc.mean, llc.stderr)
     assert values["llc_rhat"] == llc.rhat and values["llc_diverged"] == 0.0

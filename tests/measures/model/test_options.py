@@ -41,9 +41,17 @@ def message(name, rest):
 
 def test_every_setting_is_checked():
     told = {*WHOLE, *POSITIVE, *NOT_NEGATIVE, *TRUTH, "position", "params", "own"}
+    told |= {"llc.max_draws"}  # as many as draws at least
     there = {field.name for field in dataclasses.fields(ModelSettings)}
     there |= {f"{name}.{key}" for name in MEASURES for key in spec_of(name).defaults}
     assert there == told
+
+
+@pytest.mark.parametrize("most", [0, 99, 1.5, "3"])
+def test_chains_run_on_to_no_fewer_draws_than_they_have(most):
+    with pytest.raises((TypeError, ValueError), match="llc: max_draws must be"):
+        taken("llc.max_draws", most)
+    assert taken("llc.max_draws", 100) == 100 and taken("llc.draws", 7) == 7
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -157,7 +165,8 @@ def test_what_is_recorded_of_settings():
     """Whose hashes stand in records."""
     assert ModelSettings().of("llc") == {
         "measure": "llc", "samples": None, "lr": "auto", "localization": "norm", "momentum": None,
-        "chains": 4, "draws": 100, "burn_in": 25, "batch_size": 32, "nbeta": "n / log n", "seed": 0,
+        "chains": 4, "draws": 100, "burn_in": 25, "max_draws": 400, "batch_size": 32,
+        "nbeta": "n / log n", "seed": 0,
     }  # fmt: skip
     assert ModelSettings().of("fisher_rank") == {
         "measure": "fisher_rank", "samples": None, "labels": "data", "first entries": 50_000,
