@@ -195,17 +195,31 @@ class Seeds(Several):
         return tuple(seeds)
 
 
-class Lengths(Several):
-    """Lengths of examples: ``16,24``."""
+class Numbers(Several):
+    """Positive numbers, ascending and once each: ``16,24``.
 
-    metavar = "LENGTH,..."
+    Args:
+        what: singular noun for messages, for instance ``length``.
+        example: how several are given.
+        kind: int or float.
+    """
 
-    def parse(self, text: str) -> tuple[int, ...]:
-        parts = [part.strip() for part in text.split(",")]
-        for part in parts:
-            if not part.isdecimal() or int(part) < 1:
-                raise ValueError(f"{part!r} is not a length, a whole number from 1")
-        return tuple(sorted({int(part) for part in parts}))
+    def __init__(self, what: str, example: str, kind: type) -> None:
+        self.what, self.example, self.kind = what, example, kind
+        self.metavar = f"{what.upper().replace(' ', '-')},..."
+
+    def parse(self, text: str) -> tuple[Any, ...]:
+        found = set()
+        for part in map(str.strip, text.split(",")):
+            try:
+                number = self.kind(part)
+            except ValueError:
+                number = math.nan
+            if not 0 < number < math.inf:
+                a = "a whole number from 1" if self.kind is int else "a positive number"
+                raise ValueError(f"{part!r} is not a {self.what}, {a}: give {self.example}")
+            found.add(number)
+        return tuple(sorted(found))
 
 
 class ScaleNames(Several):

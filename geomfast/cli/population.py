@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from geomfast.cli.choices import Finite, Lengths, ListOf, Place, ScaleNames, Seeds
+from geomfast.cli.choices import Finite, ListOf, Numbers, Place, ScaleNames, Seeds
 from geomfast.cli.dry_run import print_plan
 from geomfast.cli.engine import check_device, chosen_engine
 from geomfast.cli.options import (
@@ -90,7 +90,7 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
 )
 @click.option(
     "--test-lengths",
-    type=Lengths(),
+    type=Numbers("length", "16,24", int),
     help=f"Lengths of examples to test on, besides the longest trained on.  [default: {_TEST}]",
 )
 @click.option(

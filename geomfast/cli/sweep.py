@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from geomfast.cli.choices import Finite, Levels, ListOf, Place, Seeds
+from geomfast.cli.choices import Finite, Levels, ListOf, Numbers, Place, Seeds
 from geomfast.cli.dry_run import check_assumed, print_plan
 from geomfast.cli.engine import check_device, chosen_engine
 from geomfast.cli.options import (
@@ -32,9 +32,9 @@ from geomfast.runs.outcome import outcome_of, result
 from geomfast.runs.settings_file import check_still_there, write_settings
 from geomfast.runs.timing import wall_time
 from geomfast.sweep.assumed import ASSUMED
-from geomfast.sweep.folder import merge_settings
+from geomfast.sweep.folder import grid_specs, merge_settings
 from geomfast.sweep.groups import groups_of_cells
-from geomfast.sweep.plan import KEEP, MEASURE_SETTINGS, MIXTURES, RunSpec, Settings, run_specs
+from geomfast.sweep.plan import KEEP, MEASURE_SETTINGS, MIXTURES, RunSpec, Settings
 from geomfast.sweep.presets import PRESETS
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import LEVELS, TASK_NAMES
@@ -46,6 +46,8 @@ if TYPE_CHECKING:  # which bring torch with them
     from geomfast.sweep.jobs import Job, StackedJob
 
 _GRID = ("scales", "seeds", "measures")
+#: Axes of the grid that runs are named by, where they are given.
+_VARIED = ("learning_rates", "warmups")
 _TRACE, _DENSITY = (spec_of(f"hessian_{name}").settings() for name in ("trace", "density"))
 _PRESET = "  [default: the preset's]"
 #: Settings of one measure, each with a default of its own.
@@ -68,6 +70,11 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 )
 @click.option("--levels", type=Levels(LEVELS), help=f"Difficulty levels: 1, 2, 3, or all.{_PRESET}")
 @click.option(
+    "--measured-levels",
+    type=Levels(LEVELS),
+    help="Difficulty levels that are measured, of those trained on.  [default: all of them]",
+)
+@click.option(
     "--scales",
     type=ListOf("scale", SCALES),
     help=f"Model sizes: {', '.join(SCALES)}, or all.{_PRESET}",
@@ -82,6 +89,14 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
     "--checkpoints",
     type=click.IntRange(2),
     help=f"Approximate number of checkpoints to measure in each run.{_PRESET}",
+)
+@click.option(
+    "--dense-until",
+    type=click.IntRange(0),
+    help=f"Step up to which checkpoints are close; later ones are spaced by ratios.{_PRESET}",
+)
+@click.option(
+    "--dense-every", type=click.IntRange(1), help=f"Steps between close checkpoints.{_PRESET}"
 )
 @click.option(
     "--measures",
@@ -99,7 +114,19 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 @click.option(
     "--learning-rate",
     type=Finite(0, min_open=True),
-    help="Peak learning rate.  [default: each scale has its own]",
+    help="Peak learning rate of all runs.  [default: each scale has its own]",
+)
+@click.option(
+    "--learning-rates",
+    type=Numbers("learning rate", "3e-4,1e-3", float),
+    help="Peak learning rates as an axis of the grid: every scale and seed is trained with each, "
+    "and runs are named by it. Claims are judged at each, and at the best of each scale.",
+)
+@click.option(
+    "--warmups",
+    type=Numbers("number of steps", "20,100", int),
+    metavar="STEPS,...",
+    help="Steps of linear warm-up, as an axis like --learning-rates.  [default: 100]",
 )
 @click.option(
     "--samples", type=click.IntRange(2), help=f"Diagnostic samples per task-level.{_PRESET}"
@@ -150,9 +177,9 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 def sweep(out: Path, preset: str, **options: Any) -> None:
     """Train models on the tasks and measure their geometry at checkpoints.
 
-    Running the same command again resumes; more scales, seeds, measures, or checkpoints of a
-    measure add work; other settings in the same OUT are refused. Ctrl-C or SIGTERM stops the
-    measurement in hand and saves the state; a second Ctrl-C aborts at once.
+    Running the same command again resumes; more scales, seeds, learning rates, measures, or
+    checkpoints of a measure add work; other settings in the same OUT are refused. Ctrl-C or SIGTERM
+    stops the measurement in hand and saves the state; a second Ctrl-C aborts at once.
 
     Seeds trained as one program are measured, recorded and kept as separate runs, and stay together
     when resumed.
@@ -162,6 +189,8 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
     """
     given = {key: value for key, value in options.items() if value is not None}
     chosen: dict[str, Any] = PRESETS[preset] | given
+    if {"learning_rate", "learning_rates"} <= given.keys():
+        raise click.UsageError("--learning-rate is for all runs; give it or --learning-rates")
     settings = Settings(
         mixture=chosen["mixture"],
         tasks=tuple(chosen["tasks"]),
@@ -174,11 +203,15 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
         dense_every=chosen["dense_every"],
         checkpoints=chosen["checkpoints"],
         samples=chosen["samples"],
+        measured_levels=options["measured_levels"],
         **{key: chosen[key] for key in _OF_MEASURES if chosen.get(key) is not None},
     )
+    if extra := sorted(set(settings.measured_levels or ()) - set(settings.levels)):
+        raise click.UsageError(f"--measured-levels: level {extra[0]} is not among --levels")
     default = PRESETS[preset]["cadence"]
     chosen["cadence"] = asked_cadence(options["cadence"], chosen["measures"], default)
-    grid = {key: list(chosen[key]) for key in _GRID} | {"cadence": chosen["cadence"]}
+    asked = [*_GRID, *(key for key in _VARIED if key in given)]
+    grid = {key: list(chosen[key]) for key in asked} | {"cadence": chosen["cadence"]}
     if options["stack"] == "always" and settings.precision != "fp32":
         raise click.UsageError(f"--stack always needs --precision fp32, not {settings.precision}")
     try:
@@ -193,14 +226,14 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
         if options["dry_run"]:
             engine = chosen_engine(options)
             content = merge_settings(out, settings, grid)
-            _, work = _work(out, settings, content, chosen, options, engine)
+            _, work = _work(out, settings, content, grid, options, engine)
             plan = _planned(out, work, engine, options["assume"], console)
             print_plan(plan, console, as_json=options["as_json"])
             return
         with locked(out, str(out)):
             content = merge_settings(out, settings, grid)
             engine = chosen_engine(options)
-            content["groups"], work = _work(out, settings, content, chosen, options, engine)
+            content["groups"], work = _work(out, settings, content, grid, options, engine)
             write_settings(out, content, described_call(preset=preset))
             outcome = _run(out, work, engine, console, content["calls"])
             check_still_there(out)
@@ -276,19 +309,19 @@ def _work(
     out: Path,
     settings: Settings,
     content: dict[str, Any],
-    chosen: dict[str, Any],
+    grid: Mapping[str, Any],
     options: dict[str, Any],
     engine: Engine,
 ) -> tuple[list[dict[str, Any]], list[Job | StackedJob]]:
     """The groups of seeds that the folder has then, and the pieces of work asked for."""
     from geomfast.sweep.jobs import Job, runs_per_program, work_of
 
-    what = (settings, chosen["measures"], out, engine.device, engine.threads, options["keep"])
-    asked = run_specs(settings, chosen["scales"], chosen["seeds"])
-    grid = content["grid"]
+    measured = tuple(grid["measures"])
+    what = (settings, measured, out, engine.device, engine.threads, options["keep"])
+    asked = grid_specs(settings, grid)
     every = {
-        spec.run: Job(spec, *what, cadence=chosen["cadence"], state_every=options["state_every"])
-        for spec in run_specs(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
+        spec.run: Job(spec, *what, cadence=grid["cadence"], state_every=options["state_every"])
+        for spec in grid_specs(settings, content["grid"])
     }
 
     def program_size(spec: RunSpec, members: int) -> int:

@@ -1,12 +1,13 @@
 """The folder a sweep lives in, and what its ``settings.json`` says.
 
 Settings shape the numbers, so a folder holds one set of them and another is refused.  The grid
-(scales, seeds, measures, and of how many checkpoints each is taken) only adds work, so it may grow
-from call to call.
+(scales, learning rates, warm-ups, seeds, measures, and of how many checkpoints each is taken) only
+adds work, so it may grow from call to call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import LEVELS, TASK_NAMES, task_levels
 from geomfast.testbed.training.settings import PRECISIONS
 
+#: Lists of a grid that a folder whose runs share them does without, and what they may hold.
+_VARIED = {
+    "learning_rates": "tuple[float | None, ...]",
+    "warmups": "tuple[int | None, ...]",
+}
+
 
 def merge_settings(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, Any]:
     """Content of OUT's ``settings.json``, with this grid added to it.
@@ -41,14 +48,18 @@ def merge_settings(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[
     Args:
         out: the sweep's folder; nothing is written there.
         settings: what its runs share.
-        grid: lists of the scales, seeds and measures asked for, and their cadence; merged with
-            those already there.
+        grid: lists of the scales, seeds and measures asked for, of the learning rates and
+            warm-ups where these are varied, and the cadence; merged with what is already there.
 
     Raises:
         PlanError: OUT belongs to a sweep with other settings.
     """
     path = out / _SETTINGS
-    recipes = {name: recipe(settings, name) for name in grid["scales"]}
+    recipes = {
+        "-".join(filter(None, (name, varied.label))): recipe(settings, name, varied=varied)
+        for name in grid["scales"]
+        for varied in dict.fromkeys(spec.varied for spec in grid_specs(settings, grid))
+    }
     grid = {**grid, "cadence": dict(grid.get("cadence", {}))}
     calls, groups, hashes = [], [], {}
     if path.exists():
@@ -71,7 +82,7 @@ def merge_settings(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[
         grid = _grown(before["grid"], grid)
         recipes = before["recipes"] | recipes
         calls = before["calls"]
-    levels = task_levels(settings.tasks, settings.levels)
+    levels = task_levels(settings.tasks, settings.measured_levels or settings.levels)
     hashes |= {
         fingerprint(value): value
         for value in (measure_settings(settings, m) for m in (BEHAVIOUR, *measures()))
@@ -105,8 +116,14 @@ def read_folder(out: Path) -> tuple[Settings, list[RunSpec]]:
     content = _read(out / _SETTINGS)
     values: dict[str, Any] = _defaults() | content["settings"]
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    settings, grid = Settings(**values), content["grid"]
-    return settings, run_specs(settings, tuple(grid["scales"]), tuple(grid["seeds"]))
+    settings = Settings(**values)
+    return settings, grid_specs(settings, content["grid"])
+
+
+def grid_specs(settings: Settings, grid: Mapping[str, Any]) -> list[RunSpec]:
+    """The runs of a grid as ``settings.json`` has it."""
+    varied = {name: grid[name] for name in _VARIED if grid.get(name)}
+    return run_specs(settings, grid["scales"], grid["seeds"], **varied)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -131,6 +148,9 @@ def _read(path: Path) -> dict[str, Any]:
                 raise PlanError(f"{path}: {value!r:.60} is none of the {name} there are")
     if not grid.get("seeds"):
         raise PlanError(f"{path}: its grid has no seeds")
+    for name, kind in _VARIED.items():
+        if not _is(grid.get(name, []), kind):
+            raise PlanError(f"{path}: its {name.replace('_', ' ')} are {grid[name]!r:.60}")
     if not _is(list(grid.get("cadence", {}).values()), "tuple[int, ...]"):
         raise PlanError(f"{path}: its cadence is no number of checkpoints by measure")
     return content
@@ -138,12 +158,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _is(value: Any, kind: str) -> bool:
     """Whether a value from JSON has the type of its field in :class:`Settings`."""
-    if " | " in kind:
+    if " | " in kind and not kind.startswith("tuple["):
         return any(_is(value, one) for one in kind.split(" | "))
     if kind == "None":
         return value is None
     if kind.startswith("tuple["):
-        inside = kind[len("tuple[") :].partition(",")[0]
+        inside = kind[len("tuple[") :].rpartition(",")[0]
         return isinstance(value, list) and all(_is(each, inside) for each in value)
     if kind == "float":
         return type(value) in (int, float)
@@ -176,6 +196,9 @@ def _grown(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     # A folder from before measures had a cadence took them at every checkpoint.
     measures, cadence = before.get("measures", []), before.get("cadence", {})
     lists = {key: before.get(key, []) for key in now if key != "cadence"}
+    for key in _VARIED:  # which a folder that varies none does not name
+        if before.get(key) or now.get(key):
+            lists[key], now = before.get(key) or [None], {**now, key: now.get(key) or [None]}
     return {
         **{key: list(dict.fromkeys((*values, *now[key]))) for key, values in lists.items()},
         "cadence": merge_cadences(cadence, measures, now["cadence"], now["measures"]),

@@ -34,10 +34,10 @@ def groups_of_cells(
     """
     groups = list(before)
     known = {run for group in groups for run in group["runs"]}
-    alike: dict[tuple[str, tuple[str, ...]], list[RunSpec]] = {}
+    alike: dict[tuple[Any, ...], list[RunSpec]] = {}
     for spec in asked:
         if spec.run not in known and not _begun(out, spec.run):
-            alike.setdefault((spec.scale, spec.tasks), []).append(spec)
+            alike.setdefault((spec.scale, spec.varied, spec.tasks), []).append(spec)
     for specs in alike.values():
         most = min(GROUP_SIZE, -(-len(specs) // workers))
         for part in parts(specs, most):

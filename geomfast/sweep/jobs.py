@@ -212,7 +212,7 @@ def runs_per_program(job: Job, members: int, stack: str) -> int:
         stack: see :func:`geomfast.testbed.training.stacking.members_per_program`.
     """
     settings, scale = job.settings, job.spec.model
-    tokens = MixtureBatches(job.spec.task_levels, settings.batch_size).processed
+    tokens = MixtureBatches(job.spec.trained, settings.batch_size).processed
     return members_per_program(members, scale, tokens, job.device, stack, settings.precision)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from geomfast.runs.errors import PlanError
 from geomfast.runs.settings_file import plain
 from geomfast.testbed.models.scales import Scale, scale_for
 from geomfast.testbed.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
+from geomfast.testbed.training.hyperparameters import USUAL, Hyperparameters
 from geomfast.testbed.training.settings import TrainSettings, peak_rate
 
 MIXTURES = ("joint", "per-task")
@@ -56,17 +58,21 @@ class Settings:
     trace_probes: int | None = None
     density_probes: int | None = None
     density_iterations: int | None = None
+    #: Difficulty levels measured; None for all that are trained on.
+    measured_levels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One training run: a scale, a seed and what it is trained on."""
+    """One training run: a scale, a seed, what it is trained on, and what its sweep varies."""
 
     scale: str
     seed: int
     tasks: tuple[str, ...]
     levels: tuple[int, ...]
     run: str
+    varied: Hyperparameters = USUAL
+    measured_levels: tuple[int, ...] | None = None
 
     @property
     def model(self) -> Scale:
@@ -74,21 +80,42 @@ class RunSpec:
         return scale_for(self.scale, self.tasks)
 
     @property
-    def task_levels(self) -> list[TaskLevel]:
-        """The task-levels trained on and measured."""
+    def trained(self) -> list[TaskLevel]:
+        """The task-levels trained on."""
         return task_levels(self.tasks, self.levels)
 
+    @property
+    def task_levels(self) -> list[TaskLevel]:
+        """The task-levels measured."""
+        return task_levels(self.tasks, self.measured_levels or self.levels)
 
-def run_specs(settings: Settings, scales: tuple[str, ...], seeds: tuple[int, ...]) -> list[RunSpec]:
-    """The runs of a grid, in the order they are started."""
+
+def run_specs(
+    settings: Settings,
+    scales: Sequence[str],
+    seeds: Sequence[int],
+    learning_rates: Sequence[float | None] = (None,),
+    warmups: Sequence[int | None] = (None,),
+) -> list[RunSpec]:
+    """The runs of a grid, in the order they are started.
+
+    Args:
+        settings: the sweep's.
+        scales, seeds: of the grid.
+        learning_rates: peaks of the schedule; None for the one of the settings or of the scale.
+        warmups: steps of warm-up; None for the usual number.
+    """
     mixtures: list[tuple[str, tuple[str, ...]]] = [("joint", settings.tasks)]
     if settings.mixture == "per-task":
         mixtures = [(task.lower(), (task,)) for task in settings.tasks]
+    varied = [Hyperparameters(rate, warmup) for rate in learning_rates for warmup in warmups]
     return [
-        RunSpec(scale, seed, tasks, settings.levels, f"{name}-{scale}-seed{seed}")
+        RunSpec(scale, seed, tasks, settings.levels, name, one, settings.measured_levels)
         for scale in scales
+        for one in varied
         for seed in seeds
-        for name, tasks in mixtures
+        for mixture, tasks in mixtures
+        if (name := "-".join(filter(None, (mixture, scale, one.label, f"seed{seed}"))))
     ]
 
 
@@ -166,22 +193,28 @@ def mixture_settings(data: list[str]) -> tuple[str, dict[str, Any]]:
     return fingerprint(description), description
 
 
-def train_settings(settings: Settings) -> TrainSettings:
-    """The part of a sweep's settings that training needs."""
-    return TrainSettings(
-        settings.steps, settings.batch_size, settings.learning_rate, precision=settings.precision
-    )
+def train_settings(settings: Settings, varied: Hyperparameters = USUAL) -> TrainSettings:
+    """The part of a sweep's settings that training needs, for runs with these hyperparameters."""
+    asked = {name: value for name, value in asdict(varied).items() if value is not None}
+    usual = {"learning_rate": settings.learning_rate, "precision": settings.precision}
+    return TrainSettings(settings.steps, settings.batch_size, **{**usual, **asked})
 
 
-def recipe(settings: Settings, scale: str, tasks: tuple[str, ...] | None = None) -> dict[str, Any]:
+def recipe(
+    settings: Settings,
+    scale: str,
+    tasks: tuple[str, ...] | None = None,
+    varied: Hyperparameters = USUAL,
+) -> dict[str, Any]:
     """Architecture and training of a scale, with defaults, so that a changed default shows.
 
     Args:
         settings: the sweep's.
         scale: name of the scale.
         tasks: that a run is trained on; None for all of the sweep's.
+        varied: hyperparameters of the run.
     """
-    training = train_settings(settings)
+    training = train_settings(settings, varied)
     recipe = {**asdict(scale_for(scale, tasks or settings.tasks)), **asdict(training)}
     return plain(recipe | {"learning_rate": peak_rate(training, scale)})
 
@@ -189,5 +222,7 @@ def recipe(settings: Settings, scale: str, tasks: tuple[str, ...] | None = None)
 def run_identity(settings: Settings, spec: RunSpec) -> dict[str, Any]:
     """Identity of a run's computation: its recipe, its seed and its tasks."""
     spec_fields = plain(asdict(spec))
-    del spec_fields["scale"]
-    return spec_fields | recipe(settings, spec.scale, spec.tasks)
+    # Its recipe says both of the first; what is measured changes no weight.
+    for field in ("scale", "varied", "measured_levels"):
+        del spec_fields[field]
+    return spec_fields | recipe(settings, spec.scale, spec.tasks, spec.varied)

@@ -96,10 +96,10 @@ class Attempt:
         return True
 
     def _trainer(self) -> TrainerProtocol:
-        job, spec, training = self.job, self.spec, train_settings(self.settings)
+        job, spec, training = self.job, self.spec, train_settings(self.settings, self.spec.varied)
         if not isinstance(job, StackedJob):
-            return Trainer(spec.scale, spec.seed, spec.task_levels, training, job.device)
-        batches = MixtureBatches(spec.task_levels, self.settings.batch_size, job.device)
+            return Trainer(spec.scale, spec.seed, spec.trained, training, job.device)
+        batches = MixtureBatches(spec.trained, self.settings.batch_size, job.device)
         seeds = [spec.seed for spec in job.specs]
         return StackedTrainer(
             spec.model, seeds, training, batches, job.members_per_program, job.device
@@ -127,7 +127,8 @@ class Attempt:
                     at: names for at, names in lacking.items() if at <= step
                 }
                 self.failed.add(member.name)
-                rate = peak_rate(train_settings(self.settings), member.spec.scale)
+                training = train_settings(self.settings, member.spec.varied)
+                rate = peak_rate(training, member.spec.scale)
                 why = f"loss or gradient not finite at step {step} (learning rate {rate:g}): "
                 mark_failed(self.job.out, member.name, step, f"{why}lower the learning rate", "")
 

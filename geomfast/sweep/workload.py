@@ -7,13 +7,15 @@ touched.  What cannot be counted beforehand: how many products an eigenvalue tak
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from geomfast.measures import Need, needing, spec_of
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import BLOCK, Pace
 from geomfast.sweep.plan import Settings, settings_of
 from geomfast.testbed.models.scales import Scale
-from geomfast.testbed.tasks import DIAGNOSTIC_STREAM
+from geomfast.testbed.tasks import DIAGNOSTIC_STREAM, TaskLevel
 
 #: Products until a top eigenvalue has converged; 4 to 9 were seen.
 PRODUCTS = 8
@@ -100,14 +102,18 @@ def gram_operations(scale: Scale, samples: int, tokens: int) -> float:
 
 
 def lengths(job: Job) -> list[int]:
-    """Tokens that go into the network of an example of every task-level."""
-    drawn = [level.examples(DIAGNOSTIC_STREAM, 0, 1) for level in job.spec.task_levels]
+    """Tokens that go into the network of an example of every task-level measured."""
+    return _lengths(job.spec.task_levels)
+
+
+def _lengths(levels: Sequence[TaskLevel]) -> list[int]:
+    drawn = [level.examples(DIAGNOSTIC_STREAM, 0, 1) for level in levels]
     return [examples.tokens.shape[1] - 1 for examples in drawn]
 
 
 def batch_tokens(job: Job) -> float:
     """Tokens of a training step, padding included."""
-    each = lengths(job)
+    each = _lengths(job.spec.trained)
     return job.settings.batch_size * sum(each) / len(each) / _REAL
 
 

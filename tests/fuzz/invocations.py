@@ -27,9 +27,9 @@ from geomfast.cli import calibrate, doctor
 from geomfast.cli.choices import (
     CadenceOf,
     Ladder,
-    Lengths,
     Levels,
     ListOf,
+    Numbers,
     OneTaskLevel,
     ScaleNames,
     Seeds,
@@ -204,7 +204,7 @@ def draw(seed: int, places: Places) -> Case:
 
 
 def _value(rng: random.Random, option: click.Option, paths: list[str]) -> str:
-    lists = (CadenceOf, Ladder, Lengths, Levels, ListOf, OneTaskLevel, ScaleNames, Seeds, Words)
+    lists = (CadenceOf, Ladder, Levels, ListOf, Numbers, OneTaskLevel, ScaleNames, Seeds, Words)
     if isinstance(option.type, lists):
         return rng.choice(LISTS)
     if isinstance(option.type, click.Path):
