@@ -15,6 +15,14 @@ from geomfast.analysis.llc import llc, llc_summary, llc_values
 from geomfast.analysis.others import other_measures, other_summary
 from geomfast.analysis.paper import REFERENCES, reference
 from geomfast.analysis.probes import probe_emergence, probe_leads
+from geomfast.analysis.rates import (
+    SeveralRates,
+    at_rate,
+    best_rates,
+    floors_by_rate,
+    rate_losses,
+    rates,
+)
 from geomfast.analysis.summary import cells, mod_floor, summarise
 from geomfast.analysis.topdown import top_down, top_down_summary
 from geomfast.analysis.truncation import truncation, truncation_summary
@@ -25,7 +33,10 @@ __all__ = [
     "REFERENCES",
     "Claim",
     "ContradictoryRecords",
+    "SeveralRates",
     "across_scales",
+    "at_rate",
+    "best_rates",
     "cells",
     "check",
     "claims",
@@ -35,6 +46,7 @@ __all__ = [
     "early_geometry",
     "emergence",
     "floors",
+    "floors_by_rate",
     "half_collapse",
     "hessian",
     "hessian_summary",
@@ -49,6 +61,8 @@ __all__ = [
     "precursors",
     "probe_emergence",
     "probe_leads",
+    "rate_losses",
+    "rates",
     "reference",
     "summarise",
     "swaps",

@@ -14,6 +14,7 @@ from geomfast.analysis.hessian import hessian, hessian_summary
 from geomfast.analysis.intervals import mean_over_seeds
 from geomfast.analysis.llc import llc_summary
 from geomfast.analysis.others import other_measures, other_summary
+from geomfast.analysis.rates import check_one_rate
 from geomfast.analysis.topdown import top_down, top_down_summary
 from geomfast.analysis.trajectories import TRAJECTORY, in_order
 from geomfast.analysis.truncation import truncation, truncation_summary
@@ -79,7 +80,11 @@ def summarise(records: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
 
     Returns:
         A dict of plain numbers and dicts, ready for JSON but for NaN.
+
+    Raises:
+        SeveralRates: a scale has runs at several learning rates.
     """
+    check_one_rate(records)
     measured = table[table["floor"].notna()]
     behaved = table[table["final_accuracy"].notna()]
     both = behaved[behaved["emerged_step"].notna() & behaved["collapsed"]]

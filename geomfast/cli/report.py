@@ -48,6 +48,14 @@ from geomfast.records import RecordsError
     help="Draw the figures of every run, not only of one seed per scale; takes seconds per run.",
 )
 @click.option(
+    "--rate",
+    default="best",
+    show_default=True,
+    help="Of a sweep at several learning rates, the runs that figures and tables show: a rate as "
+    "in their names, for instance lr0.001, or best, of each scale the one with the lowest loss. "
+    "The claims at each rate are always there.",
+)
+@click.option(
     "--success",
     type=float,
     help="Score from which a seed of a population counts as successful.  [default: 0.2]",
@@ -59,6 +67,7 @@ def report(
     against: str,
     compare_with: Path | None,
     every_run: bool,
+    rate: str,
     success: float | None,
     as_json: bool,
 ) -> None:
@@ -86,7 +95,7 @@ def report(
     if success is not None and not math.isfinite(success):
         raise click.BadParameter(f"{success} is not a score", param_hint="--success")
     # Only now, so that --help does not wait for the packages of the report.
-    from geomfast.report import MissingExtra, build, claims, population, tables
+    from geomfast.report import MissingExtra, build, claims, population, rates, tables
     from geomfast.report.data import TRACKER
 
     waiting = Console(stderr=True)
@@ -95,8 +104,10 @@ def report(
     except (RecordsError, OSError) as error:
         raise _failure(error) from error
     if of_population:
-        if compare_with is not None or every_run:
-            raise click.UsageError("--compare and --every-run are for sweeps, not for populations")
+        if compare_with is not None or every_run or rate != "best":
+            raise click.UsageError(
+                "--compare, --every-run and --rate are for sweeps, not for populations"
+            )
         _report_population(out, html, success, as_json)
         return
     if success is not None:
@@ -110,6 +121,7 @@ def report(
                 compare_with=compare_with,
                 every_run=every_run,
                 processes=usable_cores(),
+                rate=rate,
             )
     except FileNotFoundError as error:
         raise click.BadParameter(printable(str(error)), param_hint="OUT or --compare") from error
@@ -129,6 +141,8 @@ def report(
     else:
         claims.terminal(sweeps, against, console)
         click.echo()
+        if result["rates"] is not None:
+            rates.terminal(result["rates"], console)
         tables.terminal(result["cells"], result["lines"], console)
     click.echo()
     _page(result)

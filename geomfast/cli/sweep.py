@@ -29,7 +29,7 @@ from geomfast.measures import measures, spec_of
 from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import locked
 from geomfast.runs.outcome import outcome_of, result
-from geomfast.runs.settings_file import check_still_there, write_settings
+from geomfast.runs.settings_file import VARIED, check_still_there, write_settings
 from geomfast.runs.timing import wall_time
 from geomfast.sweep.assumed import ASSUMED
 from geomfast.sweep.folder import grid_specs, merge_settings
@@ -46,8 +46,6 @@ if TYPE_CHECKING:  # which bring torch with them
     from geomfast.sweep.jobs import Job, StackedJob
 
 _GRID = ("scales", "seeds", "measures")
-#: Axes of the grid that runs are named by, where they are given.
-_VARIED = ("learning_rates", "warmups")
 _TRACE, _DENSITY = (spec_of(f"hessian_{name}").settings() for name in ("trace", "density"))
 _PRESET = "  [default: the preset's]"
 #: Settings of one measure, each with a default of its own.
@@ -210,7 +208,7 @@ def sweep(out: Path, preset: str, **options: Any) -> None:
         raise click.UsageError(f"--measured-levels: level {extra[0]} is not among --levels")
     default = PRESETS[preset]["cadence"]
     chosen["cadence"] = asked_cadence(options["cadence"], chosen["measures"], default)
-    asked = [*_GRID, *(key for key in _VARIED if key in given)]
+    asked = [*_GRID, *(key for key in VARIED if key in given)]
     grid = {key: list(chosen[key]) for key in asked} | {"cadence": chosen["cadence"]}
     if options["stack"] == "always" and settings.precision != "fp32":
         raise click.UsageError(f"--stack always needs --precision fp32, not {settings.precision}")

@@ -16,8 +16,9 @@ from geomfast.analysis import (
     top_down,
     truncation,
 )
+from geomfast.analysis.rates import BEST
 from geomfast.analysis.remember import remembering
-from geomfast.report import claims, compare, drawing, page, tables, tracked
+from geomfast.report import claims, compare, drawing, page, rates, tables, tracked
 from geomfast.report.data import read
 from geomfast.report.extras import need
 from geomfast.report.place import MARK, place_of_folder
@@ -33,6 +34,7 @@ def build(
     compare_with: Path | None = None,
     every_run: bool = False,
     processes: int = 1,
+    rate: str = BEST,
 ) -> dict[str, Any]:
     """Write figures, tables, report.json and report.html from the records under ``out``.
 
@@ -52,6 +54,9 @@ def build(
         processes: most processes that draw the figures of several runs, beside this one.  They
             import the calling program's main module, as those of :mod:`multiprocessing` do, so
             that more than one needs ``if __name__ == "__main__":`` there.
+        rate: of a sweep at several learning rates, the one whose runs are shown, such as
+            ``lr0.001``; of each scale the best when ``best``.  What all of them show is in a
+            section of its own.
 
     Records of a tracker get another page: first the curves of all measures, those of two such
     folders over each other, and of the claims those that can be decided.
@@ -61,7 +66,8 @@ def build(
         ``claims``, ``settings``, ``summary``, ``lines`` (label, value and remark of the key
         numbers), ``cells``, ``top_down``, ``gradient_ranks``, ``hessian``, ``llc`` and ``measures``
         (rows; of measures without a table of their own) and ``compare`` (None, or what was found
-        of the other sweep) as plain JSON values, as in report.json, and ``paths`` (``html``,
+        of the other sweep) as plain JSON values, as in report.json, ``rates`` (None, or ``shown``,
+        ``losses``, ``floors`` and ``claims`` of every learning rate), and ``paths`` (``html``,
         ``json``, ``figures``, ``tables``).
 
     Raises:
@@ -70,7 +76,8 @@ def build(
         RecordsError: a file there cannot be read, there is no task-level in the records, or some
             of them are duplicate or contradictory.
         MissingExtra: matplotlib, plotly or jinja2 is not installed.
-        ValueError: ``against`` is not a version we have values of, or ``compare_with`` is ``out``.
+        ValueError: ``against`` is not a version we have values of, ``compare_with`` is ``out``, or
+            there are no runs at this rate.
     """
     paper = reference(against)
     if compare_with is not None and compare_with.resolve() == out.resolve():
@@ -78,7 +85,7 @@ def build(
     # Before any work: a missing package is known now, not after the figures.
     for module in ("matplotlib", "plotly", "jinja2"):
         need(module)
-    found, place = read(out), place_of_folder(out, html)
+    found, place = read(out, rate), place_of_folder(out, html)
     other = None
     if compare_with is not None:
         other = read(compare_with)
@@ -95,6 +102,7 @@ def build(
     look = {"every_run": every_run, "write": place.write, "processes": processes}
     drawn = drawing.draw_all(out / "figures", found, other, **look)
     written = claims.write(out / "tables", found.claims, place.write)
+    written += rates.write(out / "tables", found.by_rate, place.write)
     kept = {"cells": found.cells, "top_down": _flat(orders)} | extra
     if other is not None:
         kept["compare_claims"] = compare.claims_table(found, other)
@@ -124,6 +132,7 @@ def build(
             "top_down": orders,
             **extra,
             "compare": None if other is None else compare.as_json(found, other),
+            "rates": rates.as_json(found.by_rate),
         }
     )
     place.write(out / "report.json", tables.json_bytes(result))

@@ -20,6 +20,7 @@ from geomfast.analysis.difficulty import early_geometry
 from geomfast.analysis.leads import leads, precursors
 from geomfast.analysis.llc import DOUBTS, llc_values
 from geomfast.analysis.probes import FIRST_TOKEN, probe_leads
+from geomfast.analysis.rates import BEST, at_rate, floors_by_rate, rate_losses, rates
 from geomfast.analysis.remember import remember
 from geomfast.analysis.topdown import top_down
 from geomfast.analysis.trajectories import TRAJECTORY, in_order
@@ -27,11 +28,34 @@ from geomfast.measures.spec import FAILED
 from geomfast.records import MIXTURE, RecordsError, load_records
 from geomfast.report.curves import DOUBT
 from geomfast.report.names import one_line, one_line_columns
-from geomfast.report.settings import loss_unit, read_settings
+from geomfast.report.settings import loss_unit, peak_rates, read_settings
 from geomfast.runs.timing import wall_time
 
 #: Format that ``settings.json`` has of what a tracker recorded.
 TRACKER = "geomfast tracker 1"
+
+
+@dataclass(frozen=True)
+class ByRate:
+    """What a sweep at several learning rates or warm-ups shows of each.
+
+    Attributes:
+        shown: whose runs the rest of the report is about.
+        losses: rows of :func:`geomfast.analysis.rate_losses`.
+        floors: rows of :func:`geomfast.analysis.floors_by_rate`.
+        claims: by rate, those at each scale's best first.
+    """
+
+    shown: str
+    losses: pd.DataFrame
+    floors: pd.DataFrame
+    claims: Mapping[str, Sequence[Claim]]
+
+    @property
+    def left_out(self) -> list[str]:
+        """Scales without a best rate, of whose behaviour nothing is recorded."""
+        best = self.losses.groupby("scale", sort=False)["best"].any()
+        return [] if self.shown != BEST else [str(scale) for scale in best.index[~best]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +70,7 @@ class ReportData:
         cells: rows of :func:`geomfast.analysis.cells`.
         claims: of :func:`geomfast.analysis.claims`, in the order of the paper's story.
         wall: of :func:`geomfast.runs.timing.wall_time`.
+        by_rate: what every learning rate shows, where runs of a scale have several.
     """
 
     name: str
@@ -55,6 +80,7 @@ class ReportData:
     cells: pd.DataFrame
     claims: Sequence[Claim]
     wall: pd.DataFrame
+    by_rate: ByRate | None = None
 
     def renamed(self, name: str) -> ReportData:
         """The same under another name."""
@@ -142,17 +168,20 @@ def _by_layer(records: pd.DataFrame) -> pd.DataFrame:
     return found.sort_values(order, kind="stable", ignore_index=True)
 
 
-def read(out: Path) -> ReportData:
+def read(out: Path, rate: str = BEST) -> ReportData:
     """Read and analyse a sweep, whose name is its folder's.
 
     Args:
         out: folder of a sweep, with ``records/`` and, if there is one, ``settings.json``.
+        rate: of a sweep at several learning rates that whose runs are taken, as
+            :func:`geomfast.analysis.at_rate` has it.
 
     Raises:
         FileNotFoundError: no such folder, or no records in it.
         RecordsError: a file there cannot be read, there is nothing to report on (of a sweep, no
             task-level with RankMe or behaviour; of anything else, no value), or some records are
             duplicate or contradictory; then the message lists them.
+        ValueError: there are no runs at this rate.
     """
     records = load_records(out)
     check(records)
@@ -161,10 +190,15 @@ def read(out: Path) -> ReportData:
     records = one_line_columns(records, ["run", "scale", "task", "layer"])
     texts = records.select_dtypes("string")
     records = records.assign(**{str(name): _shared(column) for name, column in texts.items()})
-    remember(records)
     settings = read_settings(out / "settings.json")
     records.attrs["loss_unit"] = loss_unit(settings)
     chance = settings.get("chance") or task_chances(records)
+    how = {"chance": chance, "usual_rates": peak_rates(settings)}
+    by_rate = None
+    if rate != BEST or len(rates(records)) > 1:
+        by_rate, records = _by_rate(records, rate, how)
+        wall = wall[wall["run"].isin(records["run"].unique())]
+    remember(records)
     table = cells(records, chance=chance)
     if not _of_a_sweep(settings):
         table = _every_cell(table, records)
@@ -180,9 +214,25 @@ def read(out: Path) -> ReportData:
         settings=settings,
         chance=chance,
         cells=table,
-        claims=claims(records.iloc[:0] if of_sets else records, chance=chance),
+        claims=claims(records.iloc[:0] if of_sets else records, **how),
         wall=wall,
+        by_rate=by_rate,
     )
+
+
+def _by_rate(
+    records: pd.DataFrame, rate: str, how: Mapping[str, Any]
+) -> tuple[ByRate, pd.DataFrame]:
+    """What every learning rate shows, and the records of the one to be shown."""
+    shown = at_rate(records, rate)
+    losses = rate_losses(records)
+    if shown.empty:
+        raise RecordsError(
+            "no behaviour is recorded that says which learning rate is best; choose one by --rate: "
+            + ", ".join(rates(records))
+        )
+    judged = {one: claims(at_rate(records, one), **how) for one in [BEST, *rates(records)]}
+    return ByRate(rate, losses, floors_by_rate(records), judged), shown
 
 
 def _shared(column: pd.Series) -> pd.Series:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from geomfast.analysis.claim import NOT_ENOUGH
 from geomfast.files import printable
-from geomfast.report import claims, tables
+from geomfast.report import claims, rates, tables
 from geomfast.report.chart import chart_data, script_json
 from geomfast.report.data import ReportData
 from geomfast.report.drawing import Drawn, OnPage, run_folders
@@ -63,6 +63,7 @@ def render(
         ],
         claims=claim_rows(judged, version),
         marks=claims.MARKS,
+        rates=rates.for_page(found.by_rate),
         runs=found.runs,
         notes=drawn.notes,
         missing=drawn.missing,

@@ -67,6 +67,17 @@ def loss_unit(settings: Mapping[str, Any]) -> str:
     return next(losses, "nats per token").removesuffix(", mean")
 
 
+def peak_rates(settings: Mapping[str, Any]) -> dict[str, float]:
+    """Peak learning rate of every scale whose recipe has one."""
+    recipes = settings.get("recipes")
+    known = recipes.items() if isinstance(recipes, dict) else ()
+    return {
+        scale: float(recipe["learning_rate"])
+        for scale, recipe in known
+        if isinstance(recipe, dict) and isinstance(recipe.get("learning_rate"), int | float)
+    }
+
+
 def shown_settings(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and text of every setting that is a scalar, a list or one level of names."""
     rest = {name: value for name, value in settings.items() if name not in ("calls", "recipes")}

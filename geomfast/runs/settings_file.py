@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ _PARTS: dict[str, type] = {
     "tracking": dict,
 }
 _REQUIRED = {"settings", "recipes", "grid", "calls"}
+#: Lists of a grid that a folder whose runs share what they vary does without.
+VARIED = ("learning_rates", "warmups")
 #: Largest seed that a column of the records can hold; seeds of populations have 32 bits.
 LARGEST_SEED = 2**63 - 1
 LARGEST_MEMBER = 2**32 - 1
@@ -96,7 +99,10 @@ def _check(content: Mapping[str, Any]) -> None:
         if not isinstance(grid.get(name, {}), dict):
             raise FileError(f"grid.{name} is not an object")
     for name, values in grid.items():
-        _check_values(f"grid.{name}", values)
+        if name in VARIED:
+            _check_varied(f"grid.{name}", values)
+        else:
+            _check_values(f"grid.{name}", values)
     for seed in grid.get("seeds", []):
         _check_count("grid.seeds", seed, least=0, most=LARGEST_SEED)
     for group in content.get("groups", []):
@@ -117,6 +123,16 @@ def _check_values(where: str, values: Any) -> None:
         if isinstance(value, list):
             _check_values(where, value)
         elif not isinstance(value, str | int) or isinstance(value, bool):
+            raise FileError(f"{where} holds {value!r:.60}")
+
+
+def _check_varied(where: str, values: Any) -> None:
+    """A list of positive numbers, and None for what runs have that share one."""
+    if not isinstance(values, list) or not values:
+        raise FileError(f"{where} is not a list of some")
+    for value in values:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < math.inf):
             raise FileError(f"{where} holds {value!r:.60}")
 
 

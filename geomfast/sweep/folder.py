@@ -7,6 +7,7 @@ adds work, so it may grow from call to call.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from geomfast.runs.cadence import merge_cadences
 from geomfast.runs.errors import PlanError
 from geomfast.runs.folder import check_same_settings
 from geomfast.runs.settings_file import NAME as _SETTINGS
-from geomfast.runs.settings_file import plain, read_settings
+from geomfast.runs.settings_file import VARIED, plain, read_settings
 from geomfast.sweep.plan import (
     MEASURE_SETTINGS,
     MIXTURES,
@@ -34,12 +35,6 @@ from geomfast.sweep.plan import (
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import LEVELS, TASK_NAMES, task_levels
 from geomfast.testbed.training.settings import PRECISIONS
-
-#: Lists of a grid that a folder whose runs share them does without, and what they may hold.
-_VARIED = {
-    "learning_rates": "tuple[float | None, ...]",
-    "warmups": "tuple[int | None, ...]",
-}
 
 
 def merge_settings(out: Path, settings: Settings, grid: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +117,7 @@ def read_folder(out: Path) -> tuple[Settings, list[RunSpec]]:
 
 def grid_specs(settings: Settings, grid: Mapping[str, Any]) -> list[RunSpec]:
     """The runs of a grid as ``settings.json`` has it."""
-    varied = {name: grid[name] for name in _VARIED if grid.get(name)}
+    varied = {name: grid[name] for name in VARIED if grid.get(name)}
     return run_specs(settings, grid["scales"], grid["seeds"], **varied)
 
 
@@ -148,9 +143,9 @@ def _read(path: Path) -> dict[str, Any]:
                 raise PlanError(f"{path}: {value!r:.60} is none of the {name} there are")
     if not grid.get("seeds"):
         raise PlanError(f"{path}: its grid has no seeds")
-    for name, kind in _VARIED.items():
-        if not _is(grid.get(name, []), kind):
-            raise PlanError(f"{path}: its {name.replace('_', ' ')} are {grid[name]!r:.60}")
+    for steps in grid.get("warmups", []):
+        if isinstance(steps, float):
+            raise PlanError(f"{path}: a warm-up of {steps!r} steps")
     if not _is(list(grid.get("cadence", {}).values()), "tuple[int, ...]"):
         raise PlanError(f"{path}: its cadence is no number of checkpoints by measure")
     return content
@@ -158,8 +153,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _is(value: Any, kind: str) -> bool:
     """Whether a value from JSON has the type of its field in :class:`Settings`."""
-    if " | " in kind and not kind.startswith("tuple["):
-        return any(_is(value, one) for one in kind.split(" | "))
+    kinds = re.split(r" \| (?![^\[]*\])", kind)  # but for those inside of brackets
+    if len(kinds) > 1:
+        return any(_is(value, one) for one in kinds)
     if kind == "None":
         return value is None
     if kind.startswith("tuple["):
@@ -196,7 +192,7 @@ def _grown(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     # A folder from before measures had a cadence took them at every checkpoint.
     measures, cadence = before.get("measures", []), before.get("cadence", {})
     lists = {key: before.get(key, []) for key in now if key != "cadence"}
-    for key in _VARIED:  # which a folder that varies none does not name
+    for key in VARIED:  # which a folder that varies none does not name
         if before.get(key) or now.get(key):
             lists[key], now = before.get(key) or [None], {**now, key: now.get(key) or [None]}
     return {

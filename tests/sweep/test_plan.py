@@ -20,6 +20,7 @@ from geomfast.sweep.plan import (
     diagnostic_settings,
     measure_settings,
     mixture_settings,
+    run_identity,
     run_specs,
 )
 from geomfast.testbed.models.scales import SCALES
@@ -59,6 +60,49 @@ def test_cells_of_a_joint_and_a_per_task_sweep() -> None:
     single = run_specs(settings(mixture="per-task"), ("nano",), (3,))
     assert [c.run for c in single] == ["copy-nano-seed3", "mod-nano-seed3"]
     assert single[1].tasks == ("MOD",)
+
+
+def test_rates_and_warmups_are_axes_of_the_grid() -> None:
+    specs = run_specs(settings(), ("nano",), (0, 1), (3e-4, 1e-3), (5, 20))
+    assert [spec.run for spec in specs[:3]] == [
+        "joint-nano-lr0.0003-warmup5-seed0",
+        "joint-nano-lr0.0003-warmup5-seed1",
+        "joint-nano-lr0.0003-warmup20-seed0",
+    ]
+    assert len({spec.run for spec in specs}) == 8
+    told = run_identity(settings(), specs[-1])
+    assert (told["learning_rate"], told["warmup"]) == (1e-3, 20)
+    # The same computation as that of a run without axes, but for its name.
+    (plainly,) = run_specs(settings(learning_rate=1e-3), ("nano",), (1,))
+    usual = run_identity(settings(learning_rate=1e-3), plainly)
+    assert {name for name in told if told[name] != usual[name]} == {"run", "warmup"}
+    assert told.keys() == usual.keys()
+
+
+def test_axes_may_be_added_to_a_folder_and_grow(tmp_path: Path) -> None:
+    prepare_folder(tmp_path, settings(), GRID, CALL)
+    assert "learning_rates" not in json.loads((tmp_path / "settings.json").read_text())["grid"]
+    prepare_folder(tmp_path, settings(), {**GRID, "learning_rates": [1e-3]}, CALL)
+    prepare_folder(tmp_path, settings(), {**GRID, "learning_rates": [3e-4]}, CALL)
+    content = json.loads((tmp_path / "settings.json").read_text())
+    assert content["grid"]["learning_rates"] == [None, 1e-3, 3e-4]
+    assert list(content["recipes"]) == ["nano", "nano-lr0.001", "nano-lr0.0003"]
+    assert content["recipes"]["nano-lr0.001"]["learning_rate"] == 1e-3
+    runs = [spec.run for spec in read_folder(tmp_path)[1]]
+    assert runs == ["joint-nano-seed0", "joint-nano-lr0.001-seed0", "joint-nano-lr0.0003-seed0"]
+    content["grid"]["learning_rates"] = ["fast"]
+    del content["seal"]
+    (tmp_path / "settings.json").write_text(json.dumps(content))
+    with pytest.raises(PlanError, match=r"grid\.learning_rates holds 'fast'"):
+        read_folder(tmp_path)
+
+
+def test_levels_may_be_trained_on_without_being_measured() -> None:
+    (spec,) = run_specs(settings(measured_levels=(1,)), ("nano",), (0,))
+    assert [level.name for level in spec.task_levels] == ["COPY-1", "MOD-1"]
+    assert [level.name for level in spec.trained] == ["COPY-1", "COPY-2", "MOD-1", "MOD-2"]
+    (whole,) = run_specs(settings(), ("nano",), (0,))
+    assert run_identity(settings(), spec) == run_identity(settings(), whole)
 
 
 def test_settings_file_resolves_every_hash(tmp_path: Path) -> None:

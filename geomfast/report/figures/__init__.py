@@ -24,6 +24,7 @@ from geomfast.report.figures.measures import gradient_ranks, hessian_figure, llc
 from geomfast.report.figures.order import order_of_layers, top_down_figure
 from geomfast.report.figures.other_measures import other_figure
 from geomfast.report.figures.probes import probe_before_behaviour
+from geomfast.report.figures.rates import floors_figure
 from geomfast.report.figures.scales import collapse_by_scale, events_by_scale
 from geomfast.report.figures.shares import wall_shares
 from geomfast.report.figures.timeline import timeline
@@ -127,6 +128,11 @@ OVERVIEW = (
         "events", "Floors and emergence at every scale", events_by_scale, _EVENTS,
         "Marks of one row close together: the floor (left) or the emergence step (right) hardly "
         "depends on scale.",
+    ),
+    Picture(
+        "rates", "Floors by learning rate", floors_figure, ("rankme",),
+        "Lines that fall to the right: a higher rate collapses deeper. Compare scales at one rate, "
+        "or at their best (filled).",
     ),
     Picture(
         "order", "Order of the layers over all runs", order_of_layers, ("rankme",),

@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-#: What a run's name says of them, before its seed.
-_NAMED = re.compile(r"(?:-lr(\d[\d.]*(?:e[+-]?\d+)?))?(?:-warmup(\d+))?-seeds?\d+(?:-\d+)?\Z")
+from geomfast.testbed.models.scales import SCALES
+
+#: The name of a sweep's run: mixture, scale, what varies, seed.
+_NAMED = re.compile(
+    rf".+-(?:{'|'.join(SCALES)})"
+    r"(?:-lr(\d[\d.]*(?:e[+-]?\d+)?))?(?:-warmup(\d+))?-seed\d+"
+)
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ def shown_rate(rate: float) -> str:
 
 
 def of_run(name: str) -> Hyperparameters:
-    """What the name of a run, or of a group of runs, says of its hyperparameters."""
-    found = _NAMED.search(name)
+    """What the name of a run says of its hyperparameters; nothing where no sweep gave it."""
+    found = _NAMED.fullmatch(name)
     rate, steps = found.groups() if found else (None, None)
     return Hyperparameters(
         None if rate is None else float(rate), None if steps is None else int(steps)
