@@ -17,7 +17,7 @@ from geomfast.analysis.collapse import collapse
 from geomfast.analysis.floors import floors
 from geomfast.analysis.trajectories import in_order, select
 from geomfast.records import FINAL
-from geomfast.testbed.training.hyperparameters import Hyperparameters, of_run, shown_rate
+from geomfast.testbed.hyperparameters import Hyperparameters, of_run, shown_rate
 
 #: Name of runs whose sweep varies neither, and of the choice of each scale's best.
 OWN, BEST = "own", "best"

@@ -156,6 +156,8 @@ def draw_all(
     with _mapping(min(processes, len(jobs)) if len(jobs) >= _WORTH_A_PROCESS else 1) as mapped:
         of_runs = mapped(_of_run, jobs)
         overview = figures.TRACKED_OVERVIEW if live else figures.OVERVIEW
+        if found.by_rate is None:  # and none of several rates is missing
+            overview = [picture for picture in overview if picture is not figures.BY_RATE]
         for picture in overview:
             with _no_garbage():
                 figure = draw(picture, there, found)

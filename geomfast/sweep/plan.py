@@ -14,9 +14,9 @@ from geomfast.measures.spec import BEHAVIOUR, Need
 from geomfast.records import MIXTURE
 from geomfast.runs.errors import PlanError
 from geomfast.runs.settings_file import plain
+from geomfast.testbed.hyperparameters import USUAL, Hyperparameters
 from geomfast.testbed.models.scales import Scale, scale_for
 from geomfast.testbed.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
-from geomfast.testbed.training.hyperparameters import USUAL, Hyperparameters
 from geomfast.testbed.training.settings import TrainSettings, peak_rate
 
 MIXTURES = ("joint", "per-task")

@@ -18,7 +18,7 @@ from geomfast.analysis import (
 )
 from geomfast.analysis import cells as cells_of
 from geomfast.analysis.rates import differing_rates
-from geomfast.testbed.training.hyperparameters import Hyperparameters, of_run
+from geomfast.testbed.hyperparameters import Hyperparameters, of_run
 from tests.analysis.synthetic import join, rows
 
 STEPS = list(range(0, 60, 2))

@@ -42,7 +42,11 @@ def said(figure):
 OF_A_SWEEP = [p for p in figures.FIGURES if not p.name.startswith(("behaviour", "measure-"))]
 
 
-@pytest.mark.parametrize("picture", figures.OVERVIEW, ids=lambda picture: picture.name)
+#: But for that of several learning rates, which is in test_rates.py.
+OF_ALL = [picture for picture in figures.OVERVIEW if picture is not figures.BY_RATE]
+
+
+@pytest.mark.parametrize("picture", OF_ALL, ids=lambda picture: picture.name)
 def test_figures_of_all_runs(picture, found):
     figure = picture.draw(found)
     assert cut_off(figure) == [] and overlapping(figure) == []

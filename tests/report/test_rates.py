@@ -9,8 +9,10 @@ from click.testing import CliRunner
 from geomfast.cli.main import main
 from geomfast.report import build
 from geomfast.report.data import read
+from geomfast.report.figures.rates import floors_figure
 from tests.analysis.synthetic import write
 from tests.analysis.test_rates import join, run, two_rates
+from tests.report.looks import cut_off, overlapping, texts
 
 
 @pytest.fixture
@@ -47,6 +49,13 @@ def test_another_rate_is_shown_where_it_is_asked_for(out):
     refused = invoke(out, "--rate", "lr7")
     assert refused.exit_code == 1
     assert "no runs at 'lr7'; there are: best, lr0.0003, lr0.001" in refused.output
+
+
+def test_the_figure_is_readable(out):
+    figure = floors_figure(read(out))
+    assert cut_off(figure) == [] and overlapping(figure) == []
+    said = " ".join(words for words, _ in texts(figure))
+    assert "8 runs" in said and "0.0003" in said and "MOD-1" in said
 
 
 def test_the_terminal_shows_losses_and_floors(out):

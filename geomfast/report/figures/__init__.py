@@ -117,6 +117,13 @@ FIGURES = (
     *_of_others(),
 )  # fmt: skip
 
+#: Of a sweep at several learning rates alone.
+BY_RATE = Picture(
+    "rates", "Floors by learning rate", floors_figure, ("rankme",),
+    "Lines that fall to the right: a higher rate collapses deeper. Compare scales at one rate, or "
+    "at their best (filled).",
+)  # fmt: skip
+
 #: Figures of all runs together.
 OVERVIEW = (
     Picture(
@@ -129,11 +136,7 @@ OVERVIEW = (
         "Marks of one row close together: the floor (left) or the emergence step (right) hardly "
         "depends on scale.",
     ),
-    Picture(
-        "rates", "Floors by learning rate", floors_figure, ("rankme",),
-        "Lines that fall to the right: a higher rate collapses deeper. Compare scales at one rate, "
-        "or at their best (filled).",
-    ),
+    BY_RATE,
     Picture(
         "order", "Order of the layers over all runs", order_of_layers, ("rankme",),
         "A triangle marks a task and model whose collapse goes strictly from the deepest block to "
