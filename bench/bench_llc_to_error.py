@@ -44,7 +44,7 @@ from geomfast.estimators.hessian import hessian_top_eigenvalues
 from geomfast.estimators.llc import LLC, llc
 from geomfast.estimators.sampling.chains import size_and_norm
 from geomfast.estimators.sampling.diagnostics import Mixing, mixing
-from geomfast.estimators.sampling.rules import usual_nbeta
+from geomfast.estimators.sampling.rules import BURN_IN, usual_nbeta
 from geomfast.estimators.sampling.sequential import LEAST_ESS
 from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.testbed.models.gpt import GPT
@@ -68,7 +68,7 @@ class Size:
         trial: draws of each chain of a trial.
         rounds: in which each is timed once.
         budget: seconds of one whole estimate of devinterp, above which it is scaled.
-        goal: of our reference, as a share.
+        reference: standard error of our reference, as a share.
     """
 
     scale: str
@@ -174,7 +174,7 @@ class Trial:
 
 def burn_in_of(step: float) -> int:
     """Steps in which the start is forgotten, at a step size in units of the largest curvature."""
-    return max(25, math.ceil(15.0 / step))
+    return max(BURN_IN, math.ceil(15.0 / step))
 
 
 def devinterp_of(problem: Problem) -> Callable[[float, int, int], Tensor] | None:
@@ -260,11 +260,11 @@ def ingredients(
     runs["momentum, a step that is found"] = (momentum, False)
     found = {}
     for name, (options, raw) in runs.items():
-        skip = options.setdefault("burn_in", 25)
+        skip = options.setdefault("burn_in", BURN_IN)
         # Of the last the search for a step is not counted here: it is in what is timed whole.
         if options["lr"] == "auto":
-            options["lr"] = problem.ours(**options, draws=50).lr
-            options["momentum"] = 0.3
+            of = problem.ours(**options, draws=50)
+            options |= {"lr": of.lr, "momentum": of.momentum}
 
         def run(options: dict[str, Any] = options, raw: bool = raw) -> Tensor:
             return energies_of(problem.ours(**options, draws=size.trial), raw=raw)
@@ -276,7 +276,7 @@ def ingredients(
 def explained(problem: Problem, own_batch: int, size: Size) -> float:
     """Share of the energies' variance that |w - w0|^2, as a regressor, explains."""
     found = problem.ours(lr="auto", batch_size=own_batch, draws=size.trial)
-    energies, squared = energies_of(found)[:, 25:], found.distance[:, 25:].square()
+    energies, squared = energies_of(found)[:, BURN_IN:], found.distance[:, BURN_IN:].square()
     pair = torch.stack([energies.flatten(), squared.flatten()])
     return torch.corrcoef(pair)[0, 1].item() ** 2
 

@@ -16,9 +16,9 @@ from geomfast.estimators.sampling.rules import (
     LARGEST_LOCALIZATION_EFFECT,
     LARGEST_RHAT,
     LARGEST_STEP_BIAS,
-    LEAST_DEGREE,
     LEAST_ESS,
-    UNKNOWN_EFFECT,
+    localized,
+    saturated,
 )
 from geomfast.records import MIXTURE
 
@@ -68,13 +68,12 @@ def _doubt(row: Mapping[Any, Any]) -> str:
         return "still training"
     if bias > LARGEST_STEP_BIAS * abs(value) and not bias <= stderr:
         return "step too large"
-    if row[_DEGREE] + 2.0 * row[f"{_DEGREE}_stderr"] < LEAST_DEGREE:
+    if saturated(row[_DEGREE], row[f"{_DEGREE}_stderr"]):
         return "localization too weak"
     if not (row["rhat"] <= LARGEST_RHAT and row["ess"] >= LEAST_ESS):
         return "too few draws"
-    # Not where either is NaN.
     error = row[f"{_EFFECT}_stderr"]
-    if error <= UNKNOWN_EFFECT and abs(row[_EFFECT]) > max(LARGEST_LOCALIZATION_EFFECT, 2 * error):
+    if localized(row[_EFFECT], error):
         return BOUND if row[_EFFECT] > 0 else "localization too strong"
     known = error <= LARGEST_LOCALIZATION_EFFECT
     if not known and row["localization_least"] > HELD:

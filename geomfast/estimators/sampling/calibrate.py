@@ -14,8 +14,14 @@ from geomfast.estimators.batches import batches_of, count
 from geomfast.estimators.checks import LossFunction, select_parameters
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
 from geomfast.estimators.sampling.chains import size_and_norm
-from geomfast.estimators.sampling.rules import NEAR, STABLE, max_energy_curvature, usual_nbeta
-from geomfast.estimators.sampling.verdict import believable, settled
+from geomfast.estimators.sampling.rules import (
+    NEAR,
+    STABLE,
+    believable,
+    max_energy_curvature,
+    usual_nbeta,
+)
+from geomfast.estimators.sampling.verdict import settled
 from geomfast.kernels import sgld
 
 #: A trace is flat where its last quarter differs from the one before by at most this share of the

@@ -15,8 +15,12 @@ from geomfast.estimators.batches import Batches
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
 from geomfast.estimators.sampling.extrapolation import Limit, Point, extrapolate
-from geomfast.estimators.sampling.rules import NEAR, burn_in_steps, critical_momentum
-from geomfast.estimators.sampling.verdict import saturated
+from geomfast.estimators.sampling.rules import (
+    NEAR,
+    burn_in_steps,
+    critical_momentum,
+    saturated,
+)
 
 #: From one rung of the ladder to the next, the localization is divided by this.
 RUNG = 4.0

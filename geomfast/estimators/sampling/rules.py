@@ -46,6 +46,21 @@ NEAR = 0.5
 NORM_SHARE = 0.25
 
 
+def believable(verdict: str) -> bool:
+    """Whether a coefficient can be used with its error, as a verdict begins."""
+    return verdict.startswith(("converged", "usable"))
+
+
+def saturated(degree: float, error: float) -> bool:
+    """Whether chains are where the loss hardly depends on the weights; not where unknown."""
+    return degree + 2.0 * error < LEAST_DEGREE
+
+
+def localized(effect: float, error: float, least: float = LARGEST_LOCALIZATION_EFFECT) -> bool:
+    """Whether the localization makes an estimate another one, beyond doubt; not where it is NaN."""
+    return error <= UNKNOWN_EFFECT and abs(effect) > max(least, 2.0 * error)
+
+
 def usual_nbeta(samples: int) -> float:
     """n / log n, of two samples or more (Watanabe 2013)."""
     return samples / math.log(samples)

@@ -126,9 +126,13 @@ def stepped(
         if found.diverged.any():
             lr *= _OF_DIVERGED
             continue
-        # As of all draws: few have a larger error, which would excuse more.
-        error = found.stderr * math.sqrt(min(PILOT_DRAWS / draws, 1.0) if pilots else 1.0)
-        allowed = max(LARGEST_STEP_BIAS * abs(found.mean), error)
+        if goal:  # an error that is asked for is that of the step as well
+            asked = own["relative_stderr"] or 0.0
+            allowed = max(own["stderr"] or 0.0, asked * abs(found.mean))
+        else:
+            # As of all draws: few have a larger error, which would excuse more.
+            error = found.stderr * math.sqrt(min(PILOT_DRAWS / draws, 1.0) if pilots else 1.0)
+            allowed = max(LARGEST_STEP_BIAS * abs(found.mean), error)
         fits = not found.step_bias > (_KNOWN if pilots else 1.0) * allowed
         if fits or _still_training(found):
             # Which may be all that was asked for.

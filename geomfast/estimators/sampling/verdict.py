@@ -16,10 +16,11 @@ from geomfast.estimators.sampling.rules import (
     LARGEST_LOCALIZATION_EFFECT,
     LARGEST_RHAT,
     LARGEST_STEP_BIAS,
-    LEAST_DEGREE,
     LEAST_ESS,
     TOLD_LOCALIZATION_EFFECT,
-    UNKNOWN_EFFECT,
+    believable,
+    localized,
+    saturated,
 )
 from geomfast.kernels.sgld import Dynamics
 
@@ -119,28 +120,16 @@ def verdict_of(mixed: Mixing, diverged: Tensor, biases: Biases, dynamics: Dynami
         enough += f"; what {pull} takes of it is not known: {effect:.0%} ± {error:.0%}"
     elif localized(effect, error, TOLD_LOCALIZATION_EFFECT):
         enough += f"; {pull} takes about {effect:.0%} ± {error:.0%} of it"
+    # Either way: noise of minibatches that grows with the loss keeps chains where it is small.
+    if bias > mixed.stderr:
+        enough += f"; finite steps and minibatches may change it by about {bias:.2g}"
     converged = mixed.rhat <= CONVERGED_RHAT and mixed.ess >= CONVERGED_ESS
     return f"{'converged' if converged else 'usable'}: {enough}"
-
-
-def believable(verdict: str) -> bool:
-    """Whether a coefficient can be used with its error, as a verdict begins."""
-    return verdict.startswith(("converged", "usable"))
 
 
 def settled(verdict: str) -> bool:
     """Whether chains are where they belong, with the localization that they have."""
     return believable(verdict) or verdict.startswith((BOUND, "localization too strong"))
-
-
-def saturated(degree: float, error: float) -> bool:
-    """Whether chains are where the loss hardly depends on the weights; not where unknown."""
-    return degree + 2.0 * error < LEAST_DEGREE
-
-
-def localized(effect: float, error: float, least: float = LARGEST_LOCALIZATION_EFFECT) -> bool:
-    """Whether the localization makes an estimate another one, beyond doubt; not where it is NaN."""
-    return error <= UNKNOWN_EFFECT and abs(effect) > max(least, 2.0 * error)
 
 
 def _share(effect: float, error: float) -> str:

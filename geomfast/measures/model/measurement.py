@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from geomfast.estimators.sampling.rules import believable
 from geomfast.files import printable, write_atomically
 
 _HEADINGS = ("measure", "layer", "value", "verdict", "meaning")
@@ -73,7 +74,8 @@ class Entry:
     @property
     def doubtful(self) -> bool:
         """Whether the verdict says that the value is unreliable."""
-        return not self.beside and not self.verdict.startswith(("ok", "converged", "usable"))
+        good = self.verdict.startswith("ok") or believable(self.verdict)
+        return not self.beside and not good
 
     @property
     def text(self) -> str:
