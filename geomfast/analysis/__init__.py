@@ -6,6 +6,7 @@ from geomfast.analysis.claims import CLAIMS, claims
 from geomfast.analysis.collapse import collapse, half_collapse
 from geomfast.analysis.concordance import pairs, swaps, within_class
 from geomfast.analysis.crosscorrelation import cross_correlation
+from geomfast.analysis.depth import depth_order, depth_summary
 from geomfast.analysis.difficulty import early_correlation, early_geometry
 from geomfast.analysis.events import emergence
 from geomfast.analysis.floors import across_scales, floors
@@ -42,6 +43,8 @@ __all__ = [
     "claims",
     "collapse",
     "cross_correlation",
+    "depth_order",
+    "depth_summary",
     "early_correlation",
     "early_geometry",
     "emergence",

@@ -64,11 +64,11 @@ def build(
     Returns:
         ``generator``, ``name``, ``notes`` (what was left out, and why), ``against``, ``paper``,
         ``claims``, ``settings``, ``summary``, ``lines`` (label, value and remark of the key
-        numbers), ``cells``, ``top_down``, ``gradient_ranks``, ``hessian``, ``llc`` and ``measures``
-        (rows; of measures without a table of their own) and ``compare`` (None, or what was found
-        of the other sweep) as plain JSON values, as in report.json, ``rates`` (None, or ``shown``,
-        ``losses``, ``floors`` and ``claims`` of every learning rate), and ``paths`` (``html``,
-        ``json``, ``figures``, ``tables``).
+        numbers), ``cells``, ``top_down``, ``gradient_ranks``, ``hessian``, ``llc``, ``depth`` and
+        ``measures`` (rows; of measures without a table of their own), ``compare`` (None, or what
+        was found of the other sweep) and ``rates`` (None, or ``shown``, ``losses``, ``floors`` and
+        ``claims`` of every learning rate) as plain JSON values, as in report.json, and ``paths``
+        (``html``, ``json``, ``figures``, ``tables``).
 
     Raises:
         FileNotFoundError: no such folder, or no records in it.
@@ -95,7 +95,7 @@ def build(
     summary = summarise(records, found.cells)
     orders = top_down(records)
     extra = {"gradient_ranks": truncation(records), "hessian": hessian(records)}
-    extra |= {"llc": llc(records), "measures": other_measures(records)}
+    extra |= {"llc": llc(records), "measures": other_measures(records), "depth": found.depth}
     live = found.tracked and (other is None or other.tracked)
     lines = tracked.lines(found) if live else tables.summary_lines(summary)
 

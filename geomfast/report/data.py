@@ -16,6 +16,7 @@ from geomfast.analysis import Claim, cells, check, claims
 from geomfast.analysis.claims import task_chances
 from geomfast.analysis.concordance import pairs
 from geomfast.analysis.crosscorrelation import cross_correlation
+from geomfast.analysis.depth import depth_order, depth_summary
 from geomfast.analysis.difficulty import early_geometry
 from geomfast.analysis.leads import leads, precursors
 from geomfast.analysis.llc import DOUBTS, llc_values
@@ -105,6 +106,11 @@ class ReportData:
     def orders(self) -> pd.DataFrame:
         """Order of the blocks' half-collapse, per run and task."""
         return top_down(self.records, by_task=True)
+
+    @cached_property
+    def depth(self) -> pd.DataFrame:
+        """Order of the blocks by their number, over all runs, where a run has three or more."""
+        return depth_summary(depth_order(self.records))
 
     @cached_property
     def leads(self) -> pd.DataFrame:

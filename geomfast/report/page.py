@@ -74,6 +74,7 @@ def render(
         collapse_head=[heading for _, heading, _ in tables.COLLAPSE[:6]],
         collapse={run: _rows(rows, tables.COLLAPSE[:6]) for run, rows in by_run.items()},
         emergence={run: _emergence(rows) for run, rows in by_run.items()},
+        depth=[_depth(row) for row in found.depth.to_dict("records")],
         orders={run: _orders(orders[orders["run"] == run]) for run in found.runs},
         overview=on_page(drawn.overview),
         figures={run: on_page(pictures) for run, pictures in drawn.runs.items()},
@@ -193,6 +194,24 @@ def _orders(rows: pd.DataFrame) -> list[tuple[str, str, str, str]]:
             tables.number(float(row["tau_b"]), "–"),
         )
         for _, row in rows.iterrows()
+    ]
+
+
+def _depth(row: Mapping[Any, Any]) -> list[str]:
+    """Texts of a row of :func:`geomfast.analysis.depth_summary`."""
+    interval = claims.interval_text(row["low"], row["high"], "share")
+    share = claims.quantity(row["last_half_first"], "share") + (
+        f" ({interval})" if interval else ""
+    )
+    names = ("together", "last_half_first_but_first", "first_block_before_second")
+    return [
+        f"{row['blocks']} ({row['scales']})",
+        f"{row['by']} step",
+        f"{row['n']:,}",
+        share,
+        *(claims.quantity(row[name], "share") for name in names),
+        tables.number(row["tau"], "–"),
+        tables.number(row["tau_but_first"], "–"),
     ]
 
 

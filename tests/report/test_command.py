@@ -56,7 +56,7 @@ def test_json(out, tmp_path):
     assert set(value) == {
         "generator", "name", "notes",
         "against", "paper", "claims", "settings", "summary", "lines", "cells", "top_down",
-        "gradient_ranks", "hessian", "llc", "measures", "compare", "rates", "paths",
+        "gradient_ranks", "hessian", "llc", "measures", "depth", "compare", "rates", "paths",
     }  # fmt: skip
     assert value["paths"]["html"] == str(tmp_path / "page.html")
     assert (tmp_path / "page.html").exists()

@@ -9,6 +9,7 @@ import pandas as pd
 
 from geomfast.analysis.claim import DOES_NOT, HOLDS, PARTLY, Claim
 from geomfast.analysis.claims.wording import percent, several, span
+from geomfast.analysis.depth import HALF_STEP, depth_order, depth_summary
 from geomfast.analysis.intervals import share_over_seeds
 from geomfast.analysis.topdown import NO_COLLAPSE, top_down_summary
 from geomfast.analysis.topdown import TOP_DOWN as DOWN
@@ -68,7 +69,18 @@ def top_down(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None
     p_value = "undefined" if math.isnan(counts["p_value"]) else f"{counts['p_value']:.2g}"
     reason = (
         f"{counts['count']} of {counts['of']} task x model top-down{others}; permutation p "
-        f"{p_value}, Kendall's score {counts['mean_score']:.2f} of -1"
+        f"{p_value}, Kendall's score {counts['mean_score']:.2f} of -1{_weaker(records)}"
     )
     measured = f"{counts['count']}/{counts['of']} task x model, {span(share, percent)}"
     return TOP_DOWN.judged(verdict, reason, share, measured, n=n, table=table)
+
+
+def _weaker(records: pd.DataFrame) -> str:
+    """What is left where the strict order is not: whether the last half of the blocks is first."""
+    table = depth_order(records)
+    table = table[(table["by"] == HALF_STEP) & (table["blocks"] >= BLOCKS)]
+    shares = [
+        f"{percent(row['last_half_first'])} ({row['blocks']} blocks)"
+        for row in depth_summary(table).to_dict("records")
+    ]
+    return f"; last half of the blocks first on {', '.join(shares)}" if shares else ""
