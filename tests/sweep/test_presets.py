@@ -41,7 +41,7 @@ def settings(preset: dict[str, Any]) -> Settings:
 def test_presets_name_every_setting(name: str) -> None:
     grid = {"scales", "seeds", "measures", "cadence"}
     of_measures = {name for names in MEASURE_SETTINGS.values() for name in names}
-    by_default = {"learning_rate", "position", "center", "eps", *of_measures}
+    by_default = {"learning_rate", "measured_levels", "position", "center", "eps", *of_measures}
     named, existing = set(PRESETS[name]) - grid, set(Settings.__dataclass_fields__)
     assert existing - by_default <= named <= existing
     assert set(PRESETS[name]["scales"]) <= set(SCALES)

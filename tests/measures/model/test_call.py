@@ -79,7 +79,7 @@ def test_values_are_those_of_the_functions(model):
 
 def test_a_table_for_people_and_a_frame_for_programs(model, tmp_path):
     found = gf.measure(model, loss, DATA)
-    assert isinstance(found, Measurement) and len(found) == 3 + 2 * 2
+    assert isinstance(found, Measurement) and len(found) == 2 * 3 + 2 * 2
     shown = str(found)
     assert "rankme" in shown and "block 1" in shown and "fisher_rank" in shown
     assert found.frame.shape[0] == len(found) and isinstance(found.frame, pd.DataFrame)
@@ -122,7 +122,7 @@ def test_a_model_without_blocks_has_gradients_all_the_same():
 
 def test_activations_alone_need_no_loss(model):
     found = gf.measure(model, None, X)
-    assert {entry.name for entry in found} == {"rankme"}
+    assert {entry.name for entry in found} == {"rankme", "centered_rankme"}
     assert gf.measure(model, data=X, measures="rankme", layers=["blocks.1", "out"]).frame[
         "layer"
     ].tolist() == ["block 1", "final"]
@@ -155,10 +155,24 @@ def test_no_model():
         gf.measure(lambda x: x, loss, DATA)
 
 
+def test_centered_rankme_is_that_of_the_states_less_their_mean(model):
+    shifted = X + 100.0
+    found = gf.measure(model, data=shifted, measures=("rankme", "centered_rankme"))
+    state = model.blocks[0](shifted).detach()
+    assert found["centered_rankme", "block 1"].value == pytest.approx(
+        gf.rankme(state, center=True).item(), rel=1e-9
+    )
+    assert found["rankme", "block 1"].value < found["centered_rankme", "block 1"].value
+    alike = gf.measure(model, data=X[:1].expand(6, -1), measures="centered_rankme")
+    assert alike["centered_rankme", "block 1"].value <= 1.0
+
+
 def test_values_by_name(model):
     found = gf.measure(model, loss, DATA)
     with pytest.raises(KeyError, match="rankme has a value for each layer"):
         found["rankme"]
-    with pytest.raises(KeyError, match="no value 'llc'; there are: rankme, fisher_rank"):
+    with pytest.raises(
+        KeyError, match="no value 'llc'; there are: rankme, centered_rankme, fisher"
+    ):
         found["llc"]
     assert found[0].name == "rankme" and found[-1].name.startswith("gradient_covariance_rank")

@@ -22,7 +22,7 @@ WHOLE = {
     "hessian_trace.seed": 0, "hessian_density.seed": 0,
 }  # fmt: skip
 POSITIVE = ("hessian_top.tol", "llc.lr", "llc.nbeta")
-NOT_NEGATIVE = ("rankme.eps", "llc.localization", "llc.momentum")
+NOT_NEGATIVE = ("rankme.eps", "centered_rankme.eps", "llc.localization", "llc.momentum")
 TRUTH = ("rankme.center", "check")
 
 
