@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from geomfast.measures.spec import BEHAVIOUR
+from geomfast.measures.catalog import spec_of
+from geomfast.measures.spec import BEHAVIOUR, Need
 from geomfast.runs.cadence import Cadence, measurement_steps
 from geomfast.runs.executors.events import Event, Progress
 from geomfast.runs.failures import failed_before
@@ -157,12 +158,18 @@ def schedule(settings: Settings) -> list[int]:
 
 
 def wanted(job: Job) -> dict[int, set[str]]:
-    """Measures to take at each checkpoint of a run, by step."""
+    """Measures to take at each checkpoint of a run, by step.
+
+    Of the untrained weights there are no chains: these are near no minimum, so that a coefficient
+    local to them is none (48 of 50 of nano's were "still training").
+    """
     steps = schedule(job.settings)
     named = {step: {BEHAVIOUR} for step in steps}
     for name in job.measures:
+        chains = spec_of(name).need is Need.CHAINS
         for step in measurement_steps(steps, job.cadence.get(name)):
-            named[step].add(name)
+            if step > 0 or not chains:
+                named[step].add(name)
     return named
 
 
