@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -43,8 +44,16 @@ _BY_LAYER = {"hessian": HessianProducts, "gauss-newton": GaussNewtonProducts}
 _Found = TypeVar("_Found")
 
 
+#: Asymmetry of products from which rounding is told of: a value is no better than that.
+LARGEST_ROUNDING = 1e-2
+
+
 class NotConverged(UserWarning):
     """A result is not as good as was asked for."""
+
+
+class Rounded(NotConverged):
+    """Products with the Hessian are mostly rounding, as where the loss is next to zero."""
 
 
 def hessian_top_eigenvalues(
@@ -96,6 +105,8 @@ def hessian_top_eigenvalues(
         several; `asymmetry`, the largest difference of u.Hv and v.Hu that was seen.
 
     Warns:
+        Rounded: the loss is so small that products are rounding to more than a hundredth, which
+            the residuals then say.
         NotConverged: a residual is too large after `max_iterations`, or it was not confirmed that
             no eigenvalue is missing.
 
@@ -267,7 +278,11 @@ def _top(
         lambda: eigenpairs(
             product, first, k=k, ends=ends, tol=tol, max_iterations=max_iterations, seed=seed
         ),
+        whole=not layer,
     )
+    if found.asymmetry > LARGEST_ROUNDING and not layer:
+        least = found.asymmetry * found.values.abs().max()
+        return replace(found, residuals=found.residuals.clamp_min(least.item()), converged=False)
     if not found.converged:
         where = f" of {layer}" if layer else ""
         worst = (found.residuals / found.values.abs().clamp_min(1e-300)).max().item()
@@ -286,12 +301,20 @@ def _unless_zero(gradient: Tensor) -> Tensor | None:
     return gradient if gradient.any() and torch.isfinite(gradient).all() else None
 
 
-def _finite(products: DataProducts, compute: Callable[[], _Found]) -> _Found:
+def _finite(products: DataProducts, compute: Callable[[], _Found], *, whole: bool = True) -> _Found:
+    """What is computed, with products that are finite and those of a symmetric matrix.
+
+    Args:
+        products: of the whole matrix.
+        compute: by products.
+        whole: whether by all of it, rather than by a block, which may have no curvature.
+    """
     try:
         return compute()
     except FloatingPointError as error:
         raise _not_finite(products) from error
     except Asymmetric as error:
+        asymmetry = error.asymmetry
         names = list(products.parameters)
         wrong = wrong_second_derivatives(
             products.model, products.loss_fn, products.batches[0], names
@@ -303,7 +326,16 @@ def _finite(products: DataProducts, compute: Callable[[], _Found]) -> _Found:
             ) from error
     # Blocks without curvature, of the biases of keys say, are rounding and nothing else.
     with rounding_allowed():
-        return compute()
+        found = compute()
+    if whole and asymmetry > LARGEST_ROUNDING:
+        warnings.warn(
+            f"products with the Hessian are rounding to {asymmetry:.0%} of the largest, as where "
+            "the loss is next to zero, and so is what comes of them; convert the model to float64: "
+            "model.double()",
+            Rounded,
+            stacklevel=4,
+        )
+    return found
 
 
 def _not_finite(products: DataProducts) -> ValueError:

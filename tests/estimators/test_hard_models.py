@@ -5,6 +5,7 @@ autograd's second derivative is at fault.
 """
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import geomfast as gf
 from geomfast.estimators.curvature.products import HessianProducts
+from geomfast.estimators.curvature.verify import wrong_second_derivatives
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 
@@ -395,6 +397,46 @@ def test_an_asymmetric_product_names_its_module():
 
     with pytest.raises(ValueError, match=r"second derivative of .*\(Linear\).* wrong"):
         gf.hessian_top_eigenvalues(model, loss, x, k=3)
+
+
+def solved():
+    """A network of ReLU that has solved its task: its loss is next to zero, its Hessian in float32
+    asymmetric by rounding, and differences of its gradient cross kinks."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 256), nn.ReLU(), nn.Linear(256, 30))
+    x, y = torch.randn(400, 20), torch.randint(0, 30, (400,))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(400):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model, lambda m, b: F.cross_entropy(m(b[0]), b[1], reduction="none"), (x, y)
+
+
+@pytest.mark.parametrize("sharper", [1.0, 1.5, 2.0, 3.0])
+def test_kinks_and_next_to_no_loss_are_no_wrong_derivative(sharper):
+    model, losses, (x, y) = solved()
+    with torch.no_grad():
+        for parameter in model[2].parameters():
+            parameter *= sharper
+    assert losses(model, (x, y)).mean() < 1e-3
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = gf.hessian_top_eigenvalues(model, losses, (x, y))
+        trace = gf.hessian_trace(model, losses, (x, y), probes=60)
+    assert (
+        wrong_second_derivatives(model, losses, (x, y), [n for n, _ in model.named_parameters()])
+        == []
+    )
+    double = copy.deepcopy(model).double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        exact = gf.hessian_top_eigenvalues(double, losses, (x.double(), y), max_iterations=400)
+    away = (found.values - exact.values).abs()
+    assert away <= 2 * found.residuals + 0.01 * exact.values.abs(), (found, exact)
+    if found.asymmetry > 0.01:
+        assert not found.converged and any("model.double()" in str(one.message) for one in said)
+    assert trace.mean > 0
 
 
 def test_padding_rows_are_no_wrong_derivative():

@@ -66,13 +66,19 @@ def top(
 
     One that has not converged is recorded with the residual that it has.
     """
-    from geomfast.estimators.hessian import NotConverged, hessian_top_eigenvalues
+    from geomfast.estimators.hessian import (
+        LARGEST_ROUNDING,
+        NotConverged,
+        hessian_top_eigenvalues,
+    )
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)  # its residual is recorded
         found = hessian_top_eigenvalues(model, loss_fn, data, start=start, **asdict(settings))
     value, residual = found.values[0].item(), found.residuals[0].item()
     verdict = "converged" if found.converged else f"not converged in {found.iterations} iterations"
+    if found.asymmetry > LARGEST_ROUNDING:
+        verdict = f"rounding: products are asymmetric by {found.asymmetry:.0%}; use float64"
     iterations = ("hessian_top_iterations", float(found.iterations), math.nan)
     return [("hessian_top", value, residual, verdict), iterations], found.vectors
 
