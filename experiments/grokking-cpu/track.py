@@ -2,10 +2,10 @@
 
 30% of the pairs are trained on, by full-batch AdamW with weight decay 3 (Power et al. 2022,
 arXiv:2201.02177; Nanda et al. 2023, arXiv:2301.05217, have 1; with 3 the transition is at 4,000 to
-8,000 steps, with 2 at 6,000 to 13,000, with 1 it begins at 10,000). Everything is measured on
-1,000 of the training pairs, with geomfast's defaults: step sizes and localizations of the learning coefficient
-are found by themselves at each checkpoint. Its chains take all of these samples in each step, with
-which it is known what localization takes.
+8,000 steps, with 2 at 6,000 to 13,000, with 1 it begins at 10,000). Everything is measured on 1,000
+of the training pairs, with geomfast's defaults: step sizes and localizations of the learning
+coefficient are found by themselves at each checkpoint. Its chains take all of these samples in each
+step, with which it is known what localization takes.
 
 OMP_NUM_THREADS=1 python experiments/grokking-cpu/track.py out/grokking
 geomfast report out/grokking
@@ -48,7 +48,8 @@ def main(out: str) -> None:
     train, test = order.split([int(0.3 * len(pairs)), len(pairs) - int(0.3 * len(pairs))])
     data, held_out = (pairs[train], sums[train]), (pairs[test], sums[test])
     model = Adder()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98))
+    how = {"lr": 1e-3, "weight_decay": WEIGHT_DECAY, "betas": (0.9, 0.98)}
+    optimizer = torch.optim.AdamW(model.parameters(), **how)
     samples = (data[0][:SAMPLES], data[1][:SAMPLES])
     tracker = gf.Tracker(
         model,
