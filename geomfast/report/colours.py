@@ -20,6 +20,9 @@ RED_TEXT = "#A84A00"
 INK, SOFT, LINE = "#1f2328", "#4b5563", "#d1d5db"
 #: Marker of a coefficient in doubt.
 DOUBTFUL: Any = {"marker": "x", "color": VERMILLION, "markersize": 4, "zorder": 3}
+#: Marker of a coefficient that is a lower bound.
+BOUNDED: Any = {"marker": "^", "color": INK, "markersize": 3.5, "markerfacecolor": "white"}
+BOUNDED |= {"markeredgewidth": 0.8, "zorder": 3}
 #: Short dashes.
 DASHED: Any = (0, (3, 2))
 

@@ -11,6 +11,9 @@ from geomfast.records import layer_depth
 #: Mark of a coefficient in doubt, and its explanation.
 DOUBT = "?"
 DOUBT_KEY = f"{DOUBT}: a coefficient in doubt by its sampler's diagnostics"
+#: Mark of a lower bound, and its explanation.
+LEAST = "≥"
+LEAST_KEY = f"{LEAST}: a lower bound, as localization holds the chains"
 #: By task and level, and then by layer: steps and values.
 Curves = dict[tuple[str, int], dict[str, tuple[np.ndarray, np.ndarray]]]
 

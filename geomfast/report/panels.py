@@ -14,12 +14,13 @@ from geomfast.analysis.llc import llc_values
 from geomfast.analysis.others import value_columns
 from geomfast.analysis.trajectories import select
 from geomfast.analysis.truncation import FIRST
+from geomfast.estimators.sampling.rules import BOUND
 from geomfast.measures import MeasureSpec, catalog
 from geomfast.measures.catalog import measure_of
 from geomfast.records import FINAL, layer_depth
 from geomfast.records.ranges import ranges
 from geomfast.report.colours import BLUE, GREY, LINES, ORANGE, PURPLE, layer_looks, plain_colour
-from geomfast.report.curves import DOUBT, loss_unit
+from geomfast.report.curves import DOUBT, LEAST, loss_unit
 from geomfast.report.names import labels
 
 #: Above this ratio of largest to smallest a panel is logarithmic.
@@ -59,6 +60,7 @@ class Line:
         width: in points.
         dashed: whether the line is.
         doubts: of every value why it is in doubt; empty texts for values that are not.
+        bounds: of every value whether it is a lower bound.
     """
 
     name: str
@@ -70,10 +72,12 @@ class Line:
     width: float
     dashed: bool
     doubts: Sequence[str]
+    bounds: Sequence[bool]
 
     def text(self, index: int, show: Any) -> str:
-        """One value as text by ``show``, marked where it is in doubt."""
-        return show(float(self.values[index])) + f" {DOUBT}" * bool(self.doubts[index])
+        """One value as text by ``show``, marked where it is in doubt or a lower bound."""
+        least = f"{LEAST} " * self.bounds[index]
+        return least + show(float(self.values[index])) + f" {DOUBT}" * bool(self.doubts[index])
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,9 @@ def _lines(run: pd.DataFrame, measure: str, name: str, colour: str) -> list[Line
         columns = [part[x].to_numpy(dtype=float) for x in ("step", "value", "stderr")]
         look |= {"dashed": measure.endswith(FIRST)}
         why = [doubts.get(step, "") for step in part["step"]]
-        lines.append(Line(name or layer, layer, *columns, doubts=why, **look))
+        bounds = [one == BOUND for one in why]
+        why = ["" if bound else one for one, bound in zip(why, bounds, strict=True)]
+        lines.append(Line(name or layer, layer, *columns, doubts=why, bounds=bounds, **look))
     return lines
 
 

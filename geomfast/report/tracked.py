@@ -13,7 +13,7 @@ from geomfast.report import claims, page, tables
 from geomfast.report.chart import script_json
 from geomfast.report.colours import DOUBTFUL
 from geomfast.report.compare import scale_pairs
-from geomfast.report.curves import DOUBT, DOUBT_KEY, samples_of
+from geomfast.report.curves import DOUBT, DOUBT_KEY, LEAST, LEAST_KEY, samples_of
 from geomfast.report.data import ReportData
 from geomfast.report.drawing import Drawn
 from geomfast.report.figures.by_step import first_run
@@ -38,7 +38,9 @@ def lines(found: ReportData) -> list[tuple[str, str, str]]:
             if doubts:
                 remark += f"; {DOUBT} in doubt: {doubts} of {len(line.doubts)} values"
                 remark += ", this one too" * bool(line.doubts[-1])
-            value = tables.number(float(line.values[-1]))
+            if any(line.bounds):
+                remark += f"; {LEAST} lower bounds: {sum(line.bounds)} of {len(line.bounds)}"
+            value = f"{LEAST} " * line.bounds[-1] + tables.number(float(line.values[-1]))
             shown.append((_label(panel, line) + suffix, value, remark))
     return shown
 
@@ -81,9 +83,8 @@ def render(found: ReportData, other: ReportData | None, drawn: Drawn, version: s
         runs=list(shown),
         heads=heads,
         tables={run: _rows(own) for run, own in shown.items()},
-        doubt=DOUBT_KEY,
+        marks={run: "; ".join(_marks(own)) for run, own in shown.items()},
         colour_of_doubt=DOUBTFUL["color"],
-        doubtful={run for run, own in shown.items() if any(_doubts(own))},
         figures=figures,
         overview=page.on_page(drawn.overview),
         sweeps=list(judged),
@@ -97,8 +98,13 @@ def render(found: ReportData, other: ReportData | None, drawn: Drawn, version: s
     )
 
 
-def _doubts(shown: list[Panel]) -> Iterator[str]:
-    return (doubt for panel in shown for line in panel.lines for doubt in line.doubts)
+def _marks(shown: list[Panel]) -> Iterator[str]:
+    """Explanations of the marks that values of a table have."""
+    lines = [line for panel in shown for line in panel.lines]
+    if any(any(line.doubts) for line in lines):
+        yield DOUBT_KEY
+    if any(any(line.bounds) for line in lines):
+        yield LEAST_KEY
 
 
 def _head(found: ReportData, run: str, records: pd.DataFrame) -> str:

@@ -213,6 +213,23 @@ def test_coefficients_in_doubt_are_marked_in_every_view(tmp_path):
 
 
 @pytest.mark.usefixtures("few_claims")
+def test_lower_bounds_are_marked_as_such_in_every_view(tmp_path):
+    effect = rows("llc_localization_effect", STEPS, [0.5] * 7, task="held", scale="CharNet")
+    effect = effect.assign(run="run", stderr=[0.01] * 5 + [0.4] * 2)  # of the last it is not known
+    frame = join(with_diagnostics([1.0] * 6 + [1.5]), effect)
+    (panel,) = [one for one in panels(frame) if one.lines[0].name == "LLC"]
+    assert list(panel.lines[0].bounds) == [True] * 5 + [False] * 2
+    assert [bool(doubt) for doubt in panel.lines[0].doubts] == [False] * 6 + [True]
+    crosses, triangles = TRACKED[0].draw(frame, None).axes[0].lines[-2:]
+    assert (crosses.get_marker(), triangles.get_marker()) == ("x", "^")
+    assert triangles.get_xdata().tolist() == STEPS[:5]
+    remarks = [remark for _, _, remark in build(tracked(tmp_path, frame))["lines"]]
+    assert any("in doubt: 1 of 7" in one and "lower bounds: 5 of 7" in one for one in remarks)
+    text = parsed(tmp_path / "report.html")[1]
+    assert "≥ 1.00" in text and "≥: a lower bound" in text and "12.0 ? at 100" in text
+
+
+@pytest.mark.usefixtures("few_claims")
 def test_coefficients_beyond_doubt_have_no_mark(tmp_path):
     result = build(tracked(tmp_path, with_diagnostics([1.0])))
     assert result["lines"][0][1] == "12.0" and "in doubt" not in result["lines"][0][2]

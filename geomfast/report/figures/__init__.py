@@ -62,7 +62,7 @@ _COLLAPSE = (
 )
 _LLC = (
     "A rise marks a phase of learning that makes the solution more complex; values marked x are in "
-    "doubt."
+    "doubt, triangles lower bounds."
 )
 
 

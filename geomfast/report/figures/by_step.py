@@ -10,7 +10,7 @@ import pandas as pd
 
 from geomfast.records import FINAL
 from geomfast.report.axes import STEPS, log_axis, step_axis
-from geomfast.report.colours import DASHED, DOUBTFUL
+from geomfast.report.colours import BOUNDED, DASHED, DOUBTFUL
 from geomfast.report.curves import samples_of
 from geomfast.report.data import ReportData
 from geomfast.report.extras import need
@@ -71,7 +71,7 @@ def _figure(found: list[Panel], title: str, text: str) -> Any:
 
 
 def draw_lines(axes: Any, lines: list[Line]) -> None:
-    """Draw curves with their errors as bands and marks of values that are few or in doubt."""
+    """Draw curves, errors as bands, and marks of values that are few, in doubt or lower bounds."""
     for line in lines:
         marked = {"marker": ".", "markersize": 4} if len(line.steps) <= _MARKED else {}
         axes.plot(
@@ -81,9 +81,10 @@ def draw_lines(axes: Any, lines: list[Line]) -> None:
         if not np.isnan(line.errors).all():
             ends = line.values - line.errors, line.values + line.errors
             axes.fill_between(line.steps, *ends, color=line.colour, alpha=0.18, linewidth=0)
-        doubtful = np.array(line.doubts, dtype=bool)
-        if doubtful.any():
-            axes.plot(line.steps[doubtful], line.values[doubtful], linestyle="", **DOUBTFUL)
+        for which, look in ((line.doubts, DOUBTFUL), (line.bounds, BOUNDED)):
+            marked = np.array(which, dtype=bool)
+            if marked.any():
+                axes.plot(line.steps[marked], line.values[marked], linestyle="", **look)
 
 
 def _draw(axes: Any, panel: Panel) -> None:
@@ -113,6 +114,8 @@ def _legend(axes: Any, lines: list[Line]) -> None:
     ]  # fmt: skip
     if any(any(line.doubts) for line in lines):
         handles.append(handle("in doubt", linestyle="", **DOUBTFUL))
+    if any(any(line.bounds) for line in lines):
+        handles.append(handle("lower bound", linestyle="", **BOUNDED))
     axes.legend(
         handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8
     )

@@ -6,12 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from geomfast.analysis.llc import llc_values
+from geomfast.analysis.llc import DOUBTS, llc_values
 from geomfast.analysis.trajectories import in_order, select
 from geomfast.analysis.truncation import FIRST
+from geomfast.estimators.sampling.rules import BOUND
 from geomfast.records import MIXTURE
 from geomfast.report.axes import log_axis, log_ticks
-from geomfast.report.colours import BLACK, BLUE, DOUBTFUL, ORANGE, VERMILLION
+from geomfast.report.colours import BLACK, BLUE, BOUNDED, DOUBTFUL, ORANGE, VERMILLION
 from geomfast.report.curves import loss_unit, medians, samples_of
 from geomfast.report.style import band, handle, head, legend, multiples, styled
 from geomfast.testbed.tasks.names import task_level
@@ -97,7 +98,7 @@ def hessian_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
 def llc_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     """The mixture's coefficient and, per task, the median over levels, by step with its error.
 
-    Values that are in doubt are marked. None where it was not measured.
+    Values in doubt and lower bounds are marked. None where it was not measured.
     """
     values = llc_values(run)
     if values["value"].isna().all():
@@ -111,8 +112,9 @@ def llc_figure(run: pd.DataFrame, table: pd.DataFrame) -> Any:
         rows = values[(names == name) & values["value"].notna()]
         axes.axhline(0, color="#c4c9cf", linewidth=0.6, zorder=0)
         band(axes, medians(rows), BLACK if name == mixture else BLUE)
-        doubtful = rows[rows["doubt"] != ""]
-        axes.plot(doubtful["step"], doubtful["value"], linestyle="", **DOUBTFUL)
+        bounded = rows["doubt"] == BOUND
+        for which, look in ((rows["doubt"].isin(DOUBTS), DOUBTFUL), (bounded, BOUNDED)):
+            axes.plot(rows["step"][which], rows["value"][which], linestyle="", **look)
         _mark_lost(axes, values[(names == name) & values["value"].isna()])
     _limit(next(iter(panels.values())), values)
     _llc_legend(figure, values)
@@ -147,9 +149,11 @@ def _llc_legend(figure: Any, values: pd.DataFrame) -> None:
     if (values["task"] == MIXTURE[0]).any():
         handles.insert(0, handle("all task-levels together", color=BLACK))
     look = {"linestyle": "", "color": VERMILLION, "markersize": 4}
-    if (doubts != "").any():
-        reasons = ", ".join(sorted(set(doubts) - {""}))
-        handles.append(handle(f"a level's value in doubt: {reasons}", marker="x", **look))
+    if reasons := sorted(set(doubts) & set(DOUBTS)):
+        text = f"a level's value in doubt: {', '.join(reasons)}"
+        handles.append(handle(text, marker="x", **look))
+    if (doubts == BOUND).any():
+        handles.append(handle("a lower bound", linestyle="", **BOUNDED))
     if values["value"].isna().any():
         handles.append(handle("all chains diverged", marker="v", **look))
     legend(figure, handles)
