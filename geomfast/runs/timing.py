@@ -34,9 +34,16 @@ def write_seconds(records: Path, seconds: Mapping[str, float]) -> None:
     Args:
         records: folder of the run's records.
         seconds: ``train`` and ``write`` among them, of one pass from step 0 to here, whatever
-            number of times the run was stopped and resumed.
+            number of times the run was stopped and resumed. A pass that ends earlier than one
+            before it, for a measure that its first checkpoints lack, takes nothing from what is
+            noted.
     """
-    write_sealed(records / _FILE, {TRAINING: seconds["train"], WRITING: seconds["write"]})
+    try:
+        noted = read_seconds(records)
+    except DamagedFile:
+        noted = {TRAINING: 0.0, WRITING: 0.0}
+    now = {TRAINING: seconds["train"], WRITING: seconds["write"]}
+    write_sealed(records / _FILE, {part: max(took, noted[part]) for part, took in now.items()})
 
 
 def read_seconds(records: Path) -> dict[str, float]:

@@ -10,7 +10,7 @@ import pytest
 from geomfast.measures import measures
 from geomfast.measures.catalog import part_of
 from geomfast.records import SCHEMA, load_records, part_name, write_part
-from geomfast.runs.timing import wall_time, write_seconds
+from geomfast.runs.timing import read_seconds, wall_time, write_seconds
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import Settings, run_specs
 
@@ -95,3 +95,12 @@ def test_a_run_notes_its_seconds_through_stops(
     stopped = noted(dataclasses.replace(job, out=tmp_path / "stopped"), stop_at=4)
     assert stopped["rankme"] == straight["rankme"]
     assert stopped["training"] >= straight["training"]
+
+
+def test_a_pass_that_ends_earlier_takes_nothing_away(tmp_path: Path) -> None:
+    write_seconds(tmp_path, {"train": 400.0, "write": 3.0})
+    write_seconds(tmp_path, {"train": 0.1, "write": 4.0})  # to measure step 0 once more
+    assert read_seconds(tmp_path) == {"training": 400.0, "writing": 4.0}
+    (tmp_path / "wall.json").write_text("{")
+    write_seconds(tmp_path, {"train": 1.0, "write": 0.0})
+    assert read_seconds(tmp_path)["training"] == 1.0
