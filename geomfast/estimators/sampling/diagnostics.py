@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from scipy.stats import rankdata
+from scipy.stats import t as student_t
 from torch import Tensor
+
+# Of so few parts no widening would be enough; R-hat and effective draws say so.
+_LEAST_FREEDOM = 2.0
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,8 @@ class Mixing:
 
     Attributes:
         mean: of all draws.
-        stderr: Monte Carlo standard error of the mean.
+        stderr: Monte Carlo standard error of the mean, widened for few draws, which say little of
+            their own spread, so that mean +- 1.96 stderr holds the truth 95 times in 100.
         rhat: near 1 where chains agree with each other, and each with itself.
         ess: number of independent draws that would be as good.
     """
@@ -68,7 +73,18 @@ def mixing(draws: Tensor) -> Mixing:
     falling = pairs[: max(positive, 1)].cummin(0).values
     time = max(float(2.0 * falling.sum() - 1.0), 1.0 / math.log10(max(total, 10)))
     ess = total / time
-    return Mixing(mean, math.sqrt(variance / ess), rhat, ess)
+    return Mixing(mean, math.sqrt(variance / ess) * _widened(total / (4.0 * time + 1.0)), rhat, ess)
+
+
+def _widened(freedom: float) -> float:
+    """Of a standard error that is itself estimated: what makes mean +- 1.96 of it hold the truth as
+    often as for one that is known.
+
+    Args:
+        freedom: independent parts of the draws that its square is the mean square of; of correlated
+            draws about as many as windows of twice their correlation time on either side.
+    """
+    return student_t.ppf(0.975, max(freedom, _LEAST_FREEDOM)) / 1.96
 
 
 def _rhat(halves: Tensor) -> float:

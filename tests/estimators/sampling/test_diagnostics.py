@@ -4,6 +4,7 @@ import itertools
 import math
 
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from arviz_stats.base import array_stats
@@ -67,7 +68,11 @@ def test_as_in_the_paper(chains, draws, correlation):
     if chains > 1:  # of one alone ArviZ gives none
         assert found.rhat == pytest.approx(rhat, rel=1e-10)
     assert found.ess == pytest.approx(ess, rel=1e-8)
-    assert found.stderr == pytest.approx(stderr, rel=1e-8)
+    # Widened by Student's t, of as many freedoms as windows of twice the correlation time.
+    total = chains * (draws // 2 * 2)
+    freedom = max(total / (4 * total / ess + 1), 2.0)
+    widened = scipy.stats.t.ppf(0.975, freedom) / 1.96
+    assert found.stderr == pytest.approx(stderr * widened, rel=1e-8)
     assert found.mean == pytest.approx(x.mean().item(), rel=1e-12)
 
 
@@ -307,3 +312,12 @@ def test_where_nothing_can_be_said_of_the_degree():
     few = degree(energies[:, :3], statistics[:, :3], 0.01, 2.0, 8)
     nothing = degree(0.0 * energies, statistics, 0.01, 2.0, 8)
     assert all(math.isnan(x) for x in (*few, *nothing))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("draws", [40, 72, 150])
+def test_intervals_of_few_draws_hold_the_truth_95_times_in_100(draws, correlation):
+    every = autoregressive(4 * 600, draws, correlation).view(600, 4, draws)
+    found = [mixing(x) for x in every]
+    inside = sum(abs(m.mean) <= 1.96 * m.stderr for m in found) / len(found)
+    assert 0.925 <= inside <= 0.985
