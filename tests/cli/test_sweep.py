@@ -369,3 +369,29 @@ def test_tf32_without_a_gpu_is_refused(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "precision 'tf32' needs a CUDA device, not cpu" in " ".join(result.output.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_learning_rates_are_an_axis_that_grows_and_reports_apart(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    few = ("--tasks", "COPY,MOD", "--levels", "1,2", "--steps", "6", "--checkpoints", "3")
+    few += ("--samples", "10", "--batch-size", "8", "--dense-until", "4", "--dense-every", "1")
+    few += ("--measures", "rankme", "--measured-levels", "1", "--threads", "1", "--seeds", "0,1")
+    assert call(out, *few, "--learning-rates", "1e-3").exit_code == 0
+    more = json.loads(call(out, *few, "--learning-rates", "3e-4,1e-3", "--json").stdout)
+    names = [f"joint-nano-lr{rate}-seed{seed}" for rate in ("0.001", "0.0003") for seed in (0, 1)]
+    assert sorted(run["run"] for run in more["runs"]) == sorted(names)
+    records = load_records(out)
+    assert set(records["run"]) == set(names) and set(records["level"]) == {1}
+    last = records[(records["step"] == 6) & (records["measure"] == "answer_logprob")]
+    # The rate changes what is learned, and the seeds of one rate are not those of another.
+    assert last.groupby(["task", "seed"])["value"].nunique().min() == 2
+    model = load_model(out, names[0]).model
+    assert weights_hash(model) == records[records["run"] == names[0]]["weights"].iloc[-1]
+    refused = call(out, *few, "--learning-rate", "1e-3", "--learning-rates", "1e-3")
+    assert refused.exit_code == 2 and "--learning-rate is for all runs" in refused.output
+    beyond = call(tmp_path / "other", *few, "--measured-levels", "3")
+    assert beyond.exit_code == 2 and "level 3 is not among --levels" in beyond.output
+    report = CliRunner().invoke(main, ["report", str(out), "--json"])
+    assert report.exit_code == 0 and list(json.loads(report.stdout)["rates"]["claims"]) == [
+        "best", "lr0.0003", "lr0.001",
+    ]  # fmt: skip
