@@ -84,7 +84,7 @@ def _widened(freedom: float) -> float:
         freedom: independent parts of the draws that its square is the mean square of; of correlated
             draws about as many as windows of twice their correlation time on either side.
     """
-    return student_t.ppf(0.975, max(freedom, _LEAST_FREEDOM)) / 1.96
+    return float(student_t.ppf(0.975, max(freedom, _LEAST_FREEDOM))) / 1.96
 
 
 def _rhat(halves: Tensor) -> float:
