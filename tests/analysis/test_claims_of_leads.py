@@ -1,6 +1,7 @@
 """Claims about what changes first: true, false and undecided."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from geomfast.analysis.claims.crosscorrelation import cross_correlation
@@ -96,6 +97,15 @@ def test_llc_of_too_few_checkpoints_is_not_called_synchronous():
     assert coarse.verdict == NOT_ENOUGH and "closer checkpoints" in coarse.reason
     assert llc_synchronous(thin(sweep({"llc": 0}), "llc", 3)).verdict == "holds"
     assert "no llc" in llc_synchronous(sweep({"rankme": 3})).reason
+
+
+def test_lower_bounds_count_and_are_named():
+    frame = sweep({"llc": 0})
+    some = frame["step"].isin(STEPS[4:6]) & (frame["measure"] == "llc_rhat")
+    effect = frame[some].assign(measure="llc_localization_effect", value=0.5, stderr=0.05)
+    claim = llc_synchronous(pd.concat([frame, effect], ignore_index=True))
+    assert claim.verdict == "holds" and "in doubt" not in claim.reason
+    assert claim.reason.endswith(f"; {len(effect)} are lower bounds")
 
 
 def test_doubtful_coefficients_do_not_count():

@@ -23,7 +23,8 @@ from geomfast.analysis.claims.rates import (
 from geomfast.analysis.claims.wording import counted, listed, percent, sample, span
 from geomfast.analysis.intervals import Estimate, mean_over_seeds
 from geomfast.analysis.leads import COLLAPSE, EVENTS, LAG, LEAD, MEASURES, TIE, leads, precursors
-from geomfast.analysis.llc import llc_values
+from geomfast.analysis.llc import DOUBTS, llc_values
+from geomfast.estimators.sampling.rules import BOUND
 
 #: Task-levels at this level are the hard ones.
 HARD = 3
@@ -148,7 +149,8 @@ def llc_synchronous(records: pd.DataFrame, *, chance: Mapping[str, float] | None
     The value is the precursor rate; the table is that of :func:`geomfast.analysis.precursors`.
     """
     values = llc_values(records)
-    doubtful = int((values["doubt"] != "").sum())
+    doubtful = int(values["doubt"].isin(DOUBTS).sum())
+    bounds = int((values["doubt"] == BOUND).sum())
     if doubtful and doubtful == len(values):
         return LLC_SYNCHRONOUS.undecided(f"all {doubtful:,} coefficients are in doubt")
     table = leads(records, chance=chance, measures=("llc",))
@@ -167,6 +169,8 @@ def llc_synchronous(records: pd.DataFrame, *, chance: Mapping[str, float] | None
     reason = f"{outcome_text(found)}; {int(near.sum())} synchronous"
     if doubtful:
         reason += f"; {doubtful:,} of {len(values):,} coefficients are in doubt and left out"
+    if bounds:
+        reason += f"; {bounds:,} are lower bounds"
     return replace(claim, verdict=verdict, reason=reason)
 
 
