@@ -330,8 +330,8 @@ def _finite(products: DataProducts, compute: Callable[[], _Found], *, whole: boo
     if whole and asymmetry > LARGEST_ROUNDING:
         warnings.warn(
             f"products with the Hessian are rounding to {asymmetry:.0%} of the largest, as where "
-            "the loss is next to zero, and so is what comes of them; convert the model to float64: "
-            "model.double()",
+            "the loss is next to zero or the parameters have no curvature, and so is what comes of "
+            "them; a model in float32 can be converted to float64: model.double()",
             Rounded,
             stacklevel=4,
         )

@@ -57,6 +57,18 @@ def peft(monkeypatch):
     module.PeftModel = Adapted
     module.__spec__ = importlib.machinery.ModuleSpec("peft", None)
     monkeypatch.setitem(sys.modules, "peft", module)
+    _forget()
+    yield
+    monkeypatch.undo()
+    _forget()
+
+
+def _forget() -> None:
+    """What transformers remembers of whether peft is there, for tests in the same process."""
+    from transformers.utils import import_utils
+
+    for asked in (import_utils.is_peft_available, import_utils.is_peft_greater_or_equal):
+        getattr(asked, "cache_clear", lambda: None)()
 
 
 @pytest.fixture

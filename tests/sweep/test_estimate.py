@@ -80,9 +80,10 @@ def test_passes_are_counted_in_blocks_and_tokens(tmp_path: Path) -> None:
     found = at_pace(one, token=1.0).seconds
     assert found["behaviour"] == pytest.approx(10 * layers * n * sum(tokens) / 3)
     assert found["hessian_top"] == pytest.approx(2 * PRODUCT * PRODUCTS * layers * n * sum(tokens))
-    # Chains take batches of the 16 samples; the mixture's are as long as its longest example.
+    # Chains take batches of the 16 samples, at the second of the two checkpoints, where weights are
+    # trained; the mixture's are as long as its longest example.
     draws = CHAINS * spec_of("llc").settings(draws=4).steps
-    assert found["llc"] == pytest.approx(2 * draws * layers * n * (sum(tokens) + max(tokens)))
+    assert found["llc"] == pytest.approx(draws * layers * n * (sum(tokens) + max(tokens)))
     assert found["training"] == found["rankme"] == found["probe_accuracy"] == 0.0
     states = 2 * 2 * (layers + 1)  # checkpoints, task-levels, layers
     assert at_pace(one, spectrum=1.0).seconds["rankme"] == states

@@ -19,11 +19,13 @@ from geomfast.sweep.plan import (
     mixture_settings,
     run_specs,
     settings_of,
+    train_settings,
 )
 from geomfast.sweep.samples import level_samples, mixture
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TASK_NAMES
+from geomfast.testbed.training.loop import Trainer
 from tests.sweep.defaults import change
 from tests.sweep.tiny import tiny
 
@@ -84,7 +86,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 def test_every_task_level_and_the_mixture_are_recorded(measured: pd.DataFrame) -> None:
     assert set(measured["measure"]) == NAMES
-    assert len(measured) == 2 * 3 * len(NAMES)  # steps 0 and 2; COPY-1, MOD-1 and both
+    # COPY-1, MOD-1 and both; not of the untrained weights, which are near no minimum.
+    assert len(measured) == 3 * len(NAMES) and set(measured["step"]) == {2}
     assert set(zip(measured["task"], measured["level"], strict=True)) == {
         ("COPY", 1),
         ("MOD", 1),
@@ -104,12 +107,14 @@ def test_every_task_level_and_the_mixture_are_recorded(measured: pd.DataFrame) -
 def test_what_is_recorded_is_what_a_call_finds(measured: pd.DataFrame) -> None:
     (one,) = run_specs(SETTINGS, ("nano",), (0,))
     samples = level_samples(one, SETTINGS, CPU)
-    model = GPT(SCALES["nano"], 0)
+    trainer = Trainer("nano", 0, one.trained, train_settings(SETTINGS))
+    trainer.advance(2)
+    model = trainer.model.eval()
     for probe in (*samples, mixture(samples)):
         found = gf.llc(
             model, probe.loss, probe.batch, **dataclasses.asdict(settings_of(SETTINGS, "llc"))
         )
-        rows = measured[(measured["step"] == 0) & (measured["data"] == probe.data)]
+        rows = measured[(measured["step"] == 2) & (measured["data"] == probe.data)]
         rows = rows.set_index("measure")
         assert rows["value"]["llc"] == pytest.approx(found.mean, rel=1e-6)
         assert rows["stderr"]["llc"] == pytest.approx(found.stderr, rel=1e-6)
@@ -132,7 +137,7 @@ def test_a_run_whose_chains_diverge_goes_on(
     monkeypatch.setattr(module, "attempt", lost_once)
     assert job(tmp_path).run()
     frame = load_records(tmp_path)
-    lost = frame[(frame["step"] == 0) & (frame["task"] == "MOD")].set_index("measure")["value"]
+    lost = frame[(frame["step"] == 2) & (frame["task"] == "MOD")].set_index("measure")["value"]
     assert math.isnan(lost["llc"]) and math.isnan(lost["llc_rhat"])
     assert lost["llc_diverged"] == 2
-    assert frame[frame["measure"] == "llc"]["value"].notna().sum() == 5
+    assert frame[frame["measure"] == "llc"]["value"].notna().sum() == 2

@@ -131,5 +131,6 @@ def test_parts_add_up_to_the_estimate() -> None:
     again = parts_of(work, list(todo.measures.values()), todo.steps)
     assert again["training"] == work.step().times(400)
     each = work.checkpoint(set(measures()))["llc"]
-    assert again["llc"].seconds == pytest.approx(len(todo.measures) * each.seconds)
+    # Of untrained weights there are no chains.
+    assert again["llc"].seconds == pytest.approx((len(todo.measures) - 1) * each.seconds)
     assert found.parts["writing"].device == 0.0
