@@ -22,7 +22,7 @@ from tests.estimators.sampling.cases import Polynomial, Quadratic, output, silen
 
 SEEDS = 200
 #: Relative standard errors that are asked for.
-GOALS = (0.1, 0.05, 0.02)
+GOALS = (0.1, 0.05)
 _NBETA, _LOCALIZATION = 100.0, 5.0
 
 
