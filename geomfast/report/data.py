@@ -214,13 +214,17 @@ def read(out: Path, rate: str = BEST) -> ReportData:
     # A tracker's sets of samples are not the tasks that claims count.
     sets = set(records["task"]) - {MIXTURE[0]}  # the task of scalars that the loop logged
     of_sets = str(settings.get("format")) == TRACKER and len(sets) > 1
+    if by_rate is None or of_sets:
+        judged = claims(records.iloc[:0] if of_sets else records, **how)
+    else:
+        judged = by_rate.claims[rate]
     return ReportData(
         name=one_line(out.resolve().name),
         records=records,
         settings=settings,
         chance=chance,
         cells=table,
-        claims=claims(records.iloc[:0] if of_sets else records, **how),
+        claims=judged,
         wall=wall,
         by_rate=by_rate,
     )
@@ -230,15 +234,14 @@ def _by_rate(
     records: pd.DataFrame, rate: str, how: Mapping[str, Any]
 ) -> tuple[ByRate, pd.DataFrame]:
     """What every learning rate shows, and the records of the one to be shown."""
-    shown = at_rate(records, rate)
-    losses = rate_losses(records)
-    if shown.empty:
+    each = {one: at_rate(records, one) for one in dict.fromkeys([BEST, *rates(records), rate])}
+    if each[rate].empty:
         raise RecordsError(
             "no behaviour is recorded that says which learning rate is best; choose one by --rate: "
             + ", ".join(rates(records))
         )
-    judged = {one: claims(at_rate(records, one), **how) for one in [BEST, *rates(records)]}
-    return ByRate(rate, losses, floors_by_rate(records), judged), shown
+    judged = {one: claims(frame, **how) for one, frame in each.items()}
+    return ByRate(rate, rate_losses(records), floors_by_rate(records), judged), each[rate]
 
 
 def _shared(column: pd.Series) -> pd.Series:

@@ -125,12 +125,7 @@ def multiples(names: Sequence[str], last: float, label: str) -> tuple[Any, dict[
     Returns:
         The figure, with room for a heading and a legend below, and the axes by name.
     """
-    columns = columns_for(len(names))
-    rows = math.ceil(len(names) / columns)
-    figure, grid = canvas(
-        max(3.1 * columns + 1.2, 9.0), 2.1 * rows + 1.9, rows, columns, left=0.75, right=0.3,
-        top=1.05, bottom=0.95, wspace=0.16, hspace=0.42, sharey=True,
-    )  # fmt: skip
+    figure, grid = small_panels(len(names))
     found = {}
     for name, axes, leftmost, lowest in panels_of(grid, names):
         found[name] = axes
@@ -141,6 +136,17 @@ def multiples(names: Sequence[str], last: float, label: str) -> tuple[Any, dict[
         if lowest:
             axes.set_xlabel(STEPS)
     return figure, found
+
+
+def small_panels(count: int) -> tuple[Any, Any]:
+    """A figure and its axes as a (rows, columns) array for so many panels with a common y axis,
+    three or four in a row, with room for a heading and a legend below."""
+    columns = columns_for(count)
+    rows = math.ceil(count / columns)
+    return canvas(
+        max(3.1 * columns + 1.2, 9.0), 2.1 * rows + 1.9, rows, columns, left=0.75, right=0.3,
+        top=1.05, bottom=0.95, wspace=0.16, hspace=0.42, sharey=True,
+    )  # fmt: skip
 
 
 def columns_for(panels: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from geomfast.measures.checks import check, not_negative, truth
 from geomfast.measures.spec import BLUE, Column, MeasureSpec, Need, enough_samples
@@ -53,39 +53,37 @@ def ran_on(x: Tensor) -> str:
     return backend(x)
 
 
+#: What both say of themselves alike.
+_SHARED: dict[str, Any] = {
+    "unit": "dimensions",
+    "need": Need.ACTIVATIONS,
+    "ran_on": ran_on,
+    "judged": enough_samples,
+    "colour": BLUE,
+    "logarithmic": True,
+    "per_layer": True,
+}
 MEASURES = (
     MeasureSpec(
         name="rankme",
         summary="effective dimension of every layer's activations (RankMe)",
-        unit="dimensions",
         settings=RankMe,
-        need=Need.ACTIVATIONS,
         columns=(Column("rankme", 1.0, math.inf),),
         compute=compute,
-        ran_on=ran_on,
         meaning="the activations spread over about {value:.3g} of their directions",
-        judged=enough_samples,
         label="RankMe",
-        colour=BLUE,
-        logarithmic=True,
-        per_layer=True,
         order=10,
+        **_SHARED,
     ),
     MeasureSpec(
         name="centered_rankme",
         summary="effective dimension of every layer's activations less their mean",
-        unit="dimensions",
         settings=CenteredRankMe,
-        need=Need.ACTIVATIONS,
         columns=(Column("centered_rankme", 1.0, math.inf),),
         compute=compute_centered,
-        ran_on=ran_on,
         meaning="around their mean the activations spread over about {value:.3g} directions",
-        judged=enough_samples,
         label="RankMe, centered",
-        colour=BLUE,
-        logarithmic=True,
-        per_layer=True,
         order=90,
+        **_SHARED,
     ),
 )

@@ -11,7 +11,7 @@ from geomfast.analysis.trajectories import in_order
 from geomfast.report.axes import rank_axis
 from geomfast.report.colours import scale_look
 from geomfast.report.data import ReportData
-from geomfast.report.style import canvas, columns_for, handle, head, legend, panels_of, styled
+from geomfast.report.style import handle, head, legend, panels_of, small_panels, styled
 from geomfast.testbed.tasks.names import task_level
 
 
@@ -31,12 +31,7 @@ def floors_figure(found: ReportData) -> Any:
     order = sorted(named, key=lambda rate: tuple(np.nan_to_num(named[rate], nan=-1.0)))
     tasks, scales = (list(dict.fromkeys(floors[name])) for name in ("task", "scale"))
     best = dict(losses.loc[losses["best"], ["scale", "rate"]].itertuples(index=False))
-    columns = columns_for(len(tasks))
-    lines = math.ceil(len(tasks) / columns)
-    figure, grid = canvas(
-        max(3.1 * columns + 1.2, 9.0), 2.1 * lines + 1.9, lines, columns, left=0.75, right=0.3,
-        top=1.05, bottom=1.0, wspace=0.16, hspace=0.42, sharey=True,
-    )  # fmt: skip
+    figure, grid = small_panels(len(tasks))
     labels = [_label(*named[rate]) for rate in order]
     for task, axes, leftmost, lowest in panels_of(grid, tasks):
         for place, scale in enumerate(scales):
