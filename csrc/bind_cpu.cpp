@@ -126,7 +126,7 @@ void member_norm(std::uintptr_t x, std::uintptr_t gain, std::uintptr_t bias, std
 
 void row_attention(std::uintptr_t qkv, std::uintptr_t into, std::uintptr_t offsets,
                    std::uintptr_t out, long members, long rows, long heads, long width, int threads,
-                   const std::string& isa) {
+                   const std::string& isa, std::uintptr_t slopes) {
   const auto& kernel = checked(geomfast::row_attention_kernel(isa.c_str()), isa);
   if (members < 0 || rows < 0 || heads < 1 || width < 1) {
     throw std::invalid_argument("empty heads");
@@ -141,7 +141,8 @@ void row_attention(std::uintptr_t qkv, std::uintptr_t into, std::uintptr_t offse
   pybind11::gil_scoped_release release;
   geomfast::row_attention({reinterpret_cast<const float*>(qkv),
                            reinterpret_cast<const float*>(into), reinterpret_cast<float*>(out),
-                           first, members, rows, longest, heads, width},
+                           first, members, rows, longest, heads, width,
+                           reinterpret_cast<const float*>(slopes)},
                           kernel, threads);
 }
 
@@ -242,11 +243,12 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("row_attention", &row_attention, pybind11::arg("qkv"), pybind11::arg("into"),
              pybind11::arg("offsets"), pybind11::arg("out"), pybind11::arg("members"),
              pybind11::arg("rows"), pybind11::arg("heads"), pybind11::arg("width"),
-             pybind11::arg("threads"), pybind11::arg("isa") = "",
+             pybind11::arg("threads"), pybind11::arg("isa") = "", pybind11::arg("slopes") = 0,
              "Causal attention inside each row of float32 (members, tokens, 3, heads, width);\n"
              "offsets are int64 (rows + 1), the first token of each row and then their number.\n"
              "Out is (members, tokens, heads, width), or with the gradient `into` of that, which\n"
-             "may be 0, the gradient of qkv.");
+             "may be 0, the gradient of qkv. Slopes are float32 (heads), what a score loses for each\n"
+             "token from its key to its query, or 0.");
   module.def("sgld_step", &sgld_step, pybind11::arg("weights"), pybind11::arg("gradients"),
              pybind11::arg("center"), pybind11::arg("previous"),
              pybind11::arg("velocity"), pybind11::arg("active"), pybind11::arg("chains"),

@@ -10,6 +10,7 @@ struct RowAttentionJob {
   float* out;         // the output, as into; backward the gradient of qkv
   const long long* offsets;  // (rows + 1): first token of each row, and the number of tokens
   long members, rows, longest, heads, width;
+  const float* falls;  // (heads): what a score loses for each token from key to query; null: nothing
 };
 
 struct RowAttentionKernel {

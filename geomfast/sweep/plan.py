@@ -15,7 +15,7 @@ from geomfast.records import MIXTURE
 from geomfast.runs.errors import PlanError
 from geomfast.runs.settings_file import plain
 from geomfast.testbed.hyperparameters import USUAL, Hyperparameters
-from geomfast.testbed.models.scales import Scale, scale_for
+from geomfast.testbed.models.scales import Scale, scale_facts, scale_for
 from geomfast.testbed.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
 from geomfast.testbed.training.settings import TrainSettings, peak_rate
 
@@ -215,7 +215,7 @@ def recipe(
         varied: hyperparameters of the run.
     """
     training = train_settings(settings, varied)
-    recipe = {**asdict(scale_for(scale, tasks or settings.tasks)), **asdict(training)}
+    recipe = {**scale_facts(scale_for(scale, tasks or settings.tasks)), **asdict(training)}
     return plain(recipe | {"learning_rate": peak_rate(training, scale)})
 
 

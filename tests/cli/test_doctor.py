@@ -19,6 +19,8 @@ KERNELS = (
     "adamw_step",
     "row_attention",
     "row_attention backward",
+    "row_attention with slopes",
+    "row_attention with slopes backward",
     "member_norm",
     "member_norm backward",
     "tangents of layer_norm",

@@ -23,13 +23,22 @@ def offsets_of(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0)
 
 
-def exact(qkv: Tensor, lengths: list[int], heads: int) -> Tensor:
+def slopes_of(heads: int) -> Tensor:
+    """Different ones, of the size that the papers' are of and beyond."""
+    return 0.7 ** torch.arange(heads)
+
+
+def exact(qkv: Tensor, lengths: list[int], heads: int, slopes: Tensor | None = None) -> Tensor:
     """(C, R, d) in float64 from the formula, row by row, for autograd to go through."""
     mixed = []
     for row in qkv.double().split(lengths, 1):
         q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in row.chunk(3, 2))
         later = torch.ones(row.shape[1], row.shape[1], dtype=torch.bool).triu(1)
-        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(later, -torch.inf)
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        if slopes is not None:
+            at = torch.arange(row.shape[1])
+            scores = scores + slopes.double()[:, None, None] * (at - at[:, None])
+        scores = scores.masked_fill(later, -torch.inf)
         mixed.append((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
     return torch.cat(mixed, 1)
 
@@ -37,8 +46,9 @@ def exact(qkv: Tensor, lengths: list[int], heads: int) -> Tensor:
 @pytest.mark.parametrize("lengths", ROWS, ids=str)
 @pytest.mark.parametrize(("heads", "width"), HEADS)
 @pytest.mark.parametrize("spread", [0.3, 30.0])  # the second has weights that underflow
+@pytest.mark.parametrize("sloping", [False, True])
 def test_is_attention_and_its_gradient(
-    backend: str, heads: int, width: int, lengths: list[int], spread: float
+    backend: str, heads: int, width: int, lengths: list[int], spread: float, sloping: bool
 ) -> None:
     assert backend == OP.backend_for(torch.empty(0))
     rows = [length for length in lengths if length]
@@ -46,19 +56,38 @@ def test_is_attention_and_its_gradient(
     qkv[..., : 2 * heads * width] *= spread
     into = cases.normal(3, sum(lengths), heads * width, seed=7)
     leaf = qkv.double().requires_grad_()
-    expected = exact(leaf, rows, heads)
+    slopes = slopes_of(heads) if sloping else None
+    expected = exact(leaf, rows, heads, slopes)
     (of_expected,) = torch.autograd.grad(expected, leaf, into.double())
 
-    found = row_attention(qkv, offsets_of(lengths), heads)
-    of_found = row_attention_backward(into, qkv, offsets_of(lengths), heads)
+    found = row_attention(qkv, offsets_of(lengths), heads, slopes)
+    of_found = row_attention_backward(into, qkv, offsets_of(lengths), heads, slopes)
     # Scores in the hundreds are known to float32's rounding of them, not of their differences.
     rounding = 1.0 if spread < 1 else 300.0
     assert (found - expected).norm() <= 5e-7 * rounding * expected.norm()
     assert (of_found - of_expected).norm() <= 2e-6 * rounding * of_expected.norm() + 1e-5
 
 
+def test_slopes_of_zero_are_none(backend: str) -> None:
+    qkv, into = cases.normal(2, 20, 3 * 24), cases.normal(2, 20, 24, seed=1)
+    offsets = offsets_of([7, 13])
+    found = [
+        (row_attention(qkv, offsets, 2, s), row_attention_backward(into, qkv, offsets, 2, s))
+        for s in (None, torch.zeros(2))
+    ]
+    for plain, flat in zip(*found, strict=True):
+        torch.testing.assert_close(flat, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_scores_that_slopes_take_below_everything_leave_the_token_itself(backend: str) -> None:
+    qkv = cases.normal(2, 20, 3 * 24)
+    found = row_attention(qkv, offsets_of([7, 13]), 2, torch.tensor([1e30, 1e4]))
+    torch.testing.assert_close(found, qkv[..., 48:], rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("isa", cases.isas())
-def test_rows_do_not_know_of_each_other(isa: str, monkeypatch) -> None:
+@pytest.mark.parametrize("sloping", [False, True])
+def test_rows_do_not_know_of_each_other(isa: str, sloping: bool, monkeypatch) -> None:
     """A row has the same bits alone and among others, NaN beside it or not, on any threads."""
     monkeypatch.setenv("GEOMFAST_ISA", isa)
     lengths, heads = [5, 16, 7, 7] * 40, 2
@@ -66,12 +95,13 @@ def test_rows_do_not_know_of_each_other(isa: str, monkeypatch) -> None:
     ill = qkv.clone()
     ill[1] = torch.nan
     ill[:, 5:21] = torch.inf
+    slopes = slopes_of(heads) if sloping else None
     before = torch.get_num_threads()
     try:
         found = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            given = (into, ill, offsets_of(lengths), heads)
+            given = (into, ill, offsets_of(lengths), heads, slopes)
             found += [row_attention(*given[1:]), row_attention_backward(*given)]
     finally:
         torch.set_num_threads(before)
@@ -82,9 +112,9 @@ def test_rows_do_not_know_of_each_other(isa: str, monkeypatch) -> None:
         assert whole[0, :5].isfinite().all()
         assert whole[2:, 21:].isfinite().all()
     part, of_part = (x[2:3, 21:28].contiguous() for x in (qkv, into))
-    alone = row_attention(part, offsets_of([7]), heads)
+    alone = row_attention(part, offsets_of([7]), heads, slopes)
     assert torch.equal(alone, found[0][2:3, 21:28])
-    alone = row_attention_backward(of_part, part, offsets_of([7]), heads)
+    alone = row_attention_backward(of_part, part, offsets_of([7]), heads, slopes)
     assert torch.equal(alone, found[1][2:3, 21:28])
 
 
@@ -139,6 +169,18 @@ def test_bad_input_is_refused(qkv: Tensor, offsets: list, heads: int, complaint:
     given = torch.tensor(offsets) if offsets else torch.zeros(0, dtype=torch.int64)
     with pytest.raises(ValueError, match=complaint):
         row_attention(qkv, given, heads)
+
+
+@pytest.mark.parametrize(
+    ("slopes", "complaint"),
+    [(torch.zeros(3), r"slopes must be \(2,\)"), (torch.zeros(2).double(), "slopes must be")],
+)
+def test_slopes_that_do_not_fit_are_refused(slopes: Tensor, complaint: str) -> None:
+    qkv, into = torch.zeros(2, 4, 12), torch.zeros(2, 4, 4)
+    with pytest.raises(ValueError, match=complaint):
+        row_attention(qkv, offsets_of([4]), 2, slopes)
+    with pytest.raises(ValueError, match=complaint):
+        row_attention_backward(into, qkv, offsets_of([4]), 2, slopes)
 
 
 def test_a_gradient_of_another_shape_is_refused() -> None:

@@ -50,7 +50,7 @@ def _kept(model: GPT, tokens: Tensor) -> int:
     """Bytes of the activations and adjoints that a batch leaves, as `GptProducts` counts them."""
     scale = model.scale
     numbers = 32 * scale.d_model + 3 * scale.heads * tokens.shape[-1]
-    return scale.layers * tokens.numel() * numbers * model.positions.element_size()
+    return scale.layers * tokens.numel() * numbers * model.tokens.weight.element_size()
 
 
 def hessian_products(

@@ -40,7 +40,8 @@ class GptProducts:
     token and block (`nbytes`): later changes of the model's parameters do not matter.
 
     Args:
-        model: its class, blocks and layers must be those that geomfast makes.
+        model: its class, blocks and layers must be those that geomfast makes, and its positions
+            learned.
         loss_fn: `loss_fn(model, batch) -> (N,)`. It is called once for every batch, must itself
             call the model once, on token ids (N, T) alone, and take parameters in no other way.
         batches: what loss_fn takes; batches count by their samples.
@@ -157,6 +158,8 @@ def _checked(model: nn.Module, parameters: dict[str, Tensor]) -> GPT:
             raise NotPlain(f"{name} is a {type(module).__name__}")
         if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
             raise NotPlain(f"hooks change what {name or 'the model'} computes")
+    if model.scale.positions != "learned":
+        raise NotPlain(f"its positions are {model.scale.positions}, not learned")
     own = dict(model.named_parameters())
     expected = {"tokens.weight", "positions", "norm.weight", "norm.bias"}
     parts = (*PARTS, "norm_1", "norm_2")

@@ -14,9 +14,15 @@ from geomfast.kernels.backends import native_module
 
 
 def run(
-    qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None = None
+    qkv: Tensor,
+    offsets: Tensor,
+    heads: int,
+    out: Tensor,
+    grad_output: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> None:
     """As `geomfast.kernels.row_attention.op` says, of float32 on the CPU."""
+    biased = {} if slopes is None else {"slopes": slopes.data_ptr()}
     native_module("_cpu").row_attention(
         qkv=qkv.data_ptr(),
         into=0 if grad_output is None else grad_output.data_ptr(),
@@ -28,4 +34,5 @@ def run(
         width=qkv.shape[2] // (3 * heads),
         threads=torch.get_num_threads(),
         isa=os.environ.get("GEOMFAST_ISA", ""),
+        **biased,
     )

@@ -11,16 +11,21 @@ from torch import Tensor
 
 
 def run(
-    qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None = None
+    qkv: Tensor,
+    offsets: Tensor,
+    heads: int,
+    out: Tensor,
+    grad_output: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> None:
     """As `geomfast.kernels.row_attention.op` says."""
     for tokens, length in _runs(offsets):
         if grad_output is None:
-            out[:, tokens] = _mixed(qkv[:, tokens], length, heads)
+            out[:, tokens] = _mixed(qkv[:, tokens], length, heads, slopes)
             continue
         with torch.enable_grad():
             leaf = qkv[:, tokens].detach().requires_grad_()
-            mixed = _mixed(leaf, length, heads)
+            mixed = _mixed(leaf, length, heads, slopes)
             out[:, tokens] = torch.autograd.grad(mixed, leaf, grad_output[:, tokens])[0]
 
 
@@ -35,9 +40,28 @@ def _runs(offsets: Tensor) -> Iterator[tuple[slice, int]]:
         first = last
 
 
-def _mixed(qkv: Tensor, length: int, heads: int) -> Tensor:
+def _biases(slopes: Tensor, length: int) -> Tensor:
+    """What is added to the scores: minus a head's slope for every token from a key to its query.
+
+    Args:
+        slopes: (heads,).
+        length: T.
+
+    Returns:
+        (heads, T, T), -infinity where a key comes after its query.
+    """
+    at = torch.arange(length, device=slopes.device)
+    distance = at[:, None] - at
+    return (-slopes[:, None, None] * distance).masked_fill(distance < 0, -torch.inf)
+
+
+def _mixed(qkv: Tensor, length: int, heads: int, slopes: Tensor | None) -> Tensor:
     """(C, n length, 3 d) -> (C, n length, d): rows of members are rows of one batch."""
     c, tokens, size = qkv.shape
     q, k, v = qkv.reshape(-1, length, 3, heads, size // (3 * heads)).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if slopes is None:
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    else:
+        biases = _biases(slopes, length)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=biases)
     return mixed.transpose(1, 2).reshape(c, tokens, size // 3)

@@ -9,7 +9,12 @@ from torch import Tensor
 
 
 def run(
-    qkv: Tensor, offsets: Tensor, heads: int, out: Tensor, grad_output: Tensor | None = None
+    qkv: Tensor,
+    offsets: Tensor,
+    heads: int,
+    out: Tensor,
+    grad_output: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> None:
     """As `geomfast.kernels.row_attention.op` says."""
     for first, last in pairwise(offsets.tolist()):
@@ -20,7 +25,11 @@ def run(
         q, k, v = parts
         scale = width**-0.5
         later = torch.ones(t, t, dtype=torch.bool, device=qkv.device).triu(1)
-        p = (scale * q @ k.mT).masked_fill(later, -torch.inf).softmax(-1)
+        s = scale * q @ k.mT
+        if slopes is not None:
+            at = torch.arange(t, dtype=torch.float64, device=qkv.device)
+            s = s - slopes.double()[:, None, None] * (at[:, None] - at)
+        p = s.masked_fill(later, -torch.inf).softmax(-1)
         if grad_output is None:
             out[:, first:last] = (p @ v).transpose(1, 2).reshape(c, t, heads * width)
             continue

@@ -5,11 +5,16 @@ The paper gives the ends of the range; the middle sizes and the learning rates a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from typing import Any
 
 from geomfast.testbed.tasks import LEVELS, TASKS
 from geomfast.testbed.tasks.vocabulary import CONTEXT, VOCABULARY_SIZE
+
+#: How a model knows where in its row a token is: by a learned table; by nothing but which tokens it
+#: may not see; by turned queries and keys (RoPE); by what distance takes off the scores (ALiBi).
+POSITIONAL_ENCODINGS = ("learned", "none", "rotary", "alibi")
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,11 @@ class Scale:
         heads: attention heads.
         learning_rate: peak of the schedule.
         vocabulary: rows of the (tied) token embedding.
-        context: rows of the position table.
+        context: longest row; rows of the position table, where there is one.
+        positions: one of :data:`POSITIONAL_ENCODINGS`.
+
+    Raises:
+        ValueError: there is no such encoding, or none for heads of that width.
     """
 
     name: str
@@ -33,13 +42,37 @@ class Scale:
     learning_rate: float
     vocabulary: int = VOCABULARY_SIZE
     context: int = CONTEXT
+    positions: str = "learned"
+
+    def __post_init__(self) -> None:
+        if self.positions not in POSITIONAL_ENCODINGS:
+            there = ", ".join(POSITIONAL_ENCODINGS)
+            raise ValueError(f"positions must be one of {there}, not {self.positions!r}")
+        width = self.d_model // self.heads
+        if self.positions == "rotary" and width % 2:
+            raise ValueError(
+                f"rotary positions turn pairs of numbers: a head's width must be even, not {width}"
+            )
 
     @property
     def parameters(self) -> int:
         """Exact number of trainable parameters, tied embedding counted once."""
         d = self.d_model
         block = 12 * d * d + 13 * d  # attention 4d^2+4d, MLP 8d^2+5d, two LayerNorms 4d
-        return (self.vocabulary + self.context) * d + self.layers * block + 2 * d
+        rows = self.vocabulary + (self.context if self.positions == "learned" else 0)
+        return rows * d + self.layers * block + 2 * d
+
+
+def scale_facts(scale: Scale) -> dict[str, Any]:
+    """A scale's fields by name, as identities and settings have them.
+
+    Without the encoding of positions where it is learned: what was begun before there were others
+    is resumed.
+    """
+    facts = asdict(scale)
+    if scale.positions == "learned":
+        del facts["positions"]
+    return facts
 
 
 SCALES: dict[str, Scale] = {

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geomfast.testbed.models.gpt import GPT, Shapes
+from geomfast.testbed.models.positions import Relative, attention, relative_to
 from geomfast.testbed.models.scales import Scale
 
 
@@ -23,6 +24,7 @@ class StackedGPT:
         scale: of every member.
         weights: (C, P) float32, P parameters in the order of ``names``.
         names: of the parameters as a GPT names them, matrices first.
+        tables: names of those that tokens look up: of tokens, and of positions if they are learned.
         matrices: how many of the P numbers belong to matrices.
         parameters: by name, (C, ...) views of ``weights`` that gradients are taken of.
 
@@ -38,6 +40,7 @@ class StackedGPT:
         shapes = {name: p.shape for name, p in GPT(scale).named_parameters()}
         # sorted() is stable: matrices, then the others, each as in a GPT.
         self.names = sorted(shapes, key=lambda name: len(shapes[name]) < 2)
+        self.tables = [name for name in ("tokens.weight", "positions") if name in shapes]
         self._shapes = [shapes[name] for name in self.names]
         self.matrices = sum(shape.numel() for shape in self._shapes if len(shape) >= 2)
         rows = [self._row(GPT(scale, seed)) for seed in seeds]
@@ -82,7 +85,7 @@ class StackedGPT:
             tokens: (C, N, T) ids, as :meth:`GPT.forward` takes them of each.
             collect: a list that receives the (C, N, T, d) output of every block and then the
                 final normed state.
-            starts: (C, N) first positions; 0 for all where there are none.
+            starts: (C, N) first positions, as :meth:`GPT.forward` takes them.
 
         Returns:
             (C, N, T, vocabulary) logits.
@@ -114,9 +117,10 @@ class StackedGPT:
         """
         shapes = [(tokens.shape[1], tokens.shape[2]) for tokens in buckets]
         x = self._embed(buckets, starts)
+        relative = relative_to(self.scale, max((t for _, t in shapes), default=0), x)
         for i in range(self.scale.layers):
             only = read if collect is None and i == self.scale.layers - 1 else None
-            x = self._block(f"blocks.{i}.", x, shapes, only)
+            x = self._block(f"blocks.{i}.", x, shapes, relative, only)
             if collect is not None:
                 collect.append(x)
         if read is not None and collect is not None:
@@ -126,11 +130,15 @@ class StackedGPT:
             collect.append(x)
         return torch.bmm(x, self.parameters["tokens.weight"].mT)
 
-    def _block(self, name: str, x: Tensor, shapes: Shapes, read: Tensor | None) -> Tensor:
+    def _block(
+        self, name: str, x: Tensor, shapes: Shapes, relative: Relative, read: Tensor | None
+    ) -> Tensor:
         """The last block's tokens that are not read need no more than be attended to."""
         qkv = self._linear(f"{name}attention_in", self._norm(f"{name}norm_1", x))
         rows = qkv.split([n * t for n, t in shapes], 1)
-        mixed = [self._attend(part, *shape) for part, shape in zip(rows, shapes, strict=True)]
+        mixed = [
+            self._attend(part, *shape, relative) for part, shape in zip(rows, shapes, strict=True)
+        ]
         attended = mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)
         if read is not None:
             x, attended = x.index_select(1, read), attended.index_select(1, read)
@@ -138,11 +146,11 @@ class StackedGPT:
         hidden = F.gelu(self._linear(f"{name}mlp_in", self._norm(f"{name}norm_2", x)))
         return x + self._linear(f"{name}mlp_out", hidden)
 
-    def _attend(self, qkv: Tensor, n: int, t: int) -> Tensor:
+    def _attend(self, qkv: Tensor, n: int, t: int, relative: Relative) -> Tensor:
         """Causal attention inside each row, (C, N T, 3 d) -> (C, N T, d): members are rows too."""
         heads, d = self.scale.heads, self.scale.d_model
         q, k, v = qkv.reshape(-1, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = attention(q, k, v, relative)
         return mixed.transpose(1, 2).reshape(self.members, n * t, d)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
@@ -153,16 +161,20 @@ class StackedGPT:
         gain, bias = self.parameters[f"{name}.weight"], self.parameters[f"{name}.bias"]
         return torch.addcmul(bias[:, None], F.layer_norm(x, x.shape[-1:]), gain[:, None])
 
-    def indices(self, buckets: list[Tensor], starts: list[Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Which rows of all members' tables, one after the other, the tokens look up: (C, M) both.
+    def indices(self, buckets: list[Tensor], starts: list[Tensor] | None) -> list[Tensor]:
+        """Which rows of all members' tables, one after the other, the tokens look up.
 
         Args:
             buckets, starts: as in :meth:`forward_buckets`.
 
         Returns:
-            Rows of the table of tokens, and of that of positions.
+            (C, M) of each of :attr:`tables`.
         """
         tokens = torch.cat([b.flatten(1) for b in buckets], 1)
+        member = torch.arange(self.members, device=tokens.device)[:, None]
+        tokens = tokens + member * self.scale.vocabulary
+        if "positions" not in self.tables:
+            return [tokens]
         places = []
         for i, bucket in enumerate(buckets):
             at = torch.arange(bucket.shape[2], device=bucket.device).expand_as(bucket)
@@ -170,11 +182,10 @@ class StackedGPT:
                 # Padding may lie beyond the table; no real token sees it.
                 at = (at + starts[i][..., None]).clamp_max(self.scale.context - 1)
             places.append(at.flatten(1))
-        member = torch.arange(self.members, device=tokens.device)[:, None]
-        first_token, first_place = member * self.scale.vocabulary, member * self.scale.context
-        return tokens + first_token, torch.cat(places, 1) + first_place
+        return [tokens, torch.cat(places, 1) + member * self.scale.context]
 
     def _embed(self, buckets: list[Tensor], starts: list[Tensor] | None) -> Tensor:
-        tokens, places = self.indices(buckets, starts)
-        tables = [self.parameters[name].flatten(0, 1) for name in ("tokens.weight", "positions")]
-        return F.embedding(tokens, tables[0]) + F.embedding(places, tables[1])
+        tables = [self.parameters[name].flatten(0, 1) for name in self.tables]
+        pairs = zip(self.indices(buckets, starts), tables, strict=True)
+        x, *places = [F.embedding(index, table) for index, table in pairs]
+        return x + places[0] if places else x

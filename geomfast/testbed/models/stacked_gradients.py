@@ -17,10 +17,10 @@ from torch import Tensor
 
 from geomfast.kernels import member_norm, row_attention
 from geomfast.kernels.member_norm import MemberNorm
+from geomfast.testbed.models.positions import alibi_slopes, rotary_angles
 from geomfast.testbed.models.stacked import StackedGPT
 from geomfast.testbed.models.stacked_layout import Buffers, Layout
 
-_TABLES = ("tokens.weight", "positions")
 # torch hands out no other way to write these where one wants.
 _gelu = torch.ops.aten.gelu.out
 _gelu_backward = torch.ops.aten.gelu_backward.grad_input
@@ -32,12 +32,20 @@ class _Kept(NamedTuple):
 
     norm_1: MemberNorm
     attention_in: Tensor
-    qkv: Tensor
+    qkv: Tensor  # as attention takes them, turned
     attention_out: Tensor
     norm_2: MemberNorm
     mlp_in: Tensor
     before_gelu: Tensor
     mlp_out: Tensor
+
+
+class _Rows(NamedTuple):
+    """What attention asks of a layout: where rows begin, and how queries and keys are turned."""
+
+    offsets: Tensor
+    turns: Tensor | None  # (R, d) complex, a factor of every pair of numbers of a token's two
+    turns_back: Tensor | None  # their inverses
 
 
 class StackedGradients:
@@ -55,7 +63,9 @@ class StackedGradients:
         self._g = dict(zip(model.names, model.views(gradients), strict=True))
         self._row_attention = row_attention.OP[row_attention.OP.backend_for(gradients)]
         self._member_norm = member_norm.OP[member_norm.OP.backend_for(gradients)]
-        self._layouts: dict[Hashable, Layout] = {}
+        scale = model.scale
+        self._slopes = alibi_slopes(scale.heads).float() if scale.positions == "alibi" else None
+        self._layouts: dict[Hashable, tuple[Layout, _Rows]] = {}
 
     @torch.no_grad()
     def losses(
@@ -82,17 +92,16 @@ class StackedGradients:
         shapes = [(b.shape[1], b.shape[2]) for b in buckets]
         key = (tuple(shapes), tuple(lengths))
         if key not in self._layouts:
-            self._layouts[key] = Layout(shapes, lengths)
-        layout = self._layouts[key]
-        tokens, places = (
-            x.index_select(1, layout.real) for x in self.model.indices(buckets, starts)
-        )
+            layout = Layout(shapes, lengths)
+            self._layouts[key] = layout, self._rows(layout)
+        layout, rows = self._layouts[key]
+        indices = [x.index_select(1, layout.real) for x in self.model.indices(buckets, starts)]
         read = layout.place.index_select(0, read)
-        x = self._embed(tokens, places)
+        x = self._embed(indices)
         kept = []
         last = self.model.scale.layers - 1
         for i in range(last + 1):
-            x, block = self._block(i, x, layout.offsets, read if i == last else None)
+            x, block = self._block(i, x, rows, read if i == last else None)
             kept.append(block)
         final, norm = self._norm("norm", x)
         table = self._p["tokens.weight"]
@@ -109,22 +118,31 @@ class StackedGradients:
         into = self._buffer("into", *final.shape).zero_()
         self._norm_backward("norm", narrow, norm, into)
         for i in reversed(range(last + 1)):
-            into = self._block_backward(
-                i, into, kept[i], layout.offsets, read if i == last else None
-            )
-        self._embed_backward(into, tokens, places)
+            into = self._block_backward(i, into, kept[i], rows, read if i == last else None)
+        self._embed_backward(into, indices)
         return losses
 
-    def _embed(self, tokens: Tensor, places: Tensor) -> Tensor:
-        flat = [self._p[name].reshape(-1, self.model.scale.d_model) for name in _TABLES]
-        shape = (*tokens.shape, self.model.scale.d_model)
-        looked_up = [self._buffer(f"{name}.rows", *shape) for name in _TABLES]
-        for table, index, out in zip(flat, (tokens, places), looked_up, strict=True):
-            torch.index_select(table, 0, index.flatten(), out=out.view(-1, shape[-1]))
-        return looked_up[0].add_(looked_up[1])
+    def _rows(self, layout: Layout) -> _Rows:
+        scale = self.model.scale
+        if scale.positions != "rotary":
+            return _Rows(layout.offsets, None, None)
+        angles = rotary_angles(layout.within, scale.d_model // scale.heads)
+        # Of all heads' queries, then of all heads' keys.
+        turns = torch.polar(torch.ones_like(angles), angles).repeat(1, 2 * scale.heads)
+        turns = turns.to(torch.complex64)
+        return _Rows(layout.offsets, turns, turns.conj().resolve_conj())
 
-    def _embed_backward(self, into: Tensor, tokens: Tensor, places: Tensor) -> None:
-        for name, index in zip(_TABLES, (tokens, places), strict=True):
+    def _embed(self, indices: list[Tensor]) -> Tensor:
+        tables, d = self.model.tables, self.model.scale.d_model
+        looked_up = [self._buffer(f"{name}.rows", *indices[0].shape, d) for name in tables]
+        for name, index, out in zip(tables, indices, looked_up, strict=True):
+            table = self._p[name].reshape(-1, d)
+            torch.index_select(table, 0, index.flatten(), out=out.view(-1, d))
+        x, *places = looked_up
+        return x.add_(places[0]) if places else x
+
+    def _embed_backward(self, into: Tensor, indices: list[Tensor]) -> None:
+        for name, index in zip(self.model.tables, indices, strict=True):
             target = self._g[name]
             rows = target.shape[0] * target.shape[1]
             found = torch.ops.aten.embedding_dense_backward(into, index, rows, -1, False)
@@ -133,9 +151,7 @@ class StackedGradients:
             else:  # which the logits have written their part to
                 target += found.view_as(target)
 
-    def _block(
-        self, i: int, x: Tensor, offsets: Tensor, read: Tensor | None
-    ) -> tuple[Tensor, _Kept]:
+    def _block(self, i: int, x: Tensor, rows: _Rows, read: Tensor | None) -> tuple[Tensor, _Kept]:
         """Forward pass of a block, like the model's own."""
         c, m, d = x.shape
         name = f"blocks.{i}."
@@ -143,7 +159,7 @@ class StackedGradients:
         qkv = self._buffer(f"{name}qkv", c, m, 3 * d)
         self._linear(f"{name}attention_in", attention_in, qkv)
         attended = self._buffer(f"{name}attended", c, m, d)
-        self._attend(qkv, offsets, attended)
+        self._attend(qkv, rows, attended)
         if read is not None:
             x, attended = (
                 torch.index_select(of, 1, read, out=self._buffer(where, c, len(read), d))
@@ -160,7 +176,7 @@ class StackedGradients:
         return self._add_linear(f"{name}mlp_out", x, mlp_out), kept
 
     def _block_backward(
-        self, i: int, into: Tensor, kept: _Kept, offsets: Tensor, read: Tensor | None
+        self, i: int, into: Tensor, kept: _Kept, rows: _Rows, read: Tensor | None
     ) -> Tensor:
         """Backward pass of a block: gradient of its input from that of its output, overwritten."""
         c, m, d = into.shape
@@ -179,15 +195,19 @@ class StackedGradients:
                 for of, where in ((into, "spread.into"), (narrow, "spread.narrow"))
             )
         wide = self._buffer("wide", c, m, 3 * d)
-        self._attend(kept.qkv, offsets, wide, narrow)
+        self._attend(kept.qkv, rows, wide, narrow)
         self._linear_backward(f"{name}attention_in", wide, kept.attention_in, narrow)
         self._norm_backward(f"{name}norm_1", narrow, kept.norm_1, into)
         return into
 
-    def _attend(
-        self, qkv: Tensor, offsets: Tensor, out: Tensor, into: Tensor | None = None
-    ) -> None:
-        self._row_attention.run(qkv, offsets, self.model.scale.heads, out, into)
+    def _attend(self, qkv: Tensor, rows: _Rows, out: Tensor, into: Tensor | None = None) -> None:
+        """Forward, which turns queries and keys where they are, or backward from those."""
+        if into is None:
+            _turn(qkv, rows.turns)
+        heads = self.model.scale.heads
+        self._row_attention.run(qkv, rows.offsets, heads, out, into, self._slopes)
+        if into is not None:
+            _turn(out, rows.turns_back)
 
     def _linear(self, name: str, x: Tensor, out: Tensor) -> Tensor:
         weight, bias = self._p[f"{name}.weight"], self._p[f"{name}.bias"]
@@ -215,3 +235,10 @@ class StackedGradients:
         """Adds the gradient of a norm's input to ``out``."""
         gradients = self._g[f"{name}.weight"], self._g[f"{name}.bias"]
         self._member_norm.backward(norm, into, out, *gradients)
+
+
+def _turn(qkv: Tensor, turns: Tensor | None) -> None:
+    """Turns queries and keys, or their gradients: (C, R, 3 d) in place, in one pass over them."""
+    if turns is not None:
+        d = turns.shape[1]
+        torch.view_as_complex(qkv[..., : 2 * d].unflatten(-1, (d, 2))).mul_(turns)

@@ -32,6 +32,7 @@ class Layout:
         real: (R,) indices into M.
         place: (M,) indices into R of those; padding has none of its own.
         offsets: (N + 1,) the first of the R tokens of each of all N rows, then R.
+        within: (R,) positions in their rows.
 
     Args:
         shapes: rows and length with padding of every bucket.
@@ -47,3 +48,5 @@ class Layout:
         self.real, self.place = kept.nonzero().flatten(), kept.cumsum(0) - 1
         rows = [length for of in lengths for length in of]
         self.offsets = torch.tensor([0, *rows], device="cpu").cumsum(0)
+        firsts = self.offsets[:-1].repeat_interleave(torch.tensor(rows, device="cpu"))
+        self.within = torch.arange(len(self.real), device="cpu") - firsts
