@@ -10,6 +10,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from geomfast.population.points import AXES, read_axis
 from geomfast.records import MIXTURE
 from geomfast.testbed.tasks import LEVELS, TASK_NAMES
 
@@ -236,6 +237,17 @@ class ScaleNames(Several):
             # Once each, and spelled alike, so that spelling does not make another scale.
             names.append(f"{int(layers)}x{int(width)}")
         return tuple(dict.fromkeys(names))
+
+
+class AxisOf(Several):
+    """An axis of a population with its values, ``mixture=0,0.01``; :func:`read_axis` parses it."""
+
+    metavar = "AXIS=VALUE,..."
+    known = tuple(f"{name}=" for name in AXES)
+
+    def parse(self, text: str) -> tuple[str, list[Any]]:
+        """The axis and its values."""
+        return read_axis(text)
 
 
 class CadenceOf(Several):

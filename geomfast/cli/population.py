@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
-from geomfast.cli.choices import Finite, ListOf, Numbers, Place, ScaleNames, Seeds
+from geomfast.cli import population_base
+from geomfast.cli.choices import AxisOf, Finite, ListOf, Numbers, Place, ScaleNames, Seeds
 from geomfast.cli.dry_run import print_plan
 from geomfast.cli.engine import check_device, chosen_engine
 from geomfast.cli.options import (
@@ -28,36 +30,52 @@ from geomfast.cli.working import described_call, refusals, run_work
 from geomfast.measures import Need, measures, needing
 from geomfast.population.folder import groups_of, merge_settings
 from geomfast.population.plan import (
-    LADDER,
     MEASURES,
-    TEST_LENGTHS,
-    TRAIN_LENGTHS,
     PopulationSettings,
+    at_point,
     check,
     run_name,
+    scale_of,
 )
+from geomfast.population.points import AXES, points
+from geomfast.population.tasks import TASKS, not_taken
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import locked
 from geomfast.runs.outcome import outcome_of, result
 from geomfast.runs.settings_file import check_still_there, write_settings
-from geomfast.testbed.tasks import LENGTH_TASKS
+from geomfast.testbed.models.scales import POSITIONAL_ENCODINGS
+from geomfast.testbed.tasks import GRAMMAR_TASKS, LENGTH_TASKS
 
 if TYPE_CHECKING:  # which bring torch with them
     from geomfast.population.running import GroupJob
     from geomfast.runs.executors.events import Event
 
 _MEASURES = needing(measures(), Need.ACTIVATIONS)
-_TASKS = "; ".join(f"{name}: {task.summary}" for name, task in LENGTH_TASKS.items())
-_TRAIN = ", ".join(f"{task} {length}" for task, length in TRAIN_LENGTHS.items())
-_TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTHS.items())
+_TASKS = "; ".join(
+    f"{name}: {task.summary}" for name, task in {**LENGTH_TASKS, **GRAMMAR_TASKS}.items()
+)
+_AXES = "; ".join(f"{name}: {axis.shown}" for name, axis in AXES.items())
+
+
+def _by_task(name: str) -> str:
+    """The defaults of a setting, for a help text."""
+    texts: dict[str, list[str]] = {}
+    for task, of in TASKS.items():
+        value = getattr(of.defaults, name)
+        if value:
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            texts.setdefault(shown, []).append(task)
+    if len(texts) == 1:
+        return next(iter(texts))
+    return "; ".join(f"{', '.join(tasks)} {shown}" for shown, tasks in texts.items())
 
 
 @click.command()
 @click.argument("out", type=Place(path_type=Path))
 @click.option(
     "--task",
-    type=click.Choice(list(LENGTH_TASKS)),
+    type=click.Choice(list(TASKS)),
     default="count",
     show_default=True,
     help=f"{_TASKS}.",
@@ -65,9 +83,14 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
 @click.option(
     "--scales",
     type=ScaleNames(),
-    default=",".join(LADDER),
-    show_default=True,
-    help="Scales, each by its number of layers and its width.",
+    help=f"Scales, each by its number of layers and its width.  [default: {_by_task('scales')}]",
+)
+@click.option(
+    "--axis",
+    "axes",
+    type=AxisOf(),
+    multiple=True,
+    help=f"Vary this beside or instead of the scale; repeat for a grid. {_AXES}.",
 )
 @click.option(
     "--seeds",
@@ -79,26 +102,51 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
 @click.option(
     "--steps",
     type=click.IntRange(2),
-    default=2000,
-    show_default=True,
-    help="Optimiser steps of each member.",
+    help=f"Optimiser steps of each member.  [default: {_by_task('steps')}]",
 )
 @click.option(
     "--train-length",
     type=click.IntRange(1),
-    help=f"Longest examples to train on.  [default: {_TRAIN}]",
+    help=f"Longest examples to train on.  [default: {_by_task('train_length')}]",
 )
 @click.option(
     "--test-lengths",
     type=Numbers("length", "16,24", int),
-    help=f"Lengths of examples to test on, besides the longest trained on.  [default: {_TEST}]",
+    help="Lengths of examples to test on, besides the longest trained on.  "
+    f"[default: {_by_task('test_lengths')}]",
+)
+@click.option(
+    "--mixture",
+    type=Finite(0, max=1),
+    help="Grammar tasks: share of transformed training sentences in which the linear and the "
+    "hierarchical rule differ.  [default: 0]",
+)
+@click.option(
+    "--embedded",
+    type=Finite(0, max=1),
+    help="Grammar tasks: share of copied training sentences with an embedded clause, or noun of "
+    "the other number, before the main verb.  [default: 0.5]",
+)
+@click.option(
+    "--positions",
+    type=click.Choice(POSITIONAL_ENCODINGS),
+    default="learned",
+    show_default=True,
+    help="Positional encoding: learned table (with random starts where lengths vary); none; "
+    "rotary; ALiBi.",
 )
 @click.option(
     "--batch-size",
     type=click.IntRange(1),
-    default=16,
+    help="Examples per member and step; every length is equally frequent.  "
+    f"[default: {_by_task('batch_size')}]",
+)
+@click.option(
+    "--weight-decay",
+    type=Finite(0),
+    default=0.01,
     show_default=True,
-    help="Examples per member and step; every length is equally frequent.",
+    help="AdamW's, of matrices.",
 )
 @click.option(
     "--learning-rate",
@@ -110,7 +158,7 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
     type=click.IntRange(2),
     default=200,
     show_default=True,
-    help="Diagnostic samples per length.",
+    help="Diagnostic samples per length or test set.",
 )
 @click.option(
     "--measures",
@@ -128,13 +176,23 @@ _TEST = ", ".join(f"{task} {','.join(map(str, of))}" for task, of in TEST_LENGTH
     help="Approximate number of checkpoints to measure, at logarithmic distances.",
 )
 @stack_option("members")
+@population_base.base_options
 @engine_options
 @state_option
 @lock_option
 @dry_run_option
 @json_option()
-def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **options: Any) -> None:
-    """Train many seeds of every scale on short examples and test them on longer ones.
+def population(
+    out: Path,
+    scales: tuple[str, ...] | None,
+    seeds: tuple[int, ...],
+    axes: tuple[tuple[str, list[Any]], ...],
+    **options: Any,
+) -> None:
+    """Train many seeds of every scale, and see how what they reach is distributed.
+
+    Members learn from short examples and are tested on longer ones, or from sentences that a linear
+    and a hierarchical rule explain and are tested on those that tell the rules apart.
 
     Running the same command again resumes; more scales, seeds, measures, or checkpoints of a
     measure add work; other settings in the same OUT are refused. Ctrl-C or SIGTERM stops the
@@ -145,23 +203,23 @@ def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **opt
     stopped.
 
     Members of a scale are trained in groups that stay together, each group by one worker.
+
+    With --base, members are pre-trained language models whose last parts are initialised anew, and
+    that are trained and tested on examples of multiple choice. There 2000 steps of 16 examples, a
+    learning rate of 1e-3 (1e-4 with --trained all) and all of TEST are the defaults.
     """
-    task = options["task"]
-    settings = PopulationSettings(
-        task=task,
-        train_length=options["train_length"] or TRAIN_LENGTHS[task],
-        test_lengths=options["test_lengths"] or TEST_LENGTHS[task],
-        steps=options["steps"],
-        batch_size=options["batch_size"],
-        learning_rate=options["learning_rate"],
-        samples=options["samples"],
-        checkpoints=options["checkpoints"],
-        measures=options["measures"],
-    )
+    if population_base.with_base():
+        population_base.run(out, seeds, options)
+        return
+    varied = _varied(axes)
+    settings = _settings(options, varied)
+    scales = tuple(points(scales or TASKS[settings.task].defaults.scales, varied))
     cadence = asked_cadence(options["cadence"], settings.measures)
     console = Console(stderr=options["as_json"])
     with refusals():
-        check(settings)
+        for point in scales:
+            check(at_point(settings, point))
+            scale_of(settings, point)
         check_folder(out, make=not options["dry_run"])
         engine = chosen_engine(options)
         with nullcontext() if options["dry_run"] else locked(out, str(out)):
@@ -174,6 +232,52 @@ def population(out: Path, scales: tuple[str, ...], seeds: tuple[int, ...], **opt
             outcome = _run(out, jobs, settings, engine, console, content["calls"])
             check_still_there(out)
     finish(outcome, _told, console, as_json=options["as_json"])
+
+
+def _varied(axes: Sequence[tuple[str, list[Any]]]) -> dict[str, list[Any]]:
+    """Values of each axis by its name.
+
+    Raises:
+        click.UsageError: an axis is there twice, or beside the option that fixes it.
+    """
+    context = click.get_current_context()
+    for name, _ in axes:
+        if [other for other, _ in axes].count(name) > 1:
+            raise click.UsageError(f"--axis {name} is there twice: give all its values at once")
+        if context.get_parameter_source(AXES[name].field) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--axis {name} and --{name}: give the one or the other")
+    return dict(axes)
+
+
+def _settings(options: Mapping[str, Any], axes: Mapping[str, Sequence[Any]]) -> PopulationSettings:
+    """The settings that all points share, where they are not varied.
+
+    Raises:
+        click.UsageError: an option or an axis that the task does not have.
+    """
+    task = options["task"]
+    defaults = TASKS[task].defaults
+    given = {"train_length", "test_lengths", "mixture", "embedded"}
+    given = {name for name in given if options[name] is not None}
+    if strange := not_taken(task, sorted(given | {AXES[name].field for name in axes})):
+        name = f"--{strange[0].replace('_', '-')}"
+        how = name if strange[0] in given else f"--axis {name[2:]}"
+        raise click.UsageError(f"{how}: {task} has none; it is of other tasks")
+    return PopulationSettings(
+        task=task,
+        train_length=options["train_length"] or defaults.train_length,
+        test_lengths=options["test_lengths"] or defaults.test_lengths,
+        steps=options["steps"] or defaults.steps,
+        batch_size=options["batch_size"] or defaults.batch_size,
+        learning_rate=options["learning_rate"],
+        samples=options["samples"],
+        checkpoints=options["checkpoints"],
+        measures=options["measures"],
+        mixture=options["mixture"] or 0.0,
+        embedded=0.5 if options["embedded"] is None else options["embedded"],
+        weight_decay=options["weight_decay"],
+        positions=options["positions"],
+    )
 
 
 def _jobs(
@@ -196,12 +300,12 @@ def _jobs(
         seeds,
         stack=options["stack"],
         device=engine.device,
-        tokens=batches_of(settings, "cpu").processed,
+        tokens={of: batches_of(at_point(settings, of), "cpu").processed for of in scales},
         cadence=cadence,
     )
     groups = groups_of(content, scales, seeds)
-    what = (settings, out, engine.device, engine.threads, options["state_every"], cadence)
-    return content, [GroupJob(group, *what) for group in groups]
+    what = (out, engine.device, engine.threads, options["state_every"], cadence)
+    return content, [GroupJob(g, at_point(settings, g.scale), *what) for g in groups]
 
 
 def _planned(out: Path, jobs: list[GroupJob], engine: Engine, console: Console) -> dict[str, Any]:

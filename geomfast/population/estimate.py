@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from geomfast.measures.catalog import part_of
-from geomfast.population.measuring import length_probes, measure
+from geomfast.population.measuring import measure, probes_of
 from geomfast.population.plan import scale_of, schedule, train_settings
 from geomfast.population.running import GroupJob, batches_of, missing
 from geomfast.records import load_records, parse_part_name, part_files
@@ -109,7 +109,7 @@ def timed_pace(job: GroupJob) -> Pace:
 
     each = seconds_of(step, on) / len(seeds)
     some = seeds[:_TIMED]
-    model, probes = StackedGPT(scale, some, on), length_probes(settings, on)
+    model, probes = StackedGPT(scale, some, on), probes_of(settings, on)
     measure(model, some, probes, settings, {})  # the first is not counted
     taken = dict.fromkeys(settings.taken, 0.0)
     for row in measure(model, some, probes, settings, {}):
@@ -174,7 +174,7 @@ def estimate(job: GroupJob, lacking: Mapping[int, set[str]], pace: Pace) -> Esti
     seconds[WRITING] = states * state / DISK + hashed / HASHING
     seconds[WRITING] += SYNC * (4 * states + 2 * len(lacking))
     values = 2 + len(settings.measures) * (scale.layers + 1)
-    records = len(at) * (PART_BYTES + _RECORD * members * len(settings.lengths) * values)
+    records = len(at) * (PART_BYTES + _RECORD * members * settings.outcomes * values)
     # One more than are kept stands there while it is written.
     kept = min(KEPT_STATES + 1, len(saved) + states) * state
     return Estimate(

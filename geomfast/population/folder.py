@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from geomfast.files import fingerprint
 from geomfast.population.plan import (
-    MEASURES,
+    BEFORE,
     PopulationSettings,
+    at_point,
     diagnostic_settings,
     measure_settings,
     recipe,
@@ -33,7 +34,7 @@ def merge_settings(
     *,
     stack: str,
     device: str,
-    tokens: int,
+    tokens: Mapping[str, int],
     cadence: Cadence | None = None,
 ) -> dict[str, Any]:
     """Content of OUT's ``settings.json``, with these members added to it.
@@ -44,10 +45,11 @@ def merge_settings(
     Args:
         out: the population's folder; nothing is written.
         settings: what its members share.
-        scales, seeds: asked for.
+        scales: asked for, points of the axis among them.
+        seeds: likewise.
         stack: see :func:`geomfast.testbed.training.stacking.members_per_program`.
         device: where new groups will be trained.
-        tokens: of a member's step, padding included.
+        tokens: by scale, of a member's step, padding included.
         cadence: at how many checkpoints each measure is taken; at all where it is not named.
 
     Raises:
@@ -65,8 +67,7 @@ def merge_settings(
         before = read_settings(path, KIND)
         both = {name: told for name, told in before["recipes"].items() if name in recipes}
         now = plain(asdict(settings)) | {name: recipes[name] for name in both}
-        # Folders from before there was a choice.
-        there = {"measures": list(MEASURES)} | before["settings"]
+        there = BEFORE | before["settings"]
         so_far = there["measures"]
         if isinstance(so_far, list) and all(isinstance(name, str) for name in so_far):
             now["measures"] = so_far  # more of them add work, as scales and seeds do
@@ -83,13 +84,16 @@ def merge_settings(
         known = {seed for group in groups if group["scale"] == name for seed in group["seeds"]}
         fresh = [seed for seed in seeds if seed not in known]
         for part in parts(fresh):
-            count = members_per_program(len(part), scale_of(settings, name), tokens, device, stack)
+            count = members_per_program(
+                len(part), scale_of(settings, name), tokens[name], device, stack
+            )
             group = f"{settings.task}-{name}-seeds{part[0]}-{part[-1]}"
             groups.append({"name": group, "scale": name, "seeds": list(part), "at_once": count})
     hashes = hashes | {
         fingerprint(told): told for told in (measure_settings(settings, m) for m in settings.taken)
     }
-    hashes |= dict(diagnostic_settings(settings, length) for length in settings.lengths)
+    for name in scales:
+        hashes |= diagnostic_settings(at_point(settings, name))
     return {
         "format": f"geomfast {KIND} 1",
         "settings": plain(asdict(settings) | {"measures": names}),

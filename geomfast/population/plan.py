@@ -1,32 +1,21 @@
-"""Plan of a population: its settings, scales and groups. Does not import torch."""
+"""Plan of a population: its settings, points and groups. Does not import torch."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from geomfast.measures import Need, measures, needing, spec_of
 from geomfast.measures.spec import BEHAVIOUR
+from geomfast.population.points import parsed
+from geomfast.population.tasks import TASKS, PopulationTask, Variant
+from geomfast.population.test_sets import TestSet
 from geomfast.runs.errors import PlanError
 from geomfast.runs.settings_file import plain
-from geomfast.testbed.models.scales import Scale
-from geomfast.testbed.tasks import LENGTH_TASKS
-from geomfast.testbed.tasks.lengths import (
-    LengthTask,
-    check_lengths,
-    diagnostic_examples,
-    training_lengths,
-)
+from geomfast.testbed.models.scales import Scale, scale_facts
 from geomfast.testbed.training.schedule import checkpoint_steps
 from geomfast.testbed.training.settings import TrainSettings
 
-#: From scales that hardly learn to ones that mostly do; width and depth grow in turn.
-LADDER = ("1x8", "1x16", "2x16", "2x32", "3x32", "3x64", "4x64")
-#: Lengths trained on, and tested on besides these, where none are given; by task.
-TRAIN_LENGTHS = {"count": 12, "reverse-add": 5}
-TEST_LENGTHS = {"count": (16, 24), "reverse-add": (7, 10)}
 #: Width of an attention head; a model that is narrower has one head.
 _HEAD = 16
 #: Peak learning rate of a width of 32; a wider model takes smaller steps.
@@ -38,7 +27,11 @@ MEASURES = ("rankme",)
 
 @dataclass(frozen=True)
 class PopulationSettings:
-    """Settings that all members share; see ``geomfast population --help`` for each."""
+    """Settings that all members of a point share; see ``geomfast population --help`` for each.
+
+    ``train_length`` and ``test_lengths`` are 0 and empty for a grammar task, and ``mixture`` and
+    ``embedded`` mean nothing for the others.
+    """
 
     task: str
     train_length: int
@@ -49,6 +42,10 @@ class PopulationSettings:
     samples: int
     checkpoints: int
     measures: tuple[str, ...] = MEASURES
+    mixture: float = 0.0
+    embedded: float = 0.5
+    weight_decay: float = 0.01
+    positions: str = "learned"
 
     @property
     def taken(self) -> tuple[str, ...]:
@@ -56,19 +53,50 @@ class PopulationSettings:
         return (BEHAVIOUR, *self.measures)
 
     @property
-    def length_task(self) -> LengthTask:
+    def of_task(self) -> PopulationTask:
         """The task itself."""
-        return LENGTH_TASKS[self.task]
+        return TASKS[self.task]
 
     @property
-    def longest(self) -> int:
-        """Length that vocabulary and positions suffice for."""
-        return max(self.lengths)
+    def variant(self) -> Variant:
+        """What the task takes from the settings."""
+        return Variant(
+            self.train_length,
+            tuple(sorted({self.train_length, *self.test_lengths} - {0})),
+            self.mixture,
+            self.embedded,
+            self.batch_size,
+            self.samples,
+        )
 
     @property
-    def lengths(self) -> tuple[int, ...]:
-        """All lengths that members are tested on, ascending: the longest trained on, and longer."""
-        return tuple(sorted({self.train_length, *self.test_lengths}))
+    def test_sets(self) -> list[TestSet]:
+        """What members are tested on."""
+        return self.of_task.test_sets(self.variant)
+
+    @property
+    def outcomes(self) -> int:
+        """Number of outcomes that are recorded of every member."""
+        return sum(len(one.outcomes) for one in self.test_sets)
+
+
+#: What folders from before there was a choice have.
+BEFORE: dict[str, Any] = {
+    "measures": list(MEASURES),
+    "mixture": 0.0,
+    "embedded": 0.5,
+    "weight_decay": 0.01,
+    "positions": "learned",
+}
+
+
+def at_point(settings: PopulationSettings, point: str) -> PopulationSettings:
+    """The settings of a point of the axis, which has some of its own.
+
+    Raises:
+        PlanError: it is no name of a point.
+    """
+    return replace(settings, **parsed(point)[1])
 
 
 def check(settings: PopulationSettings) -> None:
@@ -85,41 +113,53 @@ def check(settings: PopulationSettings) -> None:
             f"activations are measured; there are: {there}"
         )
     try:
-        check_lengths(settings.length_task, settings.train_length, settings.test_lengths)
-        training_lengths(settings.batch_size, settings.train_length)
+        settings.of_task.check(settings.variant)
     except ValueError as error:
         raise PlanError(str(error)) from error
 
 
-def scale_of(settings: PopulationSettings, name: str) -> Scale:
-    """The scale that a name such as ``2x32`` means: layers and width.
+def scale_of(settings: PopulationSettings, point: str) -> Scale:
+    """The scale of a point such as ``2x32`` or ``2x64-mixture0.1``: layers and width.
+
+    Args:
+        settings: those of the point.
+        point: its name, which the scale has.
 
     Raises:
-        PlanError: it means none.
+        PlanError: it is no name of a point.
     """
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", name)
-    if found is None:
-        raise PlanError(f"{name!r} is no scale: LAYERSxWIDTH, for instance 2x32")
-    layers, width = int(found[1]), int(found[2])
+    name, own = parsed(point)
+    settings = replace(settings, **own)
+    layers, width = map(int, name.split("x"))
     heads = max(1, width // _HEAD)
     if width > _HEAD and width % _HEAD:
         raise PlanError(f"scale {name}: a width above {_HEAD} must be a multiple of {_HEAD}")
-    task, longest = settings.length_task, settings.longest
     rate = settings.learning_rate or _RATE * min(1.0, (32 / width) ** 0.5)
-    return Scale(name, layers, width, heads, rate, task.vocabulary(longest), task.context(longest))
+    sizes = settings.of_task.table_sizes(settings.variant)
+    try:
+        return Scale(point, layers, width, heads, rate, *sizes, positions=settings.positions)
+    except ValueError as error:
+        raise PlanError(f"scale {point}: {error}") from error
 
 
 def train_settings(settings: PopulationSettings) -> TrainSettings:
-    """The part of a population's settings that training needs."""
-    warmup = min(100, max(1, settings.steps // 10))
-    return TrainSettings(settings.steps, settings.batch_size, settings.learning_rate, warmup=warmup)
+    """The part of a point's settings that training needs."""
+    return TrainSettings(
+        settings.steps,
+        settings.batch_size,
+        settings.learning_rate,
+        warmup=min(100, max(1, settings.steps // 10)),
+        weight_decay=settings.weight_decay,
+    )
 
 
-def recipe(settings: PopulationSettings, name: str) -> dict[str, Any]:
-    """Architecture and training of a scale, with defaults, so that a changed default shows."""
-    scale = scale_of(settings, name)
-    whole = {**asdict(scale), **asdict(train_settings(settings)), "parameters": scale.parameters}
-    return plain(whole | {"learning_rate": scale.learning_rate})
+def recipe(settings: PopulationSettings, point: str) -> dict[str, Any]:
+    """Architecture and training of a point, with defaults, so that a changed default shows."""
+    own = parsed(point)[1]
+    settings = replace(settings, **own)
+    scale = scale_of(settings, point)
+    facts = scale_facts(scale) | asdict(train_settings(settings)) | own
+    return plain(facts | {"parameters": scale.parameters, "learning_rate": scale.learning_rate})
 
 
 def schedule(settings: PopulationSettings) -> list[int]:
@@ -130,9 +170,9 @@ def schedule(settings: PopulationSettings) -> list[int]:
     )
 
 
-def run_name(settings: PopulationSettings, scale: str, seed: int) -> str:
+def run_name(settings: PopulationSettings, point: str, seed: int) -> str:
     """A member's name in the records."""
-    return f"{settings.task}-{scale}-seed{seed}"
+    return f"{settings.task}-{point}-seed{seed}"
 
 
 def measure_settings(settings: PopulationSettings, measure: str) -> dict[str, Any]:
@@ -143,15 +183,10 @@ def measure_settings(settings: PopulationSettings, measure: str) -> dict[str, An
     return plain(found | {"position": "first_answer"} | spec_of(measure).defaults)
 
 
-def diagnostic_settings(settings: PopulationSettings, length: int) -> tuple[str, dict[str, Any]]:
-    """Hash and description of the fixed samples of a length."""
-    drawn = diagnostic_examples(settings.length_task, length, settings.samples, settings.longest)
-    content = drawn.tokens.tobytes() + drawn.starts.tobytes()
-    description = {
-        "task": settings.length_task.name,
-        "level": length,
-        "stream": "diagnostic",
-        "samples": settings.samples,
-        "longest": settings.longest,
+def diagnostic_settings(settings: PopulationSettings) -> dict[str, dict[str, Any]]:
+    """Hash and description of the fixed samples of every outcome."""
+    return {
+        one.data(outcome): outcome.description
+        for one in settings.test_sets
+        for outcome in one.outcomes
     }
-    return hashlib.sha256(content).hexdigest()[:16], description

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geomfast.population.measuring import LengthProbe, length_probes, measure
+from geomfast.population.measuring import Probe, measure, probes_of
 from geomfast.population.plan import (
     PopulationSettings,
     recipe,
@@ -27,6 +27,7 @@ from geomfast.runs.job import TrainingJob
 from geomfast.runs.recorded import of_other_weights, recorded, refuse_gone
 from geomfast.runs.states import STATE_EVERY
 from geomfast.runs.training import timed, train_to_checkpoints
+from geomfast.testbed.training.grammar_batches import GrammarBatches
 from geomfast.testbed.training.length_batches import LengthBatches
 from geomfast.testbed.training.stacked import StackedTrainer
 
@@ -40,7 +41,7 @@ class GroupJob(TrainingJob):
 
     Attributes:
         group: which members.
-        settings: the population's.
+        settings: those of the group's point of the axis.
         out, device, threads, state_every: see :class:`TrainingJob`.
         cadence: at how many checkpoints each measure is taken; at all where it is not named.
     """
@@ -72,7 +73,9 @@ class GroupJob(TrainingJob):
             "group": self.group.name,
             "at_once": self.group.members_per_program,
             "task": self.settings.task,
-            "train_length": self.settings.train_length,
+            **{
+                name: getattr(self.settings, name) for name in self.settings.of_task.shapes_training
+            },
             **self._place,
             **recipe(self.settings, self.group.scale),
         }
@@ -82,7 +85,7 @@ class GroupJob(TrainingJob):
         if not lacking:
             return True
         trainer = _trainer(self)
-        probes = length_probes(self.settings, trainer.device)
+        probes = probes_of(self.settings, trainer.device)
         written: set[int] = set()
 
         def measured(failed: dict[int, int]) -> None:
@@ -98,15 +101,9 @@ class GroupJob(TrainingJob):
         return True
 
 
-def batches_of(settings: PopulationSettings, device: str) -> LengthBatches:
+def batches_of(settings: PopulationSettings, device: str) -> LengthBatches | GrammarBatches:
     """The training batches, the same for every member."""
-    return LengthBatches(
-        settings.length_task,
-        settings.train_length,
-        settings.longest,
-        settings.batch_size,
-        device,
-    )
+    return settings.of_task.batches(settings.variant, device)
 
 
 def wanted(job: GroupJob) -> dict[int, set[str]]:
@@ -137,7 +134,7 @@ def _trainer(job: GroupJob) -> StackedTrainer:
 def _measure(
     trainer: StackedTrainer,
     job: GroupJob,
-    probes: list[LengthProbe],
+    probes: list[Probe],
     failed: dict[int, int],
     names: set[str],
 ) -> bool:

@@ -12,7 +12,7 @@ from geomfast.files import FileError, plain_name, read_sealed, write_sealed
 from geomfast.runs.errors import PlanError
 
 NAME = "settings.json"
-#: Type of each part; groups, hashes, chance and tracking are optional.
+#: Type of each part; what a folder may lack is not in :data:`_REQUIRED`.
 _PARTS: dict[str, type] = {
     "settings": dict,
     "recipes": dict,
@@ -21,6 +21,7 @@ _PARTS: dict[str, type] = {
     "groups": list,
     "hashes": dict,
     "chance": dict,
+    "success": dict,
     "tracking": dict,
 }
 _REQUIRED = {"settings", "recipes", "grid", "calls"}

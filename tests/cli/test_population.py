@@ -74,6 +74,61 @@ def test_bad_usage_says_what_is_possible(tmp_path: Path) -> None:
     assert not (out / "settings.json").exists()
 
 
+GRAMMAR = ["--task", "question-formation", "--batch-size", "6", "--samples", "10", "--steps", "8"]
+GRAMMAR += ["--checkpoints", "4", "--threads", "1", "--scales", "1x16", "--seeds", "0,1"]
+
+
+def grammar(out: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["population", str(out), *GRAMMAR, *arguments])
+
+
+def test_an_axis_beside_the_scale_grows_and_is_reported(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = grammar(out, "--axis", "mixture=0,0.5")
+    assert first.exit_code == 0, first.output
+    before = values(out)
+    assert set(before["scale"]) == {"1x16-mixture0", "1x16-mixture0.5"}
+    assert set(before["run"]) >= {"question-formation-1x16-mixture0.5-seed1"}
+    assert before["task"].nunique() == 4
+    more = grammar(out, "--axis", "mixture=1,0.5", "--axis", "positions=learned")
+    assert more.exit_code == 0, more.output
+    grown = grammar(out, "--axis", "mixture=0.5,1")
+    assert grown.exit_code == 0, grown.output
+    told = json.loads((out / "settings.json").read_text())
+    assert told["recipes"]["1x16-mixture0.5"]["mixture"] == 0.5
+    assert set(told["grid"]["scales"]) >= {"1x16-mixture0", "1x16-mixture1"}
+    after = values(out)
+    same = after[after["scale"].isin(set(before["scale"]))].reset_index(drop=True)
+    pd.testing.assert_frame_equal(same, before)
+    assert set(after["settings"]) | set(after["data"]) == set(told["hashes"])
+    reported = CliRunner().invoke(main, ["report", str(out)])
+    assert reported.exit_code == 0, reported.output
+    assert "QUESTION-FORMATION main auxiliary: success from 0.5" in reported.output
+    found = json.loads((out / "report.json").read_text())
+    names = [row["scale"] for row in found["populations"][0]["summary"]]
+    assert names.index("1x16-mixture0") < names.index("1x16-mixture0.5")
+
+
+def test_options_of_other_tasks_and_axes_that_clash_are_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for arguments, said in (
+        (["--train-length", "3"], "--train-length: question-formation has none"),
+        (["--axis", "train-length=3"], "--axis train-length: question-formation has none"),
+        (["--axis", "mixture=2"], "mixture='2' is not a share"),
+        (["--axis", "mixture=0", "--axis", "mixture=1"], "--axis mixture is there twice"),
+        (["--axis", "mixture=0", "--mixture", "1"], "--axis mixture and --mixture"),
+        (["--axis", "positions=none", "--positions", "alibi"], "--axis positions and --positions"),
+        (["--batch-size", "2"], "a step has sentences of all 3 lengths"),
+        (["--mixture", "nan"], "--mixture"),
+    ):
+        result = grammar(out, *arguments)
+        assert result.exit_code == 2, result.output
+        assert said in " ".join(result.output.split()), result.output
+    refused = call(out, "--mixture", "0.5")
+    assert refused.exit_code == 2 and "--mixture: count has none" in refused.output
+    assert not (out / "settings.json").exists()
+
+
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     assert call(tmp_path, "--seeds", "0").exit_code == 0
     result = call(tmp_path, "--seeds", "0", "--samples", "11")

@@ -11,13 +11,15 @@ from geomfast.files import read_sealed
 from geomfast.population import folder
 from geomfast.population.folder import groups_of, merge_settings
 from geomfast.population.plan import (
-    LADDER,
     PopulationSettings,
+    at_point,
     check,
     recipe,
     scale_of,
     schedule,
 )
+from geomfast.population.points import parsed, points, read_axis
+from geomfast.population.tasks import TASKS, not_taken
 from geomfast.runs.errors import PlanError
 from geomfast.runs.groups import GROUP_SIZE
 from geomfast.runs.settings_file import write_settings
@@ -33,7 +35,8 @@ def asked(
     **changes: Any,
 ) -> dict[str, Any]:
     settings = dataclasses.replace(SETTINGS, **changes)
-    place: Any = {"stack": "always", "device": "cpu", "tokens": 30, "cadence": cadence}
+    tokens = dict.fromkeys(scales, 30)
+    place: Any = {"stack": "always", "device": "cpu", "tokens": tokens, "cadence": cadence}
     return merge_settings(out, settings, scales, list(seeds), **place)
 
 
@@ -42,13 +45,59 @@ def test_scales_are_layers_and_width() -> None:
     assert (scale.layers, scale.d_model, scale.heads) == (3, 48, 3)
     assert scale.vocabulary == 3 + 2 * 5 and scale.context == 8
     assert scale_of(SETTINGS, "1x8").heads == 1
-    sizes = [scale_of(SETTINGS, name).parameters for name in LADDER]
+    sizes = [scale_of(SETTINGS, name).parameters for name in TASKS["count"].defaults.scales]
     assert len(sizes) >= 6 and sizes == sorted(set(sizes))
     given = dataclasses.replace(SETTINGS, learning_rate=0.5)
     assert recipe(given, "1x8")["learning_rate"] == 0.5
     for name, why in (("2x", "LAYERSxWIDTH"), ("0x8", "LAYERSxWIDTH"), ("1x40", "multiple of 16")):
         with pytest.raises(PlanError, match=why):
             scale_of(SETTINGS, name)
+
+
+def test_points_vary_settings_beside_the_scale() -> None:
+    axes = dict(map(read_axis, ["positions=none,rotary", "mixture=0, 0.01,1e-05"]))
+    names = points(["1x16", "2x64"], axes)
+    assert len(names) == 12 and names[0] == "1x16-mixture0-positions-none"
+    assert names[-1] == "2x64-mixture1e-05-positions-rotary"
+    assert parsed(names[-1]) == ("2x64", {"mixture": 1e-05, "positions": "rotary"})
+    assert parsed("2x32") == ("2x32", {}) and points(["2x32"], {}) == ["2x32"]
+    settings = dataclasses.replace(SETTINGS, task="question-formation", batch_size=12)
+    of = at_point(settings, names[-1])
+    assert (of.mixture, of.positions) == (1e-05, "rotary")
+    scale = scale_of(settings, names[-1])
+    assert (scale.name, scale.positions, scale.d_model) == (names[-1], "rotary", 64)
+    learned = scale_of(settings, "2x64")
+    assert learned.parameters == scale.parameters + learned.context * 64
+    assert recipe(settings, "2x64-mixture0.1")["mixture"] == 0.1
+    assert not {"mixture", "positions"} & recipe(settings, "2x64").keys()
+    shorter = at_point(SETTINGS, "2x16-length2-decay0.5")
+    assert (shorter.train_length, shorter.weight_decay) == (2, 0.5)
+    assert shorter.variant.lengths == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mixture", "is not AXIS=VALUE"),
+        ("width=1,2", "axes are mixture"),
+        ("mixture=0,1.5", r"mixture='1\.5' is not a share"),
+        ("mixture=0,nan", "is not a share"),
+        ("mixture=0.1,0.10", "a value is there twice"),
+        ("train-length=0", "is not a length"),
+        ("weight-decay=-1", "is not a weight decay"),
+        ("positions=learned,sinusoidal", "one of learned, none"),
+    ],
+)
+def test_axes_that_are_none_are_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_axis(text)
+
+
+def test_settings_of_other_tasks_are_named() -> None:
+    assert not_taken("count", ["mixture", "steps", "train_length"]) == ["mixture"]
+    assert not_taken("tense-inflection", ["embedded", "test_lengths"]) == ["test_lengths"]
+    with pytest.raises(PlanError, match="even"):
+        scale_of(dataclasses.replace(SETTINGS, positions="rotary"), "1x7")
 
 
 def test_checkpoints_are_log_spaced_from_the_first_step_to_the_last() -> None:
@@ -109,7 +158,8 @@ def test_more_measures_join_also_in_folders_from_before_there_was_a_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = asked(tmp_path, ["1x16"], range(5))
-    del content["settings"]["measures"]
+    for name in ("measures", "mixture", "embedded", "weight_decay", "positions"):
+        del content["settings"][name]
     write_settings(tmp_path, content, {"command": "a"})
     assert asked(tmp_path, ["1x16"], range(5))["settings"]["measures"] == ["rankme"]
     assert asked(tmp_path, ["1x16"], range(5), measures=())["settings"]["measures"] == ["rankme"]

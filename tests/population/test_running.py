@@ -11,8 +11,8 @@ import torch
 from geomfast.estimators.activations import observe as observe_one
 from geomfast.estimators.spectra import rankme
 from geomfast.population import measuring, running
-from geomfast.population.measuring import length_probes, measure, observe
-from geomfast.population.plan import PopulationSettings, scale_of, schedule
+from geomfast.population.measuring import measure, observe, probes_of
+from geomfast.population.plan import PopulationSettings, at_point, scale_of, schedule
 from geomfast.population.running import GroupJob, missing
 from geomfast.records import load_records
 from geomfast.runs.errors import PlanError, RunError
@@ -20,6 +20,7 @@ from geomfast.runs.executors.events import attempt
 from geomfast.runs.failures import failed_before
 from geomfast.runs.groups import Group
 from geomfast.testbed.models.stacked import StackedGPT
+from geomfast.testbed.tasks import GRAMMAR_TASKS
 from geomfast.testbed.training.stacked import StackedTrainer
 from tests.recorded import values
 
@@ -60,24 +61,25 @@ def test_every_checkpoint_has_every_value(tmp_path: Path) -> None:
 def test_measures_are_those_of_each_member_alone(task: str) -> None:
     settings = dataclasses.replace(SETTINGS, task=task)
     model = StackedGPT(scale_of(settings, "2x16"), SEEDS)
-    probes = length_probes(settings, torch.device("cpu"))
+    probes = probes_of(settings, torch.device("cpu"))
     with torch.no_grad():
         model.weights *= 3.0  # else every member says the same of all samples
     rows = pd.DataFrame(measure(model, SEEDS, probes, settings, {0: 7}))
     assert set(rows["seed"]) == {1, 5}
     for probe in probes:
-        states, exact, nats = observe(model, probe)
+        states, (exact,), (nats,) = observe(model, probe)
+        (part,), (judged,) = probe.parts, probe.judged
         for i in range(3):
             gpt = model.member(i)
 
-            def call(tokens, collect, gpt=gpt, probe=probe):
-                return gpt(tokens, collect, probe.starts)
+            def call(tokens, collect, gpt=gpt, part=part):
+                return gpt(tokens, collect, part.starts)
 
-            alone = observe_one(call, probe.tokens, probe.answer_start)
+            alone = observe_one(call, part.tokens, part.answer_start)
             torch.testing.assert_close(states[i], alone.activations, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(exact[i], alone.exact)
             torch.testing.assert_close(nats[i], -alone.logprob, rtol=1e-4, atol=1e-6)
-            own = rows[(rows["seed"] == SEEDS[i]) & (rows["level"] == probe.length)]
+            own = rows[(rows["seed"] == SEEDS[i]) & (rows["level"] == judged.named["level"])]
             if len(own):
                 of = own.set_index(["measure", "layer"])["value"]
                 assert of["answer_nats", ""] == pytest.approx(float(nats[i].mean()))
@@ -85,9 +87,60 @@ def test_measures_are_those_of_each_member_alone(task: str) -> None:
                 assert of["rankme", "final"] == pytest.approx(final, rel=1e-4)
 
 
+def grammar(task: str, **changes: Any) -> PopulationSettings:
+    found = dataclasses.replace(SETTINGS, task=task, train_length=0, test_lengths=(), batch_size=8)
+    return dataclasses.replace(found, samples=50, **changes)
+
+
+@pytest.mark.parametrize("task", ["question-formation", "tense-inflection"])
+def test_a_grammar_task_is_judged_by_the_word_that_tells_the_rules_apart(task: str) -> None:
+    settings = grammar(task)
+    of = GRAMMAR_TASKS[task]
+    model = StackedGPT(scale_of(settings, "2x16"), SEEDS)
+    with torch.no_grad():
+        model.weights *= 3.0
+    rows = pd.DataFrame(
+        measure(model, SEEDS, probes_of(settings, torch.device("cpu")), settings, {})
+    )
+    value = rows.set_index(["seed", "task", "measure", "layer"])["value"]
+    assert set(rows["task"]) == set(of.outcomes) and set(rows["n"]) == {50}
+    assert rows["data"].nunique() == 4
+    ranked = rows.loc[rows["measure"] == "rankme", "task"]
+    assert set(ranked) == set(of.outcomes[:2])
+    for i, seed in enumerate(SEEDS):
+        gpt, right, whole, wrong = model.member(i), [], [], []
+        for part in settings.test_sets[1].parts:
+            tokens = torch.from_numpy(part.tokens)
+            logs = gpt(tokens[:, :-1]).double().log_softmax(-1)[:, part.answer_start - 1 :]
+            answers = tokens[:, part.answer_start :]
+            own = of.diagnostic((tokens.shape[1] - 4) // 2, len(tokens), apart=True)
+            for n, place in enumerate(own.decisive):
+                whole.append(-logs[n, torch.arange(answers.shape[1]), answers[n]].mean())
+                right.append(-logs[n, place, answers[n, place]])
+                wrong.append(-logs[n, place, own.linear[n]])
+        for name, nats in zip(of.outcomes[1:], (right, wrong, whole), strict=True):
+            mean = torch.stack(nats).mean().item()
+            assert value[seed, name, "answer_nats", ""] == pytest.approx(mean, rel=1e-5)
+
+
+def test_a_population_of_a_mixture_resumes_to_the_same_records(tmp_path: Path) -> None:
+    settings = at_point(grammar("tense-inflection", steps=12), "1x16-mixture0.5")
+    group = Group("tense", "1x16-mixture0.5", SEEDS, 3)
+    found = []
+    for name, stops in (("whole", ()), ("stopped", (4, 8))):
+        of = GroupJob(group, settings, tmp_path / name, "cpu", 1, state_every=0.0)
+        for most in stops:
+            seen: list[int] = []
+            of.run(progress=lambda *_: None, stop=lambda s=seen, m=most: s.append(1) or len(s) > m)
+        assert of.run()
+        found.append(values(tmp_path / name))
+    pd.testing.assert_frame_equal(*found)
+    assert set(found[0]["scale"]) == {"1x16-mixture0.5"}
+
+
 def test_samples_taken_in_parts_are_judged_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     model = StackedGPT(scale_of(SETTINGS, "2x16"), SEEDS)
-    probe = length_probes(SETTINGS, torch.device("cpu"))[1]
+    probe = probes_of(SETTINGS, torch.device("cpu"))[1]
     whole = observe(model, probe)
     monkeypatch.setattr(measuring, "_BYTES", 200_000)
     for found, expected in zip(observe(model, probe), whole, strict=True):
@@ -104,9 +157,9 @@ def test_members_alone_end_with_the_same_exact_match() -> None:
             GroupJob(Group("", "1x16", (0, 1, 2), together), settings, Path(), "cpu", 1)
         )
         trainer.advance(120)
-        probe = length_probes(settings, torch.device("cpu"))[0]
+        probe = probes_of(settings, torch.device("cpu"))[0]
         seen = [observe(program.model, probe) for program in trainer.programs]
-        found.append(torch.cat([exact.mean(1) for _, exact, _ in seen]))
+        found.append(torch.cat([exact.mean(1) for _, (exact,), _ in seen]))
     stacked, alone = found
     assert stacked.max() > 0.1  # something was learned
     noise = (stacked * (1 - stacked) / 200).sqrt() + 1 / 200

@@ -1,5 +1,5 @@
-"""The eight algorithmic tasks of arXiv:2602.15997 at three levels each, and two tasks of length
-generalisation (arXiv:2502.17356). No torch here."""
+"""The eight algorithmic tasks of arXiv:2602.15997 at three levels each, and tasks of length
+generalisation and of grammatical generalisation (arXiv:2502.17356). No torch here."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from geomfast.testbed.tasks.count import COUNT
+from geomfast.testbed.tasks.grammar import GrammarTask
 from geomfast.testbed.tasks.lengths import LengthTask
+from geomfast.testbed.tasks.question_formation import QUESTION_FORMATION
 from geomfast.testbed.tasks.reverse_add import REVERSE_ADD
 from geomfast.testbed.tasks.task import Examples, Task, examples
+from geomfast.testbed.tasks.tense_inflection import TENSE_INFLECTION
 from geomfast.testbed.tasks.vocabulary import ADDED, PAPER_TASKS, TOKENS, VOCABULARY_SIZE
 
 #: Tasks of length generalisation, by their names on the command line.
 LENGTH_TASKS: dict[str, LengthTask] = {task.option: task for task in (COUNT, REVERSE_ADD)}
+
+#: Tasks of grammatical generalisation, likewise.
+GRAMMAR_TASKS: dict[str, GrammarTask] = {
+    task.option: task for task in (QUESTION_FORMATION, TENSE_INFLECTION)
+}
 
 
 class TaskError(Exception):
@@ -98,6 +106,7 @@ def task_levels(tasks: tuple[str, ...], levels: tuple[int, ...]) -> list[TaskLev
 
 __all__ = [
     "DIAGNOSTIC_STREAM",
+    "GRAMMAR_TASKS",
     "LENGTH_TASKS",
     "LEVELS",
     "PAPER_TASKS",
