@@ -58,7 +58,15 @@ from geomfast.records import RecordsError
 @click.option(
     "--success",
     type=float,
-    help="Score from which a seed of a population counts as successful.  [default: 0.2]",
+    help="Score from which a seed of a population counts as successful.  [default: 0.2 of whole "
+    "answers, 0.5 of the word that tells rules apart]",
+)
+@click.option(
+    "--population",
+    "as_population",
+    is_flag=True,
+    help="Of several models measured by geomfast measure, the distribution of outcomes over seeds "
+    "at every scale.",
 )
 @json_option("Print one JSON object instead of tables.")
 def report(
@@ -69,6 +77,7 @@ def report(
     every_run: bool,
     rate: str,
     success: float | None,
+    as_population: bool,
     as_json: bool,
 ) -> None:
     """Report on the records in OUT: which claims of the paper hold, tables and figures.
@@ -100,7 +109,7 @@ def report(
 
     waiting = Console(stderr=True)
     try:
-        of_population = population.is_population(out)
+        of_population = as_population or population.is_population(out)
     except (RecordsError, OSError) as error:
         raise _failure(error) from error
     if of_population:
@@ -149,13 +158,11 @@ def report(
 
 
 def _report_population(out: Path, html: Path | None, success: float | None, as_json: bool) -> None:
-    from geomfast.analysis.population import SUCCESS
     from geomfast.report import MissingExtra, population
 
     try:
         with Console(stderr=True).status("building the report ..."):
-            threshold = SUCCESS if success is None else success
-            result = population.build(out, html, success=threshold)
+            result = population.build(out, html, success=success)
     except (MissingExtra, FileError, RecordsError, ValueError, OSError) as error:
         raise _failure(error) from error
     if as_json:

@@ -14,6 +14,7 @@ from geomfast.analysis.population.curves import (
 from geomfast.analysis.population.dip import dip, dip_test, spread_ties
 from geomfast.analysis.population.distance import Unlocking, distances, unlocking, wasserstein2
 from geomfast.analysis.population.geometry import best_early, first_telling, geometry
+from geomfast.analysis.population.modes import modes
 from geomfast.analysis.population.seeds import seeds_curve, seeds_needed
 from geomfast.analysis.population.summary import ALPHA, LEAST_SEEDS, SUCCESS, bins, summary
 from geomfast.analysis.population.table import (
@@ -42,6 +43,7 @@ __all__ = [
     "geometry",
     "improvement",
     "linearity",
+    "modes",
     "outcomes",
     "read_table",
     "resolution_of",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,15 @@ _UNREADABLE = (
 )
 #: Of a Parquet file, which may be small and yet hold anything.
 LARGEST_ROWS, LARGEST_BYTES = 5_000_000, 1 << 30
+#: A number of parameters in the name of a language model.
+_SIZE_IN_NAME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([kmb])(?![a-z0-9])", re.IGNORECASE)
+_UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
+#: A number in the name of a scale.
+_NUMBER_IN_NAME = re.compile(r"(\d+(?:\.\d+)?(?:e-\d+)?)")
 #: Letters of the name of a task or scale.
 LONGEST_NAME = 1_000
 #: Measures of the records that are the score and the loss of a member.
-SCORE, LOSS = "accuracy", "answer_nats"
+SCORE, LOSS, LOGPROB = "accuracy", "answer_nats", "answer_logprob"
 
 
 class TableError(RecordsError, ValueError):
@@ -97,7 +102,9 @@ def outcomes(frame: pd.DataFrame) -> pd.DataFrame:
         The columns ``task`` (empty for none), ``length`` (0 for none), ``scale`` (text),
         ``parameters`` (NaN for none), ``seed``, ``score`` (NaN where a member has not finished),
         ``loss`` and ``n`` (NaN for none), by task and length, scales in order of ``parameters``,
-        else of their own number where all are numbers, else as they come.
+        else of their own number where all are numbers, else as they come.  Scales of equal
+        ``parameters`` are in the order of the numbers in their names, where these are alike but
+        for numbers (``2x64-mixture0``, ``2x64-mixture0.01``).
 
     Raises:
         TableError: a column is missing or there twice, a score or other number is not one, a score
@@ -162,8 +169,8 @@ def from_records(
     Args:
         records: the table of :func:`geomfast.records.load_records`, with the measures
             :data:`SCORE` and :data:`LOSS` at level = length.
-        parameters: by scale; a scale named LAYERSxWIDTH that is not in it is given the
-            12 LAYERS WIDTH² of its blocks.
+        parameters: by scale; a scale that is not in it has those that its name says, as
+            *pythia-70m* does, or the 12 LAYERS WIDTH² of its blocks if it is LAYERSxWIDTH.
         last_step: that of a member that has finished; when None the last of its scale.
 
     Returns:
@@ -182,7 +189,11 @@ def from_records(
     table = rows[key].drop_duplicates()
     ends = rows[rows["step"] == last].rename(columns={"value": "score"})
     table = table.merge(ends[[*key, "step", "score", "n"]], on=key, how="left")
-    loss = select(records, LOSS).rename(columns={"value": "loss"})
+    loss = select(records, LOSS)
+    if loss.empty:  # of language models, which record its negative
+        loss = select(records, LOGPROB)
+        loss = loss.assign(value=-loss["value"])
+    loss = loss.rename(columns={"value": "loss"})
     table = table.merge(loss[[*key, "step", "loss"]], on=[*key, "step"], how="left")
     table["parameters"] = [_size(scale, parameters or {}) for scale in table["scale"]]
     return outcomes(table.rename(columns={"level": "length"}))
@@ -345,12 +356,26 @@ def _order(table: pd.DataFrame) -> pd.Series:
         sizes = pd.to_numeric(pd.Series(list(names), index=list(names)), errors="coerce")
     if sizes.isna().any():
         sizes = pd.Series(range(len(names)), index=list(names))
-    places = sizes.reindex(names).to_numpy(dtype=float)
+    places = sizes.reindex(names).to_numpy(dtype=float, copy=True)
+    numbers = _numbers_in(names)
+    if numbers is not None:
+        ranks = sorted(range(len(names)), key=lambda i: (places[i], numbers[i]))
+        places[ranks] = np.arange(len(names), dtype=float)
     return pd.Series(places[codes], index=table.index)
+
+
+def _numbers_in(names: Iterable[Any]) -> list[list[float]] | None:
+    """The numbers in each name; None where names differ in more than their numbers."""
+    parts = [re.split(_NUMBER_IN_NAME, str(name)) for name in names]
+    if len({tuple(of[::2]) for of in parts}) > 1:
+        return None
+    return [[float(number) for number in of[1::2]] for of in parts]
 
 
 def _size(scale: Any, parameters: Mapping[str, float]) -> float:
     shape = re.fullmatch(r"(\d+)x(\d+)", str(scale))
     if scale in parameters:
         return float(parameters[scale])
+    if told := _SIZE_IN_NAME.search(str(scale)):
+        return float(told[1]) * _UNITS[told[2].lower()]
     return 12.0 * int(shape[1]) * int(shape[2]) ** 2 if shape else np.nan

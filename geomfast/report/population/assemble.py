@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from geomfast.analysis.population import SUCCESS
 from geomfast.analysis.population.geometry import GEOMETRY
 from geomfast.analysis.population.summary import BOOTSTRAP, bootstrap_of
 from geomfast.report.drawing import Drawn, OnPage, finished, keep
@@ -25,7 +24,7 @@ MOST_DRAWN = 4
 MOST_FOLDERS = 50
 
 
-def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> dict[str, Any]:
+def build(path: Path, html: Path | None = None, *, success: float | None = None) -> dict[str, Any]:
     """Write figures, tables, report.json and report.html.
 
     They go to the folder of the population itself; for a table, to a folder beside it with the
@@ -38,7 +37,8 @@ def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> 
     Args:
         path: folder of ``geomfast population``, or a table of outcomes (CSV or Parquet).
         html: where to write the page; ``report.html`` in that folder when None.
-        success: score from which a member has succeeded.
+        success: score from which a member has succeeded; see
+            :func:`geomfast.report.population.data.read` for the default.
 
     Returns:
         ``generator``, ``name``, ``notes`` (what was left out, and where the page is if not in the
@@ -54,7 +54,7 @@ def build(path: Path, html: Path | None = None, *, success: float = SUCCESS) -> 
         ValueError: ``success`` is not a number.
         MissingExtra: matplotlib or jinja2 is not installed.
     """
-    if not math.isfinite(success):
+    if success is not None and not math.isfinite(success):
         raise ValueError(f"success must be a number, got {success}")
     # Before any work: a missing package is known now, not after the figures.
     for module in ("matplotlib", "jinja2"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +17,13 @@ import pyarrow.parquet
 
 from geomfast.analysis import check
 from geomfast.analysis.population import (
+    SUCCESS,
     Unlocking,
     best_early,
     distances,
     from_records,
     geometry,
+    modes,
     read_table,
     resolution_of,
     seeds_curve,
@@ -27,16 +32,30 @@ from geomfast.analysis.population import (
     summary,
     unlocking,
 )
+from geomfast.analysis.population.modes import MODES_COLUMNS
 from geomfast.records import RecordsError, is_part, load_records, part_files
 from geomfast.report.names import distinct, labels, one_line, one_line_columns, slug
 from geomfast.report.settings import read_settings
-from geomfast.testbed.tasks import LENGTH_TASKS
+from geomfast.testbed.tasks import GRAMMAR_TASKS, LENGTH_TASKS
 
+#: Tasks that only populations are trained on.
 _TASKS = {task.name for task in LENGTH_TASKS.values()}
+_TASKS |= {name for task in GRAMMAR_TASKS.values() for name in task.outcomes}
+#: Outcomes that are one word of few: success is to be right more often than not.
+_WORDS = {name for task in GRAMMAR_TASKS.values() for name in task.outcomes[1:3]}
+_MOSTLY = 0.5
+#: A point of an axis beside the scale.
+_POINT = re.compile(r"\d+x\d+-.+")
 #: Most scales of a figure, and most letters of their names there.
 MOST_SCALES, LONGEST_LABEL = 40, 24
+#: Most letters of a population's name in a figure's heading.
+LONGEST_NAME = 48
+#: Most scales, of all populations of a report together, whose groups are compared.
+MOST_COMPARED = 100
 #: Beginning of the format in ``settings.json`` of a population.
 _FORMAT = "geomfast population"
+#: Likewise of a folder of measured checkpoints.
+_MEASURED = "geomfast measurement"
 
 
 @dataclass(frozen=True)
@@ -52,6 +71,8 @@ class Population:
         trained: longest length trained on; 0 where that is not known.
         slug: for file names: *count-24*; unique in a report.
         of: the whole population, where this one has those of its scales that are drawn.
+        compared: whether one group of seeds is compared with two, which takes a second for a few
+            scales.
     """
 
     task: str
@@ -62,6 +83,7 @@ class Population:
     trained: int = 0
     slug: str = "scores"
     of: Population | None = None
+    compared: bool = True
 
     @property
     def name(self) -> str:
@@ -71,7 +93,7 @@ class Population:
     @property
     def short_name(self) -> str:
         """A name short enough for figures."""
-        return self._named(labels([self.task], LONGEST_LABEL)[self.task])
+        return self._named(labels([self.task], LONGEST_NAME)[self.task])
 
     def _named(self, task: str) -> str:
         parts = [task, f"length {self.length}" if self.length else ""]
@@ -87,7 +109,7 @@ class Population:
     @cached_property
     def labels(self) -> dict[str, str]:
         """Names of the scales in figures and in the terminal."""
-        return labels(self.scales, LONGEST_LABEL)
+        return scale_labels(self.scales)
 
     def to_draw(self) -> Population:
         """The population with at most :data:`MOST_SCALES` of its scales, for figures.
@@ -129,6 +151,11 @@ class Population:
     def distances(self) -> pd.DataFrame:
         """Wasserstein-2 distances of neighbouring scales."""
         return distances(self.table)
+
+    @cached_property
+    def modes(self) -> pd.DataFrame:
+        """Whether two groups of seeds foretell others better than one; empty where not compared."""
+        return modes(self.table) if self.compared else pd.DataFrame(columns=MODES_COLUMNS)
 
     @property
     def unlocking(self) -> Unlocking:
@@ -193,12 +220,13 @@ def is_population(path: Path) -> bool:
     return False
 
 
-def read(path: Path, success: float) -> Populations:
+def read(path: Path, success: float | None = None) -> Populations:
     """Read the populations in a folder or table.
 
     Args:
         path: folder of ``geomfast population``, or a table of outcomes (CSV or Parquet).
-        success: score from which a member has succeeded.
+        success: score from which a member has succeeded; without, what ``settings.json`` says of
+            the task, or the one that suits it.
 
     Raises:
         FileNotFoundError: no such file or folder, or no records in it.
@@ -209,9 +237,14 @@ def read(path: Path, success: float) -> Populations:
     else:
         records, settings = load_records(path), read_settings(path / "settings.json")
         check(records)
-        records = one_line_columns(records[records["task"].isin(_TASKS)], ["scale", "layer"])
-        if records.empty:
-            raise RecordsError(f"{path}: no records of {', '.join(sorted(_TASKS))}")
+        kind = str(settings.get("format", ""))
+        if kind.startswith(_MEASURED):
+            records = records.assign(level=0)  # language models' task-levels know no level
+        elif not kind.startswith(_FORMAT):
+            records = records[records["task"].isin(_TASKS)]
+            if records.empty:
+                raise RecordsError(f"{path}: no records of {', '.join(sorted(_TASKS))}")
+        records = one_line_columns(records, ["scale", "layer"])
         shared = settings.get("settings")
         shared = shared if isinstance(shared, dict) else {}
         table = from_records(records, _parameters(settings), last_step=shared.get("steps"))
@@ -219,12 +252,43 @@ def read(path: Path, success: float) -> Populations:
     table = one_line_columns(table, ["task", "scale"])
     kinds = list(table.groupby(["task", "length"], sort=False))
     files = distinct((_key(*kind) for kind, _ in kinds), _file_name)
-    same = (success, records, trained)
     each = [
-        Population(str(kind[0]), int(str(kind[1])), rows, *same, files[_key(*kind)])
+        Population(
+            task := str(kind[0]),
+            int(str(kind[1])),
+            rows,
+            _success_of(task, settings) if success is None else success,
+            records,
+            trained,
+            files[_key(*kind)],
+            compared=len(kinds) * table["scale"].nunique() <= MOST_COMPARED,
+        )
         for kind, rows in kinds
     ]
     return Populations(one_line(path.resolve().name), each, settings)
+
+
+def scale_labels(scales: Sequence[str]) -> dict[str, str]:
+    """Names of the scales in figures and in the terminal: short, and without what they share.
+
+    Points of an axis such as ``2x64-mixture0`` and ``2x64-mixture0.1`` are named by what varies.
+    """
+    shared = {name.partition("-")[0] for name in scales}
+    alike = len(scales) > 1 and len(shared) == 1 and all(map(_POINT.fullmatch, scales))
+    if not alike:
+        return labels(scales, LONGEST_LABEL)
+    texts = {name: name.partition("-")[2] for name in scales}
+    short = labels(texts.values(), LONGEST_LABEL)
+    return {name: short[text] for name, text in texts.items()}
+
+
+def _success_of(task: str, settings: dict[str, Any]) -> float:
+    """The score that is success in a task."""
+    told = settings.get("success")
+    value = told.get(task) if isinstance(told, dict) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return _MOSTLY if task in _WORDS else SUCCESS
 
 
 def _key(task: Any, length: Any) -> str:

@@ -48,10 +48,20 @@ def render(
         ],
         notes=notes,
         headings=tables.HEADINGS,
-        success=f"{found.each[0].success:g}",
+        success=_successes(found),
         least=LEAST_SEEDS,
         bootstrap=" to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)})),
         measured=[],
         missing=[],
         settings=readable_settings(found.settings),
     )
+
+
+def _successes(found: Populations) -> str:
+    """The scores that are success: one, or one of each population where they differ."""
+    by_score: dict[float, list[str]] = {}
+    for population in found.each:
+        by_score.setdefault(population.success, []).append(population.name)
+    if len(by_score) == 1:
+        return f"{next(iter(by_score)):g}"
+    return ", ".join(f"{score:g} ({'; '.join(names)})" for score, names in by_score.items())

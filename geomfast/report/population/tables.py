@@ -16,7 +16,7 @@ from rich.text import Text
 
 from geomfast.analysis.population import ALPHA
 from geomfast.report.names import in_terminal, labels, one_line
-from geomfast.report.population.data import LONGEST_LABEL, MOST_SCALES, Population
+from geomfast.report.population.data import LONGEST_NAME, MOST_SCALES, Population, scale_labels
 from geomfast.report.population.figures.common import p_text, size_text
 from geomfast.report.tables import Write, plain, write_csv
 
@@ -63,7 +63,8 @@ def key_lines(population: Population) -> list[tuple[str, str, str]]:
     several = tested.loc[tested["bimodal"], "scale"].tolist()
     remark = _listed(several) if several else "by Hartigan's dip, corrected for their number"
     count = f"{len(several)} of {len(tested)}" if len(tested) else "none tested"
-    lines = [("Scales with more than one mode", count, remark), *_unfinished_lines(population)]
+    lines = [("Scales with more than one mode", count, remark), *_mode_lines(population)]
+    lines += _unfinished_lines(population)
     lines += _unlocking_lines(population)
     known = found[found["success"].notna()]
     if len(known):
@@ -72,6 +73,24 @@ def key_lines(population: Population) -> list[tuple[str, str, str]]:
         remark = f"most seeds succeed first at {most[0]}" if most else "most seeds succeed nowhere"
         lines.append(("First scale with a success", some[0] if some else "none", remark))
     return [*lines, *_curve_lines(population), *_geometry_lines(population)]
+
+
+def _mode_lines(population: Population) -> list[tuple[str, str, str]]:
+    """Whether two groups of seeds foretell others better than one."""
+    fitted = population.modes.dropna(subset="gain")
+    if fitted.empty:
+        return []
+    two = fitted[fitted["two"]]
+    told = [
+        f"{row.scale}: {row.share:.0%} near {row.high:.2f}, the others near {row.low:.2f} "
+        f"({row.gain:+.2f} ± {row.stderr:.2f} nats a seed)"
+        for row in two.itertuples()
+    ]
+    best = fitted.nlargest(1, "gain").iloc[0]
+    remark = _listed(told, "; ") or (
+        f"largest gain {best['gain']:+.2f} ± {best['stderr']:.2f} nats a seed, at {best['scale']}"
+    )
+    return [("Two groups foretell better than one", f"{len(two)} of {len(fitted)}", remark)]
 
 
 def _unlocking_lines(population: Population) -> list[tuple[str, str, str]]:
@@ -147,6 +166,7 @@ def frames(population: Population) -> dict[str, pd.DataFrame]:
     found = {
         "outcomes": population.table,
         "summary": population.summary,
+        "modes": population.modes,
         "distances": population.distances,
         "curves": drawn,
         "seeds": population.seeds_curve,
@@ -187,6 +207,7 @@ def as_json(population: Population) -> dict[str, Any]:
     """One population as plain JSON values, its many single-seed curves as their quantiles."""
     named = {
         "summary": population.summary,
+        "modes": population.modes,
         "distances": population.distances,
         "seeds_needed": population.seeds_needed,
         "early_geometry": population.best_early,
@@ -225,12 +246,14 @@ def terminal(result: Mapping[str, Any], console: Console) -> None:
     for population in result["populations"][:PRINTED]:
         grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
         rule = f"success from {population['success']:g}; 95% intervals"
-        name = labels([population["name"]], 2 * LONGEST_LABEL)[population["name"]]
+        name = labels([population["name"]], LONGEST_NAME)[population["name"]]
         grid.title = Text(f"{name}: {rule}", style="bold")
         for index, heading in enumerate(HEADINGS):
-            grid.add_column(heading, justify="left" if index in (0, 6) else "right")
+            overflow = "ellipsis" if index else "fold"  # names that end alike must not look alike
+            side = "left" if index in (0, 6) else "right"
+            grid.add_column(heading, justify=side, overflow=overflow)
         rows = population["summary"]
-        shown = labels([row["scale"] for row in rows], LONGEST_LABEL)
+        shown = scale_labels([row["scale"] for row in rows])
         for texts in summary_rows(rows[:MOST_SCALES]):
             grid.add_row(in_terminal(shown[texts[0]]), *texts[1:])
         console.print(grid)

@@ -109,8 +109,8 @@ def test_tables_and_json_hold_the_numbers(out, reported):
     assert best["2x32"]["family_p"] < 0.01 and best["2x32"]["layer"] == "final"
     folder = out / "tables" / "count-16"
     assert {path.name for path in folder.iterdir()} == {
-        "outcomes.csv", "summary.csv", "distances.csv", "seeds.csv", "seeds_needed.csv",
-        "geometry.csv", "early_geometry.csv",
+        "outcomes.csv", "summary.csv", "modes.csv", "distances.csv", "seeds.csv",
+        "seeds_needed.csv", "geometry.csv", "early_geometry.csv",
     }  # fmt: skip
     table = pd.read_csv(folder / "summary.csv")
     assert table["success"].tolist() == [0.0, 0.5]
