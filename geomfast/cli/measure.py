@@ -34,6 +34,7 @@ from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import locked
 from geomfast.runs.outcome import outcome_of, result
 from geomfast.runs.settings_file import check_still_there, write_settings
+from geomfast.series.patterns import USUAL_NAMES
 
 if TYPE_CHECKING:  # which bring torch with them
     from geomfast.series.checkpoint import Series
@@ -61,6 +62,11 @@ _DTYPES = ("float32", "bfloat16", "float16")
     help=f"Measures: {', '.join(measures())}, or all; behaviour is always measured.",
 )
 @cadence_option(measures(), "all")
+@click.option(
+    "--names",
+    help="How scale and seed of several models are read from their names.  "
+    f"[default: {USUAL_NAMES} where SOURCE is several]",
+)
 @click.option(
     "--probes",
     type=Words("probe set", ("builtin", *BUILT_IN)),
@@ -105,7 +111,9 @@ def measure(source: str, out: Path | None, **options: Any) -> None:
 
     SOURCE is the OUT folder of a geomfast sweep (or its checkpoints, or those of one run), measured
     on its own diagnostic samples; a folder of Hugging Face checkpoints (step1000, checkpoint-500,
-    ...) or a single one; or the id of a model on the Hugging Face hub.
+    ...) or a single one; or the id of a model on the Hugging Face hub. It may be several of them as
+    a pattern, "EleutherAI/pythia-{14m,70m}-seed{1..9}", whose outcomes over seeds geomfast report
+    OUT --population shows.
 
     One checkpoint is measured while the next is fetched. Running the same command again resumes;
     more checkpoints or measures add work; other settings in the same OUT are refused. Ctrl-C or
@@ -137,7 +145,13 @@ def _measure(
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.runs.model_folder import merge_settings
     from geomfast.series.checkpoint import SourceUnreachable
-    from geomfast.series.plan import default_out, jobs_of, remove_partial_writes, series_of
+    from geomfast.series.plan import (
+        default_out,
+        jobs_of,
+        remove_partial_writes,
+        series_of,
+        shared_settings,
+    )
 
     out = default_out(source) if out is None else out
     check_folder(out, make=not options["dry_run"])
@@ -151,6 +165,7 @@ def _measure(
             probes=options["probes"],
             dtype=options["dtype"],
             keep_cache=options["keep_cache"],
+            names=options["names"],
         )
     except SourceUnreachable as error:
         raise click.ClickException(str(error)) from error
@@ -161,7 +176,7 @@ def _measure(
     with nullcontext() if options["dry_run"] else locked(out, str(out)):
         content = merge_settings(
             out,
-            series[0].shared(),
+            shared_settings(series),
             {name: series[0].of(name) for name in measures},
             {one.run: [checkpoint.name for checkpoint in one.checkpoints] for one in series},
             chance={name: rate for one in series for name, rate in one.chance.items()},

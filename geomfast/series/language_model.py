@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +18,7 @@ from geomfast.measures.model.measuring import MEASURES
 from geomfast.measures.model.options import ModelSettings
 from geomfast.runs.errors import PlanError
 from geomfast.series.checkpoint import Checkpoint, apart
+from geomfast.series.patterns import Named
 from geomfast.testbed.tasks.names import task_level
 from geomfast.testbed.training.checkpoints import weights_hash
 
@@ -97,19 +98,21 @@ class LanguageModelSeries:
         run: name of the model.
         checkpoints: ascending.
         probing: how they are measured.
+        named: what its name says of scale and seed; None where nothing tells which they were.
     """
 
     run: str
     checkpoints: tuple[Checkpoint, ...]
     probing: Probing
+    named: Named | None = field(default=None, kw_only=True)
 
     @property
     def scale(self) -> str:
-        return self.run
+        return self.named.scale if self.named else self.run
 
     @property
     def seed(self) -> int:
-        return 0  # nothing tells which it was
+        return self.named.seed if self.named else 0
 
     @property
     def measures(self) -> tuple[str, ...]:

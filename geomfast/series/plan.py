@@ -6,6 +6,7 @@ import importlib.util
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from geomfast.runs.errors import PlanError
 from geomfast.series.checkpoint import Series
 from geomfast.series.folders import FolderSeries, checkpoints_in
 from geomfast.series.hub import HubSeries, place_in, remove_download, revisions_of
-from geomfast.series.language_model import Probing
+from geomfast.series.language_model import LanguageModelSeries, Probing
+from geomfast.series.patterns import USUAL_NAMES, expanded, named
 from geomfast.series.running import MeasureJob, missing
 from geomfast.series.sweeps import of_sweep, sweep_of
 
@@ -31,7 +33,7 @@ def default_out(source: str) -> Path:
     if path.exists():
         path = path.resolve()
         return path.with_name(f"{path.name}-measured")
-    return Path("measured") / source.replace("/", "--")
+    return Path("measured") / re.sub(r"[{},]+", "_", source.replace("/", "--"))
 
 
 def series_of(
@@ -43,23 +45,58 @@ def series_of(
     probes: Sequence[str] | None = None,
     dtype: str | None = None,
     keep_cache: bool = False,
+    names: str | None = None,
 ) -> list[Series]:
     """The series of checkpoints that a source is.
 
     Args:
-        source: a folder, or the id of a model on the hub.
+        source: a folder, or the id of a model on the hub; or several, see
+            :func:`geomfast.series.patterns.expanded`.
         revisions: of the model; see :func:`geomfast.series.hub.revisions_of`.
         out: folder of the results; what is downloaded passes through it.
         changes: settings of measures that are not to be the usual ones, which of a sweep's
             checkpoints are those of the sweep; what is None stays.
         probes, dtype: of language models, see :meth:`Probing.asked`; None for the usual.
         keep_cache: whether downloads go to the hub's own cache, and stay.
+        names: how scale and seed are read from the names of models, see
+            :func:`geomfast.series.patterns.named`; None for the usual way where there are several,
+            and for none where there is one.
 
     Raises:
         PlanError: there is no such source, or it cannot be what is asked for.
         UnsafeName: the name of its folder cannot be that of a run.
         SourceUnreachable: the hub does not answer.
     """
+    # Not relative: a worker of a cluster has another working directory.
+    downloads = None if keep_cache else out.resolve() / _DOWNLOADS
+    what = (changes, probes, dtype)
+    sources = [source] if Path(source).exists() else expanded(source)
+    if len(sources) == 1 and names is None:
+        return _series_of(source, revisions, downloads, *what)
+    told = named([Path(one).name for one in sources], names or USUAL_NAMES)
+    found: list[Series] = []
+    for one, of in zip(sources, told, strict=True):
+        # Revisions of several models have the same names: to a folder of its own each.
+        place = downloads and downloads / Path(one).name
+        for each in _series_of(one, revisions, place, *what):
+            if not isinstance(each, LanguageModelSeries):
+                raise PlanError(f"{one} is of a sweep, which has its own scales and seeds")
+            found.append(replace(each, named=of))
+    runs = [each.run for each in found]
+    if twice := next((run for run in runs if runs.count(run) > 1), None):
+        raise PlanError(f"{source}: two models are called {twice}")
+    return found
+
+
+def _series_of(
+    source: str,
+    revisions: Sequence[str],
+    downloads: Path | None,
+    changes: Mapping[str, Any],
+    probes: Sequence[str] | None,
+    dtype: str | None,
+) -> list[Series]:
+    """The series of one folder, or of one model on the hub."""
     path = Path(source)
     sweep = sweep_of(path)
     if sweep is None and importlib.util.find_spec("transformers") is None:
@@ -84,11 +121,21 @@ def series_of(
     if not _MODEL_ID.fullmatch(source):
         raise PlanError(f"no such folder: {source}")
     checkpoints = revisions_of(source, revisions)
-    # Not relative: a worker of a cluster has another working directory.
-    downloads = None if keep_cache else out.resolve() / _DOWNLOADS
     name = source.split("/")[-1]
     probing = Probing.asked(probes, dtype, changes)
     return [HubSeries(name, checkpoints, probing, source, downloads)]
+
+
+def shared_settings(series: Sequence[Series]) -> dict[str, Any]:
+    """What all values of some series share.
+
+    Of several models the source is what they are in, so that more of them can join.
+    """
+    models = [one for one in series if isinstance(one, LanguageModelSeries) and one.named]
+    shared = series[0].shared()
+    if models:
+        shared["source"] = ", ".join(sorted({f"{Path(one.where).parent}/*" for one in models}))
+    return shared
 
 
 def jobs_of(
@@ -148,7 +195,9 @@ def remove_partial_writes(out: Path, jobs: Sequence[MeasureJob]) -> None:
         for checkpoint in job.series.checkpoints
         if checkpoint.step in job.steps
     }
-    downloads = out / _DOWNLOADS
-    for folder in downloads.iterdir() if downloads.is_dir() else ():
-        if folder.name not in wanted and not folder.name.startswith("."):
-            remove_download(place_in(downloads, folder.name))
+    places = {out / _DOWNLOADS}
+    places |= {of for job in jobs if (of := getattr(job.series, "downloads", None)) is not None}
+    for downloads in places:
+        for folder in downloads.iterdir() if downloads.is_dir() else ():
+            if folder.name not in wanted and not folder.name.startswith("."):
+                remove_download(place_in(downloads, folder.name))

@@ -1,0 +1,121 @@
+"""Many models by one pattern, and what their names say of scale and seed."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from geomfast.cli.main import main
+from geomfast.records import load_records
+from geomfast.runs.errors import PlanError
+from geomfast.series.hub import HubSeries
+from geomfast.series.patterns import Named, expanded, named
+from geomfast.series.plan import default_out, remove_partial_writes, series_of, shared_settings
+from tests.lm.language_models import WORDS, save
+
+HUB = "EleutherAI/pythia-{14m,70m}-seed{1..3}"
+
+
+def test_braces_expand_as_in_a_shell() -> None:
+    assert expanded("a/b") == ["a/b"] and expanded("a{7}b") == ["a7b"]
+    assert expanded("x-{a, b}-{08..10}") == [f"x-{w}-{n}" for w in "ab" for n in ("08", "09", "10")]
+    assert len(expanded(HUB)) == 6 and expanded(HUB)[-1] == "EleutherAI/pythia-70m-seed3"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        ("a{1..", None),
+        ("a{1,{2,3}}", "braces"),
+        ("a{3..1}", "ascends"),
+        ("a{1..2000}", "at most"),
+        ("a{,b}", "neither a list nor a range"),
+        ("a{b,b}", "there twice"),
+        ("a{1..999}{1,2}", "more than 1,000"),
+    ],
+)
+def test_patterns_that_are_none(pattern: str, said: str | None) -> None:
+    if said is None:
+        assert expanded(pattern) == [pattern]
+        return
+    with pytest.raises(PlanError, match=said):
+        expanded(pattern)
+
+
+def test_names_say_scale_and_seed() -> None:
+    assert named(["pythia-1.4b-seed12"]) == [Named("pythia-1.4b", 12)]
+    read = named(["s7_of_tiny.v1", "s8_of_tiny.v1"], "s{seed}_of_{scale}")
+    assert read == [Named("tiny.v1", 7), Named("tiny.v1", 8)]
+    for names, pattern, said in (
+        (["a-seed1"], "{scale}", "each once"),
+        (["a-seed1"], "{scale}{seed}{seed}", "each once"),
+        (["a-1"], "{scale}-seed{seed}", "a-1 is not named like"),
+        (["a-seed1", "a-seed01"], "{scale}-seed{seed}", "both scale a, seed 1"),
+    ):
+        with pytest.raises(PlanError, match=said):
+            named(names, pattern)
+
+
+def test_models_of_the_hub_are_series_of_their_own(tmp_path: Path) -> None:
+    series = series_of(HUB, ("step0", "step1000"), tmp_path, {}, probes=("syntax",))
+    assert [(one.run, one.scale, one.seed) for one in series[:2]] == [
+        ("pythia-14m-seed1", "pythia-14m", 1),
+        ("pythia-14m-seed2", "pythia-14m", 2),
+    ]
+    assert all(isinstance(one, HubSeries) for one in series)
+    places = {one.downloads for one in series if isinstance(one, HubSeries)}
+    assert len(places) == 6 and tmp_path / "downloads" / "pythia-70m-seed3" in places
+    assert shared_settings(series)["source"] == "EleutherAI/*"
+    assert shared_settings(series) == shared_settings(series[:1])
+    assert default_out(HUB) == Path("measured/EleutherAI--pythia-_14m_70m_-seed_1..3_")
+    with pytest.raises(PlanError, match="is not named like"):
+        series_of("someone/{a,b}", (), tmp_path, {}, probes=("syntax",))
+    remove_partial_writes(tmp_path, [])
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten seeds of a tiny model and one of another."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed in range(10):
+        save(folder / f"tiny-1m-seed{seed}", "GPTNeoX", scale=1.0 + seed)
+    save(folder / "tiny-2m-seed0", "GPTNeoX", scale=3.0)
+    return folder
+
+
+def test_seeds_of_language_models_are_a_population(models: Path, tmp_path: Path) -> None:
+    out, probes = tmp_path / "out", tmp_path / "own.jsonl"
+    rows = [
+        {"prompt": WORDS[i], "choices": [WORDS[i + 1], WORDS[i + 2]], "answer": i % 2}
+        for i in range(12)
+    ]
+    probes.write_text("\n".join(map(json.dumps, rows)))
+
+    def call(pattern: str, *more: str):
+        asked = ["measure", f"{models}/{pattern}", "--out", str(out), "--probes", str(probes)]
+        return CliRunner().invoke(main, [*asked, "--threads", "1", *more])
+
+    refused = call("tiny-{1m,2m}-seed0", "--names", "{scale}.{seed}")
+    assert refused.exit_code == 2 and "is not named like" in refused.output
+    first = call("tiny-1m-seed{0..8}")
+    assert first.exit_code == 0, first.output
+    before = load_records(out)
+    more = call("tiny-{1m,2m}-seed{0,9}")
+    assert more.exit_code == 2 and "tiny-2m-seed9" in more.output
+    assert call("tiny-1m-seed{0..9}").exit_code == 0
+    assert call("tiny-2m-seed0", "--names", "{scale}-seed{seed}").exit_code == 0
+    records = load_records(out)
+    assert set(zip(records["scale"], records["seed"], strict=True)) == {
+        *(("tiny-1m", seed) for seed in range(10)),
+        ("tiny-2m", 0),
+    }
+    old = records[records["run"].isin(before["run"])].reset_index(drop=True)
+    assert old["value"].equals(before["value"])
+    reported = CliRunner().invoke(main, ["report", str(out), "--population", "--json"])
+    assert reported.exit_code == 0, reported.output
+    (found,) = json.loads(reported.stdout)["populations"]
+    assert (found["task"], found["length"], found["members"]) == ("own", 0, 11)
+    scales = {row["scale"]: row for row in found["summary"]}
+    assert scales["tiny-1m"]["seeds"] == 10 and scales["tiny-1m"]["parameters"] == 1e6
+    assert scales["tiny-1m"]["mean"] is not None and scales["tiny-1m"]["loss"] > 0
