@@ -91,9 +91,8 @@ def test_only_measures_stacked_training_and_doctor_call_kernels() -> None:
     assert others == {
         "cli/doctor.py",
         "cli/engine.py",
-        "population/base/programs.py",
         "testbed/models/stacked_gradients.py",
-        "testbed/training/stacked.py",
+        "testbed/training/members.py",
     }
 
 

@@ -327,7 +327,7 @@ def _run(
 ) -> dict[str, Any]:
     from geomfast.cli.progress import display
     from geomfast.population.estimate import footprint
-    from geomfast.population.running import missing
+    from geomfast.population.job import missing
     from geomfast.runs.remaining import Piece
 
     engine = engine.shared_by(map(footprint, jobs))

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from geomfast.measures.catalog import part_of
+from geomfast.population.job import missing
 from geomfast.population.measuring import measure, probes_of
 from geomfast.population.plan import scale_of, schedule, train_settings
-from geomfast.population.running import GroupJob, batches_of, missing
+from geomfast.population.running import GroupJob, batches_of
 from geomfast.records import load_records, parse_part_name, part_files
 from geomfast.replay import WARM_UP
 from geomfast.runs.estimate import (

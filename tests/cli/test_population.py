@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from geomfast.cli.main import main
 from geomfast.files import read_sealed, write_sealed
-from geomfast.population import running
+from geomfast.population import job
 from geomfast.records import load_records, write_part
 from geomfast.runs.cadence import measurement_steps
 from geomfast.runs.failures import mark_failed
@@ -247,7 +247,7 @@ def test_interrupted_it_finishes_the_write_and_goes_on(
         write_part(path, rows)
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(running, "write_part", interrupted)
+    monkeypatch.setattr(job, "write_part", interrupted)
     result = call(tmp_path, *LONG)
     assert result.exit_code == 130, result.output
     assert "count-1x16-seeds0-2: stopped" in result.output

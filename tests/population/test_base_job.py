@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from geomfast.population.base import job as module
+from geomfast.population import job as module
 from geomfast.population.base.estimate import (
     estimate,
     footprint,
@@ -16,7 +16,7 @@ from geomfast.population.base.estimate import (
     timed_pace,
 )
 from geomfast.population.base.folder import merge_settings, scale_names
-from geomfast.population.base.job import BaseGroupJob, missing
+from geomfast.population.base.job import BaseGroupJob
 from geomfast.population.base.memory import (
     group_size,
     held_bytes,
@@ -27,6 +27,7 @@ from geomfast.population.base.memory import (
 from geomfast.population.base.plan import BaseSettings, check, schedule
 from geomfast.population.base.trainer import BaseTrainer
 from geomfast.population.folder import groups_of
+from geomfast.population.job import missing
 from geomfast.records import load_records
 from geomfast.runs.errors import PlanError, RunError
 from geomfast.runs.executors.engine import Engine

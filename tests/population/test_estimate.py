@@ -18,8 +18,9 @@ from geomfast.population.estimate import (
     recorded_pace,
     timed_pace,
 )
+from geomfast.population.job import missing
 from geomfast.population.plan import PopulationSettings, scale_of, schedule
-from geomfast.population.running import GroupJob, missing
+from geomfast.population.running import GroupJob
 from geomfast.runs.estimate import DISK, HASHING, SYNC
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.groups import Group

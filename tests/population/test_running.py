@@ -10,10 +10,12 @@ import torch
 
 from geomfast.estimators.activations import observe as observe_one
 from geomfast.estimators.spectra import rankme
+from geomfast.population import job as module
 from geomfast.population import measuring, running
+from geomfast.population.job import missing
 from geomfast.population.measuring import measure, observe, probes_of
 from geomfast.population.plan import PopulationSettings, at_point, scale_of, schedule
-from geomfast.population.running import GroupJob, missing
+from geomfast.population.running import GroupJob
 from geomfast.records import load_records
 from geomfast.runs.errors import PlanError, RunError
 from geomfast.runs.executors.events import attempt
@@ -153,9 +155,8 @@ def test_members_alone_end_with_the_same_exact_match() -> None:
     settings = dataclasses.replace(SETTINGS, steps=120, learning_rate=1e-2, samples=200)
     found = []
     for together in (3, 1):
-        trainer = running._trainer(
-            GroupJob(Group("", "1x16", (0, 1, 2), together), settings, Path(), "cpu", 1)
-        )
+        group = Group("", "1x16", (0, 1, 2), together)
+        trainer = GroupJob(group, settings, Path(), "cpu", 1).trainer()
         trainer.advance(120)
         probe = probes_of(settings, torch.device("cpu"))[0]
         seen = [observe(program.model, probe) for program in trainer.programs]
@@ -209,9 +210,10 @@ def test_a_member_that_fails_is_left_out_and_the_others_are_unchanged(
             trainer.programs[0].model.weights[1] *= 1e25
         return trainer
 
-    monkeypatch.setattr(running, "_trainer", poisoned)
+    monkeypatch.setattr(GroupJob, "trainer", poisoned)
     # Its state at step 0 is finite, but what it computes is not: such a run starts measured.
-    monkeypatch.setattr(running, "missing", lambda one: dict(list(running.wanted(one).items())[1:]))
+    first = lambda one: dict(list(module.wanted(one).items())[1:])  # noqa: E731
+    monkeypatch.setattr(module, "missing", first)
     assert job(tmp_path / "ill").run()
     frame, healthy = values(tmp_path / "ill"), values(tmp_path / "healthy")
     assert set(frame["seed"]) == {1, 5}

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from geomfast.population import running as population_running
+from geomfast.population import job as population_job
 from geomfast.population.plan import PopulationSettings
 from geomfast.population.plan import schedule as population_schedule
 from geomfast.population.running import GroupJob
@@ -71,7 +71,7 @@ class Writing:
         self.written: list[tuple[str, int]] = []
         self.kill_at: tuple[str, int] | None = None
         self.after = False
-        for module in (running, population_running):
+        for module in (running, population_job):
             monkeypatch.setattr(module, "write_part", self._instead_of(module.write_part))
 
     def _instead_of(self, original: Callable[..., None]) -> Callable[..., None]:

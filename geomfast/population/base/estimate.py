@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from geomfast.measures.catalog import part_of
-from geomfast.population.base.job import BaseGroupJob, missing
+from geomfast.population.base.job import BaseGroupJob
 from geomfast.population.base.measuring import measure
 from geomfast.population.base.memory import held_bytes, shared_bytes, step_bytes
 from geomfast.population.base.plan import schedule
 from geomfast.population.base.prepared import Prepared
 from geomfast.population.base.trainer import BaseTrainer
 from geomfast.population.estimate import UNCERTAINTY, Pace, recorded_pace
+from geomfast.population.job import missing
 from geomfast.runs.estimate import (
     DISK,
     HASHING,

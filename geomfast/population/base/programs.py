@@ -6,25 +6,20 @@ gradients of a batch of each member's own, clipping, AdamW.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geomfast.kernels.adamw import OP, AdamW, AdamWState
 from geomfast.population.base.plan import IN_TURN, STACKED_HEAD, train_settings
 from geomfast.population.base.prepared import Prepared
 from geomfast.population.base.tail import Stacked
 from geomfast.population.base.trunk import logits_at
+from geomfast.testbed.training.members import Members
 from geomfast.testbed.training.precision import tf32
-from geomfast.testbed.training.schedule import learning_rate
-from geomfast.testbed.training.settings import TrainSettings
-
-_RUNNING = -1
 
 
 class Rows:
@@ -39,38 +34,21 @@ class Rows:
         self.weights, self.members = weights, len(weights)
 
 
-class Program(ABC):
+class Program(Members):
     """Members that are trained as one program.
-
-    Attributes:
-        model: their parameters.
-        losses: (C,) of the last step, before it; nats per answer token.
-        failed_at: (C,) int64, the step at which a member's loss or gradient was not finite, -1 for
-            the others. From that step on it stays as it was.
-        at: (1,) int64 steps taken.
 
     Args:
         prepared: what they share.
         seeds: of the members.
     """
 
+    model: Rows
+
     def __init__(self, prepared: Prepared, seeds: Sequence[int]) -> None:
         self.prepared, self.seeds = prepared, tuple(seeds)
-        settings = train_settings(prepared.settings)
-        self._clip, on = settings.clip, prepared.device
-        self.model = Rows(prepared.start(seeds))
-        weights = self.model.weights
-        self.gradients = torch.zeros_like(weights)
-        self.exp_avg, self.exp_avg_sq = torch.zeros_like(weights), torch.zeros_like(weights)
-        rule = AdamW(settings.betas, settings.weight_decay)
-        self._state = AdamWState(
-            weights, self.gradients, self.exp_avg, self.exp_avg_sq, rule, prepared.decayed
-        )
-        self._step_scalars = rule.step_scalars(_rates(settings)).to(on)
-        self.at = torch.zeros(1, dtype=torch.int64, device=on)
-        self.losses = torch.zeros(len(seeds), device=on)
-        self.failed_at = torch.full((len(seeds),), _RUNNING, device=on)
-        self._adamw_step = OP[OP.backend_for(weights)].step
+        settings, on = train_settings(prepared.settings), prepared.device
+        rows = Rows(prepared.start(seeds))
+        super().__init__(rows, prepared.decayed, settings, prepared.settings.learning_rate)
         train = prepared.train
         self._lengths, self._at = train.lengths.to(on), train.at.to(on)
         self._targets = train.targets.to(on)
@@ -84,23 +62,7 @@ class Program(ABC):
             order = self.prepared.order
             drawn = np.stack([order.draw(seed, step) for seed in self.seeds])
             width = int(self._counts[drawn].max())
-            self._step(torch.from_numpy(drawn).to(self.losses.device), width)
-
-    def _step(self, drawn: Tensor, width: int) -> None:
-        losses = self._losses(drawn, width)
-        norms = torch.linalg.vector_norm(self.gradients, dim=1)
-        self.losses.copy_(losses)
-        running = self.failed_at == _RUNNING
-        finite = self.losses.isfinite() & norms.isfinite()
-        self.failed_at.copy_(torch.where(running & ~finite, self.at, self.failed_at))
-        self._adamw_step(
-            self._state,
-            self._step_scalars.index_select(0, self.at)[0],
-            # As torch's clip_grad_norm_ has it.
-            (self._clip / (norms + 1e-6)).clamp_max(1.0),
-            running & finite,
-        )
-        self.at += 1
+            self.update(self._losses(torch.from_numpy(drawn).to(self.losses.device), width))
 
     @abstractmethod
     def _losses(self, drawn: Tensor, width: int) -> Tensor:
@@ -246,13 +208,3 @@ def programs(prepared: Prepared, seeds: Sequence[int], together: int) -> list[Pr
     kind = {IN_TURN: ModelProgram, STACKED_HEAD: HeadProgram}.get(way, TailProgram)
     count = 1 if way == IN_TURN else together
     return [kind(prepared, seeds[i : i + count]) for i in range(0, len(seeds), count)]
-
-
-@lru_cache(maxsize=4)
-def _rates(settings: TrainSettings) -> list[float]:
-    """The learning rate of every step."""
-    s, peak = settings, settings.learning_rate or 0.0
-    return [
-        learning_rate(step, peak=peak, steps=s.steps, warmup=s.warmup, final=s.final_rate)
-        for step in range(s.steps)
-    ]

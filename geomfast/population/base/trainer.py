@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
 from geomfast.population.base.plan import IN_TURN
 from geomfast.population.base.prepared import Prepared
 from geomfast.population.base.programs import Program, programs
-from geomfast.testbed.training.stacked import ROUND, StackedTrainer
+from geomfast.testbed.training.members import ROUND, MembersTrainer
 
 
-class BaseTrainer(StackedTrainer):
+class BaseTrainer(MembersTrainer[Program]):
     """A group of members of a base; see :mod:`geomfast.testbed.training.protocol`.
 
     Args:
@@ -21,33 +21,17 @@ class BaseTrainer(StackedTrainer):
         together: members that are one program.
     """
 
-    programs: list[Program]  # pyright: ignore[reportIncompatibleVariableOverride]
-
     def __init__(self, prepared: Prepared, seeds: Sequence[int], together: int) -> None:
-        # Not that of StackedTrainer, which makes GPTs of the testbed; all else is its own.
-        self.prepared, self.seeds, self.device = prepared, tuple(seeds), prepared.device
-        self.programs = programs(prepared, self.seeds, together)
-        self.steps, self.step = prepared.settings.steps, 0
-        self.seconds = {"train": 0.0, "measure": 0.0, "write": 0.0}
+        self.prepared = prepared
+        # A step of a whole model may take seconds, in which a signal waits.
+        round = 1 if prepared.base.way == IN_TURN else ROUND
+        of = programs(prepared, tuple(seeds), together)
+        super().__init__(of, seeds, prepared.device, prepared.settings.steps, round)
 
     @property
     def tokens(self) -> int:
         """Tokens that a member has been trained on, on average over orders of the examples."""
         return self.prepared.order.tokens_until(self.step)
-
-    def advance(self, target: int, after_round: Callable[[], bool] = lambda: False) -> None:
-        """Train all members up to a step; see :meth:`StackedTrainer.advance`."""
-        if target > self.steps:
-            raise ValueError(f"target = {target} is beyond the {self.steps} steps of the schedule")
-        # A step of a whole model may take seconds, in which a signal waits.
-        most = 1 if self.prepared.base.way == IN_TURN else ROUND
-        while self.step < target:
-            steps = min(most, target - self.step)
-            for program in self.programs:
-                program.advance(steps)
-            self.step += steps
-            if after_round():
-                return
 
     def states(self) -> Iterator[dict[str, Tensor]]:
         """Every member's trained parameters in order, by name as the base has them; views."""
