@@ -166,7 +166,7 @@ def bench_gradient_gram(benchmark, results, full, device, restore_threads, index
         seconds,
         {ratio: pair for ratio, pair in RATIOS.items() if set(pair) <= set(seconds)},
         errors,
-        backend=backend(model.positions),
+        backend=backend(model.tokens.weight),
         **({"left out": "; ".join(left_out)} if left_out else {}),
     )
     benchmark.pedantic(calls["geomfast"], rounds=1)

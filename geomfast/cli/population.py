@@ -158,7 +158,7 @@ def _by_task(name: str) -> str:
     type=click.IntRange(2),
     default=200,
     show_default=True,
-    help="Diagnostic samples per length or test set.",
+    help="Diagnostic samples per length or test set; with --base test examples, all without.",
 )
 @click.option(
     "--measures",
