@@ -240,7 +240,9 @@ def _run(
         for job in jobs
     ]
     runs = {one.run: len(one.checkpoints) for one in series}
-    return outcome_of(out, results, names | now, jobs=results, runs=runs)
+    told = outcome_of(out, results, names | now, jobs=results, runs=runs)
+    named = any(getattr(one, "named", None) for one in series)  # models by scale and seed
+    return told | ({"population": True} if named else {})
 
 
 def _told(job: Mapping[str, Any]) -> str:

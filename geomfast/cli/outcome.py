@@ -72,7 +72,8 @@ def show_outcome(outcome: Mapping[str, Any], told: Told, console: Console) -> No
     if outcome["state"] == "stopped":
         say(console, "Stopped: run the same command again to resume")
     if any((Path(outcome["out"]) / "records").glob("**/*.parquet")):
-        say(console, f"Next: {program()} report {shlex.quote(outcome['out'])}")
+        how = " --population" if outcome.get("population") else ""
+        say(console, f"Next: {program()} report {shlex.quote(outcome['out'])}{how}")
 
 
 def shares(seconds: Mapping[str, float]) -> str:

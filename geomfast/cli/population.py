@@ -212,6 +212,7 @@ def population(
         population_base.run(out, seeds, options)
         return
     varied = _varied(axes)
+    options["axes"] = axes
     settings = _settings(options, varied)
     scales = tuple(points(scales or TASKS[settings.task].defaults.scales, varied))
     cadence = asked_cadence(options["cadence"], settings.measures)
@@ -293,6 +294,7 @@ def _jobs(
     # These bring torch with them, so they come after everything that can be refused early.
     from geomfast.population.running import GroupJob, batches_of
 
+    varied = [AXES[name].field for name in dict(options["axes"])]
     content = merge_settings(
         out,
         settings,
@@ -302,6 +304,7 @@ def _jobs(
         device=engine.device,
         tokens={of: batches_of(at_point(settings, of), "cpu").processed for of in scales},
         cadence=cadence,
+        varied=varied,
     )
     groups = groups_of(content, scales, seeds)
     what = (out, engine.device, engine.threads, options["state_every"], cadence)

@@ -209,7 +209,8 @@ class _Planning:
             self.remarks += _remarks(made.base, settings)
             if options["dry_run"]:
                 self._prepared[name] = made
-        chance = sum(1 / len(item.choices) for item in sets[1].items) / len(sets[1].items)
+        # Of what is tested: examples beyond --samples or the context are not.
+        chance = max(base.chance for base in bases)
         room_bytes = free_bytes(engine.device, engine.workers or 1)
         if options["memory"]:
             room_bytes = int(options["memory"] * 2**30)
@@ -323,6 +324,11 @@ def _remarks(base: Base, settings: BaseSettings) -> list[str]:
         if skipped:
             said = _many(skipped, f"{what} example")
             found.append(f"{base.name}: {said} skipped, longer than the context.")
+    if base.with_embedding:
+        found.append(
+            f"{base.name}: its head is tied to an embedding that is re-initialised, and so is the "
+            "head."
+        )
     if base.alike:
         said = _many(base.alike, "test example")
         found.append(

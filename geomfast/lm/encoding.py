@@ -89,8 +89,8 @@ def encode(lm: CausalLM, probe_set: ProbeSet, how: ModelSettings | None = None) 
     """The token ids of a probe set.
 
     Prompt and continuation are encoded together. The continuation begins where the tokens differ
-    from those of the prompt alone, or behind them; an end token that the tokenizer adds is left
-    out.
+    from those of the prompt alone, or behind them, and for all choices of a prompt at the first
+    such place of any; an end token that the tokenizer adds is left out.
 
     Args:
         lm: whose tokenizer and context count.
@@ -110,11 +110,13 @@ def encode(lm: CausalLM, probe_set: ProbeSet, how: ModelSettings | None = None) 
         if len(kept) == most:
             break
         of_prompt = _tokens(lm, item.prompt)
+        texts = [item.continuation(i) for i in range(len(item.choices))]
+        every = [_tokens(lm, item.prompt + text) for text in texts]
+        # One start for all: where one choice's first token takes in the end of the prompt, the
+        # others have that end among theirs, or it would count for the one alone.
+        start = min(_shared(of_prompt, tokens) for tokens in every)
         choices = []
-        for i in range(len(item.choices)):
-            text = item.continuation(i)
-            tokens = _tokens(lm, item.prompt + text)
-            start = _shared(of_prompt, tokens)
+        for text, tokens in zip(texts, every, strict=True):
             if start == 0 or start == len(tokens):
                 raise ProbesError(
                     f"probe {number} of {probe_set.name}: {item.prompt!r} and {text!r} have no "

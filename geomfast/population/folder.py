@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from geomfast.population.plan import (
     recipe,
     scale_of,
 )
+from geomfast.population.points import parsed
 from geomfast.runs.cadence import Cadence, merge_cadences
+from geomfast.runs.errors import PlanError
 from geomfast.runs.folder import check_same_settings
 from geomfast.runs.groups import Group, parts
 from geomfast.runs.settings_file import plain, read_settings
@@ -36,6 +38,7 @@ def merge_settings(
     device: str,
     tokens: Mapping[str, int],
     cadence: Cadence | None = None,
+    varied: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Content of OUT's ``settings.json``, with these members added to it.
 
@@ -51,6 +54,7 @@ def merge_settings(
         device: where new groups will be trained.
         tokens: by scale, of a member's step, padding included.
         cadence: at how many checkpoints each measure is taken; at all where it is not named.
+        varied: settings that all these points have of their own, whatever the others share.
 
     Raises:
         PlanError: OUT belongs to something else, or to a population with other settings.
@@ -62,12 +66,14 @@ def merge_settings(
     groups: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
     hashes: dict[str, Any] = {}
+    there: dict[str, Any] = {}
     names = settings.measures
     if path.exists():
         before = read_settings(path, KIND)
         both = {name: told for name, told in before["recipes"].items() if name in recipes}
         now = plain(asdict(settings)) | {name: recipes[name] for name in both}
         there = BEFORE | before["settings"]
+        now |= {name: there[name] for name in varied}
         so_far = there["measures"]
         if isinstance(so_far, list) and all(isinstance(name, str) for name in so_far):
             now["measures"] = so_far  # more of them add work, as scales and seeds do
@@ -94,15 +100,34 @@ def merge_settings(
     }
     for name in scales:
         hashes |= diagnostic_settings(at_point(settings, name))
+    shared = plain(asdict(settings)) | {name: there[name] for name in varied if path.exists()}
+    _refuse_twins(replace(settings, **{name: shared[name] for name in varied}), grid["scales"])
     return {
         "format": f"geomfast {KIND} 1",
-        "settings": plain(asdict(settings) | {"measures": names}),
+        "settings": shared | {"measures": list(names)},
         "recipes": recipes,
         "grid": grid | {"cadence": cadence},
         "groups": groups,
         "hashes": hashes,
         "calls": calls,
     }
+
+
+def _refuse_twins(settings: PopulationSettings, points: Sequence[str]) -> None:
+    """Refuse one setting under two names, which would count as two points.
+
+    Raises:
+        PlanError: names both.
+    """
+    known: dict[Any, str] = {}
+    for point in points:
+        of = (parsed(point)[0], at_point(settings, point))
+        if of in known:
+            raise PlanError(
+                f"{known[of]} and {point} have the same settings: give the axis a value that "
+                "differs, or another OUT"
+            )
+        known[of] = point
 
 
 def groups_of(content: dict[str, Any], scales: Sequence[str], seeds: Sequence[int]) -> list[Group]:

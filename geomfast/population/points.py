@@ -15,12 +15,15 @@ from typing import Any
 from geomfast.runs.errors import PlanError
 from geomfast.testbed.models.scales import POSITIONAL_ENCODINGS
 
+#: More would be written with an exponent of two signs, and is no weight decay.
+_MOST_DECAY = 1000.0
+
 
 def _share(text: str) -> float:
     value = float(text)
     if not 0.0 <= value <= 1.0:
         raise ValueError("a share from 0 to 1")
-    return value
+    return abs(value)  # of -0 too
 
 
 def _length(text: str) -> int:
@@ -31,9 +34,9 @@ def _length(text: str) -> int:
 
 def _decay(text: str) -> float:
     value = float(text)
-    if not 0.0 <= value < float("inf"):
-        raise ValueError("a weight decay from 0")
-    return value
+    if not 0.0 <= value <= _MOST_DECAY:
+        raise ValueError(f"a weight decay from 0 to {_MOST_DECAY:g}")
+    return abs(value)  # of -0 too
 
 
 def _encoding(text: str) -> str:

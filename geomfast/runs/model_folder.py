@@ -46,6 +46,7 @@ def merge_settings(
     if cadence is not None:
         grid["cadence"] = dict(cadence)
     hashes: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
     calls: list[dict[str, Any]] = []
     if path.exists():
         before = read_settings(path, kind)
@@ -68,21 +69,30 @@ def merge_settings(
         }
         grid |= {"measures": list(of_measures), "checkpoints": merged}
         hashes, calls = before.get("hashes", {}), before["calls"]
+        sizes = before.get("sizes", {})
     return {
         "format": f"geomfast {kind} 1",
         "settings": {**settings, **of_measures},
         "recipes": {},
         "grid": grid,
         "chance": dict(chance),
+        **({"sizes": sizes} if sizes else {}),
         "hashes": hashes,
         "calls": calls,
     }
 
 
-def remember(out: Path, hashes: Mapping[str, Mapping[str, Any]]) -> None:
+def remember(
+    out: Path, hashes: Mapping[str, Mapping[str, Any]], sizes: Mapping[str, int] | None = None
+) -> None:
     """Note in OUT's ``settings.json`` what hashes in the records stand for.
 
     Several processes may measure into one folder; each waits for the others here.
+
+    Args:
+        out: the folder.
+        hashes: what is to be noted.
+        sizes: parameters of the models, by scale.
 
     Raises:
         PlanError: the file cannot be read.
@@ -90,5 +100,7 @@ def remember(out: Path, hashes: Mapping[str, Mapping[str, Any]]) -> None:
     with alone(out):
         content = read_settings(out / _SETTINGS, KIND)
         new = {name: told for name, told in plain(hashes).items() if name not in content["hashes"]}
-        if new:
-            write_settings(out, content | {"hashes": content["hashes"] | new})
+        known = content.get("sizes", {})
+        if new or not (sizes or {}).items() <= known.items():
+            more = {"sizes": {**known, **sizes}} if sizes else {}
+            write_settings(out, content | {"hashes": content["hashes"] | new} | more)

@@ -22,6 +22,7 @@ _PARTS: dict[str, type] = {
     "hashes": dict,
     "chance": dict,
     "success": dict,
+    "sizes": dict,
     "tracking": dict,
 }
 _REQUIRED = {"settings", "recipes", "grid", "calls"}

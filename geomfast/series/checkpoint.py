@@ -61,12 +61,14 @@ class Opened(Protocol):
 
     Attributes:
         weights: hash of its weights.
+        parameters: how many it has; None where scales are told apart without.
         tokens: real training tokens seen so far; None where nothing says.
         described: settings and samples of the rows that have been taken, by their hashes.
         notices: what a reader of its records should know: samples skipped, batches halved.
     """
 
     weights: str
+    parameters: int | None
     tokens: int | None
     described: dict[str, dict[str, Any]]
     notices: list[str]

@@ -156,6 +156,7 @@ class OpenedModel:
         self._probing = probing
         self.lm = hf.load(folder, dtype=probing.dtype, device=device, tokenizer=tokenizer)
         self.weights = weights_hash(self.lm.model)
+        self.parameters: int | None = sum(p.numel() for p in self.lm.model.parameters())
         self.tokens = _tokens_seen(folder)
         self.notices: list[str] = []
         self.described: dict[str, dict[str, Any]] = {}

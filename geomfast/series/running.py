@@ -199,7 +199,9 @@ def _measure(
         pass
     finally:  # a measure that fails takes nothing away from those before it
         if taken:
-            remember(job.out, opened.described)
+            # Of one model alone nothing hangs on its size.
+            sizes = {job.series.scale: opened.parameters} if opened.parameters else None
+            remember(job.out, opened.described, sizes)
             _write(job, checkpoint, opened, rows, taken)
     return taken == names
 

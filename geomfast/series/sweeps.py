@@ -99,6 +99,7 @@ class OpenedRun:
         self.tokens: int | None = read_meta(folder)["tokens"] if checkpoint.step else 0
         self._model = kept.model.to(device)
         self.weights = weights_hash(self._model)
+        self.parameters: int | None = None
         self._samples = level_samples(series.spec, series.settings, torch.device(device))
         self.notices: list[str] = []
         levels = series.spec.task_levels

@@ -90,7 +90,7 @@ def test_an_axis_beside_the_scale_grows_and_is_reported(tmp_path: Path) -> None:
     assert set(before["scale"]) == {"1x16-mixture0", "1x16-mixture0.5"}
     assert set(before["run"]) >= {"question-formation-1x16-mixture0.5-seed1"}
     assert before["task"].nunique() == 4
-    more = grammar(out, "--axis", "mixture=1,0.5", "--axis", "positions=learned")
+    more = grammar(out, "--axis", "mixture=1,0.5", "--axis", "positions=none")
     assert more.exit_code == 0, more.output
     grown = grammar(out, "--axis", "mixture=0.5,1")
     assert grown.exit_code == 0, grown.output
@@ -107,6 +107,26 @@ def test_an_axis_beside_the_scale_grows_and_is_reported(tmp_path: Path) -> None:
     found = json.loads((out / "report.json").read_text())
     names = [row["scale"] for row in found["populations"][0]["summary"]]
     assert names.index("1x16-mixture0") < names.index("1x16-mixture0.5")
+
+
+def test_points_without_an_order_are_not_compared_with_neighbours(tmp_path: Path) -> None:
+    seeds = ["--seeds", "0..9", "--checkpoints", "2", "--steps", "4"]
+    for name, axes, ordered in (
+        ("one", ["--axis", "train-length=3,2"], True),
+        ("kinds", ["--train-length", "3", "--axis", "positions=none,alibi"], False),
+        ("two", ["--axis", "train-length=2,3", "--axis", "weight-decay=0,0.3"], False),
+    ):
+        out = tmp_path / name
+        arguments = [*SMALL[2:], *seeds, *axes]
+        made = CliRunner().invoke(main, ["population", str(out), *arguments])
+        assert made.exit_code == 0, made.output
+        reported = CliRunner().invoke(main, ["report", str(out), "--json"])
+        assert reported.exit_code == 0, reported.output
+        result = json.loads(reported.stdout)
+        longest = result["populations"][-1]
+        assert bool(longest["distances"]) == ordered
+        assert any("have no order" in note for note in result["notes"]) != ordered
+        assert (longest["length"], longest["name"]) == (5, "COUNT, length 5")
 
 
 def test_options_of_other_tasks_and_axes_that_clash_are_refused(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import transformers
 from click.testing import CliRunner, Result
 
 from geomfast.cli.main import main
-from tests.lm.language_models import CONTEXT, save
+from tests.lm.language_models import CONTEXT, VOCABULARY, save, tokenizer
 from tests.population.bases import files
 from tests.recorded import values
 
@@ -180,3 +181,38 @@ def test_killed_at_any_moment_it_goes_on(place: Path, tmp_path: Path) -> None:
     assert len(list(out.glob("records/*/*.parquet"))) < 11
     assert call(place, out, *long).exit_code == 0
     pd.testing.assert_frame_equal(values(out), values(tmp_path / "straight"))
+
+
+def test_chance_is_that_of_what_is_tested(place: Path, tmp_path: Path) -> None:
+    words = ["red", "blue", "green", "four"]
+    rows = [{"prompt": f"one {w}", "choices": words, "answer": i} for i, w in enumerate(words)]
+    rows += [{"prompt": f"two {w}", "choices": words[:2], "answer": 0} for w in words * 3]
+    test = tmp_path / "uneven.jsonl"
+    test.write_text("\n".join(map(json.dumps, rows)))
+    more = ["--test", str(test), "--samples", "4", "--seeds", "0,1", "--reinit", "head"]
+    assert call(place, tmp_path / "out", *more).exit_code == 0
+    told = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert told["examples"]["chance"] == 0.25 and told["success"] == {"uneven": 0.625}
+
+
+def test_a_projection_before_the_head_is_refused_while_planning(
+    place: Path, tmp_path: Path
+) -> None:
+    sizes = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "ffn_dim": 32}
+    config = transformers.OPTConfig(
+        vocab_size=VOCABULARY, word_embed_proj_dim=8, max_position_embeddings=CONTEXT, **sizes
+    )
+    transformers.OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
+    tokenizer().save_pretrained(tmp_path / "opt")
+    result = call(tmp_path, tmp_path / "out", "--train", str(place / "train.jsonl"), "--test",
+                  str(place / "words.jsonl"), bases=("opt",))  # fmt: skip
+    assert result.exit_code == 2, result.output
+    said = " ".join(result.output.split())
+    assert "states of 16 numbers and its head reads 8" in said
+
+
+def test_a_head_that_follows_a_reinitialised_embedding_is_told(place: Path, tmp_path: Path) -> None:
+    more = ["--reinit", "transformer.wte", "--seeds", "0", "--dry-run"]
+    result = call(place, tmp_path / "out", *more, "--json")
+    assert result.exit_code == 0, result.output
+    assert "and so is the head" in " ".join(result.output.split())

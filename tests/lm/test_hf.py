@@ -175,8 +175,9 @@ def test_tokens_that_join_across_the_border_belong_to_the_answer():
     lm = dataclasses.replace(language_model(), tokenizer=Joins())
     item = ProbeItem("ca", ("b", "c"), 0)
     found = encode(lm, ProbeSet("joined", (item, item)))
-    # "ca" and "b" are c + ab: the answer begins where the prompt alone had its a.
-    assert found.choices[0] == (Choice((4, 0), 1, 1), Choice((4, 2, 4), 2, 1))
+    # "ca" and "b" are c + ab: the answer begins where the prompt alone had its a, and so does the
+    # other, for whose a nothing would be counted else.
+    assert found.choices[0] == (Choice((4, 0), 1, 1), Choice((4, 2, 4), 1, 1))
 
 
 def test_an_answer_without_tokens_before_it():
@@ -301,3 +302,33 @@ def test_a_batch_of_answers():
     assert batch["input_ids"].tolist() == [[5, 6, 7], [5, 0, 0]]
     assert batch["at"].tolist() == [[1, 2], [0, 0]]
     assert batch["answers"].tolist() == [[7, 8], [6, -100]]
+
+
+def test_all_choices_of_a_prompt_begin_at_one_token():
+    """A space at the prompt's end belongs to all of them, or it would count for some alone."""
+    words = byte_pairs(["is it red yes is it no yes red"] * 20, 280)
+    model = network("GPT2", rows=280, seed=3)
+    lm = CausalLM(model, words, "bytes")
+    items = [
+        ProbeItem("is it red ", ("yes", "zebra"), 0),
+        ProbeItem("is it red ", ("zebra", "no"), 1),
+        ProbeItem("is it", (" yes", " no"), 1),
+    ]
+    found = encode(lm, ProbeSet("spaces", tuple(items)))
+    assert words("is it red yes")["input_ids"][-1] == words(" yes")["input_ids"][0]
+    for choices in found.choices:
+        assert len({choice.start for choice in choices}) == 1
+        shared = {choice.tokens[: choice.start] for choice in choices}
+        assert len(shared) == 1
+    # Scores are log-probabilities of the text behind what the choices share.
+    right = []
+    for choices, item in zip(found.choices, items, strict=True):
+        scores = []
+        for choice in choices:
+            with torch.no_grad():
+                logs = model(torch.tensor([choice.tokens])).logits[0].double().log_softmax(-1)
+            steps = range(choice.start, len(choice.tokens))
+            scores.append(sum(float(logs[i - 1, choice.tokens[i]]) for i in steps))
+        right.append(max(range(2), key=scores.__getitem__) == item.answer)
+    judged = hf.behaviour(lm, found, batch_size=2)
+    assert judged.right.tolist() == [float(one) for one in right]

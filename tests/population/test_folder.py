@@ -32,11 +32,18 @@ def asked(
     scales: list[str],
     seeds: range | list[int],
     cadence: dict[str, int] | None = None,
+    varied: tuple[str, ...] = (),
     **changes: Any,
 ) -> dict[str, Any]:
     settings = dataclasses.replace(SETTINGS, **changes)
     tokens = dict.fromkeys(scales, 30)
-    place: Any = {"stack": "always", "device": "cpu", "tokens": tokens, "cadence": cadence}
+    place: Any = {
+        "stack": "always",
+        "device": "cpu",
+        "tokens": tokens,
+        "cadence": cadence,
+        "varied": varied,
+    }
     return merge_settings(out, settings, scales, list(seeds), **place)
 
 
@@ -60,6 +67,7 @@ def test_points_vary_settings_beside_the_scale() -> None:
     assert len(names) == 12 and names[0] == "1x16-mixture0-positions-none"
     assert names[-1] == "2x64-mixture1e-05-positions-rotary"
     assert parsed(names[-1]) == ("2x64", {"mixture": 1e-05, "positions": "rotary"})
+    assert points(["1x8"], dict([read_axis("mixture=-0")])) == ["1x8-mixture0"]
     assert parsed("2x32") == ("2x32", {}) and points(["2x32"], {}) == ["2x32"]
     settings = dataclasses.replace(SETTINGS, task="question-formation", batch_size=12)
     of = at_point(settings, names[-1])
@@ -75,6 +83,19 @@ def test_points_vary_settings_beside_the_scale() -> None:
     assert shorter.variant.lengths == (2, 5)
 
 
+def test_one_setting_has_one_name_and_shared_values_do_not_bind_an_axis(tmp_path: Path) -> None:
+    first = asked(tmp_path, ["1x16"], range(2))
+    write_settings(tmp_path, first, {})
+    with pytest.raises(PlanError, match=r"1x16 and 1x16-decay0\.01 have the same settings"):
+        asked(tmp_path, ["1x16-decay0.01"], range(2), varied=("weight_decay",))
+    # What the points have of their own may differ from what the folder was begun with.
+    grown = asked(tmp_path, ["1x16-length2"], range(2), train_length=12, varied=("train_length",))
+    assert grown["settings"] == first["settings"]
+    assert grown["recipes"]["1x16-length2"]["train_length"] == 2
+    with pytest.raises(PlanError, match="train_length: 3 there, 12"):
+        asked(tmp_path, ["1x16"], range(2), train_length=12)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -85,6 +106,7 @@ def test_points_vary_settings_beside_the_scale() -> None:
         ("mixture=0.1,0.10", "a value is there twice"),
         ("train-length=0", "is not a length"),
         ("weight-decay=-1", "is not a weight decay"),
+        ("weight-decay=1e16", "is not a weight decay from 0 to 1000"),
         ("positions=learned,sinusoidal", "one of learned, none"),
     ],
 )

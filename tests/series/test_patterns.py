@@ -116,6 +116,9 @@ def test_seeds_of_language_models_are_a_population(models: Path, tmp_path: Path)
     assert reported.exit_code == 0, reported.output
     (found,) = json.loads(reported.stdout)["populations"]
     assert (found["task"], found["length"], found["members"]) == ("own", 0, 11)
+    assert found["success"] == 0.75  # halfway from a half to 1
     scales = {row["scale"]: row for row in found["summary"]}
-    assert scales["tiny-1m"]["seeds"] == 10 and scales["tiny-1m"]["parameters"] == 1e6
+    told = json.loads((out / "settings.json").read_text())["sizes"]
+    assert scales["tiny-1m"]["seeds"] == 10
+    assert scales["tiny-1m"]["parameters"] == told["tiny-1m"] == told["tiny-2m"] > 0
     assert scales["tiny-1m"]["mean"] is not None and scales["tiny-1m"]["loss"] > 0

@@ -72,9 +72,9 @@ def geometry(
     task, length = str(table["task"].iloc[0]), int(table["length"].iloc[0])
     its = records[records["task"] == task]
     ranks = select(its, GEOMETRY)
-    if level is None and len(ranks):
-        level = int(ranks["level"].min())
-    ranks = ranks[ranks["level"] == level]
+    # The shortest length of each: points of an axis may be trained on other lengths.
+    least = ranks.groupby("scale")["level"].transform("min") if level is None else level
+    ranks = ranks[ranks["level"] == least]
     loss = select(its[its["level"] == length], LOSS)
     scores = select(its[its["level"] == length], SCORE)
     generator = np.random.default_rng(seed)

@@ -25,8 +25,10 @@ from geomfast.analysis.population.summary import LEAST_SEEDS, one_population
 FOLDS = 10
 #: Most members of a scale for which models are fitted: thousands need no model to show two groups.
 MOST_SEEDS = 5_000
-#: Standard errors that the gain of two groups has to be above zero.
-CLEAR = 2.0
+#: What two groups have to gain to be told: standard errors above zero, nats a seed, and seeds in
+#: the smaller one. Where most seeds score the same, the error is next to nothing, and so is the
+#: gain.
+CLEAR, LEAST_GAIN, LEAST_GROUP = 2.0, 0.01, 3
 MODES_COLUMNS = ["scale", "seeds", "gain", "stderr", "two", "share", "low", "high", "at_both_ends"]
 MODES_COLUMNS += ["reason"]
 
@@ -99,7 +101,8 @@ def modes(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     Returns:
         One row per scale: ``gain``, mean log-likelihood of a member left out under two Betas minus
         that under one (nats), with its ``stderr`` over members; ``two``, whether it is above zero
-        by :data:`CLEAR` errors; ``share``, ``low`` and ``high``, of the mixture fitted to all
+        by :data:`CLEAR` errors, :data:`LEAST_GAIN` at least, with :data:`LEAST_GROUP` seeds or more
+        in the smaller group; ``share``, ``low`` and ``high``, of the mixture fitted to all
         members the share of its upper group and both means; ``at_both_ends``, whether the one Beta
         has heaps at 0 and at 1, which is two groups as well; and ``reason``, why there is none.
 
@@ -158,7 +161,9 @@ def _compared(scores: Scores, generator: np.random.Generator) -> dict[str, float
     return {
         "gain": gain,
         "stderr": stderr,
-        "two": gain > CLEAR * stderr,
+        "two": gain > max(CLEAR * stderr, LEAST_GAIN)
+        and min(share, 1.0 - share) * count >= LEAST_GROUP
+        and high - low > 1.0 / scores.of,
         "share": share if means[0] > means[1] else 1.0 - share,
         "low": low,
         "high": high,

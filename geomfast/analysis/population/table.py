@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ LARGEST_ROWS, LARGEST_BYTES = 5_000_000, 1 << 30
 #: A number of parameters in the name of a language model.
 _SIZE_IN_NAME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([kmb])(?![a-z0-9])", re.IGNORECASE)
 _UNITS = {"k": 1e3, "m": 1e6, "b": 1e9}
+#: Name of a population's point: layers x width, and what varies beside.
+_POINT = re.compile(r"\d+x\d+(-|$)")
 #: A number in the name of a scale.
 _NUMBER_IN_NAME = re.compile(r"(\d+(?:\.\d+)?(?:e-\d+)?)")
 #: Letters of the name of a task or scale.
@@ -103,8 +105,8 @@ def outcomes(frame: pd.DataFrame) -> pd.DataFrame:
         ``parameters`` (NaN for none), ``seed``, ``score`` (NaN where a member has not finished),
         ``loss`` and ``n`` (NaN for none), by task and length, scales in order of ``parameters``,
         else of their own number where all are numbers, else as they come.  Scales of equal
-        ``parameters`` are in the order of the numbers in their names, where these are alike but
-        for numbers (``2x64-mixture0``, ``2x64-mixture0.01``).
+        ``parameters`` are in the order of the numbers in their names, where these are points of a
+        population's axis (``2x64-mixture0``, ``2x64-mixture0.01``).
 
     Raises:
         TableError: a column is missing or there twice, a score or other number is not one, a score
@@ -163,6 +165,7 @@ def from_records(
     parameters: Mapping[str, float] | None = None,
     *,
     last_step: int | None = None,
+    order: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Outcomes of the members of a population: what they are at their last step.
 
@@ -172,6 +175,7 @@ def from_records(
         parameters: by scale; a scale that is not in it has those that its name says, as
             *pythia-70m* does, or the 12 LAYERS WIDTH² of its blocks if it is LAYERSxWIDTH.
         last_step: that of a member that has finished; when None the last of its scale.
+        order: scales as they come, where their sizes are not known.
 
     Returns:
         The rows of :func:`outcomes`.  A member that was measured, but not at the last step, has
@@ -196,6 +200,10 @@ def from_records(
     loss = loss.rename(columns={"value": "loss"})
     table = table.merge(loss[[*key, "step", "loss"]], on=[*key, "step"], how="left")
     table["parameters"] = [_size(scale, parameters or {}) for scale in table["scale"]]
+    if order:
+        at = {scale: place for place, scale in enumerate(order)}
+        table["_place"] = [at.get(scale, len(at)) for scale in table["scale"]]
+        table = table.sort_values("_place", kind="stable").drop(columns="_place")
     return outcomes(table.rename(columns={"level": "length"}))
 
 
@@ -357,19 +365,16 @@ def _order(table: pd.DataFrame) -> pd.Series:
     if sizes.isna().any():
         sizes = pd.Series(range(len(names)), index=list(names))
     places = sizes.reindex(names).to_numpy(dtype=float, copy=True)
-    numbers = _numbers_in(names)
-    if numbers is not None:
-        ranks = sorted(range(len(names)), key=lambda i: (places[i], numbers[i]))
+    if all(map(_POINT.match, names)):
+        ranks = sorted(range(len(names)), key=lambda i: (places[i], _words_and_numbers(names[i])))
         places[ranks] = np.arange(len(names), dtype=float)
     return pd.Series(places[codes], index=table.index)
 
 
-def _numbers_in(names: Iterable[Any]) -> list[list[float]] | None:
-    """The numbers in each name; None where names differ in more than their numbers."""
-    parts = [re.split(_NUMBER_IN_NAME, str(name)) for name in names]
-    if len({tuple(of[::2]) for of in parts}) > 1:
-        return None
-    return [[float(number) for number in of[1::2]] for of in parts]
+def _words_and_numbers(name: str) -> list[tuple[str, float]]:
+    """The words of a name, each with the number behind it, as its place among others."""
+    parts = [*re.split(_NUMBER_IN_NAME, name), "-1"]
+    return [(word, float(number)) for word, number in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def _size(scale: Any, parameters: Mapping[str, float]) -> float:

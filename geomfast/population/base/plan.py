@@ -81,6 +81,7 @@ class Base:
         decayed: how many of these, the first ones, decay: those of matrices.
         parts: parameters that are re-initialised.
         untied: whether the head was tied to the embedding, and has a matrix of its own now.
+        with_embedding: whether it is re-initialised with an embedding that it is tied to.
         way: how members are trained: :data:`STACKED_HEAD`, :data:`STACKED_TAIL`, or
             :data:`IN_TURN`.
         reason: why they are not stacked; empty where they are, or were not asked to be.
@@ -94,6 +95,7 @@ class Base:
         alike: test examples in which two choices have the same tokens.
         rows: of training examples, and those that choices are scored on; ``tokens``: of them all.
         data: hash of the test examples' token ids.
+        chance: accuracy of blind guesses at these.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Base:
     decayed: int
     parts: tuple[str, ...]
     untied: bool
+    with_embedding: bool
     way: str
     reason: str
     answers_only: bool
@@ -120,6 +123,7 @@ class Base:
     rows: tuple[int, int]
     tokens: tuple[int, int]
     data: str
+    chance: float
 
 
 def check(settings: BaseSettings) -> None:

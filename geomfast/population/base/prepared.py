@@ -16,6 +16,7 @@ from geomfast.lm.hub import LoadError
 from geomfast.lm.probe_sets import ProbeSet
 from geomfast.population.base.examples import (
     Order,
+    Rows,
     ScoredRows,
     TrainRows,
     alike,
@@ -219,6 +220,7 @@ def _prepared(
     rows = train_rows(found[0]), scored_rows(found[1])
     modules = anatomy(model, parts)
     head = modules.head.get_parameter("weight")
+    _check_width(model, modules, lm.name, sample_rows(rows[1]))
     base = Base(
         name=name,
         source=lm.name,
@@ -229,6 +231,8 @@ def _prepared(
         decayed=decayed,
         parts=parts.names,
         untied=parts.untied,
+        with_embedding=any(parameters[name] is head for name in parts.names)
+        and not any(name.startswith(f"{parts.head}.") for name in parts.names),
         way=IN_TURN,
         reason="",
         answers_only=False,
@@ -244,8 +248,26 @@ def _prepared(
         rows=(len(rows[0]), len(rows[1])),
         tokens=(int(rows[0].lengths.sum()), int(rows[1].lengths.sum())),
         data=rows[1].data,
+        chance=sum(1.0 / size for size in rows[1].sizes) / len(rows[1].sizes),
     )
     return Prepared(base, settings, model, modules, parts, *rows, tuple(trained), decayed)
+
+
+def _check_width(model: nn.Module, modules: Anatomy, name: str, rows: Rows) -> None:
+    """Refuse a model with a projection between its blocks and its head.
+
+    Raises:
+        PlanError: they have different widths.
+    """
+    on = next(model.parameters()).device
+    every = torch.arange(len(rows), device="cpu")
+    with torch.no_grad():
+        block, final, _ = logits_at(model, modules, rows.ids(every).to(on), rows.at.to(on))
+    if block.shape[-1] != final.shape[-1]:
+        raise PlanError(
+            f"--base {name}: its blocks have states of {block.shape[-1]} numbers and its head "
+            f"reads {final.shape[-1]}: models that project in between are not supported"
+        )
 
 
 def _way(made: Prepared, *, stack: bool) -> Base:

@@ -108,6 +108,11 @@ def _left_out(found: Populations) -> list[str]:
             f"figures show {MOST_SCALES} of up to {most:,} scales, evenly spaced; the tables have "
             "all"
         )
+    if not all(population.ordered for population in found.each):
+        notes.append(
+            "points that differ in several things, or in kind, have no order: what compares "
+            "neighbours (distances, unlocking, curves of single seeds) is left out"
+        )
     least = min(bootstrap_of(population.table) for population in found.each)
     if least < BOOTSTRAP:
         notes.append(f"so many members: intervals rest on {least:,} bootstrap samples or more")

@@ -46,6 +46,8 @@ _WORDS = {name for task in GRAMMAR_TASKS.values() for name in task.outcomes[1:3]
 _MOSTLY = 0.5
 #: A point of an axis beside the scale.
 _POINT = re.compile(r"\d+x\d+-.+")
+#: One thing that it is made of: the scale, or what varies with its value.
+_PART = re.compile(r"\d+x\d+|positions-[a-z]+|[a-z]+[\d.]+(?:e-\d+)?")
 #: Most scales of a figure, and most letters of their names there.
 MOST_SCALES, LONGEST_LABEL = 40, 24
 #: Most letters of a population's name in a figure's heading.
@@ -107,6 +109,24 @@ class Population:
         return self.table["scale"].unique().tolist()
 
     @cached_property
+    def ordered(self) -> bool:
+        """Whether the scales are points of one axis: neither of several nor of kinds."""
+        if not all(map(_POINT.fullmatch, self.scales)):
+            return True
+        parts = [_PART.findall(name) for name in self.scales]
+        differing = [
+            values for values in itertools.zip_longest(*parts, fillvalue="") if len({*values}) > 1
+        ]
+        kinds = any(value.startswith("positions") for values in differing for value in values)
+        return len(differing) <= 1 and not kinds
+
+    @property
+    def _in_order(self) -> pd.DataFrame:
+        """The table, of the first scale alone where neighbours mean nothing."""
+        of = self.table["scale"]
+        return self.table if self.ordered else self.table[of == self.scales[0]]
+
+    @cached_property
     def labels(self) -> dict[str, str]:
         """Names of the scales in figures and in the terminal."""
         return scale_labels(self.scales)
@@ -149,8 +169,8 @@ class Population:
 
     @cached_property
     def distances(self) -> pd.DataFrame:
-        """Wasserstein-2 distances of neighbouring scales."""
-        return distances(self.table)
+        """Wasserstein-2 distances of neighbouring scales; empty where these have no order."""
+        return distances(self._in_order)
 
     @cached_property
     def modes(self) -> pd.DataFrame:
@@ -164,8 +184,8 @@ class Population:
 
     @cached_property
     def curves(self) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
-        """Scaling curves of single seeds."""
-        return single_seed_curves(self.table)
+        """Scaling curves of single seeds; none where scales have no order."""
+        return single_seed_curves(self._in_order)
 
     @cached_property
     def seeds_curve(self) -> pd.DataFrame:
@@ -247,8 +267,13 @@ def read(path: Path, success: float | None = None) -> Populations:
         records = one_line_columns(records, ["scale", "layer"])
         shared = settings.get("settings")
         shared = shared if isinstance(shared, dict) else {}
-        table = from_records(records, _parameters(settings), last_step=shared.get("steps"))
-        trained = int(shared.get("train_length", 0))
+        table = from_records(
+            records,
+            _parameters(settings),
+            last_step=shared.get("steps"),
+            order=_as_asked(records, settings),
+        )
+        trained = _trained(settings, shared, table["scale"].unique())
     table = one_line_columns(table, ["task", "scale"])
     kinds = list(table.groupby(["task", "length"], sort=False))
     files = distinct((_key(*kind) for kind, _ in kinds), _file_name)
@@ -274,7 +299,7 @@ def scale_labels(scales: Sequence[str]) -> dict[str, str]:
     Points of an axis such as ``2x64-mixture0`` and ``2x64-mixture0.1`` are named by what varies.
     """
     shared = {name.partition("-")[0] for name in scales}
-    alike = len(scales) > 1 and len(shared) == 1 and all(map(_POINT.fullmatch, scales))
+    alike = len(shared) == 1 and all(map(_POINT.fullmatch, scales))
     if not alike:
         return labels(scales, LONGEST_LABEL)
     texts = {name: name.partition("-")[2] for name in scales}
@@ -282,13 +307,38 @@ def scale_labels(scales: Sequence[str]) -> dict[str, str]:
     return {name: short[text] for name, text in texts.items()}
 
 
+def _trained(settings: dict[str, Any], shared: dict[str, Any], scales: Sequence[str]) -> int:
+    """Longest length that all points are trained on; 0 where that is not known."""
+    recipes, usual = settings.get("recipes"), shared.get("train_length", 0)
+    recipes = recipes if isinstance(recipes, dict) else {}
+    return min((int(recipes.get(of, {}).get("train_length", usual)) for of in scales), default=0)
+
+
+def _as_asked(records: pd.DataFrame, settings: dict[str, Any]) -> list[str]:
+    """Scales of measured models in the order in which these were asked for."""
+    grid = settings.get("grid")
+    runs = grid.get("checkpoints", {}) if isinstance(grid, dict) else {}
+    scale_of = dict(zip(records["run"], records["scale"], strict=True))
+    asked = runs if isinstance(runs, dict) else {}
+    return list(dict.fromkeys(scale_of[run] for run in asked if run in scale_of))
+
+
 def _success_of(task: str, settings: dict[str, Any]) -> float:
-    """The score that is success in a task."""
-    told = settings.get("success")
-    value = told.get(task) if isinstance(told, dict) else None
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    """The score that is success in a task: of multiple choice halfway from chance to 1."""
+    if (told := _told(settings, "success", task)) is not None:
+        return told
+    if (chance := _told(settings, "chance", task)) is not None:
+        return (1.0 + chance) / 2.0
     return _MOSTLY if task in _WORDS else SUCCESS
+
+
+def _told(settings: dict[str, Any], name: str, task: str) -> float | None:
+    """A number of a task in settings.json."""
+    told = settings.get(name)
+    value = told.get(task) if isinstance(told, dict) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if math.isfinite(value) else None
 
 
 def _key(task: Any, length: Any) -> str:
@@ -304,6 +354,7 @@ def _file_name(key: str) -> str:
 
 def _parameters(settings: dict[str, Any]) -> dict[str, float]:
     """Model sizes by scale, from settings.json."""
-    recipes = settings.get("recipes")
+    recipes, sizes = settings.get("recipes"), settings.get("sizes")
     known = recipes.items() if isinstance(recipes, dict) else ()
-    return {scale: recipe["parameters"] for scale, recipe in known if "parameters" in recipe}
+    found = dict(sizes) if isinstance(sizes, dict) else {}
+    return found | {of: recipe["parameters"] for of, recipe in known if "parameters" in recipe}

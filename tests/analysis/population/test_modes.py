@@ -79,6 +79,15 @@ def test_what_cannot_be_compared_says_why(scores: np.ndarray, reason: str) -> No
     assert list(found) == MODES_COLUMNS
 
 
+@pytest.mark.parametrize(
+    "scores",
+    [[0.2] * 49 + [0.3], [1.0] * 20 + [0.98], [0.0] * 11 + [1.0], [0.0] * 30 + [0.005] * 10],
+)
+def test_a_seed_that_stands_alone_is_no_group(scores: list[float]) -> None:
+    (found,) = modes(table(np.array(scores))).to_dict("records")
+    assert not found["two"], found
+
+
 def test_unfinished_members_are_left_out() -> None:
     generator = np.random.default_rng(3)
     scores = shares(generator, generator.beta(2, 2, 40))

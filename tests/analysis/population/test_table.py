@@ -22,6 +22,21 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+def test_points_of_an_axis_are_in_the_order_of_their_numbers() -> None:
+    names = [f"1x8-decay{d}-positions-{p}" for p in ("rotary", "alibi") for d in ("0.3", "1e-05")]
+    names += [f"1x8-length{n}" for n in (10, 9, 3)]
+    frame = pd.DataFrame({"scale": names, "seed": 0, "score": 0.5, "parameters": 100})
+    assert outcomes(frame)["scale"].tolist() == [
+        "1x8-decay1e-05-positions-alibi",
+        "1x8-decay1e-05-positions-rotary",
+        "1x8-decay0.3-positions-alibi",
+        "1x8-decay0.3-positions-rotary",
+        "1x8-length3",
+        "1x8-length9",
+        "1x8-length10",
+    ]
+
+
 def test_the_least_table(tmp_path: Path) -> None:
     found = read_table(write(tmp_path / "a.csv", "scale,seed,score\n10,1,0.5\n2,0,0.25\n2,1,\n"))
     assert list(found.columns) == COLUMNS

@@ -69,8 +69,14 @@ def members_text(population: Population) -> str:
 
 def success_text(population: Population) -> str:
     """The rule of success: *success: score of 0.2 or more*."""
-    what = "score" if population.records is None else "exact match"
-    return f"success: {what} of {population.success:g} or more"
+    return f"success: {score_name(population)} of {population.success:g} or more"
+
+
+def score_name(population: Population) -> str:
+    """What a member's score is."""
+    if population.records is None:
+        return "score"
+    return "exact match" if population.length else "accuracy"
 
 
 def p_text(p: float) -> str:

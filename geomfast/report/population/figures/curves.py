@@ -11,7 +11,7 @@ from geomfast.analysis.population import extremes
 from geomfast.report.axes import log_ticks
 from geomfast.report.colours import BLUE, GREY, INK, LINE, SOFT, VERMILLION
 from geomfast.report.population.data import Population
-from geomfast.report.population.figures.common import heading, scale_axis, scale_names
+from geomfast.report.population.figures.common import heading, scale_axis, scale_names, score_name
 from geomfast.report.style import canvas, styled
 
 #: Number of curves of either kind in colour, and of all curves in grey.
@@ -46,7 +46,7 @@ def curves_figure(population: Population) -> Any:
         axes.set_xlim(-0.2, len(scales) - 0.8)
         axes.set_ylim(low - pad, high + pad)
         axes.set_title(f"{_SHOWN} of the highest {what}", loc="left")
-    grid[0, 0].set_ylabel("exact match" if population.records is not None else "score")
+    grid[0, 0].set_ylabel(score_name(population))
     _all(grid[0, 2], found, len((population.of or population).curves[2]))
     how = (
         f"{len(found):,} curves of one seed drawn at each scale, some in grey; linearity L and "

@@ -14,6 +14,7 @@ from geomfast.report.population.figures.common import (
     heading,
     p_text,
     scale_names,
+    score_name,
     success_text,
     widest,
 )
@@ -50,7 +51,7 @@ def ridges(population: Population) -> Any:
             fontsize=7.5, color=SOFT, linespacing=1.35,
         )  # fmt: skip
     measured = population.records is not None
-    grid[-1, 0].set_xlabel("exact match" if measured else "score")
+    grid[-1, 0].set_xlabel(score_name(population))
     if with_loss:
         grid[-1, 1].set_xlabel("loss (nats per answer token)" if measured else "loss")
     how = (

@@ -10,7 +10,13 @@ import pandas as pd
 from geomfast.report.axes import guides
 from geomfast.report.colours import BLACK, BLUE, DASHED, ORANGE, VERMILLION
 from geomfast.report.population.data import Population
-from geomfast.report.population.figures.common import heading, scale_axis, scale_names, success_text
+from geomfast.report.population.figures.common import (
+    heading,
+    scale_axis,
+    scale_names,
+    score_name,
+    success_text,
+)
 from geomfast.report.style import canvas, styled
 
 #: Column, label, colour and marker of what a panel shows.
@@ -43,7 +49,7 @@ def scaling(population: Population) -> Any:
     left.set_ylabel("P(success)")
     left.set_title("how often", loc="left")
     right.axhline(population.success, color=VERMILLION, linewidth=0.9, linestyle=DASHED)
-    right.set_ylabel("exact match" if population.records is not None else "score")
+    right.set_ylabel(score_name(population))
     right.set_title("how well", loc="left")
     right.legend(frameon=True, edgecolor="none", fontsize=8, loc="best")
     how = f"95% intervals over seeds; {success_text(population)}"
