@@ -21,7 +21,7 @@ from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import POSITIONAL_ENCODINGS, Scale
 from tests import cases
 
-LEARNED = Scale("tiny", 2, 12, 3, 1e-3, vocabulary=7, context=6)
+LEARNED = Scale("tiny", 2, 6, 3, 1e-3, vocabulary=7, context=6)
 RELATIVE = POSITIONAL_ENCODINGS[1:]
 
 
