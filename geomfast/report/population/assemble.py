@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ def _left_out(found: Populations) -> list[str]:
             f"figures show {MOST_SCALES} of up to {most:,} scales, evenly spaced; the tables have "
             "all"
         )
+    notes += _different_tests(found.settings)
     if not all(population.ordered for population in found.each):
         notes.append(
             "points that differ in several things, or in kind, have no order: what compares "
@@ -117,6 +119,21 @@ def _left_out(found: Populations) -> list[str]:
     if least < BOOTSTRAP:
         notes.append(f"so many members: intervals rest on {least:,} bootstrap samples or more")
     return notes
+
+
+def _different_tests(settings: Mapping[str, Any]) -> list[str]:
+    """A note where bases were tested on different examples, as those beyond a context are skipped."""
+    recipes = settings.get("recipes")
+    recipes = recipes if isinstance(recipes, dict) else {}
+    counts = {
+        name: told["examples"][1]
+        for name, told in recipes.items()
+        if isinstance(told, dict) and isinstance(told.get("examples"), list)
+    }
+    if len(set(counts.values())) < 2:
+        return []
+    texts = ", ".join(f"{name} on {count:,}" for name, count in counts.items())
+    return [f"bases are tested on different examples, those that fit into their context: {texts}"]
 
 
 def _folder(root: Path, found: Populations, population: Population) -> Path:

@@ -155,3 +155,12 @@ def test_options_of_the_other_kind_of_report_are_2(out, scores, tmp_path):
     result = call(swept, "--success", "0.5")
     assert result.exit_code == 2 and "for populations" in result.stderr
     assert call(tmp_path / "none.csv").exit_code == 2
+
+
+def test_bases_with_different_tests_are_told():
+    recipes = {"small": {"examples": [30, 6]}, "large": {"examples": [30, 17]}}
+    (note,) = assemble._different_tests({"recipes": recipes})
+    assert note.endswith("their context: small on 6, large on 17")
+    recipes["small"]["examples"] = [3, 17]
+    assert assemble._different_tests({"recipes": recipes}) == []
+    assert assemble._different_tests({"recipes": {"1x8": {"parameters": 3}}}) == []
