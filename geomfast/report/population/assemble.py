@@ -122,7 +122,7 @@ def _left_out(found: Populations) -> list[str]:
 
 
 def _different_tests(settings: Mapping[str, Any]) -> list[str]:
-    """A note where bases were tested on different examples, as those beyond a context are skipped."""
+    """A note where bases were tested on different examples: those beyond a context are skipped."""
     recipes = settings.get("recipes")
     recipes = recipes if isinstance(recipes, dict) else {}
     counts = {
