@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -99,19 +100,28 @@ def at_point(settings: PopulationSettings, point: str) -> PopulationSettings:
     return replace(settings, **parsed(point)[1])
 
 
+def check_measures(names: Sequence[str]) -> None:
+    """Refuse measures that members cannot be measured by together.
+
+    Raises:
+        PlanError: names the first of them, and what there is.
+    """
+    shown = needing(names, Need.ACTIVATIONS)
+    if others := [name for name in names if name not in shown]:
+        there = ", ".join(needing(measures(), Need.ACTIVATIONS))
+        raise PlanError(
+            f"--measures {others[0]}: members go through a pass together, in which only "
+            f"activations are measured; there are: {there}"
+        )
+
+
 def check(settings: PopulationSettings) -> None:
     """Refuse settings that no member can be trained with.
 
     Raises:
         PlanError: says which, and what is possible.
     """
-    shown = needing(settings.measures, Need.ACTIVATIONS)
-    if others := [name for name in settings.measures if name not in shown]:
-        there = ", ".join(needing(measures(), Need.ACTIVATIONS))
-        raise PlanError(
-            f"--measures {others[0]}: members go through a pass together, in which only "
-            f"activations are measured; there are: {there}"
-        )
+    check_measures(settings.measures)
     try:
         settings.of_task.check(settings.variant)
     except ValueError as error:

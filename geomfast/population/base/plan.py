@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from geomfast.measures import Need, measures, needing, spec_of
+from geomfast.measures import spec_of
 from geomfast.measures.spec import BEHAVIOUR
+from geomfast.population.plan import check_measures
 from geomfast.runs.errors import PlanError
 from geomfast.runs.settings_file import plain
 from geomfast.testbed.training.schedule import checkpoint_steps
@@ -132,13 +133,7 @@ def check(settings: BaseSettings) -> None:
     Raises:
         PlanError: says which, and what is possible.
     """
-    shown = needing(settings.measures, Need.ACTIVATIONS)
-    if others := [name for name in settings.measures if name not in shown]:
-        there = ", ".join(needing(measures(), Need.ACTIVATIONS))
-        raise PlanError(
-            f"--measures {others[0]}: members go through a pass together, in which only "
-            f"activations are measured; there are: {there}"
-        )
+    check_measures(settings.measures)
     if settings.trained != "all":
         for name, usual in (("precision", "fp32"), ("accumulation", 1)):
             if (value := getattr(settings, name)) != usual:

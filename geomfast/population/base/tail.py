@@ -1,7 +1,7 @@
 """The tail of a base: its last blocks, norm and head, for many members as one program.
 
 The tail is composed of the base's own modules, which are called with what the model calls them
-with, so that any architecture serves whose tail is that composition; :func:`checked` finds out by
+with, so that any architecture works whose tail is that composition; :func:`checked` finds out by
 comparing its logits with the model's. Of the last block all but keys and values is computed at
 the places that predict answers alone: handed as a cache, the keys and values of all tokens are
 seen by queries of the places.
