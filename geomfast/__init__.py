@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 install()
 
 if TYPE_CHECKING:
+    from geomfast.estimators.gradient_statistics import gradient_statistics, gradient_stiffness
     from geomfast.estimators.gradients import (
         fisher_effective_rank,
         gradient_covariance_rank,
@@ -25,10 +26,21 @@ if TYPE_CHECKING:
         hessian_top_eigenvalues,
         hessian_trace,
     )
+    from geomfast.estimators.intrinsic_dimension import two_nn
     from geomfast.estimators.llc import llc
+    from geomfast.estimators.neural_collapse import neural_collapse
     from geomfast.estimators.probes import probe_accuracy
     from geomfast.estimators.sampling.automatic import calibrate_llc
+    from geomfast.estimators.similarity import anisotropy, cka
     from geomfast.estimators.spectra import effective_rank, rankme, singular_values
+    from geomfast.estimators.spectrum_shape import (
+        alpha_req,
+        condition_number,
+        first_component_share,
+        numerical_rank,
+        participation_ratio,
+        stable_rank,
+    )
     from geomfast.kernels import backend_report
     from geomfast.measures.model.call import measure
     from geomfast.records import load_records
@@ -38,42 +50,66 @@ if TYPE_CHECKING:
 _HOME = {
     "SampleSets": "geomfast.tracker.samples",
     "Tracker": "geomfast.tracker.tracker",
+    "alpha_req": "geomfast.estimators.spectrum_shape",
+    "anisotropy": "geomfast.estimators.similarity",
     "backend_report": "geomfast.kernels",
     "calibrate_llc": "geomfast.estimators.sampling.automatic",
+    "cka": "geomfast.estimators.similarity",
+    "condition_number": "geomfast.estimators.spectrum_shape",
     "effective_rank": "geomfast.estimators.spectra",
+    "first_component_share": "geomfast.estimators.spectrum_shape",
     "fisher_effective_rank": "geomfast.estimators.gradients",
     "gradient_covariance_rank": "geomfast.estimators.gradients",
     "gradient_gram": "geomfast.estimators.gradients",
+    "gradient_statistics": "geomfast.estimators.gradient_statistics",
+    "gradient_stiffness": "geomfast.estimators.gradient_statistics",
     "hessian_density": "geomfast.estimators.hessian",
     "hessian_top_eigenvalues": "geomfast.estimators.hessian",
     "hessian_trace": "geomfast.estimators.hessian",
     "llc": "geomfast.estimators.llc",
     "load_records": "geomfast.records",
     "measure": "geomfast.measures.model.call",
+    "neural_collapse": "geomfast.estimators.neural_collapse",
+    "numerical_rank": "geomfast.estimators.spectrum_shape",
+    "participation_ratio": "geomfast.estimators.spectrum_shape",
     "probe_accuracy": "geomfast.estimators.probes",
     "rankme": "geomfast.estimators.spectra",
     "singular_values": "geomfast.estimators.spectra",
+    "stable_rank": "geomfast.estimators.spectrum_shape",
+    "two_nn": "geomfast.estimators.intrinsic_dimension",
 }
 
 __all__ = [
     "SampleSets",
     "Tracker",
     "__version__",
+    "alpha_req",
+    "anisotropy",
     "backend_report",
     "calibrate_llc",
+    "cka",
+    "condition_number",
     "effective_rank",
+    "first_component_share",
     "fisher_effective_rank",
     "gradient_covariance_rank",
     "gradient_gram",
+    "gradient_statistics",
+    "gradient_stiffness",
     "hessian_density",
     "hessian_top_eigenvalues",
     "hessian_trace",
     "llc",
     "load_records",
     "measure",
+    "neural_collapse",
+    "numerical_rank",
+    "participation_ratio",
     "probe_accuracy",
     "rankme",
     "singular_values",
+    "stable_rank",
+    "two_nn",
 ]
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from geomfast import records
 from geomfast.files import fingerprint, write_atomically
+from geomfast.measures import measures
 from geomfast.records import COLUMNS, RecordsError, load_records, part_name, write_part
+from geomfast.runs.recorded import recorded
 
 
 def row(**changes: object) -> dict[str, object]:
@@ -101,6 +103,21 @@ def test_a_full_disk_leaves_the_old_content_and_no_remains(
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_name_that_would_be_too_long_is_several_parts(tmp_path: Path) -> None:
+    few = records.parts_of(tmp_path, 2, ["rankme"], [row(), row(layer="block 1")])
+    assert [(path.name, len(rows)) for path, rows in few] == [("step-00000002.rankme.parquet", 2)]
+    names = [*measures(), "behaviour"]
+    rows = [row(measure=name, value=1.0) for name in [*measures(), "llc_rhat", "accuracy"]]
+    folder, found = tmp_path / "records/joint-nano-seed0", set()
+    for path, part in records.parts_of(folder, 2, names, rows):
+        assert len(path.name) <= 200
+        write_part(path, part)
+        found |= {one["measure"] for one in part}
+    assert found == {one["measure"] for one in rows}
+    assert recorded(folder) == {2: set(names)}
+    assert len(load_records(tmp_path)) == len(rows)
 
 
 def test_a_row_must_have_every_column(tmp_path: Path) -> None:

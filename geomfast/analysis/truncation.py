@@ -10,11 +10,13 @@ import pandas as pd
 
 from geomfast.analysis.courses import by_trajectory
 from geomfast.analysis.trajectories import TRAJECTORY, in_order, select
-from geomfast.measures import Need, measures, needing
+from geomfast.measures import measures, spec_of
 from geomfast.measures.kinds.gradient_ranks import FIRST
 
 #: Measures that are recorded exactly and, with `FIRST` appended, over the first entries only.
-MEASURES = tuple(needing(measures(), Need.GRADIENTS))
+MEASURES = tuple(
+    name for name in measures() if name + FIRST in [column.name for column in spec_of(name).columns]
+)
 
 
 def truncation(records: pd.DataFrame) -> pd.DataFrame:

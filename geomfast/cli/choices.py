@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
@@ -137,15 +137,22 @@ class ListOf(Several):
     Args:
         what: singular noun for messages, for instance ``task``.
         existing: the names there are, in order.
+        groups: words that stand for several of them.
     """
 
-    def __init__(self, what: str, existing: Iterable[str]) -> None:
+    def __init__(
+        self,
+        what: str,
+        existing: Iterable[str],
+        groups: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
         self.what, self.metavar = what, f"{what.upper()},..."
         self.existing = self.known = tuple(existing)
+        self.groups = {"all": self.existing, **(groups or {})}
 
     def parse(self, text: str) -> tuple[Any, ...]:
-        if text.lower() == "all":
-            return self.existing
+        if text.lower() in self.groups:
+            return self.groups[text.lower()]
         spelled = {name.lower(): name for name in self.existing}
         chosen = []
         for part in text.split(","):
@@ -160,7 +167,7 @@ class ListOf(Several):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return completions([*self.existing, *["all"] * ("," not in incomplete)], incomplete)
+        return completions([*self.existing, *[*self.groups] * ("," not in incomplete)], incomplete)
 
 
 class Levels(ListOf):

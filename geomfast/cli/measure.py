@@ -27,6 +27,7 @@ from geomfast.cli.outcome import finish, say
 from geomfast.cli.working import described_call, refusals, run_work
 from geomfast.lm.probe_sets import BUILT_IN
 from geomfast.measures import measures, spec_of
+from geomfast.measures.catalog import ONE_PASS, one_pass
 from geomfast.runs.errors import PlanError
 from geomfast.runs.executors.engine import Engine
 from geomfast.runs.failures import failed_before
@@ -56,10 +57,11 @@ _DTYPES = ("float32", "bfloat16", "float16")
 )
 @click.option(
     "--measures",
-    type=ListOf("measure", measures()),
+    type=ListOf("measure", measures(), {ONE_PASS: one_pass(measures())}),
     default="rankme",
     show_default=True,
-    help=f"Measures: {', '.join(measures())}, or all; behaviour is always measured.",
+    help=f"Measures: {', '.join(measures())}; {ONE_PASS} for every one that a forward and a "
+    f"backward pass give, all for all; behaviour is always measured.",
 )
 @cadence_option(measures(), "all")
 @click.option(
@@ -193,9 +195,9 @@ def _measure(
 
 
 def _measures(series: Series, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The requested measures, which must be available; of ``all``, those that are."""
-    if asked == measures():
-        return series.measures
+    """The requested measures, which must be available; of a word for several, those that are."""
+    if asked in (measures(), one_pass(measures())):
+        return tuple(name for name in asked if name in series.measures)
     for name in asked:
         if name not in series.measures:
             there = ", ".join(series.measures)

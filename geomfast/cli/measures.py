@@ -23,7 +23,10 @@ _TABLE_WIDTH = 120
 #: Cost of a measure by its need; shared work counts once for all measures of that need.
 _COST = {
     Need.ACTIVATIONS: "a forward pass, shared",
+    Need.SPECTRA: "a forward pass and a spectrum of each layer, shared",
+    Need.LAYERS: "a forward pass, shared; a kernel matrix for each layer",
     Need.ANSWERS: "a forward pass, shared; a ridge regression for each layer",
+    Need.CLASSES: "a forward pass, shared; means of the classes at each layer",
     Need.GRADIENTS: "a backward pass with a Gram matrix, shared",
     Need.CURVATURE: "products with the Hessian, two passes each",
     Need.CHAINS: "a forward and backward pass of a minibatch for each draw",
@@ -76,6 +79,7 @@ def _described(spec: MeasureSpec) -> dict[str, Any]:
         "summary": spec.summary,
         "unit": spec.unit,
         "needs": str(spec.need),
+        "answers": spec.labelled,
         "costs": _COST[spec.need] + (f"; {products} of them" if products else ""),
         "per_layer": spec.per_layer,
         "settings": {one.name: spec.defaults[one.name] for one in fields(spec.settings)},

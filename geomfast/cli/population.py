@@ -27,7 +27,8 @@ from geomfast.cli.options import (
 )
 from geomfast.cli.outcome import finish
 from geomfast.cli.working import described_call, refusals, run_work
-from geomfast.measures import Need, measures, needing
+from geomfast.measures import measures, needing
+from geomfast.measures.spec import OF_ACTIVATIONS
 from geomfast.population.folder import groups_of, merge_settings
 from geomfast.population.plan import (
     MEASURES,
@@ -51,7 +52,7 @@ if TYPE_CHECKING:  # which bring torch with them
     from geomfast.population.running import GroupJob
     from geomfast.runs.executors.events import Event
 
-_MEASURES = needing(measures(), Need.ACTIVATIONS)
+_MEASURES = needing(measures(), *OF_ACTIVATIONS)
 _TASKS = "; ".join(
     f"{name}: {task.summary}" for name, task in {**LENGTH_TASKS, **GRAMMAR_TASKS}.items()
 )

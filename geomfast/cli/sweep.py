@@ -26,6 +26,7 @@ from geomfast.cli.options import (
 from geomfast.cli.outcome import finish, shares
 from geomfast.cli.working import described_call, refusals, run_work
 from geomfast.measures import measures, spec_of
+from geomfast.measures.catalog import ONE_PASS, one_pass
 from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import locked
 from geomfast.runs.outcome import outcome_of, result
@@ -98,8 +99,9 @@ _OF_MEASURES = [name for names in MEASURE_SETTINGS.values() for name in names]
 )
 @click.option(
     "--measures",
-    type=ListOf("measure", measures()),
-    help=f"Measures: {', '.join(measures())}, or all; behaviour is always measured.{_PRESET}",
+    type=ListOf("measure", measures(), {ONE_PASS: one_pass(measures())}),
+    help=f"Measures: {', '.join(measures())}; {ONE_PASS} for every one that a forward and a "
+    f"backward pass give, all for all; behaviour is always measured.{_PRESET}",
 )
 @cadence_option(measures(), "the preset's")
 @click.option(

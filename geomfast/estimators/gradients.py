@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ from geomfast.estimators.per_sample.attribution import attribute
 from geomfast.estimators.stopping import check_stop
 from geomfast.kernels import gradient_gram as kernel
 from geomfast.kernels.spectra import exp_entropy, gram_eigenvalues
+
+if TYPE_CHECKING:
+    from geomfast.estimators.gradient_statistics import GradientStatistics
 
 # With less than this share of the squared gradients, a centred Gram matrix made of differences of
 # Gram entries has lost too many digits.
@@ -145,10 +149,21 @@ class GradientRanks:
     Attributes:
         fisher: of the empirical Fisher matrix.
         covariance: of the gradient covariance.
+        gram: (N, N) float64 inner products of the gradients, not centered.
+        answers: (N,) class of every sample; None where there is none.
     """
 
     fisher: float
     covariance: float
+    gram: Tensor = field(compare=False, repr=False)
+    answers: Tensor | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def statistics(self) -> GradientStatistics:
+        """Noise, alignment and norms."""
+        from geomfast.estimators.gradient_statistics import statistics_of
+
+        return statistics_of(self.gram)
 
 
 def gradient_ranks(
@@ -207,7 +222,7 @@ def gradient_ranks(
         again = measure(batch, True, check)
         centred = [again[i] if dominated[i] else centred[i] for i in range(2)]
     every, beginning = (
-        GradientRanks(_rank(total), _rank(less_mean))
+        GradientRanks(_rank(total), _rank(less_mean), total)
         for total, less_mean in zip(sums, centred, strict=True)
     )
     return every, beginning

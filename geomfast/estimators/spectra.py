@@ -1,5 +1,7 @@
 """Singular spectra of representations: singular values, RankMe, effective rank."""
 
+from typing import NamedTuple
+
 import torch
 
 from geomfast.estimators.arguments import check_flag, check_number, check_values
@@ -7,13 +9,31 @@ from geomfast.kernels import spectra
 from geomfast.kernels.checks import bad_entry_error
 
 
-def _check_samples(x: torch.Tensor) -> None:
-    spectra.check(x)
-    check_values("x", x)
+def check_samples(x: torch.Tensor, argument: str = "x") -> None:
+    """Raises for what is no floating-point tensor (..., N, d) with N >= 2 samples."""
+    spectra.check(x, argument)
+    check_values(argument, x)
     if x.shape[-2] < 2:
         raise ValueError(
-            f"x of shape {tuple(x.shape)} has N = {x.shape[-2]} samples; N >= 2 is needed"
+            f"{argument} of shape {tuple(x.shape)} has N = {x.shape[-2]} samples; N >= 2 is needed"
         )
+
+
+class Spectrum(NamedTuple):
+    """Singular values of matrices of samples.
+
+    Attributes:
+        values: (..., min(N, d)) float64, descending.
+        samples, width: N and d.
+    """
+
+    values: torch.Tensor
+    samples: int
+    width: int
+
+    def rankme(self, eps: float) -> torch.Tensor:
+        """RankMe (...) of the matrices, see :func:`geomfast.rankme`."""
+        return spectra.exp_entropy(self.values, eps)
 
 
 def backend(x: torch.Tensor) -> str:
@@ -21,7 +41,7 @@ def backend(x: torch.Tensor) -> str:
     return spectra.OP.backend_for(x)
 
 
-def singular_values(x: torch.Tensor) -> torch.Tensor:
+def singular_values(x: torch.Tensor, *, center: bool = False) -> torch.Tensor:
     """Singular values of each matrix of samples.
 
     Computed from the float64 Gram matrix of the smaller side: the absolute error is about 1e-8 of
@@ -30,12 +50,13 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
     Args:
         x: (..., N, d) activations, N >= 2 samples of width d >= 1; float64, float32, bfloat16 or
             float16, any device, any strides. Not changed.
+        center: subtract the mean over the N samples first, in float64.
 
     Returns:
         (..., min(N, d)) float64, descending, in the units of x, on the device of x.
 
     Raises:
-        TypeError: x is not a floating-point tensor.
+        TypeError: x is not a floating-point tensor; center is not a bool.
         ValueError: wrong shape, N < 2, d < 1, sparse, on the meta device, NaN or infinity (the
             first one is named). The backend "cuda" does not wait for the GPU and so cannot raise
             about entries: the values of such a matrix are NaN there.
@@ -44,8 +65,9 @@ def singular_values(x: torch.Tensor) -> torch.Tensor:
         >>> singular_values(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))
         tensor([4., 3.], dtype=torch.float64)
     """
-    _check_samples(x)
-    return spectra.singular_values(x)
+    check_flag(center=center)
+    check_samples(x)
+    return spectra.singular_values(spectra.centered(x.detach()) if center else x)
 
 
 def rankme(x: torch.Tensor, *, center: bool = False, eps: float = 0.0) -> torch.Tensor:
@@ -76,7 +98,7 @@ def rankme(x: torch.Tensor, *, center: bool = False, eps: float = 0.0) -> torch.
     check_number(eps=eps)
     if not 0.0 <= eps < float("inf"):
         raise ValueError(f"eps must be finite and >= 0, not {eps}")
-    _check_samples(x)
+    check_samples(x)
     return spectra.rankme(x, center, eps)
 
 
@@ -100,6 +122,15 @@ def effective_rank(values: torch.Tensor) -> torch.Tensor:
         >>> effective_rank(torch.tensor([1.0, 1.0, 0.0]))
         tensor(2.0000, dtype=torch.float64)
     """
+    return spectra.exp_entropy(check_spectrum(values), 0.0)
+
+
+def check_spectrum(values: torch.Tensor) -> torch.Tensor:
+    """A spectrum as float64, detached.
+
+    Raises:
+        TypeError, ValueError: as `effective_rank`.
+    """
     if not isinstance(values, torch.Tensor) or not values.is_floating_point():
         kind = values.dtype if isinstance(values, torch.Tensor) else type(values).__name__
         raise TypeError(f"values must be a floating-point tensor, not {kind}")
@@ -110,4 +141,4 @@ def effective_rank(values: torch.Tensor) -> torch.Tensor:
     bad = ~(torch.isfinite(values) & (values >= 0))
     if bad.any():
         raise bad_entry_error(values, bad, "values", "finite and >= 0")
-    return spectra.exp_entropy(values.double(), 0.0)
+    return values.double()

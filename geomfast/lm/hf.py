@@ -26,7 +26,7 @@ from geomfast.measures.model.measuring import MEASURES as ANY_MODEL
 from geomfast.measures.model.measuring import MeasuredValue, check_measures, measure_model
 from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.states import activations
-from geomfast.measures.spec import BEHAVIOUR, Need
+from geomfast.measures.spec import BEHAVIOUR, OF_ACTIVATIONS
 
 __all__ = [
     "DTYPES",
@@ -192,7 +192,7 @@ def measure_lm(
     how = how or ModelSettings()
     wanted = set(measures)
     rest = check_measures(wanted - {BEHAVIOUR})
-    lossy = set(rest) - set(needing(rest, Need.ACTIVATIONS))
+    lossy = set(rest) - set(needing(rest, *OF_ACTIVATIONS))
     for encoded in probes:
         if BEHAVIOUR in wanted:
             for found in _behaviour(lm, encoded, how, notice):

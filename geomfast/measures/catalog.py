@@ -64,9 +64,19 @@ def spec_of(name: str) -> MeasureSpec:
         raise UnknownMeasure(f"unknown measure {name!r:.60}; there are: {there}") from None
 
 
+#: Words for several measures, beside "all".
+ONE_PASS = "one-pass"
+
+
+def one_pass(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the measures that one forward and one backward pass give."""
+    wanted = set(names)
+    return tuple(n for n, spec in catalog().specs.items() if n in wanted and not spec.expensive)
+
+
 def measure_of(record: str) -> str | None:
     """The measure that values of this name are of: llc for llc_rhat; None for none."""
-    return next((name for name in measures() if owns(name, record)), None)
+    return max((name for name in measures() if owns(name, record)), key=len, default=None)
 
 
 def part_of(record: str) -> str:
@@ -106,7 +116,9 @@ def _plugins(taken: Iterable[str]) -> tuple[list[MeasureSpec], dict[str, str]]:
     kept = []
     for said, spec in found:
         rivals = [other for other, one in found if _meet(one.name, spec.name) and other != said]
-        rivals += [name for name in taken if _meet(name, spec.name)]
+        # Its own name may begin one of geomfast's, but none of its records may.
+        records = [spec.name, *(column.name for column in spec.columns)]
+        rivals += [name for name in taken if any(owns(name, record) for record in records)]
         if rivals:
             failures[said] = (
                 f"{spec.name} is also a measure, or its records those, of {', '.join(rivals)}; "

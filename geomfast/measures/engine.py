@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from geomfast.estimators.batches import Batches, batches_of, count, one_batch, parts
@@ -28,11 +27,17 @@ from geomfast.estimators.stopping import check_stop
 from geomfast.measures.activity import announce
 from geomfast.measures.catalog import spec_of
 from geomfast.measures.memory import Notice, halving, logger, out_of_memory
-from geomfast.measures.spec import BEHAVIOUR, FAILED, MeasureSpec, Need
-from geomfast.measures.subject import Policy, Samples, Seen, State, Subject, Value
+from geomfast.measures.observed import Observed, without_answers
+from geomfast.measures.spec import (
+    BEHAVIOUR,
+    FAILED,
+    OF_ACTIVATIONS,
+    OF_ANSWERS,
+    MeasureSpec,
+    Need,
+)
+from geomfast.measures.subject import Policy, Samples, State, Subject, Value
 
-#: Measures that share one forward pass over the samples.
-_OBSERVED = (Need.ACTIVATIONS, Need.ANSWERS)
 #: How :func:`geomfast.llc` begins to say that a model's chains are no one program.
 _OF_CHAINS = "chains run one after the other"
 #: Notice that chains are no longer one program because memory is short.
@@ -75,7 +80,7 @@ class _Taking:
     policy: Policy
     state: State | None
     #: The forward pass: seconds, and what it showed.
-    _seen: tuple[float, Sequence[Seen]] | None = field(default=None, init=False)
+    _seen: tuple[float, Observed] | None = field(default=None, init=False)
 
     def all(self, wanted: Mapping[str, Any], behaviour: bool) -> Iterator[dict[str, Any]]:
         specs = sorted((spec_of(name) for name in wanted), key=lambda spec: spec.order)
@@ -84,13 +89,12 @@ class _Taking:
         if behaviour:
             announce(BEHAVIOUR)
             first += self._guarded([BEHAVIOUR], self._behaviour)
-        shared = [spec for need in _OBSERVED for spec in by_need[need]]
-        for spec in shared:
+        for spec in [s for s in specs if s.need in (*OF_ACTIVATIONS, *OF_ANSWERS)]:
             announce(spec.name)
-            take = self._spectra if spec.need is Need.ACTIVATIONS else self._answers
-            made = self._guarded([spec.name], lambda s=spec, t=take: t(s, wanted[s.name]))
+            made = self._guarded([spec.name], lambda s=spec: self._shown(s, wanted[s.name]))
             first += made
         self._share(first, behaviour)
+        self._seen = None
         yield from first
         if ranks := by_need[Need.GRADIENTS]:
             names = [spec.name for spec in ranks]
@@ -120,11 +124,11 @@ class _Taking:
                     rows += self._rows(samples, name, [value], 0.0, FAILED, n=0)
         yield from rows
 
-    def _observed(self) -> Sequence[Seen]:
+    def _observed(self) -> Observed:
         if self._seen is None:
             begin = time.perf_counter()
             seen = self.subject.observe()
-            self._seen = (time.perf_counter() - begin, seen)
+            self._seen = (time.perf_counter() - begin, Observed(self.subject, seen))
         return self._seen[1]
 
     def _share(self, rows: list[dict[str, Any]], behaviour: bool) -> None:
@@ -135,59 +139,14 @@ class _Taking:
                 row["seconds"] += self._seen[0] / len(sharing)
 
     def _behaviour(self) -> Iterator[dict[str, Any]]:
-        for samples, seen in zip(self.subject.sets, self._observed(), strict=True):
+        for samples, seen in zip(self.subject.sets, self._observed().seen, strict=True):
             yield from self._rows(samples, BEHAVIOUR, seen.behaviour, 0.0, "torch")
 
-    def _spectra(self, spec: MeasureSpec, settings: Any) -> Iterator[dict[str, Any]]:
-        """Activations of one shape, of every set and layer, are one call."""
-        seen = self._observed()
-        begin = time.perf_counter()
-        at = [(i, labels, x) for i, one in enumerate(seen) for labels, x in one.states]
-        alike: dict[Any, list[int]] = {}
-        for number, (_, _, x) in enumerate(at):
-            alike.setdefault((x.shape, x.dtype, x.device), []).append(number)
-        found: dict[int, tuple[Tensor, str]] = {}
-        for numbers in alike.values():
-            together = [at[number][2] for number in numbers]
-            x = torch.stack(together) if len(together) > 1 else together[0][None]
-            values, ran_on = spec.compute(x, settings), spec.ran_on(x)
-            if values.shape != x.shape[:-2]:
-                raise ValueError(
-                    f"{spec.name} gave values of shape {tuple(values.shape)} for activations of "
-                    f"shape {tuple(x.shape)}: one for every matrix is needed"
-                )
-            for number, value in zip(numbers, values.cpu(), strict=True):
-                found[number] = (value, ran_on)
-        seconds = (time.perf_counter() - begin) / sum(len(labels) for _, labels, _ in at)
-        for number, (i, labels, _) in enumerate(at):
-            values, ran_on = found[number]
-            samples = self.subject.sets[i]
-            for layer, label in enumerate(labels):
-                value = values[:, layer].tolist()
-                if any(map(math.isnan, value)):  # from a backend that does not wait for the GPU
-                    raise ValueError(f"activations at {label} are not finite{_of(samples)}")
-                one = Value(spec.name, value, [math.nan], label)
-                # A subject may show others than the samples that its loss is of.
-                n = at[number][2].shape[-2]
-                yield from self._rows(samples, spec.name, [one], seconds, ran_on, n=n)
-
-    def _answers(self, spec: MeasureSpec, settings: Any) -> Iterator[dict[str, Any]]:
-        for samples, seen in zip(self.subject.sets, self._observed(), strict=True):
-            if samples.answers is None or seen.right is None:
-                raise ValueError(
-                    f"{spec.name} needs an answer of every sample, and activations at the place "
-                    "that predicts it"
-                )
-            begin = time.perf_counter()
-            (states,) = seen.states
-            labels, x = list(states[0]), states[1]
-            made = spec.compute(x[0], samples.answers, samples.groups, seen.right, settings)
-            values = [
-                Value(name, [value], [stderr], "" if layer is None else labels[layer])
-                for layer, name, value, stderr in made
-            ]
-            seconds = (time.perf_counter() - begin) / len(values)
-            yield from self._rows(samples, spec.name, values, seconds, spec.ran_on(x))
+    def _shown(self, spec: MeasureSpec, settings: Any) -> Iterator[dict[str, Any]]:
+        for number, values, seconds, ran_on, n in self._observed().values(spec, settings):
+            samples = self.subject.sets[number]
+            # A subject may show others than the samples that its loss is of.
+            yield from self._rows(samples, spec.name, values, seconds, ran_on, n=n)
 
     def _gradients(
         self, specs: Sequence[MeasureSpec], wanted: Mapping[str, Any]
@@ -195,12 +154,17 @@ class _Taking:
         """Ranks that count the same first entries share one backward pass."""
         for samples in self.subject.sets:
             check_stop()
+            if unlabelled := [s.name for s in specs if s.labelled and samples.answers is None]:
+                raise without_answers(unlabelled[0])
             begin = time.perf_counter()
-            pair = cache(partial(self._ranks, *_loss(samples, specs[0].name)))
+            pair = cache(partial(self._ranks, *_loss(samples, specs[0].name), samples.answers))
+            entries = [getattr(wanted[spec.name], "first_entries", None) for spec in specs]
+            some = next((count for count in entries if count is not None), 1)
             made = {
-                spec.name: _values(spec.compute(*pair(settings.first_entries), settings))
-                for spec in specs
-                for settings in [wanted[spec.name]]
+                spec.name: _values(
+                    spec.compute(*pair(some if own is None else own), wanted[spec.name])
+                )
+                for spec, own in zip(specs, entries, strict=True)
             }
             took = (time.perf_counter() - begin) / sum(map(len, made.values()))
             like = next(self.subject.model.parameters())
@@ -208,10 +172,10 @@ class _Taking:
                 yield from self._rows(samples, spec.name, made[spec.name], took, spec.ran_on(like))
 
     def _ranks(
-        self, loss_fn: LossFunction, data: Any, first: int
+        self, loss_fn: LossFunction, data: Any, answers: Tensor | None, first: int
     ) -> tuple[GradientRanks, GradientRanks]:
         batch = one_batch(data)
-        return halving(
+        exact, some = halving(
             lambda at_once: gradient_ranks(
                 self.subject.model,
                 loss_fn,
@@ -225,6 +189,7 @@ class _Taking:
             least=2,
             notice=self.policy.notice,
         )
+        return replace(exact, answers=answers), some
 
     def _curvatures(
         self, specs: Sequence[MeasureSpec], wanted: Mapping[str, Any]
@@ -382,11 +347,6 @@ def _loss(samples: Samples, name: str) -> tuple[LossFunction, Any]:
     if samples.loss_fn is None or samples.data is None:
         raise ValueError(f"{name} needs a loss_fn and data")
     return samples.loss_fn, samples.data
-
-
-def _of(samples: Samples) -> str:
-    task = samples.named.get("task")
-    return f" ({task}, level {samples.named.get('level')})" if task else ""
 
 
 def _cut(batches: Batches, size: int) -> Batches:

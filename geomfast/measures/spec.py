@@ -24,23 +24,40 @@ class Need(StrEnum):
 
     - activations: ``(x, settings) -> values``, x (..., N, d) and one value for each of (...), a
       float64 tensor; called once for all layers and sets of samples of one shape;
+    - spectra: ``(spectrum, settings) -> values``, a :class:`geomfast.estimators.spectra.Spectrum`
+      of the same matrices, of which measures share one; of activations less their mean over
+      samples where settings have a true ``center``;
+    - layers: ``(labels, states, settings)``, the layers' names and their (N, d) activations of one
+      model, to (layer index or None, column, value, stderr) for every value;
     - answers: ``(activations, answers, groups, right, settings)``, (layers, N, d) at the place that
       predicts the answer, (N,) each: class of the answer, number of the input, 1 where the model
-      itself is right; to (layer index or None, column, value, stderr) for every value;
+      itself is right; to the same as of layers;
+    - classes: ``(activations, answers, classifier, settings)``, likewise, with the weights (K, d)
+      that the final state is read by, a row for every class, or None; to the same;
     - gradients: ``(exact, first, settings)``, two
       :class:`geomfast.estimators.gradients.GradientRanks` of one pass, to (column, value, stderr);
     - curvature: ``(model, loss_fn, data, settings, start)`` to a list of (column, value, stderr),
       and vectors for the next checkpoint to start from, or None;
     - chains: ``(model, loss_fn, data, settings, **how)`` to (column, value, stderr).
 
-    A fourth item after stderr is a verdict: in a few words how far to believe the value.
+    Values of activations and of spectra may also be a mapping from columns to values, or to values
+    and standard errors. A fourth item after stderr is a verdict: in a few words how far to believe
+    the value.
     """
 
     ACTIVATIONS = "activations"
+    SPECTRA = "singular values of activations"
+    LAYERS = "activations of all layers"
     ANSWERS = "activations and answers"
+    CLASSES = "activations and classes"
     GRADIENTS = "per-sample gradients"
     CURVATURE = "products with the Hessian"
     CHAINS = "Langevin chains"
+
+
+#: What a forward pass alone gives; and what needs an answer of every sample, too.
+OF_ACTIVATIONS = (Need.ACTIVATIONS, Need.SPECTRA, Need.LAYERS)
+OF_ANSWERS = (Need.ANSWERS, Need.CLASSES)
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,8 @@ class MeasureSpec:
         logarithmic: whether it changes by factors, so that its logarithm is analysed and drawn.
         per_layer: whether there is a value for every layer.
         expensive: whether it takes many passes over the samples.
+        core: whether it is among those taken where none is named.
+        labelled: whether every sample needs an answer, its class.
         meaning: of a value in a sentence, with {value}, {stderr} and {n} to be filled in.
         judged: (value, stderr, n) to a verdict, where the values themselves have none.
         ran_on: of activations, a parameter or a model: the backend that computes the values.
@@ -95,6 +114,8 @@ class MeasureSpec:
     logarithmic: bool = False
     per_layer: bool = False
     expensive: bool = False
+    core: bool = True
+    labelled: bool = False
     meaning: str = ""
     judged: Callable[[float, float, int], str] | None = None
     ran_on: Callable[[Any], str] = lambda x: "torch"
@@ -109,6 +130,8 @@ class MeasureSpec:
             raise TypeError(f"{self.name}: settings must be a dataclass, not {self.settings!r:.60}")
         if not callable(self.compute):
             raise TypeError(f"{self.name}: compute must be a function, not {self.compute!r:.60}")
+        if self.need in OF_ANSWERS:
+            object.__setattr__(self, "labelled", True)
         names = [column.name for column in self.columns]
         strange = [n for n in names if n != self.name and not n.startswith(f"{self.name}_")]
         if not names or strange:
@@ -142,9 +165,18 @@ class MeasureSpec:
 
 def enough_samples(value: float, stderr: float, n: int) -> str:
     """Verdict on an effective rank, which is at most the number of samples."""
+    if math.isnan(value):
+        return "no value: activations or gradients are zero"
     if not value > 0.5 * n:
         return "ok"
     return f"bounded by the {n} samples: more of them would raise it"
+
+
+def of_gradients(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a measure of gradients as records keep them."""
+    some = {"first entries": settings["first_entries"]} if "first_entries" in settings else {}
+    rest = {name: value for name, value in settings.items() if name != "first_entries"}
+    return {"labels": "data", **some, **rest}
 
 
 def owns(measure: str, record: str) -> bool:

@@ -59,11 +59,13 @@ class Seen:
             shapes are several such pairs. Where a subject is one model it is one member.
         behaviour: what the model does with the samples.
         right: (N,) 1 where the model's own first answer is right.
+        classifier: (K, d) weights that the final state is read by, a row for every answer.
     """
 
     states: Sequence[tuple[Sequence[str], Tensor]]
     behaviour: Sequence[Value] = ()
     right: Tensor | None = None
+    classifier: Tensor | None = None
 
 
 class Subject(ABC):

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from geomfast.records import part_name, write_part
+from geomfast.records import parts_of, write_part
 from geomfast.runs import cadence
 from geomfast.runs.cadence import Cadence
 from geomfast.runs.errors import RunError
@@ -102,8 +102,9 @@ class MembersJob(TrainingJob, Generic[TrainerT]):
                         f"{other}: the weights of step {trainer.step} came out different from the "
                         "ones measured there; use the same --threads and --device, or another OUT"
                     )
-                part = self.records / part_name(trainer.step, names)
-                write_part(part, [{**shared, **row} for row in rows])
+                shown = [{**shared, **row} for row in rows]
+                for path, part in parts_of(self.records, trainer.step, names, shown):
+                    write_part(path, part)
             for seed, step in failed.items():
                 why = f"loss or gradient not finite at step {step} (learning rate {self.rate:g})"
                 mark_failed(self.out, self.run_name(seed), step, why, "")

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from geomfast.measures import Need, measures, needing, spec_of
-from geomfast.measures.spec import BEHAVIOUR
+from geomfast.measures import measures, needing, spec_of
+from geomfast.measures.spec import BEHAVIOUR, OF_ACTIVATIONS
 from geomfast.population.points import parsed
 from geomfast.population.tasks import TASKS, PopulationTask, Variant
 from geomfast.population.test_sets import TestSet
@@ -106,9 +106,9 @@ def check_measures(names: Sequence[str]) -> None:
     Raises:
         PlanError: names the first of them, and what there is.
     """
-    shown = needing(names, Need.ACTIVATIONS)
+    shown = needing(names, *OF_ACTIVATIONS)
     if others := [name for name in names if name not in shown]:
-        there = ", ".join(needing(measures(), Need.ACTIVATIONS))
+        there = ", ".join(needing(measures(), *OF_ACTIVATIONS))
         raise PlanError(
             f"--measures {others[0]}: members go through a pass together, in which only "
             f"activations are measured; there are: {there}"

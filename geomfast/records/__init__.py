@@ -11,7 +11,7 @@ This package needs no torch: analyses and reports run where there is none.
 
 from geomfast.labels import FINAL, MIXTURE, block, layer_depth
 from geomfast.records.load import load_records, part_files
-from geomfast.records.part import is_part, read_part, write_part
+from geomfast.records.part import is_part, parts_of, read_part, write_part
 from geomfast.records.schema import (
     COLUMNS,
     SCHEMA,
@@ -33,6 +33,7 @@ __all__ = [
     "parse_part_name",
     "part_files",
     "part_name",
+    "parts_of",
     "read_part",
     "write_part",
 ]

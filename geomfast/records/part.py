@@ -18,12 +18,14 @@ import pyarrow.parquet
 from geomfast.files import write_atomically
 from geomfast.measures.spec import BEHAVIOUR, owns
 from geomfast.records.ranges import out_of_range
-from geomfast.records.schema import SCHEMA, RecordsError, parse_part_name
+from geomfast.records.schema import SCHEMA, RecordsError, parse_part_name, part_name
 
 #: What a part may be once it is unpacked: that of all records of a large sweep is a tenth.
 LARGEST = 2 << 30
 #: Characters of a name; nothing of ours has a tenth.
 LONGEST_TEXT = 1000
+#: Characters of a part's file name; file systems take 255 bytes.
+LONGEST_NAME = 200
 _TEXTS = [name for name, kind in zip(SCHEMA.names, SCHEMA.types, strict=True) if kind == "string"]
 _HASH = b"geomfast.sha256"
 #: All that the metadata of a part says: names with a flipped bit are none of these.
@@ -47,6 +49,35 @@ def write_part(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     sink = pa.BufferOutputStream()
     pyarrow.parquet.write_table(table, sink, compression="zstd", write_page_checksum=True)
     write_atomically(path, sink.getvalue().to_pybytes())
+
+
+def parts_of(
+    folder: Path, step: int, measures: Iterable[str], rows: Iterable[Mapping[str, Any]]
+) -> list[tuple[Path, list[Mapping[str, Any]]]]:
+    """The records of a checkpoint as one part, or several where its name would be too long.
+
+    Args:
+        folder: of the run's records.
+        step: of the checkpoint.
+        measures: that the rows are of, and behaviour.
+        rows: of them.
+
+    Returns:
+        Path and rows of each part, for :func:`write_part`.
+    """
+    groups: list[list[str]] = [[]]
+    for name in sorted(measures):
+        if groups[-1] and len(part_name(step, [*groups[-1], name])) > LONGEST_NAME:
+            groups.append([])
+        groups[-1].append(name)
+    parts: list[list[Mapping[str, Any]]] = [[] for _ in groups]
+    for row in rows:
+        owners = [name for group in groups for name in group if owns(name, row["measure"])]
+        owner = max(owners, key=len, default=BEHAVIOUR)
+        parts[next((i for i, group in enumerate(groups) if owner in group), 0)].append(row)
+    return [
+        (folder / part_name(step, group), part) for group, part in zip(groups, parts, strict=True)
+    ]
 
 
 def read_part(path: Path) -> pa.Table:

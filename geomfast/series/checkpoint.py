@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from geomfast.files import UnsafeName, plain_name
 from geomfast.measures import Need, needing
-from geomfast.measures.spec import BEHAVIOUR
+from geomfast.measures.spec import BEHAVIOUR, OF_ACTIVATIONS, OF_ANSWERS
 from geomfast.runs.errors import PlanError, RunError
 
 # step1000, global_step1000, checkpoint-500, stage1-step1000-tokens5B, step-00000012
@@ -196,7 +196,7 @@ def in_order(names: Iterable[str], where: str) -> tuple[Checkpoint, ...]:
 
 def apart(measures: set[str]) -> list[set[str]]:
     """Measures as groups: those that share a pass over the samples, then each of the others."""
-    seen = {BEHAVIOUR, *needing(measures, Need.ACTIVATIONS, Need.ANSWERS)} & measures
+    seen = {BEHAVIOUR, *needing(measures, *OF_ACTIVATIONS, *OF_ANSWERS)} & measures
     ranks = set(needing(measures, Need.GRADIENTS))
     rest = measures - seen - ranks
     return [group for group in (seen, ranks) if group] + [{name} for name in sorted(rest)]

@@ -14,7 +14,7 @@ from geomfast.files import write_atomically
 from geomfast.lm.hub import LoadError
 from geomfast.lm.probe_sets import ProbesError
 from geomfast.measures.activity import announce
-from geomfast.records import part_name, write_part
+from geomfast.records import parts_of, write_part
 from geomfast.runs.cadence import Cadence, lacking, wanted
 from geomfast.runs.errors import RunError
 from geomfast.runs.executors.events import USER_ERRORS, Progress
@@ -222,7 +222,9 @@ def _write(
         before = path.read_text().splitlines() if path.exists() else []
         lines = dict.fromkeys((*before, *opened.notices))
         write_atomically(path, ("\n".join(lines) + "\n").encode())
-    write_part(job.records / part_name(checkpoint.step, names), [{**shared, **row} for row in rows])
+    complete = [{**shared, **row} for row in rows]
+    for path, part in parts_of(job.records, checkpoint.step, names, complete):
+        write_part(path, part)
 
 
 def _fail(job: MeasureJob, checkpoint: Checkpoint, error: Exception, done: _Done) -> None:

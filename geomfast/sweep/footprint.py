@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from geomfast.estimators.curvature.lanczos import BASIS_BYTES, HELD_BYTES
 from geomfast.measures import Need, measures, needing, spec_of
+from geomfast.measures.spec import OF_ACTIVATIONS, OF_ANSWERS
 from geomfast.runs.estimate import PART_BYTES, PROCESS_BYTES, RECORD_BYTES
 from geomfast.runs.states import KEPT_STATES
 from geomfast.sweep.eigenvectors import LARGEST_FILE
@@ -61,7 +62,7 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
         return 4 * _KEPT * scale.d_model * scale.layers * tokens
 
     peaks = [weights + kept(batch_tokens(job))]
-    if needing(names, Need.ACTIVATIONS, Need.ANSWERS):
+    if needing(names, *OF_ACTIVATIONS, *OF_ANSWERS):
         vectors = (scale.layers + 1) * len(job.spec.task_levels) * n
         peaks.append(vectors * scale.d_model * 12)  # as they are and in float64
     if needing(names, Need.GRADIENTS):

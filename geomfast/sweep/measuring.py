@@ -13,11 +13,12 @@ from geomfast.files import fingerprint
 from geomfast.labels import layers
 from geomfast.measures import engine
 from geomfast.measures.catalog import spec_of
-from geomfast.measures.spec import BEHAVIOUR, Need
+from geomfast.measures.spec import BEHAVIOUR, OF_ANSWERS
 from geomfast.measures.subject import Policy, Samples, Seen, Subject, Value
 from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.plan import Settings, measure_settings, settings_of
 from geomfast.sweep.samples import LevelSamples, MixtureSamples, Row, mixture
+from geomfast.testbed.models.gpt import GPT
 
 
 class Run(Subject):
@@ -54,7 +55,10 @@ class Run(Subject):
             value, stderr = mean_and_stderr(values)
             behaviour.append(Value(name, [value], [stderr]))
         labels = layers(seen.activations.shape[0])
-        return Seen([(labels, seen.activations[None])], behaviour, seen.first)
+        states = [(labels, seen.activations[None])]
+        # Embedding and output share one matrix.
+        classifier = self.model.tokens.weight.detach() if isinstance(self.model, GPT) else None
+        return Seen(states, behaviour, seen.first, classifier)
 
 
 class _Earlier:
@@ -97,7 +101,7 @@ def measure(
     """
     wanted = {name: settings_of(settings, name) for name in measures - {BEHAVIOUR}}
     for name in wanted:
-        if spec_of(name).need is Need.ANSWERS and settings.position != "first_answer":
+        if spec_of(name).need in OF_ANSWERS and settings.position != "first_answer":
             raise ValueError(
                 f"{name} needs activations of the position before the answer, not "
                 f"position = {settings.position!r}: they would hold the answer as input"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from geomfast.measures import Need, needing, spec_of
-from geomfast.measures.spec import BEHAVIOUR
+from geomfast.measures.spec import BEHAVIOUR, OF_ACTIVATIONS
 from geomfast.replay import BREAK_EVEN, WARM_UP
 from geomfast.runs.estimate import Part
 from geomfast.runs.timing import STARTING, TRAINING
@@ -70,8 +70,9 @@ class Modelled:
     def checkpoint(self, names: set[str]) -> dict[str, Part]:
         """Cost of each of these measures at one checkpoint."""
         found = {BEHAVIOUR: self._forward()} if BEHAVIOUR in names else {}
-        found |= {name: self._spectra() for name in needing(names, Need.ACTIVATIONS)}
+        found |= {name: self._spectra() for name in needing(names, *OF_ACTIVATIONS)}
         found |= {name: self._probes(name) for name in needing(names, Need.ANSWERS)}
+        found |= {name: self._spectra() for name in needing(names, Need.CLASSES)}
         ranks = needing(names, Need.GRADIENTS)
         found |= {name: self._gradient_ranks().times(1 / len(ranks)) for name in ranks}
         found |= {name: self._hessian(name) for name in needing(names, Need.CURVATURE)}

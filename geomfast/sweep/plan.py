@@ -10,7 +10,7 @@ from typing import Any
 from geomfast.estimators.sampling.rules import STABLE, usual_nbeta
 from geomfast.files import fingerprint
 from geomfast.measures.catalog import spec_of
-from geomfast.measures.spec import BEHAVIOUR, Need
+from geomfast.measures.spec import BEHAVIOUR, OF_ACTIVATIONS, OF_ANSWERS, Need, of_gradients
 from geomfast.records import MIXTURE
 from geomfast.runs.errors import PlanError
 from geomfast.runs.settings_file import plain
@@ -158,15 +158,16 @@ def measure_settings(settings: Settings, measure: str) -> dict[str, Any]:
     if measure == BEHAVIOUR:
         return told | {"decoding": "teacher-forced argmax"}
     need, own = spec_of(measure).need, asdict(settings_of(settings, measure))
-    if need is Need.ACTIVATIONS:
+    if need in OF_ACTIVATIONS:
         return plain(told | {"position": settings.position, **own})
-    if need is Need.ANSWERS:
-        what = {"label": "first answer token", "held out": "by input"}
+    if need in OF_ANSWERS:
+        what = {"label": "first answer token"}
+        what |= {"held out": "by input"} if need is Need.ANSWERS else {}
         return plain(told | {"position": "first_answer"} | what | own)
     # Every checkpoint is measured with the same random numbers; format 1 does not tell which.
     own.pop("seed", None)
     if need is Need.GRADIENTS:
-        own = {"labels": "data", "first entries": own.pop("first_entries"), **own}
+        own = of_gradients(own)
     return plain(told | {"loss": "nats per answer token, mean"} | own)
 
 

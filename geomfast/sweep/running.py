@@ -9,7 +9,7 @@ from functools import cached_property, partial
 
 import torch
 
-from geomfast.records import part_name, write_part
+from geomfast.records import parts_of, write_part
 from geomfast.runs.errors import RunError
 from geomfast.runs.executors.events import USER_ERRORS, Progress
 from geomfast.runs.failures import clear_failure, mark_failed
@@ -225,5 +225,6 @@ def record(
         "weights": weights,
     }
     eigenvectors.save()
-    write_part(job.records / part_name(step, names), [{**shared, **row} for row in rows])
+    for path, part in parts_of(job.records, step, names, [{**shared, **row} for row in rows]):
+        write_part(path, part)
     return {"measure": measured - begin, "write": time.perf_counter() - measured}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from geomfast.measures import Need, needing, spec_of
-from geomfast.measures.spec import BEHAVIOUR
+from geomfast.measures.spec import BEHAVIOUR, OF_ACTIVATIONS
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import BLOCK, Pace
 from geomfast.sweep.plan import Settings, settings_of
@@ -55,7 +55,9 @@ class Workload:
         states = (self.scale.layers + 1) * len(self.lengths)
         passes = sum(self.gradient(self.samples * t) for t in self.lengths)
         found = {BEHAVIOUR: passes / 3} if BEHAVIOUR in names else {}
-        found |= {n: states * self.pace.spectrum for n in needing(names, Need.ACTIVATIONS)}
+        found |= {
+            n: states * self.pace.spectrum for n in needing(names, *OF_ACTIVATIONS, Need.CLASSES)
+        }
         found |= {name: states * self.pace.probe for name in needing(names, Need.ANSWERS)}
         # Both ranks share one pass.
         ranks = needing(names, Need.GRADIENTS)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomfast.measures import Need, spec_of
 from geomfast.measures import measures as known_measures
+from geomfast.measures import spec_of
 from geomfast.measures.checks import whole
 from geomfast.measures.model.options import ModelSettings
+from geomfast.measures.spec import OF_ACTIVATIONS
 from geomfast.records import FINAL, block
 from geomfast.records.part import LONGEST_TEXT
 
@@ -110,7 +111,7 @@ def check_needs(names: Sequence[str], loss_fn: Any, data: Any, states: Any) -> N
     """Raises ValueError where a measure lacks its loss or its samples."""
     if not names:
         raise ValueError("measures names none")
-    without = [name for name in names if spec_of(name).need is not Need.ACTIVATIONS]
+    without = [name for name in names if spec_of(name).need not in OF_ACTIVATIONS]
     if without and loss_fn is None:
         raise ValueError(
             f"{without[0]} needs loss_fn: {_LOSS}; geomfast.losses.next_token is one for "

@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from geomfast import machine
 from geomfast.files import FileError, inside, plain_name
-from geomfast.records import part_files, part_name, write_part
+from geomfast.records import part_files, parts_of, write_part
 from geomfast.runs.errors import PlanError
 from geomfast.runs.folder import check_folder
 from geomfast.runs.locks import FolderInUse, alone, locked
@@ -107,7 +107,9 @@ class RunFolder:
             self._change(hashes=new)
             self._known |= new.keys()
         names, shared = set(names), {"run": self.run, "step": step}
-        write_part(self.records / part_name(step, names), [{**row, **shared} for row in rows])
+        complete = [{**row, **shared} for row in rows]
+        for path, part in parts_of(self.records, step, names, complete):
+            write_part(path, part)
         self.recorded.setdefault(step, set()).update(names)
 
     def noted(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from geomfast.measures.memory import Notice
 from geomfast.measures.model.measuring import MeasuredValue, measure_model
 from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.states import NoStates, UnknownModule, activations
-from geomfast.measures.spec import FAILED, Need
+from geomfast.measures.spec import FAILED, OF_ACTIVATIONS, Need
 from geomfast.records import MIXTURE
 from geomfast.records.ranges import ranges
 from geomfast.tracker.arguments import check_states
@@ -68,7 +68,7 @@ class Evaluator:
             TypeError, ValueError: as the measures would; ValueError for what the model or the loss
                 raises, and for parameters asked for that the model does not have.
         """
-        shown = bool(needing(self.measures, Need.ACTIVATIONS))
+        shown = bool(needing(self.measures, *OF_ACTIVATIONS))
         if self.states is not None and shown:
             self._activations(Batches())
         for name, batches in self.sets.items():
@@ -101,7 +101,7 @@ class Evaluator:
     def groups(self) -> list[Group]:
         """The measures in groups that share a pass, cheapest passes first."""
         names = [[LOSS]] if self.loss_fn is not None else []
-        names += [needing(self.measures, need) for need in (Need.ACTIVATIONS, Need.GRADIENTS)]
+        names += [needing(self.measures, *needs) for needs in (OF_ACTIVATIONS, (Need.GRADIENTS,))]
         names += [[name] for name in needing(self.measures, Need.CURVATURE, Need.CHAINS)]
         return [
             Group(tuple(one), any(spec_of(name).expensive for name in one if name != LOSS))

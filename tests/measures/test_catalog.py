@@ -18,6 +18,10 @@ from tests.measures.plugin import PARTICIPATION, install, lay_down
 NAMES = [
     *("rankme", "probe_accuracy", "fisher_rank", "gradient_covariance_rank"),
     *("hessian_top", "hessian_trace", "hessian_density", "llc", "centered_rankme"),
+    *("alpha_req", "participation_ratio", "stable_rank", "numerical_rank"),
+    *("first_component_share", "condition_number", "two_nn", "anisotropy", "cka"),
+    *("neural_collapse", "gradient_noise_scale", "gradient_alignment", "gradient_norm"),
+    "gradient_stiffness",
 ]
 
 
@@ -165,6 +169,19 @@ def test_a_package_cannot_replace_a_measure_of_ours(tmp_path):
     assert set(found["failures"]) == {f"{package} of {package}" for package in taken}
     for said in found["failures"].values():
         assert "it is not loaded" in said
+
+
+def test_a_name_that_begins_one_of_ours_is_a_measure_of_its_own(tmp_path):
+    # participation and participation_ratio
+    lay_down(tmp_path, "little")
+    asked = "from geomfast.measures.catalog import measure_of as of; print(of('participation'), "
+    asked += "of('participation_of_heads'), of('participation_ratio'), of('llc_rhat'))"
+    said = ran(tmp_path, "-c", asked).stdout.split()
+    assert said == ["participation", "participation", "participation_ratio", "llc"]
+    both = '(Column("participation", 0.0), Column("participation_ratio", 0.0))'
+    source = PARTICIPATION.replace('(Column("participation", 0.0),)', both)
+    lay_down(tmp_path / "other", "other", source)
+    assert "participation_ratio" in listed(tmp_path / "other")["failures"]["other of other"]
 
 
 def test_packages_that_fail_are_said_with_their_tracebacks_and_others_go_on(tmp_path):

@@ -1,11 +1,16 @@
 """The engine: what it asks of subjects and measures, and what becomes of those that fail."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from geomfast.estimators.gradient_statistics import gradient_statistics, gradient_stiffness
+from geomfast.estimators.neural_collapse import neural_collapse
+from geomfast.estimators.similarity import cka
+from geomfast.estimators.spectra import rankme, singular_values
 from geomfast.measures import UnknownMeasure, engine, spec_of
 from geomfast.measures.subject import Policy, Samples, Seen, Subject, Value
 from tests import cases
@@ -51,7 +56,7 @@ def test_members_share_one_pass_and_have_rows_of_their_own():
     subject = Two()
     rows = list(engine.measure(subject, defaults("rankme"), behaviour=True))
     assert subject.passes == 1 and len(rows) == 2 * 2 + 2 * 2 * 2
-    ranks = spec_of("rankme").compute(subject.states, spec_of("rankme").settings())
+    ranks = rankme(subject.states)
     for row in rows:
         if row["measure"] == "rankme":
             at = ("AB".index(row["task"]), row["member"], LABELS.index(row["layer"]))
@@ -86,15 +91,106 @@ def test_what_a_subject_lacks_is_said():
 
 
 def test_activations_that_are_not_finite_are_no_value(monkeypatch):
-    monkeypatch.setattr(
-        "geomfast.estimators.spectra.rankme", lambda x, **_: torch.full(x.shape[:-2], torch.nan)
-    )
+    states = cases.normal(2, 2, 2, 12, 5)
+    states[0, 1, 0, 3, 2] = math.inf
+
+    def without_a_check(x, center=False):  # as of a backend that does not wait for the GPU
+        return torch.full((*x.shape[:-2], 5), torch.nan)
+
+    monkeypatch.setattr("geomfast.measures.observed.singular_values", without_a_check)
     with pytest.raises(ValueError, match=r"activations at block 1 are not finite \(A, level 1\)"):
-        list(engine.measure(Two(), defaults("rankme")))
+        list(engine.measure(Two(states), defaults("rankme")))
+
+
+def test_a_value_that_there_is_not_is_nan_where_activations_are_finite():
+    states = torch.zeros(2, 2, 2, 12, 5)
+    wanted = defaults("first_component_share", "two_nn", "anisotropy", "cka", "rankme")
+    for row in engine.measure(Two(states), wanted):
+        if row["measure"] not in ("rankme", "two_nn_samples"):
+            assert math.isnan(row["value"]), row
+    judged = spec_of("two_nn").judged
+    assert judged and judged(math.nan, math.nan, 12) == "no value: fewer than 20 distinct samples"
+
+
+def test_measures_of_a_spectrum_share_it(monkeypatch):
+    asked = []
+
+    def counted(x, center=False):
+        asked.append((tuple(x.shape), center))
+        return singular_values(x, center=center)
+
+    monkeypatch.setattr("geomfast.measures.observed.singular_values", counted)
+    wanted = defaults("rankme", "stable_rank", "alpha_req", "centered_rankme", "numerical_rank")
+    wanted["participation_ratio"] = spec_of("participation_ratio").asked(center=True)
+    rows = list(engine.measure(Two(), wanted))
+    assert sorted(asked) == [((2, 2, 2, 12, 5), False), ((2, 2, 2, 12, 5), True)]
+    assert len(rows) == 7 * 2 * 2 * 2  # alpha_req has R2 beside it
+    x = Two().states[1, 0, 1].double()
+    eigenvalues = torch.linalg.svdvals(x - x.mean(0)).square()
+    expected = eigenvalues.sum() ** 2 / eigenvalues.square().sum()
+    (found,) = (
+        row["value"]
+        for row in rows
+        if (row["measure"], row["task"], row["member"], row["layer"])
+        == ("participation_ratio", "B", 0, "final")
+    )
+    assert found == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_alignment_of_layers_of_several_widths():
+    class Ragged(One):
+        members = 2
+
+        def observe(self):
+            x = cases.normal(2, 1, 12, 5)
+            return [Seen([(["block 1"], x), (["final"], 2 * x.flip(-1)[..., :3])])]
+
+    rows = list(engine.measure(Ragged(), defaults("cka")))
+    named = [(row["member"], row["layer"], row["measure"]) for row in rows]
+    assert set(named) == {
+        (member, *rest)
+        for member in (0, 1)
+        for rest in [("block 1", "cka"), ("final", "cka"), ("final", "cka_block_1")]
+    }
+    x = cases.normal(2, 1, 12, 5)
+    for row in rows:
+        expected = cka(x[row["member"], 0], x[row["member"], 0, :, 2:]).item()
+        own = row["layer"] == "final" and row["measure"] == "cka"
+        assert row["value"] == pytest.approx(1.0 if own else expected, rel=1e-9)
+
+
+def test_measures_of_classes_and_stiffness():
+    class Labelled(One):
+        def observe(self):
+            x = cases.normal(1, 2, 12, 5)
+            return [Seen([(LABELS, x)], (), torch.ones(12), cases.normal(4, 5))]
+
+    subject, labels = Labelled(), torch.arange(12) % 3
+    wanted = defaults("neural_collapse", "gradient_stiffness", "gradient_noise_scale")
+    with pytest.raises(ValueError, match="neural_collapse needs an answer of every sample"):
+        list(engine.measure(subject, wanted))
+    with pytest.raises(ValueError, match="gradient_stiffness needs an answer of every sample"):
+        list(engine.measure(subject, defaults("gradient_stiffness")))
+    data = cases.normal(12, 4)
+    subject.sets = [Samples({"task": "A"}, squares, data, labels)]
+    found = {
+        (row["measure"], row["layer"]): row["value"] for row in engine.measure(subject, wanted)
+    }
+    x = subject.observe()[0].states[0][1][0]
+    expected = neural_collapse(x, labels)
+    assert found["neural_collapse", "block 1"] == pytest.approx(expected.within[0].item())
+    last = neural_collapse(x[1], labels, classifier=cases.normal(4, 5))
+    assert found["neural_collapse_classifier", "final"] == pytest.approx(last.classifier.item())
+    stiff = gradient_stiffness(subject.model, squares, data, labels)
+    assert found["gradient_stiffness", ""] == pytest.approx(stiff.between, rel=1e-5)
+    assert found["gradient_stiffness_within", ""] == pytest.approx(stiff.within, rel=1e-5)
+    alone = gradient_statistics(subject.model, squares, data)
+    assert found["gradient_noise_scale", ""] == pytest.approx(alone.noise_scale, rel=1e-5)
 
 
 def test_values_of_another_shape_are_refused(monkeypatch):
-    monkeypatch.setattr("geomfast.estimators.spectra.rankme", lambda x, **_: torch.ones(3))
+    short = replace(spec_of("rankme"), compute=lambda spectrum, settings: torch.ones(3))
+    monkeypatch.setattr(engine, "spec_of", lambda name: short)
     with pytest.raises(ValueError, match=r"rankme gave values of shape \(3,\) for activations of"):
         list(engine.measure(Two(), defaults("rankme")))
 

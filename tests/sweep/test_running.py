@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from geomfast.estimators import spectra
 from geomfast.estimators.gradients import fisher_effective_rank, gradient_covariance_rank
 from geomfast.estimators.hessian import hessian_top_eigenvalues
+from geomfast.measures import observed
 from geomfast.records import load_records
 from geomfast.runs.errors import PlanError, RunError
 from geomfast.sweep import running
@@ -197,11 +197,11 @@ def test_divergence_ends_the_run_and_keeps_what_was_measured(tmp_path: Path) -> 
 
 def test_nan_of_a_backend_that_cannot_raise_is_not_recorded(tmp_path: Path, monkeypatch) -> None:
     def one_nan(x: torch.Tensor, **options: object) -> torch.Tensor:
-        ranks = torch.ones(x.shape[:-2])
-        ranks[1, 0, 2] = torch.nan  # second task-level, the one model, last layer
-        return ranks
+        values = torch.ones(*x.shape[:-2], 5)
+        values[1, 0, 2] = torch.nan  # second task-level, the one model, last layer
+        return values
 
-    monkeypatch.setattr(spectra, "rankme", one_nan)
+    monkeypatch.setattr(observed, "singular_values", one_nan)
     with pytest.raises(ValueError, match=r"activations at final are not finite \(MOD, level 1\)"):
         job(tmp_path).run()
 

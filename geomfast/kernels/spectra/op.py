@@ -41,17 +41,18 @@ OP = Op(
 )
 
 
-def check(x: torch.Tensor) -> None:
+def check(x: torch.Tensor, argument: str = "x") -> None:
     """Raises what the functions below raise for the type and shape of x."""
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
-        raise TypeError(f"x must be a floating-point tensor, not {kind}")
+        raise TypeError(f"{argument} must be a floating-point tensor, not {kind}")
     if x.dim() < 2:
-        raise ValueError(f"x must have shape (..., N, d), not {tuple(x.shape)}")
+        raise ValueError(f"{argument} must have shape (..., N, d), not {tuple(x.shape)}")
     samples, width = x.shape[-2:]
     if samples < 1 or width < 1:
         raise ValueError(
-            f"x of shape {tuple(x.shape)} has N = {samples}, d = {width}; both must be 1 or more"
+            f"{argument} of shape {tuple(x.shape)} has N = {samples}, d = {width}; "
+            "both must be 1 or more"
         )
 
 
@@ -123,12 +124,20 @@ def _rankme(x: torch.Tensor, center: bool, eps: float) -> torch.Tensor:
     backend = OP.backend_for(x)
     if x.numel() == 0:
         return _empty_rankme(x, center, eps)
-    if center:
-        if backend != "cuda" and not all_finite(x):  # the mean would spread a NaN over its column
-            raise not_finite_error(x)
-        x = x.double()
-        x = x - x.mean(-2, keepdim=True)
-    return rankme_on(backend, x, eps)
+    return rankme_on(backend, centered(x) if center else x, eps)
+
+
+def centered(x: torch.Tensor) -> torch.Tensor:
+    """x (..., N, d) less its mean over N, in float64.
+
+    Raises:
+        ValueError: NaN or infinity, except on the backend "cuda".
+    """
+    # The mean would spread a NaN over its column.
+    if OP.backend_for(x) != "cuda" and not all_finite(x):
+        raise not_finite_error(x)
+    x = x.double()
+    return x - x.mean(-2, keepdim=True)
 
 
 def rankme_on(backend: str, x: torch.Tensor, eps: float) -> torch.Tensor:

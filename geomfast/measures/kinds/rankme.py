@@ -12,6 +12,8 @@ from geomfast.measures.spec import BLUE, Column, MeasureSpec, Need, enough_sampl
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from geomfast.estimators.spectra import Spectrum
+
 
 @dataclass(frozen=True)
 class RankMe:
@@ -33,17 +35,14 @@ class CenteredRankMe:
     def __post_init__(self) -> None:
         check(self, eps=not_negative)
 
+    @property
+    def center(self) -> bool:
+        return True
 
-def compute_centered(x: Tensor, settings: CenteredRankMe) -> Tensor:
-    """As :func:`compute`, of activations less their mean over samples."""
-    return compute(x, RankMe(center=True, eps=settings.eps))
 
-
-def compute(x: Tensor, settings: RankMe) -> Tensor:
-    """exp of the entropy of the normalised singular values, of every matrix of x (..., N, d)."""
-    from geomfast.estimators.spectra import rankme
-
-    return rankme(x, center=settings.center, eps=settings.eps)
+def compute(spectrum: Spectrum, settings: RankMe | CenteredRankMe) -> Tensor:
+    """exp of the entropy of the normalised singular values, of every spectrum."""
+    return spectrum.rankme(settings.eps)
 
 
 def ran_on(x: Tensor) -> str:
@@ -56,7 +55,8 @@ def ran_on(x: Tensor) -> str:
 #: What both say of themselves alike.
 _SHARED: dict[str, Any] = {
     "unit": "dimensions",
-    "need": Need.ACTIVATIONS,
+    "need": Need.SPECTRA,
+    "compute": compute,
     "ran_on": ran_on,
     "judged": enough_samples,
     "colour": BLUE,
@@ -69,7 +69,6 @@ MEASURES = (
         summary="effective dimension of every layer's activations (RankMe)",
         settings=RankMe,
         columns=(Column("rankme", 1.0, math.inf),),
-        compute=compute,
         meaning="the activations spread over about {value:.3g} of their directions",
         label="RankMe",
         order=10,
@@ -80,7 +79,6 @@ MEASURES = (
         summary="effective dimension of every layer's activations less their mean",
         settings=CenteredRankMe,
         columns=(Column("centered_rankme", 1.0, math.inf),),
-        compute=compute_centered,
         meaning="around their mean the activations spread over about {value:.3g} directions",
         label="RankMe, centered",
         order=90,

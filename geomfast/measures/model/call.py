@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 from geomfast.estimators.arguments import check_model
 from geomfast.estimators.batches import batches_of
 from geomfast.estimators.checks import LossFunction
-from geomfast.measures.catalog import measure_of, spec_of
+from geomfast.measures.catalog import ONE_PASS, measure_of, one_pass, spec_of
 from geomfast.measures.memory import logger
 from geomfast.measures.model.measurement import Entry, Measurement
 from geomfast.measures.model.measuring import (
@@ -22,7 +23,7 @@ from geomfast.measures.model.measuring import (
 )
 from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.states import activations
-from geomfast.measures.spec import Need
+from geomfast.measures.spec import OF_ACTIVATIONS
 
 
 def measure(
@@ -51,8 +52,9 @@ def measure(
         loss_fn: ``loss_fn(model, batch) -> (N,)``, one differentiable loss per sample; may be None
             where only activations are measured.
         data: one batch, or an iterable of batches.
-        measures: names, see ``geomfast measures``; "cheap" for those that take a pass or two over
-            the samples, "all" for all.
+        measures: names, see ``geomfast measures``; "cheap" for the usual ones that take a pass or
+            two over the samples, "one-pass" for every measure that one forward and one backward
+            pass give, "all" for all.
         samples: at most this many of the data, its first; None for all.
         batch_size: samples at once for activations and the Hessian; None for a batch as it comes.
             Halved, with a notice, where memory does not suffice.
@@ -88,7 +90,7 @@ def measure(
     how = ModelSettings.asked(settings, **common, position=position, check=check)
     if unused := [name for name in settings if name not in names]:
         raise ValueError(f"settings of {unused[0]}, which is not among measures {names}")
-    if loss_fn is None and (lossy := [n for n in names if spec_of(n).need is not Need.ACTIVATIONS]):
+    if loss_fn is None and (lossy := [n for n in names if spec_of(n).need not in OF_ACTIVATIONS]):
         if not isinstance(measures, str):
             raise ValueError(f"{lossy[0]} needs a loss_fn")
         names = [name for name in names if name not in lossy]
@@ -130,8 +132,10 @@ def measure(
 def _named(measures: str | Iterable[str]) -> list[str]:
     if measures == "all":
         return list(MEASURES)
+    if measures == ONE_PASS:
+        return list(one_pass(MEASURES))
     if measures == "cheap":
-        return [name for name in MEASURES if not spec_of(name).expensive]
+        return [name for name in one_pass(MEASURES) if spec_of(name).core]
     return check_measures([measures] if isinstance(measures, str) else measures)
 
 
@@ -146,7 +150,7 @@ def _entry(found: MeasuredValue) -> Entry:
         verdict = verdict or (
             spec.judged(found.value, found.stderr, found.n) if spec.judged else "ok"
         )
-        if not verdict.startswith("failed"):
+        if not verdict.startswith("failed") and not math.isnan(found.value):
             meaning = spec.meaning.format(value=found.value, stderr=found.stderr, n=found.n)
     return Entry(
         name,

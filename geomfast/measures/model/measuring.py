@@ -20,11 +20,11 @@ from geomfast.measures.memory import Notice, halving, logger
 from geomfast.measures.model.evaluation import evaluating, unfolded
 from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.options import Options as Options
-from geomfast.measures.spec import Need
+from geomfast.measures.spec import OF_ACTIVATIONS
 from geomfast.measures.subject import Policy, Samples, Seen, Subject
 
 #: Measures that need no answers of the samples, in the order they are taken.
-MEASURES = tuple(name for name in known_measures() if spec_of(name).need is not Need.ANSWERS)
+MEASURES = tuple(name for name in known_measures() if not spec_of(name).labelled)
 #: Samples at once when a model is looked at before it is measured.
 _FEW = 4
 #: Gives every layer's activations, label -> (N, d), at the model's present weights.
@@ -122,7 +122,7 @@ def measure_model(
     """
     how, model = how or ModelSettings(), uncompiled(model)
     wanted = check_measures(measures)
-    shown = needing(wanted, Need.ACTIVATIONS)
+    shown = needing(wanted, *OF_ACTIVATIONS)
     rest = [name for name in wanted if name not in shown]
     found: list[MeasuredValue] = []
     policy = Policy(how.batch_size, how.check, notice, failed)

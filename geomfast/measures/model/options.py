@@ -10,7 +10,7 @@ from typing import Any
 from geomfast.measures.catalog import measures, spec_of
 from geomfast.measures.checks import at_least, check, or_none, truth
 from geomfast.measures.model.states import POSITIONS
-from geomfast.measures.spec import Need
+from geomfast.measures.spec import OF_ACTIVATIONS, Need, of_gradients
 
 #: What some measures' settings were called by :func:`Options`; those of others had the same names.
 _OLD = {
@@ -140,14 +140,14 @@ class ModelSettings:
         """
         need = spec_of(measure).need
         own = asdict(self.settings_of(measure))
-        if need is Need.ACTIVATIONS:
+        if need in OF_ACTIVATIONS:
             own["position"] = self.position
         elif need is Need.GRADIENTS:
-            own = {"labels": "data", "first entries": own.pop("first_entries"), **own}
+            own = of_gradients(own)
         elif need is Need.CHAINS and own.get("nbeta", "") is None:
             # By its rule, as sets of different sizes are measured in one and the same way.
             own["nbeta"] = "n / log n"
-        if self.params is not None and need is not Need.ACTIVATIONS:
+        if self.params is not None and need not in OF_ACTIVATIONS:
             own["params"] = list(self.params)
         return {"measure": measure, "samples": self.samples, **own}
 

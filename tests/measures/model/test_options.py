@@ -19,11 +19,13 @@ WHOLE = {
     "hessian_top.max_iterations": 1, "hessian_trace.probes": 6, "hessian_density.probes": 1,
     "hessian_density.iterations": 2, "llc.chains": 1, "llc.draws": 1, "llc.burn_in": 0,
     "llc.batch_size": 1, "llc.seed": 0, "hessian_top.seed": 0,
-    "hessian_trace.seed": 0, "hessian_density.seed": 0,
+    "hessian_trace.seed": 0, "hessian_density.seed": 0, "alpha_req.first": 1,
 }  # fmt: skip
 POSITIVE = ("hessian_top.tol", "llc.lr", "llc.nbeta")
 NOT_NEGATIVE = ("rankme.eps", "centered_rankme.eps", "llc.localization", "llc.momentum")
-TRUTH = ("rankme.center", "check")
+SPECTRA = ("alpha_req", "participation_ratio", "stable_rank", "numerical_rank")
+SPECTRA += ("first_component_share", "condition_number")
+TRUTH = ("rankme.center", "check", "cka.debiased", *(f"{name}.center" for name in SPECTRA))
 
 
 def taken(name, value):
@@ -42,9 +44,26 @@ def message(name, rest):
 def test_every_setting_is_checked():
     told = {*WHOLE, *POSITIVE, *NOT_NEGATIVE, *TRUTH, "position", "params", "own"}
     told |= {"llc.max_draws"}  # as many as draws at least
+    told |= {"alpha_req.last", "numerical_rank.tol", "two_nn.fraction"}
     there = {field.name for field in dataclasses.fields(ModelSettings)}
     there |= {f"{name}.{key}" for name in MEASURES for key in spec_of(name).defaults}
     assert there == told
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("alpha_req.last", 8, "alpha_req: first = 5 to last = 8 are fewer than 5 eigenvalues"),
+        ("alpha_req.last", 5.5, "alpha_req: last must be a whole number"),
+        ("numerical_rank.tol", 1e-9, "numerical_rank: tol must be 1e-7 or more, not 1e-09"),
+        ("numerical_rank.tol", 1.0, "numerical_rank: tol must be less than 1"),
+        ("two_nn.fraction", 1.1, "two_nn: fraction must be at most 1, not 1.1"),
+        ("two_nn.fraction", 0.0, "two_nn: fraction must be a finite number, above 0"),
+    ],
+)
+def test_settings_within_a_range(name, value, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        taken(name, value)
 
 
 @pytest.mark.parametrize("most", [0, 99, 1.5, "3"])

@@ -1,0 +1,153 @@
+"""The family of measures of one checkpoint: what it adds to the ranks, and what it costs by peers.
+
+A nano model after a few hundred steps of the mixture, its 24 task-levels with 200 samples each, one
+thread. Ours is the engine that sweeps measure with, asked for RankMe and both gradient ranks, and
+for every measure that the same two passes give. The rivals take the functions of other libraries
+(`family_peers.py`) for the same list: once with activations and per-sample gradients of their own
+in every function, as packages that know nothing of each other do, and once with both shared.
+"""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from bench import family_peers as peers
+from bench.interleave import interleave
+from geomfast.estimators.activations import observe
+from geomfast.measures import measures
+from geomfast.measures.catalog import one_pass
+from geomfast.sweep.measuring import measure
+from geomfast.sweep.plan import Settings, run_specs
+from geomfast.sweep.samples import LevelSamples, level_samples
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.tasks import PAPER_TASKS
+from geomfast.testbed.training.loop import Trainer
+from geomfast.testbed.training.settings import TrainSettings
+
+RANKS = ("rankme", "fisher_rank", "gradient_covariance_rank")
+#: What the family leaves out: linear probes are no part of it.
+LEFT_OUT = ("probe_accuracy", "centered_rankme")
+ROUNDS = 3
+STEPS = 300
+
+
+def trained(settings: Settings, steps: int) -> tuple[GPT, list[LevelSamples]]:
+    (spec,) = run_specs(settings, ("nano",), (0,))
+    trainer = Trainer("nano", 0, spec.trained, TrainSettings(steps, 168))
+    trainer.advance(steps)
+    return trainer.model, level_samples(spec, settings, torch.device("cpu"))
+
+
+def by_peers(model: GPT, samples: list[LevelSamples], *, shared: bool) -> dict[str, list[float]]:
+    """Every measure of every task-level, of the final state where it has layers."""
+    found: dict[str, list[float]] = {}
+    for one in samples:
+        answers = one.tokens[:, one.answer_start]
+
+        def states(one: LevelSamples = one) -> torch.Tensor:
+            return observe(model, one.tokens, one.answer_start).activations
+
+        values: dict[str, float] = {}
+        layers = states()
+        for layer in layers:
+            values |= peers.of_spectra(layer)
+        for name, function in (("two_nn", peers.two_nn), ("anisotropy", peers.anisotropy)):
+            for layer in layers if shared else states():
+                values[name] = function(layer)
+        layers = layers if shared else states()
+        for i in range(len(layers)):
+            for j in range(i + 1):
+                values["cka"] = peers.cka(layers[i], layers[j])
+        if (answers.unique(return_counts=True)[1] > 1).sum() > 1:
+            for layer in layers if shared else states():
+                values["neural_collapse"] = peers.neural_collapse(layer, answers)
+
+        def gradients(one: LevelSamples = one) -> list[torch.Tensor]:
+            return by_vmap(model, one)
+
+        values |= peers.of_gradients(gradients, answers, shared=shared)
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def by_vmap(model: GPT, one: LevelSamples) -> list[torch.Tensor]:
+    """(N, ...) gradients of every parameter of the loss of a task-level."""
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(parameters: dict[str, torch.Tensor], row: torch.Tensor) -> torch.Tensor:
+        logits = functional_call(model, parameters, (row[None, :-1],))[0, one.answer_start - 1 :]
+        return F.cross_entropy(logits, row[one.answer_start :])
+
+    with sdpa_kernel(SDPBackend.MATH):
+        return list(vmap(grad(loss), in_dims=(None, 0))(parameters, one.tokens).values())
+
+
+def difference(ours: list[dict], theirs: dict[str, list[float]], levels: list[str]) -> dict:
+    """Largest relative difference of each measure from the peers' values, over task-levels."""
+    found = {}
+    for name, values in theirs.items():
+        worst = 0.0
+        for level, value in zip(levels, values, strict=False):
+            (own,) = (
+                row["value"]
+                for row in ours
+                if row["measure"] == name
+                and f"{row['task']}-{row['level']}" == level
+                and row["layer"] in ("", "final")
+            )
+            if math.isfinite(own) and math.isfinite(value):
+                worst = max(worst, abs(own - value) / max(abs(own), 1e-2))
+        found[name] = worst
+    return found
+
+
+def bench_family(benchmark, results, full, device, restore_threads):
+    if device != "cpu":
+        pytest.skip("the family is compared on a CPU")
+    torch.set_num_threads(1)
+    settings = Settings(
+        mixture="joint",
+        tasks=PAPER_TASKS if full else ("COPY",),
+        levels=(1, 2, 3) if full else (1,),
+        steps=STEPS if full else 2,
+        batch_size=168,
+        learning_rate=None,
+        precision="fp32",
+        dense_until=1,
+        dense_every=1,
+        checkpoints=2,
+        samples=200 if full else 60,
+    )
+    model, samples = trained(settings, settings.steps)
+    names = set(one_pass(measures())) - set(LEFT_OUT)
+    contenders = {
+        "geomfast, ranks alone": lambda: measure(model, samples, {*RANKS}, settings),
+        "geomfast, the family": lambda: measure(model, samples, names, settings),
+        "peers, passes shared": lambda: by_peers(model, samples, shared=True),
+        "peers, each alone": lambda: by_peers(model, samples, shared=False),
+    }
+    levels = [one.level.name for one in samples]
+    errors = difference(
+        measure(model, samples, names, settings),
+        by_peers(model, samples, shared=True),
+        levels,
+    )
+    seconds = interleave(contenders, ROUNDS if full else 1, warm_up=False)
+    benchmark.pedantic(contenders["geomfast, the family"], rounds=1)
+    size = f"family: nano, {len(samples)} task-levels of {settings.samples}"
+    results.add(
+        size,
+        seconds,
+        {
+            "the family over the ranks": ("geomfast, the family", "geomfast, ranks alone"),
+            "over peers that share": ("peers, passes shared", "geomfast, the family"),
+            "over peers, each alone": ("peers, each alone", "geomfast, the family"),
+        },
+        {},
+        differences=", ".join(f"{name} {value:.1e}" for name, value in errors.items()),
+    )
