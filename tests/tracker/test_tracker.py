@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 
 import geomfast as gf
-from geomfast.measures.catalog import measure_of
+from geomfast.measures.catalog import measure_of, spec_of
 from geomfast.measures.model.measuring import MEASURES
 from geomfast.measures.model.options import ModelSettings
 from geomfast.report import build
@@ -53,6 +53,9 @@ def test_training_comes_out_the_same_to_the_bit(tmp_path):
     assert set(MEASURES) <= {measure_of(name) for name in records["measure"]}
     # Which has no value where the coefficient is within its error of zero.
     unknown = records["measure"].isin(["llc_localization_effect", "llc_degree"])
+    # A family of measures has none where there are too few samples or dimensions.
+    family = [name for name in MEASURES if not spec_of(name).core]
+    unknown |= records["measure"].map(measure_of).isin(family)
     values = records.loc[~unknown, "value"]
     assert values.notna().all() and not (tmp_path / "failures").exists()
     # Another training does come out differently.

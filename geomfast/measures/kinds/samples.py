@@ -50,7 +50,7 @@ def _distinct(value: float, stderr: float, n: int) -> str:
     if math.isnan(value):
         return "no value: fewer than 20 distinct samples"
     # The number of samples that the nearest neighbours need grows as a power of the dimension.
-    return "ok" if value < 2 * math.log2(n) else f"too low: {n} samples cannot fill its dimensions"
+    return "ok" if value < math.log2(n) else f"too low: {n} samples cannot fill its dimensions"
 
 
 def _directed(value: float, stderr: float, n: int) -> str:

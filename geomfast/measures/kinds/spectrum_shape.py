@@ -33,7 +33,11 @@ class Centering:
 
 @dataclass(frozen=True)
 class AlphaReQ(Centering):
-    """Settings of :func:`geomfast.alpha_req`."""
+    """Settings of :func:`geomfast.alpha_req`.
+
+    Attributes:
+        center: whether the spectrum is that of activations less their mean over samples.
+    """
 
     first: int = 5
     last: int | None = 50
@@ -49,7 +53,11 @@ class AlphaReQ(Centering):
 
 @dataclass(frozen=True)
 class NumericalRank(Centering):
-    """Settings of :func:`geomfast.numerical_rank`."""
+    """Settings of :func:`geomfast.numerical_rank`.
+
+    Attributes:
+        center: whether the spectrum is that of activations less their mean over samples.
+    """
 
     tol: float = 1e-6
 
