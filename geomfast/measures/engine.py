@@ -128,7 +128,7 @@ class _Taking:
         if self._seen is None:
             begin = time.perf_counter()
             seen = self.subject.observe()
-            self._seen = (time.perf_counter() - begin, Observed(self.subject, seen))
+            self._seen = (time.perf_counter() - begin, Observed(self.subject, seen, self.state))
         return self._seen[1]
 
     def _share(self, rows: list[dict[str, Any]], behaviour: bool) -> None:

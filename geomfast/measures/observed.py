@@ -14,7 +14,7 @@ from torch import Tensor
 
 from geomfast.estimators.spectra import Spectrum, singular_values
 from geomfast.measures.spec import OF_ANSWERS, MeasureSpec, Need
-from geomfast.measures.subject import Samples, Seen, Subject, Value
+from geomfast.measures.subject import Samples, Seen, State, Subject, Value
 
 #: Values and standard errors of a column, one for every matrix; None for errors of none.
 _Column = tuple[Tensor, Tensor | None]
@@ -51,10 +51,11 @@ class Observed:
     Args:
         subject: of the pass.
         seen: what it showed of every set of samples.
+        state: of earlier checkpoints.
     """
 
-    def __init__(self, subject: Subject, seen: Sequence[Seen]):
-        self.seen, self._subject = seen, subject
+    def __init__(self, subject: Subject, seen: Sequence[Seen], state: State | None = None):
+        self.seen, self._subject, self._state = seen, subject, state
         self._spectra: dict[tuple[int, bool], Spectrum] = {}
 
     def values(self, spec: MeasureSpec, settings: Any) -> Iterator[Found]:
@@ -144,8 +145,15 @@ class Observed:
         for number, seen in enumerate(self.seen):
             begin = time.perf_counter()
             labels = [label for some, _ in seen.states for label in some]
+            # Of several models nothing is kept: a member may leave the group.
+            state = self._state if self._subject.members == 1 else None
+            earlier = state.earlier(spec.name, number) if state else None
             made = [
-                list(spec.compute(labels, [one for _, x in seen.states for one in x[m]], settings))
+                list(
+                    spec.compute(
+                        labels, [own for _, x in seen.states for own in x[m]], settings, earlier
+                    )
+                )
                 for m in range(self._subject.members)
             ]
             values = [

@@ -27,8 +27,9 @@ class Need(StrEnum):
     - spectra: ``(spectrum, settings) -> values``, a :class:`geomfast.estimators.spectra.Spectrum`
       of the same matrices, of which measures share one; of activations less their mean over
       samples where settings have a true ``center``;
-    - layers: ``(labels, states, settings)``, the layers' names and their (N, d) activations of one
-      model, to (layer index or None, column, value, stderr) for every value;
+    - layers: ``(labels, states, settings, earlier)``, the layers' names and (N, d) activations of
+      one model, and a :class:`geomfast.measures.subject.Earlier`, or None where no checkpoint
+      follows another, to (layer index or None, column, value, stderr) for every value;
     - answers: ``(activations, answers, groups, right, settings)``, (layers, N, d) at the place that
       predicts the answer, (N,) each: class of the answer, number of the input, 1 where the model
       itself is right; to the same as of layers;

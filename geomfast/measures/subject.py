@@ -92,6 +92,19 @@ class Subject(ABC):
         """One forward pass over every set."""
 
 
+class Earlier(Protocol):
+    """What a measure has kept of one set of samples at earlier checkpoints.
+
+    Attributes:
+        steps: tensors by name, by step, from the first checkpoint to the last; not of all of them.
+    """
+
+    steps: Mapping[int, Mapping[str, Tensor]]
+
+    def keep(self, tensors: Mapping[str, Tensor]) -> None:
+        """Notes those of this checkpoint."""
+
+
 class State(Protocol):
     """State that a checkpoint passes to the next one, by the number of a set of samples."""
 
@@ -100,6 +113,10 @@ class State(Protocol):
 
     def keep(self, number: int, vectors: Tensor) -> None:
         """Notes those found."""
+
+    def earlier(self, measure: str, number: int) -> Earlier:
+        """What a measure of layers has kept."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,12 @@ import re
 from functools import cached_property
 from pathlib import Path
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from geomfast.files import write_atomically
-from geomfast.testbed.training.checkpoints import CheckpointError, tensors_hash
+from geomfast.sweep.retained import Retained
+from geomfast.sweep.tensor_files import LARGEST_FILE, read_tensors, write_tensors
 
-#: More bytes than this are not written with every checkpoint; the search then starts at random.
-LARGEST_FILE = 1 << 30
 _NAME = re.compile(r"eigenvectors-([0-9]{8,19})\.safetensors")
-_HASH = "sha256"
-_WAY_ON = "delete it, and the next search starts at random"
 
 
 class Eigenvectors:
@@ -29,18 +23,22 @@ class Eigenvectors:
     Args:
         folder: of the run's checkpoints.
         step: of the checkpoint that is measured.
+
+    Attributes:
+        retained: beside them, what measures of layers compare later checkpoints with.
     """
 
     def __init__(self, folder: Path, step: int):
         self.folder, self.step = folder, step
         self.found: dict[str, Tensor] = {}
+        self.retained = Retained(folder, step)
         self._bytes = 0
 
     @cached_property
     def before(self) -> dict[str, Tensor]:
         """Eigenvectors of the last earlier checkpoint that has some."""
         earlier = self._earlier()
-        return _read(self._path(earlier[-1])) if earlier else {}
+        return read_tensors(self._path(earlier[-1])) if earlier else {}
 
     def keep(self, name: str, vectors: Tensor) -> None:
         """Notes what was found of a task-level, unless all are too large to be written."""
@@ -52,9 +50,9 @@ class Eigenvectors:
 
     def save(self) -> None:
         """Writes what was found at this step, if anything was and it is not too large."""
+        self.retained.save()
         if self.found:
-            told = {_HASH: tensors_hash(self.found)}
-            write_atomically(self._path(self.step), safetensors.torch.save(self.found, told))
+            write_tensors(self._path(self.step), self.found)
             for old in self._earlier()[:-1]:
                 self._path(old).unlink(missing_ok=True)
 
@@ -65,22 +63,3 @@ class Eigenvectors:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"eigenvectors-{step:08d}.safetensors"
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Eigenvectors of a file, as they were written.
-
-    Raises:
-        CheckpointError: damaged.
-    """
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            told = (file.metadata() or {}).keys() - {"format"}
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            sealed = file.metadata().get(_HASH) if told else None
-    except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; {_WAY_ON}") from error
-    # Those of geomfast 0.1 say nothing.
-    if told and (told != {_HASH} or sealed != tensors_hash(found)):
-        raise CheckpointError(f"{path} has changed since it was written; {_WAY_ON}")
-    return found

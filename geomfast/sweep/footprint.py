@@ -10,9 +10,9 @@ from geomfast.measures import Need, measures, needing, spec_of
 from geomfast.measures.spec import OF_ACTIVATIONS, OF_ANSWERS
 from geomfast.runs.estimate import PART_BYTES, PROCESS_BYTES, RECORD_BYTES
 from geomfast.runs.states import KEPT_STATES
-from geomfast.sweep.eigenvectors import LARGEST_FILE
 from geomfast.sweep.jobs import Job, StackedJob, missing
 from geomfast.sweep.plan import settings_of
+from geomfast.sweep.tensor_files import LARGEST_FILE
 from geomfast.sweep.workload import batch_tokens, lengths, products
 from geomfast.testbed.training.stacking import member_bytes
 

@@ -17,6 +17,7 @@ from geomfast.measures.spec import BEHAVIOUR, OF_ANSWERS
 from geomfast.measures.subject import Policy, Samples, Seen, Subject, Value
 from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.plan import Settings, measure_settings, settings_of
+from geomfast.sweep.retained import OfLevel
 from geomfast.sweep.samples import LevelSamples, MixtureSamples, Row, mixture
 from geomfast.testbed.models.gpt import GPT
 
@@ -62,7 +63,7 @@ class Run(Subject):
 
 
 class _Earlier:
-    """Eigenvectors of earlier checkpoints, by the number of a task-level."""
+    """What earlier checkpoints have left, by the number of a task-level."""
 
     def __init__(self, eigenvectors: Eigenvectors, probes: list[LevelSamples]):
         self._eigenvectors, self._names = eigenvectors, [probe.level.name for probe in probes]
@@ -72,6 +73,9 @@ class _Earlier:
 
     def keep(self, number: int, vectors: Tensor) -> None:
         self._eigenvectors.keep(self._names[number], vectors)
+
+    def earlier(self, measure: str, number: int) -> OfLevel:
+        return self._eigenvectors.retained.of(measure, self._names[number])
 
 
 def measure(

@@ -38,8 +38,9 @@ def said(figure):
     return " | ".join(words for words, _ in texts(figure))
 
 
-#: What a sweep's run has; the others are in test_behaviour.py and test_other_measures.py.
-OF_A_SWEEP = [p for p in figures.FIGURES if not p.name.startswith(("behaviour", "measure-"))]
+#: What a sweep's run has; the others are in files of their own.
+_OTHERS = ("behaviour", "measure-", "layer-similarity", "past")
+OF_A_SWEEP = [p for p in figures.FIGURES if not p.name.startswith(_OTHERS)]
 
 
 #: But for that of several learning rates, which is in test_rates.py.

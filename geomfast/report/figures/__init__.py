@@ -17,9 +17,10 @@ from geomfast.report.figures.behaviour import BY_SIZE, behaviour_figure
 from geomfast.report.figures.both import collapse_of_both, events_of_both
 from geomfast.report.figures.by_step import by_step, by_step_of_both
 from geomfast.report.figures.collapse import collapse_grid, collapse_headline
+from geomfast.report.figures.glance import glance, layer_similarity
 from geomfast.report.figures.leads import hierarchy, lead_forest
 from geomfast.report.figures.limits import limits
-from geomfast.report.figures.maps import layer_map, probe_map, tracked_map
+from geomfast.report.figures.maps import layer_map, past_map, probe_map, tracked_map
 from geomfast.report.figures.measures import gradient_ranks, hessian_figure, llc_figure
 from geomfast.report.figures.order import order_of_layers, top_down_figure
 from geomfast.report.figures.other_measures import other_figure
@@ -113,6 +114,20 @@ FIGURES = (
     Picture(
         "probes", "Linear probes, layer by step", probe_map, _PROBES,
         "High accuracy left of the dashed line: a layer has the answer before the model gives it.",
+    ),
+    Picture(
+        "glance", "Geometry at a glance", glance, (),
+        "All panels share the axis of training steps: look for measures that turn where "
+        "task-levels collapse (black marks) or emerge (red marks).",
+    ),
+    Picture(
+        "layer-similarity", "Which layers are alike", layer_similarity, ("cka",),
+        "Light blocks off the diagonal are layers that hold the same relations between samples.",
+    ),
+    Picture(
+        "past", "The final state and its past", past_map, ("cka",),
+        "A light stretch along a row: from there on the final state keeps the relations between "
+        "samples that it had at that step.",
     ),
     *_of_others(),
 )  # fmt: skip

@@ -9,11 +9,15 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.probes import MEASURE as PROBE
+from geomfast.measures.kinds.cka import AT_STEP
 from geomfast.records import layer_depth
 from geomfast.report.axes import STEPS, step_axis
 from geomfast.report.colours import DASHED, VERMILLION
 from geomfast.report.curves import Curves, caption, curves, samples_of
 from geomfast.report.style import canvas, columns_for, head, panels_of, styled
+
+#: Most earlier checkpoints that a map has rows for.
+_MOST_EARLIER = 24
 
 
 @styled
@@ -72,6 +76,36 @@ def probe_map(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     return figure
 
 
+@styled
+def past_map(run: pd.DataFrame, table: pd.DataFrame) -> Any:
+    """CKA of the final state with itself at earlier checkpoints, median over levels.
+
+    None where it was compared with fewer than two.
+    """
+    earlier = [
+        (int(name.removeprefix(AT_STEP)), str(name))
+        for name in run["measure"].unique()
+        if str(name).startswith(AT_STEP)
+    ]
+    names = {f"step {step:,}": name for step, name in sorted(earlier)[:_MOST_EARLIER]}
+    if len(names) < 2:
+        return None
+    found: Curves = {}
+    for label, name in names.items():
+        for cell, layers in curves(run, name).items():
+            found.setdefault(cell, {})[label] = next(iter(layers.values()))
+    rows = [*names]
+    figure, bar = _map(found, lambda values: values, run, table, "cividis", (0, 1), rows)
+    bar.set_label("CKA")
+    samples = samples_of(run[run["measure"] == "cka"])
+    text = (
+        f"{run['run'].iloc[0]}; n = {samples} samples per task-level; final state at each step "
+        "against that at the step of its row; median over levels; dashed: emergence"
+    )
+    head(figure, "When the final state becomes what it is", text, 0.85)
+    return figure
+
+
 def _map(
     found: Curves,
     change: Any,
@@ -79,12 +113,17 @@ def _map(
     table: pd.DataFrame | None,
     colours: str,
     limits: tuple[float, float],
+    rows_named: list[str] | None = None,
 ) -> tuple[Any, Any]:
-    """Panels by task with a common colour bar, and emergence as a line if there is a table."""
+    """Panels by task with a common colour bar, and emergence as a line if there is a table.
+
+    Args:
+        rows_named: rows from bottom to top; None for the layers from first to last.
+    """
     tasks = list(dict.fromkeys(task for task, _ in found))
     columns = columns_for(len(tasks))
     rows = max(math.ceil(len(tasks) / columns), 1)
-    layers = sorted({n for c in found.values() for n in c}, key=layer_depth)
+    layers = rows_named or sorted({n for c in found.values() for n in c}, key=layer_depth)
     width = max(3.1 * columns + 1.6, 9.0)
     figure, grid = canvas(
         width, (0.9 + 0.28 * len(layers)) * rows + 1.7, rows, columns, left=0.85, right=1.3,
