@@ -93,13 +93,12 @@ class Subject(ABC):
 
 
 class Earlier(Protocol):
-    """What a measure has kept of one set of samples at earlier checkpoints.
+    """What a measure has kept of one set of samples at earlier checkpoints."""
 
-    Attributes:
-        steps: tensors by name, by step, from the first checkpoint to the last; not of all of them.
-    """
-
-    steps: Mapping[int, Mapping[str, Tensor]]
+    @property
+    def steps(self) -> Mapping[int, Mapping[str, Tensor]]:
+        """Tensors by name, by step, from the first checkpoint to the last; not of all of them."""
+        ...
 
     def keep(self, tensors: Mapping[str, Tensor]) -> None:
         """Notes those of this checkpoint."""

@@ -63,7 +63,7 @@ class OfLevel:
     def __init__(self, retained: Retained, prefix: str):
         self._retained, self._prefix = retained, prefix
 
-    @cached_property
+    @property
     def steps(self) -> Mapping[int, Mapping[str, Tensor]]:
         own = {
             step: {

@@ -42,8 +42,9 @@ def glance(run: pd.DataFrame, table: pd.DataFrame) -> Any:
     last = float(run["step"].max())
     for spec, axes, _, lowest in panels_of(grid, shown):
         values = rows[spec.name]
-        by_step = values.groupby("step")["value"].quantile([0.25, 0.5, 0.75]).unstack()
-        by_step.columns = ["low", "middle", "high"]
+        grouped = values.groupby("step")["value"]
+        quartiles = {"low": 0.25, "middle": 0.5, "high": 0.75}
+        by_step = pd.DataFrame({name: grouped.quantile(q) for name, q in quartiles.items()})
         band(axes, by_step, plain_colour(spec.colour))
         step_axis(axes, last)
         if spec.logarithmic and by_step["low"].min() > 0:
