@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from bench.stored_gradients import gram
@@ -46,7 +46,7 @@ def two_nn(x: Tensor) -> float:
         return math.nan
     if importlib.util.find_spec("skdim"):
         return float(importlib.import_module("skdim").id.TwoNN().fit(points).dimension_)
-    distances, _ = cKDTree(points).query(points, k=3)
+    distances, _ = KDTree(points).query(points, k=3)
     ratios = np.sort(np.log(distances[:, 2] / distances[:, 1]))[: int(0.9 * len(points))]
     heights = -np.log(1 - np.arange(1, len(ratios) + 1) / len(points))
     return float(ratios @ heights / (ratios @ ratios))

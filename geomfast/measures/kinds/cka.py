@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ def compute(
     earlier.keep(dict(zip(labels, kernels, strict=True)))
 
 
-def _ends(steps: dict[int, object]) -> list[int]:
+def _ends(steps: Mapping[int, object]) -> list[int]:
     return [min(steps), max(steps)] if steps else []
 
 
