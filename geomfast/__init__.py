@@ -25,10 +25,13 @@ if TYPE_CHECKING:
         hessian_top_eigenvalues,
         hessian_trace,
     )
+    from geomfast.estimators.influence import influence, influence_from_losses
     from geomfast.estimators.llc import llc
     from geomfast.estimators.probes import probe_accuracy
     from geomfast.estimators.sampling.automatic import calibrate_llc
+    from geomfast.estimators.sampling.loss_files import load_losses
     from geomfast.estimators.spectra import effective_rank, rankme, singular_values
+    from geomfast.estimators.susceptibility import susceptibility, susceptibility_from_losses
     from geomfast.kernels import backend_report
     from geomfast.measures.model.call import measure
     from geomfast.records import load_records
@@ -47,12 +50,17 @@ _HOME = {
     "hessian_density": "geomfast.estimators.hessian",
     "hessian_top_eigenvalues": "geomfast.estimators.hessian",
     "hessian_trace": "geomfast.estimators.hessian",
+    "influence": "geomfast.estimators.influence",
+    "influence_from_losses": "geomfast.estimators.influence",
     "llc": "geomfast.estimators.llc",
+    "load_losses": "geomfast.estimators.sampling.loss_files",
     "load_records": "geomfast.records",
     "measure": "geomfast.measures.model.call",
     "probe_accuracy": "geomfast.estimators.probes",
     "rankme": "geomfast.estimators.spectra",
     "singular_values": "geomfast.estimators.spectra",
+    "susceptibility": "geomfast.estimators.susceptibility",
+    "susceptibility_from_losses": "geomfast.estimators.susceptibility",
 }
 
 __all__ = [
@@ -68,12 +76,17 @@ __all__ = [
     "hessian_density",
     "hessian_top_eigenvalues",
     "hessian_trace",
+    "influence",
+    "influence_from_losses",
     "llc",
+    "load_losses",
     "load_records",
     "measure",
     "probe_accuracy",
     "rankme",
     "singular_values",
+    "susceptibility",
+    "susceptibility_from_losses",
 ]
 
 

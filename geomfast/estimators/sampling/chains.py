@@ -168,6 +168,8 @@ class ChainGroup:
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self._sgld_step = OP[OP.backend_for(weights)].step
         self.samples = len(sampling.initial)
+        #: Steps so far.
+        self.taken = 0
         self.indices: Tensor | None = None
         self.streams: list[Shuffled] = []
         if sampling.batch_size is not None:
@@ -193,12 +195,19 @@ class ChainGroup:
             found.append(torch.stack([stream.next() for stream in self.streams]))
         return torch.stack(found)
 
-    def run(self, steps: int, progress: Callable[[int], None] = lambda steps: None) -> Traces:
+    def run(
+        self,
+        steps: int,
+        progress: Callable[[int], None] = lambda steps: None,
+        observe: Callable[[ChainGroup], None] | None = None,
+    ) -> Traces:
         """What so many more steps see.
 
         Args:
             steps: of every chain.
             progress: called with the chain steps done since it was last called.
+            observe: called with this group before each step, while its weights are the draw whose
+                losses that step writes down; changes nothing of it.
         """
         device = self.at.device
         if self.streams:
@@ -214,7 +223,10 @@ class ChainGroup:
                 check_stop()
                 if number == WARM_UP:
                     step = replay.captured(self._step, steps - number)
+                if observe is not None:
+                    observe(self)
                 step()
+                self.taken += 1
                 progress(self.chains)
                 # Elsewhere asking would wait for the device; chains that stay are harmless.
                 if device.type == "cpu" and not self.active.any():

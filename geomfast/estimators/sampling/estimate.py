@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +23,10 @@ from geomfast.estimators.sampling.diagnostics import (
 )
 from geomfast.estimators.sampling.rules import max_energy_curvature
 from geomfast.estimators.sampling.verdict import Biases, verdict_of
+
+if TYPE_CHECKING:  # both are made of this module
+    from geomfast.estimators.sampling.kept import SampledLosses
+    from geomfast.estimators.sampling.observed import Observed
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class LLC:
         limit: the coefficient without localization, as a calibration extrapolates it; NaN where it
             does not tell, or none was made.
         limit_stderr: its standard error.
+        observed: name -> `Observed`: the loss on data that was observed, and its coefficient.
+        losses: of every sample at every kept draw; None where they were not to be kept.
     """
 
     mean: float
@@ -94,6 +102,8 @@ class LLC:
     localization_least: float
     limit: float = math.nan
     limit_stderr: float = math.nan
+    observed: Mapping[str, Observed] = field(default_factory=dict)
+    losses: SampledLosses | None = None
 
 
 def estimate(

@@ -113,10 +113,13 @@ def stepped(
         if pilot:
             length = {"burn_in": min(burn_in, 2 * PILOT_DRAWS), "draws": PILOT_DRAWS}
             length |= {"max_draws": PILOT_DRAWS if goal else None, "max_seconds": None}
+            length |= {"observe": None, "keep_losses": False}
         c = _damping(lr, localization, momentum)
         return llc(model, loss_fn, batches, lr=lr, momentum=c, **given | length)
 
-    lr, pilots = steps.lr, goal or draws > 2 * PILOT_DRAWS
+    # Those that look for a step observe nothing, so that those that count are others.
+    watched = own["observe"] is not None or own["keep_losses"] is not False
+    lr, pilots = steps.lr, goal or draws > 2 * PILOT_DRAWS or watched
     for _ in range(STEP_TRIES - 1):
         try:
             found = sampled(lr, pilots)
@@ -136,7 +139,8 @@ def stepped(
         fits = not found.step_bias > (_KNOWN if pilots else 1.0) * allowed
         if fits or _still_training(found):
             # Which may be all that was asked for.
-            enough = not pilots or (" was met after" in found.verdict and draws <= PILOT_DRAWS)
+            met = " was met after" in found.verdict and draws <= PILOT_DRAWS
+            enough = not pilots or (met and not watched)
             return found if enough else sampled(lr, False)
         share = min(max(_SAFE * allowed / found.step_bias, _LEAST_SHARE), _MOST_SHARE)
         lr = _cooler(lr, localization, momentum, share)
