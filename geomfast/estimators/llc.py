@@ -24,8 +24,8 @@ from geomfast.estimators.checks import (
     LossFunction,
     check_sample_independence,
     refuse_projected,
-    select_parameters,
 )
+from geomfast.estimators.entries import select_entries
 from geomfast.estimators.sampling.chains import Sampling, size_and_norm
 from geomfast.estimators.sampling.estimate import LLC
 from geomfast.estimators.sampling.initial import all_parts, initial_losses, require_used
@@ -114,7 +114,9 @@ def llc(
         preconditioner: None; RMSProp's, whose coefficients were 2 to 34% too large, is gone.
         seed: of noise and minibatches.
         params: names of parameters, with shell wildcards, that alone are sampled: the
-            weight-refined coefficient. None for all that require gradients.
+            weight-refined coefficient; of single heads of attention as "MODULE head 1" or "MODULE
+            heads 0-2", MODULE an attention's name or its block's ("blocks.0 head 1"). What begins
+            with "!" is left out. None for all that require gradients.
         common_batches: whether all chains get the same minibatches.
         stacked: whether chains run as one program or one after the other, with the same noise and
             minibatches; None for what is faster.
@@ -208,7 +210,7 @@ def llc(
     check_sample_independence(model)
     refuse_projected(model)
     with measurable(model, loss_fn, batches_of(data), widen=True) as (model, losses, batches):
-        parameters, _ = select_parameters(model, params)
+        parameters = select_entries(model, params)
         samples = sum(count(batch, least=1) for batch in batches)
         if batch_size is not None:
             check_whole(1, batch_size=batch_size)

@@ -81,7 +81,8 @@ def susceptibility(
         model: any module.
         loss_fn: `loss_fn(model, batch) -> (N,)`, one differentiable loss per sample.
         data: of q, as in `geomfast.llc`, whose chains sample from it.
-        components: name -> names of parameters with shell wildcards, as `params` of `geomfast.llc`.
+        components: name -> names of parameters with shell wildcards, or heads of attention
+            ("blocks.0 head 1"), as `params` of `geomfast.llc`.
         observe: probes: name -> data, or name -> (loss_fn, data), whose loss_fn may return (N, T).
             The samples of data are probes too, named "data".
         reference: "full" or "component".

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geomfast.estimators.batches import count, index_batch, joined, parts
 from geomfast.estimators.checks import LossFunction
+from geomfast.estimators.entries import selected, sizes_of
 from geomfast.estimators.sampling.gradients import ChainGradients
 from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.estimators.stopping import check_stop
@@ -35,7 +36,7 @@ class Sampling:
 
     Attributes:
         model, loss_fn: as everywhere in geomfast; the model is called with other weights.
-        parameters: by name, those that are sampled.
+        parameters: by name, those that are sampled; a `Selection` where not all of their entries.
         batches: of the data.
         initial: (n,) losses of all samples at the model's own weights.
         dynamics: of the steps.
@@ -107,7 +108,7 @@ def group_size(sampling: Sampling, chains: int, stacked: bool | None) -> int:
         stacked = chains > 1 and (first.is_cuda or _forward_work(sampling) <= _STACKED_ON_CPU)
     if not stacked:
         return 1
-    size = sum(p.numel() for p in sampling.parameters.values())
+    size = sum(sizes_of(sampling.parameters).values())
     return max(1, min(chains, STACKED_BYTES // (3 * size * first.itemsize)))
 
 
@@ -150,8 +151,7 @@ class ChainGroup:
 
     def __init__(self, sampling: Sampling, first_chain: int, chains: int):
         self.sampling, self.first_chain, self.chains = sampling, first_chain, chains
-        values = [p.detach().reshape(-1) for p in sampling.parameters.values()]
-        center = torch.cat(values)
+        center = torch.cat(selected(sampling.parameters))
         weights, device = center.repeat(chains, 1), center.device
         gradients = torch.empty_like(weights)
         self.active = torch.ones(chains, dtype=torch.bool, device=device)
@@ -285,5 +285,5 @@ class ChainGroup:
 
 def size_and_norm(parameters: Mapping[str, Tensor]) -> tuple[int, float]:
     """P and |w0| of the parameters that are sampled."""
-    squares = [p.detach().double().square().sum().item() for p in parameters.values()]
-    return sum(p.numel() for p in parameters.values()), math.sqrt(sum(squares))
+    squares = [x.double().square().sum().item() for x in selected(parameters)]
+    return sum(sizes_of(parameters).values()), math.sqrt(sum(squares))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from geomfast.estimators.entries import sizes_of
 from geomfast.estimators.sampling.chains import Sampling, Traces
 from geomfast.estimators.sampling.diagnostics import (
     acceptance,
@@ -137,7 +138,7 @@ def estimate(
         of = (traces.excess[good], traces.statistics[good])
         accepted = acceptance(*of, *by)[:, max(burn_in - 1, 0) :].mean().item()
         bias = step_bias(*of, *by)[:, burn_in:].mean().item()
-        size = sum(p.numel() for p in sampling.parameters.values())
+        size = sum(sizes_of(sampling.parameters).values())
         power = degree(kept, statistics, dynamics.lr, dynamics.localization, size)
     most = max_energy_curvature(dynamics.localization, dynamics.nbeta, sampling.curvature)
     least = math.nan if sampling.curvature is None or not most else dynamics.localization / most

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from geomfast.estimators.batches import mapped, tensors_of, with_tensors
 from geomfast.estimators.checks import LossFunction, checked_losses
+from geomfast.estimators.entries import entries_of
 
 
 class _OneProgram(TorchFunctionMode):
@@ -81,7 +82,8 @@ class ChainLosses:
 
     Args:
         model, loss_fn: as everywhere in geomfast; loss_fn may return more than one value a sample.
-        parameters: by name, those that the buffer holds, in its order.
+        parameters: by name, those that the buffer holds, in its order; of a `Selection` the
+            entries that it selects, while the others stay what they are.
         weights: (C, P), read at every call.
     """
 
@@ -93,14 +95,22 @@ class ChainLosses:
         weights: Tensor,
     ):
         self.module = LossModule(model, loss_fn)
+        self._entries = {f"model.{name}": at for name, at in entries_of(parameters).items()}
+        self._others = {
+            name: parameters[name.removeprefix("model.")].detach() for name in self._entries
+        }
         self.chains = len(weights)
         self._parameters = parameters
         self._names = [f"model.{name}" for name in parameters]
         self._leaves = [leaf.requires_grad_() for leaf in self._parts(weights)]
 
     def _parts(self, buffer: Tensor) -> list[Tensor]:
-        """Views of the buffer, in the parameters' shapes."""
-        shapes = [p.shape for p in self._parameters.values()]
+        """Views of the buffer, in the parameters' shapes; flat where only entries are selected."""
+        entries = entries_of(self._parameters)
+        shapes = [
+            torch.Size([len(entries[name])]) if name in entries else p.shape
+            for name, p in self._parameters.items()
+        ]
         # One chain is called as the model is: not through vmap, which costs.
         lead = buffer.shape[:1] if self.chains > 1 else ()
         split = buffer.detach().split([shape.numel() for shape in shapes], 1)
@@ -113,21 +123,29 @@ class ChainLosses:
             batch: of m samples; every chain's own, tensors (C, m, ...), or one for all, (m, ...).
             shared: whether it is one for all.
         """
-        values = dict(zip(self._names, self._leaves, strict=True))
+        leaves = dict(zip(self._names, self._leaves, strict=True))
         if self.chains == 1:
             if not shared:
                 batch = mapped(lambda x: x[0], batch)
-            losses = functional_call(self.module, values, (batch,))
+            losses = functional_call(self.module, self._whole(leaves), (batch,))
             return losses[None] if isinstance(losses, Tensor) else losses
         # vmap knows no mappings but dictionaries, and no strings.
         call = vmap(
-            lambda values, tensors: functional_call(
-                self.module, values, (with_tensors(batch, tensors),)
+            lambda leaves, tensors: functional_call(
+                self.module, self._whole(leaves), (with_tensors(batch, tensors),)
             ),
             in_dims=(0, None if shared else 0),
         )
         with _batchable():
-            return call(values, tensors_of(batch))
+            return call(leaves, tensors_of(batch))
+
+    def _whole(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the model is called with: one chain's leaves, filled up where they are entries."""
+        found = dict(leaves)
+        for name, at in self._entries.items():
+            other = self._others[name]
+            found[name] = other.reshape(-1).index_copy(0, at, leaves[name]).view(other.shape)
+        return found
 
     def losses(self, batch: Any, samples: int, shared: bool) -> Tensor:
         """Differentiable losses (C, m) of a batch of m samples; the others as in `values`."""

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from torch import nn
 
 from geomfast.estimators.batches import Batches, count, index_batch, parts, shuffled
-from geomfast.estimators.checks import LossFunction, select_parameters
+from geomfast.estimators.checks import LossFunction
+from geomfast.estimators.entries import select_entries
 from geomfast.estimators.hessian import NotConverged, hessian_top_eigenvalues
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
 from geomfast.estimators.sampling.chains import size_and_norm
@@ -69,7 +70,7 @@ def steps_for(
         model, loss_fn, batches, localization, curvature: as in :func:`geomfast.llc`.
         own: its other arguments.
     """
-    parameters, _ = select_parameters(model, own["params"])
+    parameters = select_entries(model, own["params"])
     if localization == "norm":
         localization = norm_localization(*size_and_norm(parameters))
     nbeta = own["nbeta"]
