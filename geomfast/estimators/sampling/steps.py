@@ -176,8 +176,10 @@ def _cooler(lr: float, localization: float, momentum: float | None, share: float
 
 
 def listed(params: Iterable[str] | None) -> Iterable[str] | None:
-    """To be gone through more than once."""
-    return params if params is None or isinstance(params, str) else list(params)
+    """To be gone through more than once; what cannot be gone through at all as it is."""
+    if isinstance(params, (str, bytes, Mapping)) or not isinstance(params, Iterable):
+        return params
+    return list(params)
 
 
 def top_curvature(
