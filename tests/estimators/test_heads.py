@@ -10,6 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import geomfast as gf
 from geomfast.estimators.entries import select_entries, selected, sizes_of
 from geomfast.estimators.heads import attentions, head_pattern
+from geomfast.kernels.gradient_gram import Factors, some_entries
+from geomfast.kernels.gradient_gram.factors import block
 from geomfast.losses import next_token
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import Scale
@@ -424,6 +426,26 @@ def test_gradient_gram(name, center):
     rows = rows - rows.mean(0) if center else rows
     gram = gf.gradient_gram(model, next_token, IDS, params=patterns, center=center)
     torch.testing.assert_close(gram, rows @ rows.T, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+@pytest.mark.parametrize("which", ["rows", "columns", "grid", "scattered"])
+def test_factors_of_some_entries(one_hot, which):
+    left = cases.normal(4, 3, 5)
+    if one_hot:
+        left = torch.randint(0, 5, (4, 3), generator=cases.generator())
+    uses = [Factors(left, cases.normal(4, 3, 6, seed=seed), 5) for seed in (1, 2)]
+    mask = torch.zeros(5, 6, dtype=torch.bool)
+    mask[{"columns": slice(None), "scattered": [0, 3]}.get(which, slice(1, 4))] = which == "rows"
+    if which in ("columns", "grid"):
+        mask[slice(None) if which == "columns" else slice(1, 4), 2:4] = True
+    if which == "scattered":
+        mask[[0, 3, 3], [1, 1, 5]] = True
+    entries = mask.view(-1).nonzero()[:, 0]
+    dense = torch.nn.functional.one_hot(left, 5).float() if one_hot else left
+    expected = sum(dense.mT @ use.right for use in uses).flatten(1)[:, entries]
+    found = some_entries(uses, entries)
+    torch.testing.assert_close(block(found, 0, found[0].rows), expected)
 
 
 def test_what_cannot_be_restricted_says_so():

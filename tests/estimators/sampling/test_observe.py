@@ -181,6 +181,15 @@ def test_an_automatic_step_observes_the_chains_that_count(draws, tmp_path):
     torch.testing.assert_close(found.losses.read().mean(2), found.loss_trace[:, -draws:])
 
 
+def test_a_step_that_is_tried_again_is_observed_once(tmp_path):
+    """Minibatches that add much make the first step too large."""
+    options = {"lr": "auto", "momentum": None, "draws": 20, "batch_size": 2, "nbeta": 1000.0}
+    plain = sampled(**options)
+    assert plain.lr < 0.5 / (1000.0 * CURVATURE.max().item() + 1.0)
+    found = sampled(keep_losses=tmp_path / "x", observe={"b": DATA[:3]}, **options)
+    assert found.losses.shapes["b"] == (3, 20, 3)
+
+
 def test_a_chain_that_diverges_is_nan_from_there():
     def steep(model, batch):
         w = model.weight
