@@ -80,6 +80,8 @@ def influence(
     -(nbeta / n) Cov(l_query, l_i) (`Influence.influence`); the papers normalize it to the
     correlation. No Hessian is inverted, so that degenerate directions are no obstacle.
 
+    Some ten matrices (Q, N) of float64 are in memory, and the losses of all draws.
+
     The error of a correlation is about one over the root of effective draws: a few thousand are
     needed to see correlations of a few hundredths. Finite plain steps, and minibatches, widen the
     draws; steps with momentum (`momentum=0.0`) and all of the data do not where the loss is

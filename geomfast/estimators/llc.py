@@ -138,7 +138,8 @@ def llc(
             change nothing of the chains, and cost a forward pass of the data at each draw.
         keep_losses: True to keep the loss of every sample of data, and of what is observed, at
             every kept draw; the path of a new folder to write them there while the chains run,
-            which takes little memory (`geomfast.load_losses`).
+            which takes little memory (`geomfast.load_losses`). With a batch_size that costs a
+            forward pass of all data at each draw.
 
     Returns:
         `mean`, `stderr`, `per_chain`, `loss_trace`, `diverged`, `rhat`, `ess`, `step_bias`,
@@ -240,6 +241,7 @@ def llc(
             common_batches,
             at_once,
             curvature,
+            keep=keep_losses is not False,
         )
         require_used(sampling)
         with torch.no_grad():

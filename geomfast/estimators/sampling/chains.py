@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,7 @@ class Sampling:
         at_once: samples of a chain that go through the model together, while their gradients add
             up; None for all that a step sees.
         curvature: largest eigenvalue of the loss's Hessian, where it is known.
+        keep: whether the losses of all samples are wanted, of steps that see them all.
     """
 
     model: nn.Module
@@ -61,6 +62,19 @@ class Sampling:
     common_batches: bool = False
     at_once: int | None = None
     curvature: float | None = None
+    keep: bool = False
+
+
+class Watcher(Protocol):
+    """What is told of each step of chains, and changes nothing of them."""
+
+    def before(self, group: ChainGroup) -> None:
+        """The group's weights are the draw whose losses the next step writes down."""
+        ...
+
+    def after(self, group: ChainGroup) -> None:
+        """That step has been made; `seen` has the losses of its draw."""
+        ...
 
 
 @dataclass
@@ -170,6 +184,11 @@ class ChainGroup:
         self.samples = len(sampling.initial)
         #: Steps so far.
         self.taken = 0
+        #: (C, n) losses that the last step saw, where they are wanted and it saw all samples.
+        self.seen: Tensor | None = None
+        if sampling.keep and sampling.batch_size is None:
+            shape = (chains, self.samples)
+            self.seen = torch.full(shape, torch.nan, dtype=torch.float64, device=device)
         self.indices: Tensor | None = None
         self.streams: list[Shuffled] = []
         if sampling.batch_size is not None:
@@ -199,15 +218,14 @@ class ChainGroup:
         self,
         steps: int,
         progress: Callable[[int], None] = lambda steps: None,
-        observe: Callable[[ChainGroup], None] | None = None,
+        watcher: Watcher | None = None,
     ) -> Traces:
         """What so many more steps see.
 
         Args:
             steps: of every chain.
             progress: called with the chain steps done since it was last called.
-            observe: called with this group before each step, while its weights are the draw whose
-                losses that step writes down; changes nothing of it.
+            watcher: told of each step.
         """
         device = self.at.device
         if self.streams:
@@ -223,9 +241,11 @@ class ChainGroup:
                 check_stop()
                 if number == WARM_UP:
                     step = replay.captured(self._step, steps - number)
-                if observe is not None:
-                    observe(self)
+                if watcher is not None:
+                    watcher.before(self)
                 step()
+                if watcher is not None:
+                    watcher.after(self)
                 self.taken += 1
                 progress(self.chains)
                 # Elsewhere asking would wait for the device; chains that stay are harmless.
@@ -270,6 +290,7 @@ class ChainGroup:
 
     def _all_data(self) -> tuple[Tensor, Tensor]:
         total = torch.zeros(self.chains, dtype=torch.float64, device=self.at.device)
+        begin = 0
         for i, batch in enumerate(self.sampling.batches):
             for start, part in parts(batch, self.sampling.at_once):
                 if total.device.type == "cpu":  # elsewhere a step may be captured
@@ -279,6 +300,9 @@ class ChainGroup:
                 first = i == 0 and start == 0
                 losses = self.gradients.add(part, samples, True, share, first=first)
                 total += losses.double().sum(1)
+                if self.seen is not None:
+                    self.seen[:, begin : begin + samples] = losses
+                begin += samples
         mean = total / self.samples
         return mean, mean - self.sampling.initial.mean()
 

@@ -89,24 +89,35 @@ class Observer:
         if self.sink is not None:
             self.sink.begin(self.observables)
 
-    def see(self, group: ChainGroup) -> None:
+    def before(self, group: ChainGroup) -> None:
         """Takes the losses at a group's weights, where they are a kept draw."""
-        draw = group.taken - self.burn_in
-        if draw < 0:
+        if group.taken < self.burn_in:
             return
-        gone = ~group.active.cpu()
         for one in self.observables:
-            values = self._values(one, group)
-            if values.shape[1:] != one.initial.shape:
-                raise ValueError(
-                    f"observe: losses of {one.name!r} have shape {tuple(values.shape[1:])} at a "
-                    f"draw, and had {tuple(one.initial.shape)} at the model's own weights"
-                )
-            values[gone] = torch.nan
-            means = sample_means(values, one.initial).mean(1)
-            self._means[one.name].append((group.first_chain, draw, means))
-            if self.sink is not None:
-                self.sink.write(one.name, group.first_chain, draw, values.to(one.dtype))
+            if not _seen(one, group):
+                self._take(one, group, self._values(one, group))
+
+    def after(self, group: ChainGroup) -> None:
+        """Takes those losses of a kept draw that the step has computed itself."""
+        if group.taken < self.burn_in:
+            return
+        for one in self.observables:
+            if _seen(one, group):
+                assert group.seen is not None
+                self._take(one, group, group.seen.cpu().clone())
+
+    def _take(self, one: Observable, group: ChainGroup, values: Tensor) -> None:
+        if values.shape[1:] != one.initial.shape:
+            raise ValueError(
+                f"observe: losses of {one.name!r} have shape {tuple(values.shape[1:])} at a draw, "
+                f"and had {tuple(one.initial.shape)} at the model's own weights"
+            )
+        draw = group.taken - self.burn_in
+        values[~group.active.cpu()] = torch.nan
+        means = sample_means(values, one.initial).mean(1)
+        self._means[one.name].append((group.first_chain, draw, means))
+        if self.sink is not None:
+            self.sink.write(one.name, group.first_chain, draw, values.to(one.dtype))
 
     def means(self, name: str, chains: int, draws: int) -> Tensor:
         """(C, D) float64: the mean loss of each kept draw; NaN where a chain has diverged."""
@@ -125,6 +136,11 @@ class Observer:
         with torch.no_grad():
             found = [call.values(part, True) for _, _, part in all_parts(one.batches, self.at_once)]
         return torch.cat(found, 1).cpu()
+
+
+def _seen(one: Observable, group: ChainGroup) -> bool:
+    """Whether a step of the chains computes these losses anyway."""
+    return one.name == DATA and group.seen is not None
 
 
 def sample_means(values: Tensor, initial: Tensor) -> Tensor:

@@ -56,20 +56,18 @@ def run_chains(run: Chains, stacked: bool | None) -> tuple[Traces, int]:
 
 def _traces(run: Chains, size: int) -> Traces:
     """Of all chains, `size` of them at a time."""
-    sampling, goal = run.sampling, run.goal
-    observe = None
-    if run.observer is not None:
-        run.observer.begin()
-        observe = run.observer.see
+    sampling, goal, observer = run.sampling, run.goal, run.observer
+    if observer is not None:
+        observer.begin()
     firsts = range(0, run.chains, size)
     made = (ChainGroup(sampling, first, min(size, run.chains - first)) for first in firsts)
     if goal is None:  # one after the other, so that only one takes memory
-        return Traces.joined([group.run(sampling.steps, run.progress, observe) for group in made])
+        return Traces.joined([group.run(sampling.steps, run.progress, observer) for group in made])
     groups, begin = list(made), time.monotonic()
     steps = sampling.steps
     traces: Traces | None = None
     while steps:
-        more = Traces.joined([group.run(steps, run.progress, observe) for group in groups])
+        more = Traces.joined([group.run(steps, run.progress, observer) for group in groups])
         traces = more if traces is None else traces.continued(more)
         good = ~traces.diverged
         energies = sampling.dynamics.nbeta * traces.excess[good, run.burn_in :]

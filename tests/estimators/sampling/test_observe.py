@@ -221,6 +221,38 @@ def test_losses_of_other_data_that_are_not_finite():
         gf.influence_from_losses(found.losses, queries="b")
 
 
+def test_a_model_of_fewer_bits_and_one_that_keeps_state():
+    """Observed as it is sampled: in float32, from one state, and left as it was."""
+
+    class Counting(Quadratic):
+        def __init__(self):
+            super().__init__(CURVATURE)
+            self.register_buffer("calls", torch.zeros(()))
+            self.seen = []
+
+        def forward(self, x):
+            self.calls += 1
+            self.seen.append(len(x))
+            return super().forward(x) + self.calls
+
+    model = Counting()
+    state = torch.random.get_rng_state()
+    found = gf.llc(
+        model, output, DATA, observe={"own": DATA}, keep_losses=True, **CHAINS | {"chains": 1}
+    )
+    assert torch.equal(found.losses.read("own"), found.losses.read())
+    torch.testing.assert_close(found.losses.read().mean(2), found.loss_trace[:, 5:])
+    assert not model.calls and not model.seen and model.weight.grad is None
+    assert torch.equal(torch.random.get_rng_state(), state)
+    half = Quadratic(CURVATURE).bfloat16()
+    found = gf.llc(
+        half, output, DATA.bfloat16(), observe={"own": DATA.bfloat16()}, keep_losses=True, **CHAINS
+    )
+    assert torch.equal(found.losses.read("own"), found.losses.read())
+    torch.testing.assert_close(found.losses.read().mean(2), found.loss_trace[:, 5:])
+    assert half.weight.dtype == torch.bfloat16
+
+
 def random(model, batch):
     return model(batch) + torch.rand(len(batch))
 
