@@ -80,7 +80,7 @@ def observed(trace: Tensor, initial: float, run: LLC) -> Observed:
     squared = run.distance[~diverged, run.distance.shape[1] - trace.shape[1] :].square()
     pull = localization_effect(kept, squared, run.localization)
     dynamics = Dynamics(run.lr, run.nbeta, run.localization, run.momentum)
-    # Steps add to every direction the same share, whatever data its loss is of.
+    # What steps add is known of the chains' own loss; taken for the same share of this one.
     bias = run.step_bias / run.mean * mixed.mean if run.mean else nan
     biases = Biases(bias, run.degree, run.degree_stderr, *pull, run.localization_least)
     if not diverged.any() and mixed.mean < -2.0 * mixed.stderr:
