@@ -21,16 +21,14 @@ if TYPE_CHECKING:
         gradient_covariance_rank,
         gradient_gram,
     )
-    from geomfast.estimators.hessian import (
-        hessian_density,
-        hessian_top_eigenvalues,
-        hessian_trace,
-    )
+    from geomfast.estimators.hessian import hessian_density, hessian_top_eigenvalues, hessian_trace
+    from geomfast.estimators.influence import influence, influence_from_losses
     from geomfast.estimators.intrinsic_dimension import two_nn
     from geomfast.estimators.llc import llc
     from geomfast.estimators.neural_collapse import neural_collapse
     from geomfast.estimators.probes import probe_accuracy
     from geomfast.estimators.sampling.automatic import calibrate_llc
+    from geomfast.estimators.sampling.loss_files import load_losses
     from geomfast.estimators.similarity import anisotropy, cka
     from geomfast.estimators.spectra import effective_rank, rankme, singular_values
     from geomfast.estimators.spectrum_shape import (
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
         participation_ratio,
         stable_rank,
     )
+    from geomfast.estimators.susceptibility import susceptibility, susceptibility_from_losses
     from geomfast.kernels import backend_report
     from geomfast.measures.model.call import measure
     from geomfast.records import load_records
@@ -66,7 +65,10 @@ _HOME = {
     "hessian_density": "geomfast.estimators.hessian",
     "hessian_top_eigenvalues": "geomfast.estimators.hessian",
     "hessian_trace": "geomfast.estimators.hessian",
+    "influence": "geomfast.estimators.influence",
+    "influence_from_losses": "geomfast.estimators.influence",
     "llc": "geomfast.estimators.llc",
+    "load_losses": "geomfast.estimators.sampling.loss_files",
     "load_records": "geomfast.records",
     "measure": "geomfast.measures.model.call",
     "neural_collapse": "geomfast.estimators.neural_collapse",
@@ -76,6 +78,8 @@ _HOME = {
     "rankme": "geomfast.estimators.spectra",
     "singular_values": "geomfast.estimators.spectra",
     "stable_rank": "geomfast.estimators.spectrum_shape",
+    "susceptibility": "geomfast.estimators.susceptibility",
+    "susceptibility_from_losses": "geomfast.estimators.susceptibility",
     "two_nn": "geomfast.estimators.intrinsic_dimension",
 }
 
@@ -99,7 +103,10 @@ __all__ = [
     "hessian_density",
     "hessian_top_eigenvalues",
     "hessian_trace",
+    "influence",
+    "influence_from_losses",
     "llc",
+    "load_losses",
     "load_records",
     "measure",
     "neural_collapse",
@@ -109,6 +116,8 @@ __all__ = [
     "rankme",
     "singular_values",
     "stable_rank",
+    "susceptibility",
+    "susceptibility_from_losses",
     "two_nn",
 ]
 

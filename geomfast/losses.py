@@ -41,6 +41,27 @@ def next_token(model: nn.Module, batch: Any) -> Tensor:
     return losses.sum(1) / (labels != IGNORED).sum(1).clamp_min(1)
 
 
+def next_tokens(model: nn.Module, batch: Any) -> Tensor:
+    """Cross-entropy of every next token, not averaged: for what may have one loss a token.
+
+    Such as `observe` of `geomfast.llc`, with `tokens=True` of `geomfast.influence` and
+    `geomfast.susceptibility`. `next_token` is the mean of these over a sample's counted tokens.
+
+    Args:
+        model, batch: as for `next_token`.
+
+    Returns:
+        (N, T - 1) nats: at t the loss of predicting token t + 1; NaN where that does not count.
+
+    Raises:
+        TypeError, ValueError: as `next_token`.
+    """
+    labels = _labels(batch)
+    logits = _logits(model, batch, labels)
+    losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none", ignore_index=IGNORED)
+    return losses.masked_fill(labels == IGNORED, torch.nan)
+
+
 def sample_labels(model: nn.Module, batch: Any, *, seed: int = 0) -> dict[str, Any]:
     """The batch with its labels drawn from the model's own predictions.
 

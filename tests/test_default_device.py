@@ -72,6 +72,25 @@ CALLS = {
         gf.llc(MODEL, next_token, TOKENS, chains=2, batch_size=8, **CHAINS).loss_trace
     ),
     "one chain": lambda: gf.llc(MODEL, next_token, TOKENS, chains=1, **CHAINS).loss_trace,
+    "observed": lambda: (
+        gf.llc(MODEL, next_token, TOKENS, observe={"a": TOKENS[:3]}, **CHAINS)
+        .observed["a"]
+        .loss_trace
+    ),
+    "influence": lambda: gf.influence(MODEL, next_token, TOKENS, **CHAINS).covariance,
+    "susceptibility": lambda: [
+        getattr(found, name)["data"]
+        for found in [
+            gf.susceptibility(
+                MODEL, next_token, TOKENS, components={"head": "blocks.0 head 1"}, **CHAINS
+            )
+        ]
+        for name in ("values", "mean_stderr")
+    ],
+    "gradients of a head": lambda: gf.gradient_gram(
+        MODEL, next_token, TOKENS, params="blocks.0 head 0"
+    ),
+    "hessian of a head": lambda: top(params="blocks.0 head 0").values,
     "probe": lambda: gf.probe_accuracy(X, LABELS).mean,
     "model": lambda: list(GPT(SCALES["nano"], 3).state_dict().values()),
 }

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import geomfast as gf
-from geomfast.losses import next_token, sample_labels
+from geomfast.losses import next_token, next_tokens, sample_labels
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import Scale
 
@@ -41,6 +41,17 @@ def test_mean_over_the_tokens_of_each_sample(model, tokens):
     torch.testing.assert_close(found, torch.stack(one_by_one))
     torch.testing.assert_close(next_token(model.inner, tokens), found)
     torch.testing.assert_close(next_token(lambda x: (model.inner(x), None), tokens), found)
+
+
+def test_losses_of_tokens_are_what_the_mean_is_of(model, tokens):
+    mask = torch.ones_like(tokens)
+    mask[0, 4:] = 0
+    batch = {"input_ids": tokens, "attention_mask": mask}
+    found = next_tokens(model, batch)
+    assert found.shape == (N, T - 1) and found[0, 3:].isnan().all() and found.isnan().sum() == 3
+    torch.testing.assert_close(found.nanmean(1), next_token(model, batch))
+    logits = model(tokens).logits
+    torch.testing.assert_close(found[2, 4], F.cross_entropy(logits[2, 4], tokens[2, 5]))
 
 
 def test_padding_and_ignored_labels_do_not_count(model, tokens):

@@ -35,10 +35,11 @@ class Losses:
     Args:
         loss_fn: `loss_fn(model, batch) -> (N,)`.
         state: of the model, made by `geomfast.estimators.guard.left_alone`.
+        widened: whether the model is a float32 copy of one of fewer bits.
     """
 
-    def __init__(self, loss_fn: LossFunction, state: State):
-        self.loss_fn, self.state = loss_fn, state
+    def __init__(self, loss_fn: LossFunction, state: State, widened: bool = False):
+        self.loss_fn, self.state, self.widened = loss_fn, state, widened
         self._calls = 0
         self._plain = Plain()
 
@@ -47,8 +48,22 @@ class Losses:
         """Whether calls have drawn random numbers, as far as that can be seen from outside."""
         return self._plain.generators or self.state.drew()
 
+    def beside(
+        self, loss_fn: LossFunction | None, batches: Iterable[Any]
+    ) -> tuple[Losses, Batches]:
+        """Other losses of the same model, and other data, prepared as these are.
+
+        Args:
+            loss_fn: None for the same as here.
+            batches: of the data.
+        """
+        found = Batches(usable(batch) for batch in batches)
+        if self.widened:
+            found = Batches(mapped(_widened, batch) for batch in found)
+        return Losses(loss_fn or self.loss_fn, self.state, self.widened), found
+
     def __call__(self, model: nn.Module, batch: Any) -> Any:
-        if self._calls and self.state.moved:
+        if self.state.moved:
             self.state.begin()
         try:
             with self._plain:
@@ -151,7 +166,11 @@ def measurable(
             return
         wide = copied(model).float()
         with left_alone(wide) as state:
-            yield wide, Losses(loss_fn, state), Batches(mapped(_widened, batch) for batch in found)
+            yield (
+                wide,
+                Losses(loss_fn, state, True),
+                Batches(mapped(_widened, batch) for batch in found),
+            )
 
 
 def _widened(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ FEW = 16
 _SINGLE = 8
 
 NO_PARAMETER = "the losses do not depend on any parameter that requires gradients"
+
+#: What no name has, and every pattern of attention heads (`geomfast.estimators.heads`).
+_OF_HEADS = re.compile(r"\s")
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
 
@@ -83,6 +87,11 @@ def _named(trainable: dict[str, Tensor], params: Iterable[str] | None) -> dict[s
     left_out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     wanted = [pattern for pattern in patterns if not pattern.startswith("!")] or ["*"]
     for pattern in (*wanted, *left_out):
+        if _OF_HEADS.search(pattern):
+            raise ValueError(
+                f"params: {pattern!r} selects entries within parameters, to which this function "
+                "cannot be restricted: name whole parameters"
+            )
         if not fnmatch.filter(trainable, pattern):
             raise ValueError(f"params: {pattern!r} matches none of {list(trainable)}")
     found = {

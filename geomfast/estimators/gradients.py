@@ -60,6 +60,7 @@ def gradient_gram(
             tensors is one batch. A DataLoader, or another iterable of batches: all its samples.
         center: subtract the mean gradient first: H K H with H = I - 11^T / N.
         params: names of parameters, with shell wildcards; those that begin with "!" are left out.
+            Of single heads of attention as in `geomfast.llc`.
             A number n for the first n entries in the order of `model.named_parameters()` (the paper
             used 50,000); None for all that require gradients.
         per_layer: return a dictionary of parameter name -> Gram matrix instead of their sum.

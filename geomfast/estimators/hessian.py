@@ -92,6 +92,7 @@ def hessian_top_eigenvalues(
         ends: "largest", "smallest", "both" or "magnitude" (largest absolute values).
         matrix: "hessian", or "gauss-newton" for its part without the curvature of the model.
         params: names of parameters, with shell wildcards; those that begin with "!" are left out.
+            Of single heads of attention as in `geomfast.llc`.
             None for all that require gradients.
         per_layer: whether to return eigenvalues of every layer's diagonal block instead, as a
             dictionary of module name -> result. A layer has the parameters of its module alone.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from geomfast.estimators.arguments import (
     check_flag,
@@ -20,27 +18,18 @@ from geomfast.estimators.arguments import (
     check_whole,
     kind,
 )
-from geomfast.estimators.batches import batches_of, count, parts
+from geomfast.estimators.batches import batches_of, count
 from geomfast.estimators.calls import measurable, require_sound
 from geomfast.estimators.checks import (
-    FEW,
-    NO_PARAMETER,
     LossFunction,
     check_sample_independence,
-    checked_losses,
     refuse_projected,
-    select_parameters,
-    unused_error,
 )
-from geomfast.estimators.graph import uses_in_graph
-from geomfast.estimators.sampling.chains import (
-    ChainGroup,
-    Sampling,
-    Traces,
-    group_size,
-    size_and_norm,
-)
-from geomfast.estimators.sampling.estimate import LLC, estimate, require_own_losses
+from geomfast.estimators.entries import select_entries
+from geomfast.estimators.sampling.chains import Sampling, size_and_norm
+from geomfast.estimators.sampling.estimate import LLC
+from geomfast.estimators.sampling.initial import all_parts, initial_losses, require_used
+from geomfast.estimators.sampling.keeping import Keeping, check_keeping
 from geomfast.estimators.sampling.rules import (
     BURN_IN,
     CHAINS,
@@ -52,15 +41,11 @@ from geomfast.estimators.sampling.rules import (
     norm_localization,
     usual_nbeta,
 )
-from geomfast.estimators.sampling.sequential import Goal, goal_of
-from geomfast.estimators.stopping import check_stop
+from geomfast.estimators.sampling.run import AllChainsDiverged, Chains, estimate_of, run_chains
+from geomfast.estimators.sampling.sequential import goal_of
 from geomfast.kernels.sgld import Dynamics
 
-logger = logging.getLogger("geomfast")
-
-
-class AllChainsDiverged(ValueError):
-    """No chain is left to estimate anything from."""
+__all__ = ["LLC", "AllChainsDiverged", "llc"]
 
 
 def llc(
@@ -88,6 +73,8 @@ def llc(
     max_draws: int | None = None,
     max_seconds: float | None = None,
     progress: Callable[[int], None] = lambda steps: None,
+    observe: Mapping[str, Any] | None = None,
+    keep_losses: bool | str | Path = False,
 ) -> LLC:
     r"""Local learning coefficient by stochastic gradient Langevin dynamics.
 
@@ -127,7 +114,9 @@ def llc(
         preconditioner: None; RMSProp's, whose coefficients were 2 to 34% too large, is gone.
         seed: of noise and minibatches.
         params: names of parameters, with shell wildcards, that alone are sampled: the
-            weight-refined coefficient. None for all that require gradients.
+            weight-refined coefficient; of single heads of attention as "MODULE head 1" or "MODULE
+            heads 0-2", MODULE an attention's name or its block's ("blocks.0 head 1"). What begins
+            with "!" is left out. None for all that require gradients.
         common_batches: whether all chains get the same minibatches.
         stacked: whether chains run as one program or one after the other, with the same noise and
             minibatches; None for what is faster.
@@ -144,14 +133,22 @@ def llc(
             effective draws; None for `draws`.
         max_seconds: seconds of sampling after which chains do not run on; None for no bound.
         progress: called with the chain steps done since it was last called.
+        observe: other data whose losses are evaluated at every kept draw: name -> data, or name ->
+            (loss_fn, data), whose loss_fn may return (N, T), one loss a token (NaN for none). They
+            change nothing of the chains, and cost a forward pass of the data at each draw.
+        keep_losses: True to keep the loss of every sample of data, and of what is observed, at
+            every kept draw; the path of a new folder to write them there while the chains run,
+            which takes little memory (`geomfast.load_losses`). With a batch_size that costs a
+            forward pass of all data at each draw.
 
     Returns:
         `mean`, `stderr`, `per_chain`, `loss_trace`, `diverged`, `rhat`, `ess`, `step_bias`,
-        `verdict` and more: see `LLC`.
+        `verdict`, `observed`, `losses` and more: see `LLC`.
 
     Raises:
         TypeError: an argument of another kind, named; loss_fn does not return a floating-point
             tensor.
+        geomfast.files.FileError: keep_losses is a folder that holds something.
         ValueError: bad arguments; no data, or less than a minibatch; a reduced loss; a loss or
             gradient with NaN or infinity at w0; parameters that no loss uses, or that are complex;
             losses that are random or depend on other samples (the module, or a sample, is named); a
@@ -181,11 +178,13 @@ def llc(
             "preconditioner must be None: coefficients with RMSProp's were 2 to 34% too large; "
             "momentum allows for larger steps without a bias"
         )
+    check_keeping(observe, keep_losses)
     own = {
         "nbeta": nbeta, "chains": chains, "draws": draws, "burn_in": burn_in, "seed": seed,
         "batch_size": batch_size, "params": params, "common_batches": common_batches,
         "stacked": stacked, "at_once": at_once, "stderr": stderr, "max_draws": max_draws,
         "relative_stderr": relative_stderr, "max_seconds": max_seconds, "progress": progress,
+        "observe": observe, "keep_losses": keep_losses,
     }  # fmt: skip
     if draws is None:
         ladder = isinstance(lr, str) and localization is None
@@ -212,7 +211,7 @@ def llc(
     check_sample_independence(model)
     refuse_projected(model)
     with measurable(model, loss_fn, batches_of(data), widen=True) as (model, losses, batches):
-        parameters, _ = select_parameters(model, params)
+        parameters = select_entries(model, params)
         samples = sum(count(batch, least=1) for batch in batches)
         if batch_size is not None:
             check_whole(1, batch_size=batch_size)
@@ -234,7 +233,7 @@ def llc(
             losses,
             parameters,
             batches,
-            _initial_losses(model, losses, batches, at_once or batch_size),
+            initial_losses(model, losses, batches, at_once or batch_size),
             Dynamics(lr, nbeta, localization, momentum),
             batch_size,
             burn_in + draws,
@@ -242,141 +241,16 @@ def llc(
             common_batches,
             at_once,
             curvature,
+            keep=keep_losses is not False,
         )
-        _require_used(sampling)
+        require_used(sampling)
         with torch.no_grad():
-            _, _, first = next(_parts(batches, at_once or batch_size))
+            _, _, first = next(all_parts(batches, at_once or batch_size))
             require_sound(losses, model, first, losses(model, first))
-        run = _Chains(sampling, chains, burn_in, goal, progress)
-        traces, group = _run(run, stacked)
-        return _estimate(sampling, traces, burn_in, group, run.ending)
-
-
-@dataclass
-class _Chains:
-    """What chains are run of, and until when."""
-
-    sampling: Sampling
-    chains: int
-    burn_in: int
-    goal: Goal | None
-    progress: Callable[[int], None]
-    #: How it ended, where there is a goal.
-    ending: str = ""
-
-
-def _run(run: _Chains, stacked: bool | None) -> tuple[Traces, int]:
-    """The traces of all chains, and how many of them ran as one program."""
-    group = group_size(run.sampling, run.chains, stacked)
-    try:
-        return _traces(run, group), group
-    except (RuntimeError, NotImplementedError) as error:
-        if group == 1:
-            raise
-        if stacked:
-            raise ValueError(
-                f"the model cannot run {group} chains as one program, leave stacked None: {error}"
-            ) from error
-        # Not every operation has a rule for vmap.
-        logger.warning("chains run one after the other: %s", error)
-        return _traces(run, 1), 1
-
-
-def _traces(run: _Chains, size: int) -> Traces:
-    """Of all chains, `size` of them at a time."""
-    sampling, goal = run.sampling, run.goal
-    firsts = range(0, run.chains, size)
-    made = (ChainGroup(sampling, first, min(size, run.chains - first)) for first in firsts)
-    if goal is None:  # one after the other, so that only one takes memory
-        return Traces.joined([group.run(sampling.steps, run.progress) for group in made])
-    groups, begin = list(made), time.monotonic()
-    steps = sampling.steps
-    traces: Traces | None = None
-    while steps:
-        more = Traces.joined([group.run(steps, run.progress) for group in groups])
-        traces = more if traces is None else traces.continued(more)
-        good = ~traces.diverged
-        energies = sampling.dynamics.nbeta * traces.excess[good, run.burn_in :]
-        steps, run.ending = goal.further(energies, traces.losses.shape[1], time.monotonic() - begin)
-    assert traces is not None
-    return traces
-
-
-def _estimate(sampling: Sampling, traces: Traces, burn_in: int, stacked: int, ending: str) -> LLC:
-    require_own_losses(sampling, traces)
-    if traces.diverged.all() or not torch.isfinite(traces.statistics[:, 0]).all():
-        _require_finite_gradients(sampling)
-    if traces.diverged.all():
-        last, dynamics = int(torch.isfinite(traces.losses).sum(1).max()), sampling.dynamics
-        raise AllChainsDiverged(
-            f"all {len(traces.diverged)} chains have diverged, the last after {last} steps: lower "
-            f"lr = {dynamics.lr:g}, or raise localization = {dynamics.localization:g}"
-        )
-    return estimate(sampling, traces, burn_in, stacked, ending)
-
-
-def _initial_losses(
-    model: nn.Module, loss_fn: LossFunction, batches: list[Any], at_once: int | None
-) -> Tensor:
-    """(n,) float64: the loss of every sample at the model's own weights, so many at once."""
-    found = []
-    with torch.no_grad():
-        for number, first, part in _parts(batches, at_once):
-            losses = checked_losses(loss_fn(model, part), count(part, least=1), False)
-            bad = ~torch.isfinite(losses)
-            if bad.any():
-                raise ValueError(
-                    f"the loss of sample {first + int(bad.nonzero()[0])} of batch {number} is not "
-                    "finite at the model's own weights"
-                )
-            found.append(losses.double())
-    return torch.cat(found)
-
-
-def _require_used(sampling: Sampling) -> None:
-    """Raises where a parameter reaches no loss; some samples may do without it."""
-    unused = set(sampling.parameters)
-    at_once = min(FEW, sampling.at_once or sampling.batch_size or FEW)
-    for _, _, part in _parts(sampling.batches, at_once):
-        with torch.enable_grad():
-            total = sampling.loss_fn(sampling.model, part)
-        if not total.requires_grad:
-            continue
-        uses = uses_in_graph(total, dict(sampling.parameters))
-        unused -= {name for name, number in uses.items() if number}
-        if not unused:
-            return
-    if len(unused) == len(sampling.parameters):
-        raise ValueError(NO_PARAMETER)
-    raise unused_error(name for name in sampling.parameters if name in unused)
-
-
-def _require_finite_gradients(sampling: Sampling) -> None:
-    """Raises where chains had nowhere to go from the model's own weights."""
-    leaves = list(sampling.parameters.values())
-    at_once = sampling.at_once or sampling.batch_size
-    for number, first, part in _parts(sampling.batches, at_once):
-        with torch.enable_grad():
-            total = sampling.loss_fn(sampling.model, part).sum()
-        for name, gradient in zip(
-            sampling.parameters,
-            torch.autograd.grad(total, leaves, allow_unused=True),
-            strict=True,
-        ):
-            if gradient is not None and not torch.isfinite(gradient).all():
-                last = first + count(part, least=1) - 1
-                raise ValueError(
-                    f"the gradient of samples {first} to {last} of batch {number} is not finite "
-                    f"in parameter {name} at the model's own weights"
-                )
-
-
-def _parts(batches: list[Any], at_once: int | None) -> Iterator[tuple[int, int, Any]]:
-    """All of the data, so many at once: number of their batch, of the first sample, themselves."""
-    for number, batch in enumerate(batches):
-        for first, part in parts(batch, at_once):
-            check_stop()
-            yield number, first, part
+        run = Chains(sampling, chains, burn_in, goal, progress)
+        with Keeping(observe, keep_losses, losses, run) as keeping:
+            traces, group = run_chains(run, stacked)
+            return keeping.added(estimate_of(run, traces, group))
 
 
 def _require_stable(lr: float, nbeta: float, localization: float, curvature: float | None) -> None:

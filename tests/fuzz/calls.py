@@ -214,10 +214,16 @@ def functions(root: Path) -> dict[str, Function]:
             {**model, "data": X, "lr": 1e-4, "chains": 2, "draws": 4, "burn_in": 1},
             models
             | {"data": DATA, "lr": NUMBERS, "nbeta": without(NUMBERS, None), "chains": COUNTS}
-            | {"draws": COUNTS, "burn_in": without(COUNTS, 0), "localization": NUMBERS}
+            | {
+                "draws": COUNTS,
+                "burn_in": without(COUNTS, 0),
+                "localization": without(NUMBERS, None),
+            }
             | {"batch_size": without(COUNTS, None), "at_once": without(COUNTS, None, HUGE)}
             | {"preconditioner": ["nonsense", 3, True, [], {}], "seed": [*SEEDS, -1]}
             | {"params": PARAMS, "common_batches": FLAGS, "stacked": without(FLAGS, None)}
+            | {"observe": [3, "x", [], {3: X}, {"": X}, {"data": X}, {"a": 3}, {"a": (loss, 3)}]}
+            | {"keep_losses": [None, 3, "", b"x", object(), [], file, root]}
             | {
                 "curvature": without(NUMBERS, None, -1.0, math.inf, -math.inf),
                 "progress": [None, 3, "x"],
@@ -244,6 +250,28 @@ def functions(root: Path) -> dict[str, Function]:
                 ]
             },
             said,
+        ),
+        "influence": Function(
+            gf.influence,
+            {**model, "data": X, "lr": 1e-4, "chains": 2, "draws": 4, "burn_in": 1},
+            models | {"data": DATA, "tokens": FLAGS, "queries": [3, "x", [], {}, X[:0]]},
+            {**said, "queries": ("observe",)},
+        ),
+        "susceptibility": Function(
+            gf.susceptibility,
+            {**model, "data": X, "lr": 1e-4, "chains": 2, "draws": 4, "burn_in": 1}
+            | {"components": {"first": "0.*"}},
+            models
+            | {"data": DATA, "tokens": FLAGS, "reference": WORDS, "seed": [*SEEDS, -1]}
+            | {"components": [None, 3, "x", [], {}, {3: "0.*"}, {"a": "nonsense"}, {"a": 3}]}
+            | {"localization": ["norm", "x"], "keep_losses": [3, "", b"x", [], file, root]},
+            {**said, "components": ("component", "params")},
+        ),
+        "load_losses": Function(
+            gf.load_losses,
+            {"path": root / "kept"},
+            {"path": [None, 3, nowhere, file, file / "under", root / "empty", b"x", object()]},
+            {"path": ("file", "nowhere", "empty", "kept losses")},
         ),
         "load_records": Function(
             gf.load_records,

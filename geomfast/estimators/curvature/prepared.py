@@ -16,7 +16,9 @@ from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.curvature.fused import hessian_products
 from geomfast.estimators.curvature.gauss_newton import GaussNewtonProducts
 from geomfast.estimators.curvature.products import DataProducts
+from geomfast.estimators.curvature.restricted import RestrictedProducts
 from geomfast.estimators.curvature.verify import wrong_second_derivatives
+from geomfast.estimators.entries import select_entries
 
 KINDS = {"hessian": hessian_products, "gauss-newton": GaussNewtonProducts}
 
@@ -88,13 +90,15 @@ def _prepared(
     if not isinstance(matrix, str) or matrix not in KINDS:
         raise ValueError(f"matrix must be one of {', '.join(KINDS)}, not {matrix!r}")
     with measurable(model, loss_fn, batches_of(data), widen=True) as (model, losses, batches):
-        products = kinds[matrix](model, losses, batches, params)
+        selection = select_entries(model, params)
+        names = list(selection) if selection.entries else params
+        products = kinds[matrix](model, losses, batches, names)
         assert products.first_losses is not None  # of the first batch, which has been computed
         require_sound(losses, model, batches[0], products.first_losses)
         if products.custom:
-            names = ", ".join(sorted(products.custom))
-            _require_right(products, losses, f"custom functions {names}")
-        yield products
+            custom = ", ".join(sorted(products.custom))
+            _require_right(products, losses, f"custom functions {custom}")
+        yield RestrictedProducts(products, selection) if selection.entries else products
 
 
 def _require_right(products: DataProducts, losses: LossFunction, suspected: str) -> None:

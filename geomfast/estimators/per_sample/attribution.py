@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -21,9 +21,9 @@ from geomfast.estimators.checks import (
     require_equal_losses,
     require_independent,
     require_same_alone,
-    select_parameters,
     unused_error,
 )
+from geomfast.estimators.entries import select_cut
 from geomfast.estimators.graph import reached, uses_in_graph
 from geomfast.estimators.per_sample.watch import Use, Watch
 from geomfast.estimators.stopping import check_stop
@@ -36,6 +36,10 @@ Measured = TypeVar("Measured")
 # kernels that add in no fixed order may round the last ones differently.
 _SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
 _SAME_16_BITS = 3e-2
+
+
+#: Of a parameter not all of whose entries count, how many of the first do, or which.
+Cut = Mapping[str, int | Tensor]
 
 
 def attribute(
@@ -60,7 +64,7 @@ def attribute(
     """
     with measurable(model, loss_fn, Batches([batch])) as (model, losses, (batch,)):
         check_sample_independence(model)
-        parameters, cut = select_parameters(model, params, entries=True)
+        parameters, cut = select_cut(model, params)
         samples = count(batch)
         some = next(m for m in range(min(samples, FEW), samples + 1) if samples % m == 0)
         apart = check and some < samples
@@ -84,7 +88,7 @@ def _attribution(
     losses: Losses,
     batch: Any,
     parameters: dict[str, Tensor],
-    cut: tuple[str, int] | None,
+    cut: Cut,
 ) -> Iterator[Attribution]:
     try:
         found = Attribution(model, losses, batch, parameters, cut, may_expand=True)
@@ -101,7 +105,7 @@ def _misattributed(
     losses: Losses,
     batch: Any,
     parameters: dict[str, Tensor],
-    cut: tuple[str, int] | None,
+    cut: Cut,
     some: int,
 ) -> tuple[set[str], dict[int, Tensor]]:
     """Names of parameters with gradients of other samples than those they arrive at.
@@ -129,7 +133,7 @@ class Attribution:
         loss_fn: LossFunction,
         batch: Any,
         parameters: dict[str, Tensor],
-        cut: tuple[str, int] | None,
+        cut: Cut,
         *,
         may_expand: bool,
     ):
@@ -262,8 +266,11 @@ class Attribution:
         measure: Callable[[str, list[Factors]], Measured],
     ) -> Measured:
         check_stop()
-        if self.cut and self.cut[0] == name:
-            factors = kernel.first_entries(factors, self.cut[1])
+        at = self.cut.get(name)
+        if isinstance(at, int):
+            factors = kernel.first_entries(factors, at)
+        elif at is not None:
+            factors = kernel.some_entries(factors, at)
         return measure(name, factors)
 
     def _apart(self, uses: list[Use]) -> set[str]:

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geomfast.estimators.arguments import check_number, check_whole
 from geomfast.estimators.batches import Batches, batches_of, count, parts
-from geomfast.estimators.checks import LossFunction, select_parameters
+from geomfast.estimators.checks import LossFunction
+from geomfast.estimators.entries import select_entries
 from geomfast.estimators.llc import LLC, llc
 from geomfast.estimators.sampling.chains import size_and_norm
 from geomfast.estimators.sampling.ladder import Ladder, Rung, climb, limit_of
@@ -132,7 +133,7 @@ def calibrate_llc(
     params = listed(params)
     if nbeta is None:
         nbeta = usual_nbeta(max(sum(count(batch, least=1) for batch in batches), 2))
-    parameters, _ = select_parameters(model, params)
+    parameters = select_entries(model, params)
     _, norm = size_and_norm(parameters)
     curvature = top_curvature(model, loss_fn, batches, params)
     if chains is None:

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from geomfast.estimators.batches import batches_of, count
-from geomfast.estimators.checks import LossFunction, select_parameters
+from geomfast.estimators.checks import LossFunction
+from geomfast.estimators.entries import select_entries
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
 from geomfast.estimators.sampling.chains import size_and_norm
 from geomfast.estimators.sampling.rules import (
@@ -256,5 +257,5 @@ def _agree(a: Trial, b: Trial) -> bool:
 
 def _norm(model: nn.Module, params: Iterable[str] | None) -> float:
     """|w0|, of the parameters that are sampled."""
-    parameters, _ = select_parameters(model, params)
+    parameters = select_entries(model, params)
     return size_and_norm(parameters)[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from geomfast.estimators.batches import count, index_batch, joined, parts
 from geomfast.estimators.checks import LossFunction
+from geomfast.estimators.entries import selected, sizes_of
 from geomfast.estimators.sampling.gradients import ChainGradients
 from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.estimators.stopping import check_stop
@@ -35,7 +36,7 @@ class Sampling:
 
     Attributes:
         model, loss_fn: as everywhere in geomfast; the model is called with other weights.
-        parameters: by name, those that are sampled.
+        parameters: by name, those that are sampled; a `Selection` where not all of their entries.
         batches: of the data.
         initial: (n,) losses of all samples at the model's own weights.
         dynamics: of the steps.
@@ -46,6 +47,7 @@ class Sampling:
         at_once: samples of a chain that go through the model together, while their gradients add
             up; None for all that a step sees.
         curvature: largest eigenvalue of the loss's Hessian, where it is known.
+        keep: whether the losses of all samples are wanted, of steps that see them all.
     """
 
     model: nn.Module
@@ -60,6 +62,19 @@ class Sampling:
     common_batches: bool = False
     at_once: int | None = None
     curvature: float | None = None
+    keep: bool = False
+
+
+class Watcher(Protocol):
+    """What is told of each step of chains, and changes nothing of them."""
+
+    def before(self, group: ChainGroup) -> None:
+        """The group's weights are the draw whose losses the next step writes down."""
+        ...
+
+    def after(self, group: ChainGroup) -> None:
+        """That step has been made; `seen` has the losses of its draw."""
+        ...
 
 
 @dataclass
@@ -107,7 +122,7 @@ def group_size(sampling: Sampling, chains: int, stacked: bool | None) -> int:
         stacked = chains > 1 and (first.is_cuda or _forward_work(sampling) <= _STACKED_ON_CPU)
     if not stacked:
         return 1
-    size = sum(p.numel() for p in sampling.parameters.values())
+    size = sum(sizes_of(sampling.parameters).values())
     return max(1, min(chains, STACKED_BYTES // (3 * size * first.itemsize)))
 
 
@@ -150,8 +165,7 @@ class ChainGroup:
 
     def __init__(self, sampling: Sampling, first_chain: int, chains: int):
         self.sampling, self.first_chain, self.chains = sampling, first_chain, chains
-        values = [p.detach().reshape(-1) for p in sampling.parameters.values()]
-        center = torch.cat(values)
+        center = torch.cat(selected(sampling.parameters))
         weights, device = center.repeat(chains, 1), center.device
         gradients = torch.empty_like(weights)
         self.active = torch.ones(chains, dtype=torch.bool, device=device)
@@ -168,6 +182,13 @@ class ChainGroup:
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self._sgld_step = OP[OP.backend_for(weights)].step
         self.samples = len(sampling.initial)
+        #: Steps so far.
+        self.taken = 0
+        #: (C, n) losses that the last step saw, where they are wanted and it saw all samples.
+        self.seen: Tensor | None = None
+        if sampling.keep and sampling.batch_size is None:
+            shape = (chains, self.samples)
+            self.seen = torch.full(shape, torch.nan, dtype=torch.float64, device=device)
         self.indices: Tensor | None = None
         self.streams: list[Shuffled] = []
         if sampling.batch_size is not None:
@@ -193,12 +214,18 @@ class ChainGroup:
             found.append(torch.stack([stream.next() for stream in self.streams]))
         return torch.stack(found)
 
-    def run(self, steps: int, progress: Callable[[int], None] = lambda steps: None) -> Traces:
+    def run(
+        self,
+        steps: int,
+        progress: Callable[[int], None] = lambda steps: None,
+        watcher: Watcher | None = None,
+    ) -> Traces:
         """What so many more steps see.
 
         Args:
             steps: of every chain.
             progress: called with the chain steps done since it was last called.
+            watcher: told of each step.
         """
         device = self.at.device
         if self.streams:
@@ -214,7 +241,12 @@ class ChainGroup:
                 check_stop()
                 if number == WARM_UP:
                     step = replay.captured(self._step, steps - number)
+                if watcher is not None:
+                    watcher.before(self)
                 step()
+                if watcher is not None:
+                    watcher.after(self)
+                self.taken += 1
                 progress(self.chains)
                 # Elsewhere asking would wait for the device; chains that stay are harmless.
                 if device.type == "cpu" and not self.active.any():
@@ -258,6 +290,7 @@ class ChainGroup:
 
     def _all_data(self) -> tuple[Tensor, Tensor]:
         total = torch.zeros(self.chains, dtype=torch.float64, device=self.at.device)
+        begin = 0
         for i, batch in enumerate(self.sampling.batches):
             for start, part in parts(batch, self.sampling.at_once):
                 if total.device.type == "cpu":  # elsewhere a step may be captured
@@ -267,11 +300,14 @@ class ChainGroup:
                 first = i == 0 and start == 0
                 losses = self.gradients.add(part, samples, True, share, first=first)
                 total += losses.double().sum(1)
+                if self.seen is not None:
+                    self.seen[:, begin : begin + samples] = losses
+                begin += samples
         mean = total / self.samples
         return mean, mean - self.sampling.initial.mean()
 
 
 def size_and_norm(parameters: Mapping[str, Tensor]) -> tuple[int, float]:
     """P and |w0| of the parameters that are sampled."""
-    squares = [p.detach().double().square().sum().item() for p in parameters.values()]
-    return sum(p.numel() for p in parameters.values()), math.sqrt(sum(squares))
+    squares = [x.double().square().sum().item() for x in selected(parameters)]
+    return sum(sizes_of(parameters).values()), math.sqrt(sum(squares))

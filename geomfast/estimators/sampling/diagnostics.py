@@ -73,10 +73,10 @@ def mixing(draws: Tensor) -> Mixing:
     falling = pairs[: max(positive, 1)].cummin(0).values
     time = max(float(2.0 * falling.sum() - 1.0), 1.0 / math.log10(max(total, 10)))
     ess = total / time
-    return Mixing(mean, math.sqrt(variance / ess) * _widened(total / (4.0 * time + 1.0)), rhat, ess)
+    return Mixing(mean, math.sqrt(variance / ess) * widened(total / (4.0 * time + 1.0)), rhat, ess)
 
 
-def _widened(freedom: float) -> float:
+def widened(freedom: float) -> float:
     """Of a standard error that is itself estimated: what makes mean +- 1.96 of it hold the truth as
     often as for one that is known.
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from geomfast.estimators.entries import sizes_of
 from geomfast.estimators.sampling.chains import Sampling, Traces
 from geomfast.estimators.sampling.diagnostics import (
     acceptance,
@@ -21,6 +24,10 @@ from geomfast.estimators.sampling.diagnostics import (
 )
 from geomfast.estimators.sampling.rules import max_energy_curvature
 from geomfast.estimators.sampling.verdict import Biases, verdict_of
+
+if TYPE_CHECKING:  # both are made of this module
+    from geomfast.estimators.sampling.kept import SampledLosses
+    from geomfast.estimators.sampling.observed import Observed
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class LLC:
         limit: the coefficient without localization, as a calibration extrapolates it; NaN where it
             does not tell, or none was made.
         limit_stderr: its standard error.
+        observed: name -> `Observed`: the loss on data that was observed, and its coefficient.
+        losses: of every sample at every kept draw; None where they were not to be kept.
     """
 
     mean: float
@@ -94,6 +103,8 @@ class LLC:
     localization_least: float
     limit: float = math.nan
     limit_stderr: float = math.nan
+    observed: Mapping[str, Observed] = field(default_factory=dict)
+    losses: SampledLosses | None = None
 
 
 def estimate(
@@ -127,7 +138,7 @@ def estimate(
         of = (traces.excess[good], traces.statistics[good])
         accepted = acceptance(*of, *by)[:, max(burn_in - 1, 0) :].mean().item()
         bias = step_bias(*of, *by)[:, burn_in:].mean().item()
-        size = sum(p.numel() for p in sampling.parameters.values())
+        size = sum(sizes_of(sampling.parameters).values())
         power = degree(kept, statistics, dynamics.lr, dynamics.localization, size)
     most = max_energy_curvature(dynamics.localization, dynamics.nbeta, sampling.curvature)
     least = math.nan if sampling.curvature is None or not most else dynamics.localization / most

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from geomfast.estimators.batches import mapped, tensors_of, with_tensors
 from geomfast.estimators.checks import LossFunction, checked_losses
+from geomfast.estimators.entries import entries_of
 
 
 class _OneProgram(TorchFunctionMode):
@@ -76,14 +77,89 @@ class LossModule(nn.Module):
         return self.loss_fn(self.model, batch)
 
 
-class ChainGradients:
-    """Losses and gradients at rows of a flat buffer, which the model is called with.
+class ChainLosses:
+    """Losses of a model at rows of a flat buffer, which the model is called with.
 
     Args:
-        model, loss_fn: as everywhere in geomfast.
-        parameters: by name, those that the buffer holds, in its order.
+        model, loss_fn: as everywhere in geomfast; loss_fn may return more than one value a sample.
+        parameters: by name, those that the buffer holds, in its order; of a `Selection` the
+            entries that it selects, while the others stay what they are.
         weights: (C, P), read at every call.
-        gradients: (C, P), written by every call.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        parameters: Mapping[str, Tensor],
+        weights: Tensor,
+    ):
+        self.module = LossModule(model, loss_fn)
+        self._entries = {f"model.{name}": at for name, at in entries_of(parameters).items()}
+        self._others = {
+            name: parameters[name.removeprefix("model.")].detach() for name in self._entries
+        }
+        self.chains = len(weights)
+        self._parameters = parameters
+        self._names = [f"model.{name}" for name in parameters]
+        self._leaves = [leaf.requires_grad_() for leaf in self._parts(weights)]
+
+    def _parts(self, buffer: Tensor) -> list[Tensor]:
+        """Views of the buffer, in the parameters' shapes; flat where only entries are selected."""
+        entries = entries_of(self._parameters)
+        shapes = [
+            torch.Size([len(entries[name])]) if name in entries else p.shape
+            for name, p in self._parameters.items()
+        ]
+        # One chain is called as the model is: not through vmap, which costs.
+        lead = buffer.shape[:1] if self.chains > 1 else ()
+        split = buffer.detach().split([shape.numel() for shape in shapes], 1)
+        return [x.view((*lead, *shape)) for x, shape in zip(split, shapes, strict=True)]
+
+    def values(self, batch: Any, shared: bool) -> Any:
+        """What loss_fn returns, unchecked: (C, m) or (C, m, ...) where those are tensors.
+
+        Args:
+            batch: of m samples; every chain's own, tensors (C, m, ...), or one for all, (m, ...).
+            shared: whether it is one for all.
+        """
+        leaves = dict(zip(self._names, self._leaves, strict=True))
+        if self.chains == 1:
+            if not shared:
+                batch = mapped(lambda x: x[0], batch)
+            losses = functional_call(self.module, self._whole(leaves), (batch,))
+            return losses[None] if isinstance(losses, Tensor) else losses
+        # vmap knows no mappings but dictionaries, and no strings.
+        call = vmap(
+            lambda leaves, tensors: functional_call(
+                self.module, self._whole(leaves), (with_tensors(batch, tensors),)
+            ),
+            in_dims=(0, None if shared else 0),
+        )
+        with _batchable():
+            return call(leaves, tensors_of(batch))
+
+    def _whole(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the model is called with: one chain's leaves, filled up where they are entries."""
+        found = dict(leaves)
+        for name, at in self._entries.items():
+            other = self._others[name]
+            found[name] = other.reshape(-1).index_copy(0, at, leaves[name]).view(other.shape)
+        return found
+
+    def losses(self, batch: Any, samples: int, shared: bool) -> Tensor:
+        """Differentiable losses (C, m) of a batch of m samples; the others as in `values`."""
+        losses = self.values(batch, shared)
+        checked_losses(losses[0] if isinstance(losses, Tensor) else losses, samples, False)
+        return losses
+
+
+class ChainGradients(ChainLosses):
+    """The same, and gradients of their mean.
+
+    Args:
+        model, loss_fn, parameters, weights: as above.
+        gradients: (C, P), written by every call of `add`.
     """
 
     def __init__(
@@ -94,48 +170,9 @@ class ChainGradients:
         weights: Tensor,
         gradients: Tensor,
     ):
-        self.module = LossModule(model, loss_fn)
-        self.chains = len(weights)
+        super().__init__(model, loss_fn, parameters, weights)
         self.gradients = gradients
-        sizes = [p.numel() for p in parameters.values()]
-        # One chain is called as the model is: not through vmap, which costs.
-        lead = weights.shape[:1] if self.chains > 1 else ()
-
-        def parts(buffer: Tensor) -> list[Tensor]:
-            split = buffer.detach().split(sizes, 1)
-            return [
-                x.view((*lead, *p.shape)) for x, p in zip(split, parameters.values(), strict=True)
-            ]
-
-        self._names = [f"model.{name}" for name in parameters]
-        self._leaves = [leaf.requires_grad_() for leaf in parts(weights)]
-        self._targets = parts(gradients)
-
-    def losses(self, batch: Any, samples: int, shared: bool) -> Tensor:
-        """Differentiable losses (C, m) of a batch of m samples.
-
-        Args:
-            batch: every chain's own, tensors (C, m, ...), or one for all, (m, ...).
-            samples: m.
-            shared: whether it is one for all.
-        """
-        values = dict(zip(self._names, self._leaves, strict=True))
-        if self.chains == 1:
-            if not shared:
-                batch = mapped(lambda x: x[0], batch)
-            losses = functional_call(self.module, values, (batch,))
-            return checked_losses(losses, samples, False)[None]
-        # vmap knows no mappings but dictionaries, and no strings.
-        call = vmap(
-            lambda values, tensors: functional_call(
-                self.module, values, (with_tensors(batch, tensors),)
-            ),
-            in_dims=(0, None if shared else 0),
-        )
-        with _batchable():
-            losses = call(values, tensors_of(batch))
-        checked_losses(losses[0], samples, False)
-        return losses
+        self._targets = self._parts(gradients)
 
     def add(self, batch: Any, samples: int, shared: bool, share: float, first: bool) -> Tensor:
         """Writes, or where not `first` adds, the gradient of share * mean loss; (C, m) losses."""

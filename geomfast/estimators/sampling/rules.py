@@ -51,6 +51,11 @@ def believable(verdict: str) -> bool:
     return verdict.startswith(("converged", "usable"))
 
 
+def localizing(verdict: str) -> bool:
+    """Whether localization, and nothing else, makes a coefficient no good, as a verdict begins."""
+    return verdict.startswith((BOUND, "localization too strong"))
+
+
 def saturated(degree: float, error: float) -> bool:
     """Whether chains are where the loss hardly depends on the weights; not where unknown."""
     return degree + 2.0 * error < LEAST_DEGREE

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from torch import nn
 
 from geomfast.estimators.batches import Batches, count, index_batch, parts, shuffled
-from geomfast.estimators.checks import LossFunction, select_parameters
+from geomfast.estimators.checks import LossFunction
+from geomfast.estimators.entries import select_entries
 from geomfast.estimators.hessian import NotConverged, hessian_top_eigenvalues
 from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
 from geomfast.estimators.sampling.chains import size_and_norm
@@ -69,7 +70,7 @@ def steps_for(
         model, loss_fn, batches, localization, curvature: as in :func:`geomfast.llc`.
         own: its other arguments.
     """
-    parameters, _ = select_parameters(model, own["params"])
+    parameters = select_entries(model, own["params"])
     if localization == "norm":
         localization = norm_localization(*size_and_norm(parameters))
     nbeta = own["nbeta"]
@@ -113,10 +114,13 @@ def stepped(
         if pilot:
             length = {"burn_in": min(burn_in, 2 * PILOT_DRAWS), "draws": PILOT_DRAWS}
             length |= {"max_draws": PILOT_DRAWS if goal else None, "max_seconds": None}
+            length |= {"observe": None, "keep_losses": False}
         c = _damping(lr, localization, momentum)
         return llc(model, loss_fn, batches, lr=lr, momentum=c, **given | length)
 
-    lr, pilots = steps.lr, goal or draws > 2 * PILOT_DRAWS
+    # Those that look for a step observe nothing, so that those that count are others.
+    watched = own["observe"] is not None or own["keep_losses"] is not False
+    lr, pilots = steps.lr, goal or draws > 2 * PILOT_DRAWS or watched
     for _ in range(STEP_TRIES - 1):
         try:
             found = sampled(lr, pilots)
@@ -136,7 +140,8 @@ def stepped(
         fits = not found.step_bias > (_KNOWN if pilots else 1.0) * allowed
         if fits or _still_training(found):
             # Which may be all that was asked for.
-            enough = not pilots or (" was met after" in found.verdict and draws <= PILOT_DRAWS)
+            met = " was met after" in found.verdict and draws <= PILOT_DRAWS
+            enough = not pilots or (met and not watched)
             return found if enough else sampled(lr, False)
         share = min(max(_SAFE * allowed / found.step_bias, _LEAST_SHARE), _MOST_SHARE)
         lr = _cooler(lr, localization, momentum, share)
@@ -171,8 +176,10 @@ def _cooler(lr: float, localization: float, momentum: float | None, share: float
 
 
 def listed(params: Iterable[str] | None) -> Iterable[str] | None:
-    """To be gone through more than once."""
-    return params if params is None or isinstance(params, str) else list(params)
+    """To be gone through more than once; what cannot be gone through at all as it is."""
+    if isinstance(params, (str, bytes, Mapping)) or not isinstance(params, Iterable):
+        return params
+    return list(params)
 
 
 def top_curvature(

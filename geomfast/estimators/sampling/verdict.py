@@ -9,7 +9,6 @@ from torch import Tensor
 
 from geomfast.estimators.sampling.diagnostics import Mixing
 from geomfast.estimators.sampling.rules import (
-    BOUND,
     CONVERGED_ESS,
     CONVERGED_RHAT,
     HELD,
@@ -20,6 +19,7 @@ from geomfast.estimators.sampling.rules import (
     TOLD_LOCALIZATION_EFFECT,
     believable,
     localized,
+    localizing,
     saturated,
 )
 from geomfast.kernels.sgld import Dynamics
@@ -129,7 +129,7 @@ def verdict_of(mixed: Mixing, diverged: Tensor, biases: Biases, dynamics: Dynami
 
 def settled(verdict: str) -> bool:
     """Whether chains are where they belong, with the localization that they have."""
-    return believable(verdict) or verdict.startswith((BOUND, "localization too strong"))
+    return believable(verdict) or localizing(verdict)
 
 
 def _share(effect: float, error: float) -> str:

@@ -1,6 +1,12 @@
 """Gram matrices of per-sample gradients from the factors they are made of."""
 
-from geomfast.kernels.gradient_gram.factors import Factors, first_entries, split_rows, whole
+from geomfast.kernels.gradient_gram.factors import (
+    Factors,
+    first_entries,
+    some_entries,
+    split_rows,
+    whole,
+)
 from geomfast.kernels.gradient_gram.op import (
     CHUNK_BYTES,
     OP,
@@ -15,6 +21,7 @@ __all__ = [
     "first_entries",
     "gram_on",
     "parameter_gram",
+    "some_entries",
     "split_rows",
     "whole",
 ]

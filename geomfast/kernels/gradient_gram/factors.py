@@ -90,6 +90,27 @@ def split_rows(uses: list[Factors], row: int) -> list[list[Factors]] | None:
     ]
 
 
+def some_entries(uses: list[Factors], entries: Tensor) -> list[Factors]:
+    """Factors of some entries of a parameter's gradients.
+
+    Args:
+        uses: of the parameter.
+        entries: (k,) int64, ascending: their numbers, row by row. Where they are all places of some
+            rows and some columns, no gradient of a sample is made.
+    """
+    width = uses[0].right.shape[-1]
+    rows, columns = (entries // width).unique(), (entries % width).unique()
+    every = all(len(rows) == use.rows for use in uses if use.one_hot)
+    if len(rows) * len(columns) == len(entries) and every:
+        return [
+            Factors(
+                use.left if use.one_hot else use.left[..., rows], use.right[..., columns], len(rows)
+            )
+            for use in uses
+        ]
+    return [whole(block(uses, 0, int(rows[-1]) + 1)[:, entries])]
+
+
 def first_entries(uses: list[Factors], entries: int) -> list[Factors]:
     """Factors of the first entries, row by row, of a parameter's gradients."""
     rows = -(-entries // uses[0].right.shape[-1])

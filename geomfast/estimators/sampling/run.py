@@ -1,0 +1,101 @@
+"""Chains from their first step to an estimate: as one program or not, and for how long."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from geomfast.estimators.sampling.chains import ChainGroup, Sampling, Traces, group_size
+from geomfast.estimators.sampling.estimate import LLC, estimate, require_own_losses
+from geomfast.estimators.sampling.initial import require_finite_gradients
+from geomfast.estimators.sampling.observe import Observer
+from geomfast.estimators.sampling.sequential import Goal
+
+logger = logging.getLogger("geomfast")
+
+
+class AllChainsDiverged(ValueError):
+    """No chain is left to estimate anything from."""
+
+
+@dataclass
+class Chains:
+    """What chains are run of, and until when."""
+
+    sampling: Sampling
+    chains: int
+    burn_in: int
+    goal: Goal | None
+    progress: Callable[[int], None]
+    #: Of what else is evaluated at every kept draw.
+    observer: Observer | None = None
+    #: How it ended, where there is a goal.
+    ending: str = ""
+
+
+def run_chains(run: Chains, stacked: bool | None) -> tuple[Traces, int]:
+    """The traces of all chains, and how many of them ran as one program."""
+    group = group_size(run.sampling, run.chains, stacked)
+    try:
+        return _traces(run, group), group
+    except (RuntimeError, NotImplementedError) as error:
+        if group == 1:
+            raise
+        if stacked:
+            raise ValueError(
+                f"the model cannot run {group} chains as one program, leave stacked None: {error}"
+            ) from error
+        # Not every operation has a rule for vmap.
+        logger.warning("chains run one after the other: %s", error)
+        return _traces(run, 1), 1
+
+
+def _traces(run: Chains, size: int) -> Traces:
+    """Of all chains, `size` of them at a time."""
+    sampling, goal, observer = run.sampling, run.goal, run.observer
+    if observer is not None:
+        observer.begin()
+    firsts = range(0, run.chains, size)
+    made = (ChainGroup(sampling, first, min(size, run.chains - first)) for first in firsts)
+    if goal is None:  # one after the other, so that only one takes memory
+        return Traces.joined([group.run(sampling.steps, run.progress, observer) for group in made])
+    groups, begin = list(made), time.monotonic()
+    steps = sampling.steps
+    traces: Traces | None = None
+    while steps:
+        more = Traces.joined([group.run(steps, run.progress, observer) for group in groups])
+        traces = more if traces is None else traces.continued(more)
+        good = ~traces.diverged
+        energies = sampling.dynamics.nbeta * traces.excess[good, run.burn_in :]
+        steps, run.ending = goal.further(energies, traces.losses.shape[1], time.monotonic() - begin)
+    assert traces is not None
+    return traces
+
+
+def estimate_of(run: Chains, traces: Traces, stacked: int) -> LLC:
+    """The estimate of chains that have been run.
+
+    Args:
+        run: that gave the traces.
+        traces: of all chains.
+        stacked: chains that ran as one program.
+
+    Raises:
+        AllChainsDiverged: no chain stayed.
+        ValueError: losses or gradients at the model's own weights are wrong.
+    """
+    sampling = run.sampling
+    require_own_losses(sampling, traces)
+    if traces.diverged.all() or not torch.isfinite(traces.statistics[:, 0]).all():
+        require_finite_gradients(sampling)
+    if traces.diverged.all():
+        last, dynamics = int(torch.isfinite(traces.losses).sum(1).max()), sampling.dynamics
+        raise AllChainsDiverged(
+            f"all {len(traces.diverged)} chains have diverged, the last after {last} steps: lower "
+            f"lr = {dynamics.lr:g}, or raise localization = {dynamics.localization:g}"
+        )
+    return estimate(sampling, traces, run.burn_in, stacked, run.ending)
