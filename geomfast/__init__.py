@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         hessian_top_eigenvalues,
         hessian_trace,
     )
+    from geomfast.estimators.hessian_operator import hessian_operator
     from geomfast.estimators.llc import llc
     from geomfast.estimators.probes import probe_accuracy
     from geomfast.estimators.sampling.automatic import calibrate_llc
@@ -45,6 +46,7 @@ _HOME = {
     "gradient_covariance_rank": "geomfast.estimators.gradients",
     "gradient_gram": "geomfast.estimators.gradients",
     "hessian_density": "geomfast.estimators.hessian",
+    "hessian_operator": "geomfast.estimators.hessian_operator",
     "hessian_top_eigenvalues": "geomfast.estimators.hessian",
     "hessian_trace": "geomfast.estimators.hessian",
     "llc": "geomfast.estimators.llc",
@@ -66,6 +68,7 @@ __all__ = [
     "gradient_covariance_rank",
     "gradient_gram",
     "hessian_density",
+    "hessian_operator",
     "hessian_top_eigenvalues",
     "hessian_trace",
     "llc",
