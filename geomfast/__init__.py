@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         hessian_top_eigenvalues,
         hessian_trace,
     )
+    from geomfast.estimators.hessian_diagonal import hessian_diagonal
     from geomfast.estimators.hessian_operator import hessian_operator
     from geomfast.estimators.llc import llc
     from geomfast.estimators.probes import probe_accuracy
@@ -46,6 +47,7 @@ _HOME = {
     "gradient_covariance_rank": "geomfast.estimators.gradients",
     "gradient_gram": "geomfast.estimators.gradients",
     "hessian_density": "geomfast.estimators.hessian",
+    "hessian_diagonal": "geomfast.estimators.hessian_diagonal",
     "hessian_operator": "geomfast.estimators.hessian_operator",
     "hessian_top_eigenvalues": "geomfast.estimators.hessian",
     "hessian_trace": "geomfast.estimators.hessian",
@@ -68,6 +70,7 @@ __all__ = [
     "gradient_covariance_rank",
     "gradient_gram",
     "hessian_density",
+    "hessian_diagonal",
     "hessian_operator",
     "hessian_top_eigenvalues",
     "hessian_trace",
