@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         hessian_trace,
     )
     from geomfast.estimators.hessian_diagonal import hessian_diagonal
+    from geomfast.estimators.hessian_inverse import inverse_hessian_product
     from geomfast.estimators.hessian_operator import hessian_operator
     from geomfast.estimators.llc import llc
     from geomfast.estimators.probes import probe_accuracy
@@ -51,6 +52,7 @@ _HOME = {
     "hessian_operator": "geomfast.estimators.hessian_operator",
     "hessian_top_eigenvalues": "geomfast.estimators.hessian",
     "hessian_trace": "geomfast.estimators.hessian",
+    "inverse_hessian_product": "geomfast.estimators.hessian_inverse",
     "llc": "geomfast.estimators.llc",
     "load_records": "geomfast.records",
     "measure": "geomfast.measures.model.call",
@@ -74,6 +76,7 @@ __all__ = [
     "hessian_operator",
     "hessian_top_eigenvalues",
     "hessian_trace",
+    "inverse_hessian_product",
     "llc",
     "load_records",
     "measure",

@@ -57,8 +57,8 @@ def hessian_diagonal(
         >>> import torch
         >>> net, x = torch.nn.Linear(3, 1, bias=False), torch.diag(torch.tensor([1.0, 2.0, 3.0]))
         >>> found = gf.hessian_diagonal(net, lambda m, b: m(b)[:, 0] ** 2, x, exact=True)
-        >>> found.mean_by_parameter()["weight"].numpy().round(3).tolist()  # of 2 x^T x / 3
-        [[0.667, 2.667, 6.0]]
+        >>> [round(value, 3) for value in found.mean.tolist()]  # of 2 x^T x / 3
+        [0.667, 2.667, 6.0]
     """
     check_whole(1, probes=probes)
     check_flag(exact=exact)
