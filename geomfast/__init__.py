@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 install()
 
 if TYPE_CHECKING:
+    from geomfast.estimators.gradient_norms import gradient_norms
     from geomfast.estimators.gradients import (
         fisher_effective_rank,
         gradient_covariance_rank,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from geomfast.estimators.hessian_inverse import inverse_hessian_product
     from geomfast.estimators.hessian_operator import hessian_operator
     from geomfast.estimators.llc import llc
+    from geomfast.estimators.ntk import ntk
     from geomfast.estimators.probes import probe_accuracy
     from geomfast.estimators.sampling.automatic import calibrate_llc
     from geomfast.estimators.spectra import effective_rank, rankme, singular_values
@@ -47,6 +49,7 @@ _HOME = {
     "fisher_effective_rank": "geomfast.estimators.gradients",
     "gradient_covariance_rank": "geomfast.estimators.gradients",
     "gradient_gram": "geomfast.estimators.gradients",
+    "gradient_norms": "geomfast.estimators.gradient_norms",
     "hessian_density": "geomfast.estimators.hessian",
     "hessian_diagonal": "geomfast.estimators.hessian_diagonal",
     "hessian_operator": "geomfast.estimators.hessian_operator",
@@ -56,6 +59,7 @@ _HOME = {
     "llc": "geomfast.estimators.llc",
     "load_records": "geomfast.records",
     "measure": "geomfast.measures.model.call",
+    "ntk": "geomfast.estimators.ntk",
     "probe_accuracy": "geomfast.estimators.probes",
     "rankme": "geomfast.estimators.spectra",
     "singular_values": "geomfast.estimators.spectra",
@@ -71,6 +75,7 @@ __all__ = [
     "fisher_effective_rank",
     "gradient_covariance_rank",
     "gradient_gram",
+    "gradient_norms",
     "hessian_density",
     "hessian_diagonal",
     "hessian_operator",
@@ -80,6 +85,7 @@ __all__ = [
     "llc",
     "load_records",
     "measure",
+    "ntk",
     "probe_accuracy",
     "rankme",
     "singular_values",

@@ -1,6 +1,7 @@
 """Gram matrices of per-sample gradients from the factors they are made of."""
 
 from geomfast.kernels.gradient_gram.factors import Factors, first_entries, split_rows, whole
+from geomfast.kernels.gradient_gram.norms import squared_norms
 from geomfast.kernels.gradient_gram.op import (
     CHUNK_BYTES,
     OP,
@@ -16,5 +17,6 @@ __all__ = [
     "gram_on",
     "parameter_gram",
     "split_rows",
+    "squared_norms",
     "whole",
 ]
