@@ -51,7 +51,7 @@ def gradient_norms(
     Raises:
         TypeError, ValueError: as `gradient_gram`, but for N = 1, which is allowed.
 
-    Example:
+    Examples:
         >>> import geomfast as gf
         >>> net, x = torch.nn.Linear(2, 1, bias=False), torch.tensor([[3.0, 4.0], [0.0, 2.0]])
         >>> gf.gradient_norms(net, lambda m, b: m(b)[:, 0], x)  # of w . x: |x|

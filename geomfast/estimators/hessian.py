@@ -200,7 +200,7 @@ def hessian_trace(
     Raises:
         TypeError, ValueError: as `hessian_top_eigenvalues`.
 
-    Example:
+    Examples:
         >>> import geomfast as gf
         >>> net, x = torch.nn.Linear(3, 1, bias=False), 2 * torch.eye(3)
         >>> round(gf.hessian_trace(net, lambda m, b: m(b)[:, 0] ** 2, x).mean, 3)

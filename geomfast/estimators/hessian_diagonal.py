@@ -52,7 +52,7 @@ def hessian_diagonal(
     Raises:
         TypeError, ValueError: as `hessian_top_eigenvalues`; exact with too many entries.
 
-    Example:
+    Examples:
         >>> import geomfast as gf
         >>> import torch
         >>> net, x = torch.nn.Linear(3, 1, bias=False), torch.diag(torch.tensor([1.0, 2.0, 3.0]))

@@ -65,7 +65,7 @@ def inverse_hessian_product(
         ValueError: v has another shape or is not finite; damping is negative or not finite; tol is
             not positive; others as `hessian_top_eigenvalues`.
 
-    Example:
+    Examples:
         >>> import geomfast as gf
         >>> net, x = torch.nn.Linear(3, 1, bias=False), torch.diag(torch.tensor([1.0, 2.0, 3.0]))
         >>> def loss(model, batch):

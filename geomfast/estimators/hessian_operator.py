@@ -67,7 +67,7 @@ def hessian_operator(
             whose models differ.
         RuntimeError: torch.distributed has not been initialised; another rank has failed.
 
-    Example:
+    Examples:
         >>> import geomfast as gf
         >>> from scipy.sparse.linalg import eigsh
         >>> net, x = torch.nn.Linear(3, 1, bias=False), torch.diag(torch.tensor([1.0, 2.0, 3.0]))

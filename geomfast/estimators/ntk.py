@@ -57,7 +57,7 @@ def ntk(
         ValueError: outputs of another shape than (N, C); an unknown aggregate; others as
             `gradient_gram`, where losses stand for outputs.
 
-    Example:
+    Examples:
         >>> import geomfast as gf
         >>> net, x = torch.nn.Linear(2, 3, bias=False), torch.tensor([[3.0, 4.0], [0.0, 2.0]])
         >>> kernel = gf.ntk(net, lambda m, b: m(b), x)  # of W x: x_i . x_j for a = b, else 0
