@@ -124,7 +124,10 @@ def hessian_top_eigenvalues(
             size = products.dimension
             if start is None and ends != "smallest":
                 start = _unless_zero(products.gradient())
-            return _top(products, products, size, k, tol, max_iterations, seed, ends, start)
+            found = _top(products, products, size, k, tol, max_iterations, seed, ends, start)
+            if ends == "largest":  # for `geomfast.estimators.subspace`
+                products.found["top", k, tol, max_iterations, seed] = found
+            return found
     with checked_products(model, loss_fn, data, params, matrix, _BY_LAYER) as products:
         assert isinstance(products, HessianProducts)
         return _by_layer(products, k, tol, max_iterations, seed, ends)

@@ -78,6 +78,9 @@ class MeasureSpec:
         judged: (value, stderr, n) to a verdict, where the values themselves have none.
         ran_on: of activations, a parameter or a model: the backend that computes the values.
         products: of the Hessian that it takes with its settings, where that is known beforehand.
+        shares: the measure whose computation it takes, where both are taken with the same settings.
+        vectors: a name of its own for the vectors it has found, where the next checkpoint is to
+            have them beside those that all searches start from.
         order: in which measures are listed and taken.
         plugin: the distribution that it is from; empty for geomfast's own.
     """
@@ -99,6 +102,8 @@ class MeasureSpec:
     judged: Callable[[float, float, int], str] | None = None
     ran_on: Callable[[Any], str] = lambda x: "torch"
     products: Callable[[Any], int | None] | None = None
+    shares: str = ""
+    vectors: str = ""
     order: int = 1000
     plugin: str = ""
 

@@ -17,6 +17,7 @@ from geomfast.runs.settings_file import plain
 from geomfast.testbed.hyperparameters import USUAL, Hyperparameters
 from geomfast.testbed.models.scales import Scale, scale_facts, scale_for
 from geomfast.testbed.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
+from geomfast.testbed.training.schedule import learning_rate
 from geomfast.testbed.training.settings import TrainSettings, peak_rate
 
 MIXTURES = ("joint", "per-task")
@@ -198,6 +199,18 @@ def train_settings(settings: Settings, varied: Hyperparameters = USUAL) -> Train
     asked = {name: value for name, value in asdict(varied).items() if value is not None}
     usual = {"learning_rate": settings.learning_rate, "precision": settings.precision}
     return TrainSettings(settings.steps, settings.batch_size, **{**usual, **asked})
+
+
+def rate_at(step: int, settings: Settings, spec: RunSpec) -> float:
+    """Learning rate of the update that follows a step of a run."""
+    training = train_settings(settings, spec.varied)
+    return learning_rate(
+        step,
+        peak=peak_rate(training, spec.scale),
+        steps=training.steps,
+        warmup=training.warmup,
+        final=training.final_rate,
+    )
 
 
 def recipe(

@@ -98,6 +98,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "fisher_rank": 7,
             "gradient_covariance_rank": 7,
             "hessian_top": 3,
+            "hessian_subspace": 3,
+            "hessian_edge": 3,
             "hessian_trace": 3,
             "hessian_density": 3,
             "llc": 3,

@@ -13,6 +13,8 @@ from geomfast.measures.spec import GREEN, Column, MeasureSpec, Need
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from geomfast.estimators.curvature.lanczos import Eigenpairs
+
 #: Shares of the eigenvalues below which those recorded of a density lie.
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 #: Name, value, standard error (NaN where none is defined) of every value; and eigenvectors (k, P).
@@ -66,21 +68,23 @@ def top(
 
     One that has not converged is recorded with the residual that it has.
     """
-    from geomfast.estimators.hessian import (
-        LARGEST_ROUNDING,
-        NotConverged,
-        hessian_top_eigenvalues,
-    )
+    from geomfast.estimators.hessian import NotConverged, hessian_top_eigenvalues
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)  # its residual is recorded
         found = hessian_top_eigenvalues(model, loss_fn, data, start=start, **asdict(settings))
     value, residual = found.values[0].item(), found.residuals[0].item()
-    verdict = "converged" if found.converged else f"not converged in {found.iterations} iterations"
-    if found.asymmetry > LARGEST_ROUNDING:
-        verdict = f"rounding: products are asymmetric by {found.asymmetry:.0%}; use float64"
     iterations = ("hessian_top_iterations", float(found.iterations), math.nan)
-    return [("hessian_top", value, residual, verdict), iterations], found.vectors
+    return [("hessian_top", value, residual, reliability(found)), iterations], found.vectors
+
+
+def reliability(found: Eigenpairs) -> str:
+    """Verdict on eigenpairs."""
+    from geomfast.estimators.hessian import LARGEST_ROUNDING
+
+    if found.asymmetry > LARGEST_ROUNDING:
+        return f"rounding: products are asymmetric by {found.asymmetry:.0%}; use float64"
+    return "converged" if found.converged else f"not converged in {found.iterations} iterations"
 
 
 def trace(
@@ -102,7 +106,11 @@ def _within(value: float, stderr: float, n: int) -> str:
 def density(
     model: nn.Module, loss_fn: Any, data: Any, settings: HessianDensity, start: Tensor | None = None
 ) -> Found:
-    """Eigenvalues below which shares of all of them lie."""
+    """Eigenvalues below which shares of all of them lie; and the share below zero.
+
+    What lies within the smoothing width of zero is on neither side for sure: it is not counted as
+    negative, and its share stands beside.
+    """
     import torch
 
     from geomfast.estimators.hessian import hessian_density
@@ -113,6 +121,14 @@ def density(
     for share in QUANTILES:
         at = int(torch.searchsorted(below, share).clamp_max(len(below) - 1))
         values.append((_quantile(share), found.grid[at + 1].item(), math.nan))
+    for name, within in (
+        ("hessian_density_negative", found.nodes < -found.width),
+        ("hessian_density_near_zero", found.nodes.abs() <= found.width),
+    ):
+        each = (found.weights * within).sum(1)
+        probes = len(each)
+        stderr = each.std().item() / math.sqrt(probes) if probes > 1 else math.nan
+        values.append((name, each.mean().item(), stderr))
     return values, None
 
 
@@ -155,7 +171,11 @@ MEASURES = (
         name="hessian_density",
         summary="quantiles of the Hessian's eigenvalues",
         settings=HessianDensity,
-        columns=tuple(Column(_quantile(share)) for share in QUANTILES),
+        columns=(
+            *(Column(_quantile(share)) for share in QUANTILES),
+            Column("hessian_density_negative", 0.0, 1.0),
+            Column("hessian_density_near_zero", 0.0, 1.0),
+        ),
         compute=density,
         meaning="this share of the curvatures lies below {value:.3g}",
         label="Hessian, density",
