@@ -53,6 +53,9 @@ def test_training_comes_out_the_same_to_the_bit(tmp_path):
     assert set(MEASURES) <= {measure_of(name) for name in records["measure"]}
     # Which has no value where the coefficient is within its error of zero.
     unknown = records["measure"].isin(["llc_localization_effect", "llc_degree"])
+    # Nor without a learning rate, and of what the first checkpoint has nothing to compare with.
+    unknown |= records["measure"] == "hessian_edge"
+    unknown |= (records["measure"] == "hessian_subspace_overlap") & (records["step"] == 0)
     values = records.loc[~unknown, "value"]
     assert values.notna().all() and not (tmp_path / "failures").exists()
     # Another training does come out differently.
