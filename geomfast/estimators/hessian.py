@@ -290,7 +290,10 @@ def hessian_density(
     with checked_products(model, loss_fn, data, params, matrix) as products:
         size = products.dimension
         products.replay.expected = probes * min(iterations, size)
-        return finite(products, lambda: of_block(products, products, size))
+        found = finite(products, lambda: of_block(products, products, size))
+        if width is None:
+            products.found["density", probes, iterations, seed] = found
+        return found
 
 
 def _check_blocks(per_layer: bool, per_parameter: bool) -> bool:

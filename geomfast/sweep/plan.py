@@ -29,7 +29,8 @@ ASKED = {
     "hessian_trace": {"probes": "trace_probes"},
     "hessian_density": {"probes": "density_probes", "iterations": "density_iterations"},
 }
-#: Settings that affect one measure only, and may change while it is not recorded.
+#: Settings that affect one measure, and those that share its computation, and may change while
+#: none of them is recorded.
 MEASURE_SETTINGS = {measure: tuple(names.values()) for measure, names in ASKED.items()}
 _LLC = spec_of("llc").settings()
 
@@ -131,7 +132,8 @@ def settings_of(settings: Settings, measure: str) -> Any:
         PlanError: no chain could be stable.
     """
     spec = spec_of(measure)
-    asked = {name: getattr(settings, field) for name, field in ASKED.get(measure, {}).items()}
+    fields = ASKED.get(measure) or ASKED.get(spec_of(measure).shares, {})
+    asked = {name: getattr(settings, field) for name, field in fields.items()}
     if measure == "rankme":
         asked = {"center": settings.center, "eps": settings.eps}
     own = spec.asked(**{name: value for name, value in asked.items() if value is not None})

@@ -102,6 +102,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "hessian_edge": 3,
             "hessian_trace": 3,
             "hessian_density": 3,
+            "hessian_negative": 3,
             "llc": 3,
         },
     },

@@ -18,7 +18,7 @@ from tests.measures.plugin import PARTICIPATION, install, lay_down
 NAMES = [
     *("rankme", "probe_accuracy", "fisher_rank", "gradient_covariance_rank"),
     *("hessian_top", "hessian_subspace", "hessian_edge", "hessian_trace", "hessian_density"),
-    *("llc", "centered_rankme"),
+    *("hessian_negative", "llc", "centered_rankme"),
 ]
 
 

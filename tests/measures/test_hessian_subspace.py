@@ -192,14 +192,30 @@ def test_share_of_negative_eigenvalues_in_closed_form():
     near = torch.linspace(-0.01, 0.01, 50)
     model = planted(torch.cat([torch.full((20,), -1.0), near, torch.full((30,), 2.0)]))
     subject = One(model)
-    found = taken(subject, hessian_density={"probes": 40, "iterations": 20})
-    negative, zero = found["hessian_density_negative"], found["hessian_density_near_zero"]
+    found = taken(subject, hessian_negative={"probes": 40, "iterations": 20})
+    negative, zero = found["hessian_negative"], found["hessian_negative_near_zero"]
     assert abs(negative["value"] - 0.2) <= 4 * negative["stderr"] < 0.1
     assert abs(zero["value"] - 0.5) <= 4 * zero["stderr"] < 0.15
-    once = taken(subject, hessian_density={"probes": 1, "iterations": 20})
-    assert math.isnan(once["hessian_density_negative"]["stderr"])
-    positive = taken(One(planted(torch.linspace(0.5, 2.0, 30))), hessian_density={})
-    assert positive["hessian_density_negative"]["value"] == 0.0
+    once = taken(subject, hessian_negative={"probes": 1, "iterations": 20})
+    assert math.isnan(once["hessian_negative"]["stderr"])
+    positive = taken(One(planted(torch.linspace(0.5, 2.0, 30))), hessian_negative={})
+    assert positive["hessian_negative"]["value"] == 0.0
+
+
+def test_one_density_for_both(monkeypatch):
+    made_of = []
+    density = hessian.spectral_density
+    monkeypatch.setattr(
+        hessian, "spectral_density", lambda *a, **k: made_of.append(k) or density(*a, **k)
+    )
+    subject = One(planted(torch.linspace(-0.5, 2.0, 30)))
+    both = taken(subject, hessian_density={}, hessian_negative={})
+    assert len(made_of) == 1
+    assert both["hessian_negative"] | {"seconds": 0} == taken(subject, hessian_negative={})[
+        "hessian_negative"
+    ] | {"seconds": 0}
+    taken(subject, hessian_density={"probes": 2}, hessian_negative={})
+    assert len(made_of) == 4
 
 
 def test_a_tracker_reads_the_optimizer_and_has_the_last_checkpoint(tmp_path):

@@ -61,6 +61,11 @@ class HessianDensity:
         check(self, probes=at_least(1), iterations=at_least(2), seed=seed)
 
 
+@dataclass(frozen=True)
+class HessianNegative(HessianDensity):
+    """Settings of :func:`geomfast.hessian_density`."""
+
+
 def top(
     model: nn.Module, loss_fn: Any, data: Any, settings: HessianTop, start: Tensor | None = None
 ) -> Found:
@@ -106,11 +111,7 @@ def _within(value: float, stderr: float, n: int) -> str:
 def density(
     model: nn.Module, loss_fn: Any, data: Any, settings: HessianDensity, start: Tensor | None = None
 ) -> Found:
-    """Eigenvalues below which shares of all of them lie; and the share below zero.
-
-    What lies within the smoothing width of zero is on neither side for sure: it is not counted as
-    negative, and its share stands beside.
-    """
+    """Eigenvalues below which shares of all of them lie."""
     import torch
 
     from geomfast.estimators.hessian import hessian_density
@@ -121,13 +122,36 @@ def density(
     for share in QUANTILES:
         at = int(torch.searchsorted(below, share).clamp_max(len(below) - 1))
         values.append((_quantile(share), found.grid[at + 1].item(), math.nan))
+    return values, None
+
+
+def negative(
+    model: nn.Module,
+    loss_fn: Any,
+    data: Any,
+    settings: HessianNegative,
+    start: Tensor | None = None,
+) -> Found:
+    """The share of eigenvalues below zero.
+
+    The sign of what lies within the density's smoothing width of zero cannot be told: it is not
+    counted, and its share stands beside.
+    """
+    from geomfast.estimators.curvature.prepared import checked_products
+    from geomfast.estimators.hessian import hessian_density
+
+    own = asdict(settings)
+    with checked_products(model, loss_fn, data, None, "hessian") as products:
+        found = products.found.get(("density", *own.values()))
+        if found is None:
+            found = hessian_density(model, loss_fn, data, **own)
+    values = []
     for name, within in (
-        ("hessian_density_negative", found.nodes < -found.width),
-        ("hessian_density_near_zero", found.nodes.abs() <= found.width),
+        ("hessian_negative", found.nodes < -found.width),
+        ("hessian_negative_near_zero", found.nodes.abs() <= found.width),
     ):
         each = (found.weights * within).sum(1)
-        probes = len(each)
-        stderr = each.std().item() / math.sqrt(probes) if probes > 1 else math.nan
+        stderr = each.std().item() / math.sqrt(len(each)) if len(each) > 1 else math.nan
         values.append((name, each.mean().item(), stderr))
     return values, None
 
@@ -137,6 +161,7 @@ def _quantile(share: float) -> str:
 
 
 _SHARED: dict[str, Any] = {"unit": "loss", "need": Need.CURVATURE, "expensive": True}
+_OF_SHARES: dict[str, Any] = {**_SHARED, "unit": "share"}
 MEASURES = (
     MeasureSpec(
         name="hessian_top",
@@ -171,11 +196,7 @@ MEASURES = (
         name="hessian_density",
         summary="quantiles of the Hessian's eigenvalues",
         settings=HessianDensity,
-        columns=(
-            *(Column(_quantile(share)) for share in QUANTILES),
-            Column("hessian_density_negative", 0.0, 1.0),
-            Column("hessian_density_near_zero", 0.0, 1.0),
-        ),
+        columns=tuple(Column(_quantile(share)) for share in QUANTILES),
         compute=density,
         meaning="this share of the curvatures lies below {value:.3g}",
         label="Hessian, density",
@@ -184,5 +205,22 @@ MEASURES = (
         products=lambda settings: settings.probes * settings.iterations,
         order=70,
         **_SHARED,
+    ),
+    MeasureSpec(
+        name="hessian_negative",
+        summary="share of the Hessian's eigenvalues that are clearly below zero",
+        settings=HessianNegative,
+        columns=(
+            Column("hessian_negative", 0.0, 1.0),
+            Column("hessian_negative_near_zero", 0.0, 1.0),
+        ),
+        compute=negative,
+        meaning="the loss clearly curves downwards in a share of {value:.3g} of the directions",
+        label="Hessian, share of negative eigenvalues",
+        colour=GREEN,
+        products=lambda settings: settings.probes * settings.iterations,
+        shares="hessian_density",
+        order=72,
+        **_OF_SHARES,
     ),
 )

@@ -122,8 +122,7 @@ MEASURES = (
             Column("hessian_subspace_overlap", 0.0, 1.0),
         ),
         compute=subspace,
-        meaning="a share of {value:.3g}, of the gradient or of the last checkpoint's span, lies in "
-        "the span of the top eigenvectors",
+        meaning="the span of the top eigenvectors holds a share of {value:.3g}",
         label="Hessian, top subspace",
         vectors="hessian_subspace",
         order=52,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -146,7 +147,7 @@ def _entry(found: MeasuredValue) -> Entry:
         verdict = verdict or (
             spec.judged(found.value, found.stderr, found.n) if spec.judged else "ok"
         )
-        if not verdict.startswith("failed"):
+        if not verdict.startswith("failed") and not math.isnan(found.value):
             meaning = spec.meaning.format(value=found.value, stderr=found.stderr, n=found.n)
     return Entry(
         name,
