@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -60,7 +60,7 @@ def gradient_norms(
     check_model(model)
     check_loss(loss_fn)
     check_flag(per_layer=per_layer, check=check)
-    if params is not None and not isinstance(params, (int, str)):
+    if isinstance(params, Iterator):
         params = list(params)  # read once for every batch
     parts = [_squares(model, loss_fn, one, params, check) for one in batches_of(batch)]
     squares = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

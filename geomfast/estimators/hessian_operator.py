@@ -65,7 +65,7 @@ def hessian_operator(
         TypeError: an argument of another kind, named; a model wrapped for distributed training.
         ValueError: as `geomfast.hessian_top_eigenvalues`; a model that cannot be copied; ranks
             whose models differ.
-        RuntimeError: torch.distributed has not been initialised; another rank has failed.
+        RuntimeError: torch.distributed is not available; another rank has failed.
 
     Examples:
         >>> import geomfast as gf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -75,7 +75,7 @@ def ntk(
         raise ValueError(f"aggregate must be None, 'trace' or 'sum', not {aggregate!r:.60}")
     if isinstance(params, int):
         raise TypeError(f"params must be names of parameters, with shell wildcards, not {params!r}")
-    names = params if params is None or isinstance(params, str) else list(params)
+    names = list(params) if isinstance(params, Iterator) else params  # read for every output
     batch = one_batch(batch)
     samples = count(batch)
     outputs = _outputs(model, output_fn, batch)

@@ -22,15 +22,12 @@ class Ranks:
 
     Raises:
         TypeError: it is none.
-        RuntimeError: torch.distributed is not available, or was not initialised.
+        RuntimeError: torch.distributed is not available.
     """
 
     def __init__(self, group: Any):
-        if not dist.is_available() or not dist.is_initialized():
-            raise RuntimeError(
-                "process_group is given, but torch.distributed has not been initialised: call "
-                "torch.distributed.init_process_group first"
-            )
+        if not dist.is_available():
+            raise RuntimeError("process_group is given, but this torch has no torch.distributed")
         if not isinstance(group, dist.ProcessGroup):
             raise TypeError(
                 "process_group must be a torch.distributed.ProcessGroup (that of all processes is "
