@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from geomfast.records import load_records
+from geomfast.series.sweeps import of_sweep
 from geomfast.sweep import eigenvectors
 from geomfast.sweep.eigenvectors import Eigenvectors, of_measure
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.plan import rate_at, run_specs
-from tests.sweep.tiny import tiny
+from tests.sweep.tiny import prepare_folder, tiny
 
 SETTINGS = tiny(steps=4, dense_until=4, checkpoints=3, samples=8)
 ALL = ("hessian_top", "hessian_subspace", "hessian_edge")
@@ -78,3 +79,18 @@ def test_what_is_too_large_beside_is_left_out_alone(tmp_path: Path, monkeypatch:
     before = kept(tmp_path, 2, copy=wide, copy__hessian_subspace=one).before
     assert set(before) == {"copy", of_measure("copy", "hessian_subspace")}
     assert torch.equal(before["copy"], one)  # that of before, as without what is beside it
+
+
+def test_kept_checkpoints_have_the_rate_of_their_step(tmp_path: Path) -> None:
+    grid = {"scales": ["nano"], "seeds": [0], "measures": ["hessian_edge"]}
+    prepare_folder(tmp_path, SETTINGS, grid, {"command": "geomfast sweep out"})
+    (spec,) = run_specs(SETTINGS, ("nano",), (0,))
+    assert Job(spec, SETTINGS, ("hessian_edge",), tmp_path, "cpu", threads=1, keep="all").run()
+    frame = load_records(tmp_path)
+    (series,) = of_sweep(tmp_path, None)
+    checkpoint = next(one for one in series.checkpoints if one.step == 2)
+    rows = series.open(checkpoint, series.fetch(checkpoint), "cpu").take({"hessian_edge"})
+    there = frame[(frame["measure"] == "hessian_edge") & (frame["step"] == 2)]
+    for row in rows:
+        (same,) = there.loc[there["task"] == row["task"], "value"]
+        assert row["value"] == pytest.approx(same, rel=2e-3)
