@@ -244,6 +244,8 @@ def test_a_tracker_reads_the_optimizer_and_has_the_last_checkpoint(tmp_path):
             optimizer.step()
             schedule.step()
             tracker.step(step)
+        groups = [group.names for group in tracker._evaluator.groups]
+    assert groups == [("loss",), names]  # one search for the three
     records = gf.load_records(tmp_path)
     table = records.pivot_table("value", "step", "measure", dropna=False)
     for step in (0, 1, 2):
