@@ -30,7 +30,8 @@ class Need(StrEnum):
     - gradients: ``(exact, first, settings)``, two
       :class:`geomfast.estimators.gradients.GradientRanks` of one pass, to (column, value, stderr);
     - curvature: ``(model, loss_fn, data, settings, start)`` to a list of (column, value, stderr),
-      and vectors for the next checkpoint to start from, or None;
+      and vectors for the next checkpoint to start from, or None; a setting ``lr`` that is None is
+      the learning rate of the training, where that is known;
     - chains: ``(model, loss_fn, data, settings, **how)`` to (column, value, stderr).
 
     A fourth item after stderr is a verdict: in a few words how far to believe the value.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from geomfast.estimators.curvature.basis import Product, require_symmetric
+from geomfast.estimators.stopping import check_stop
 
 #: True residuals that are taken again, at most, when one was not as small as the recurrence said.
 _RESTARTS = 5
@@ -96,6 +97,7 @@ class _Search:
 
     def times(self, v: Tensor) -> Tensor:
         """(A + damping I) v."""
+        check_stop()
         self.iterations += 1
         return torch.add(self.product(v), v, alpha=self.damping)
 
