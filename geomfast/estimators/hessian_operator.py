@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -197,9 +198,10 @@ class HessianOperator:
 
     def gradient(self) -> Tensor:
         """(P,) gradient of the mean loss, at the operator's weights and over all its samples."""
-        self._require_unchanged()
-        with plain_computation(self.device):
-            found = self._products.gradient()
+        with contextlib.nullcontext() if self._ranks is None else self._ranks.together():
+            self._require_unchanged()
+            with plain_computation(self.device):
+                found = self._products.gradient()
         return self._summed(found)
 
     def unflatten(self, v: Tensor) -> dict[str, Tensor]:
@@ -231,9 +233,10 @@ class HessianOperator:
     def _product(self, v: Tensor) -> Tensor:
         """(P,) -> (P,) of the wider type."""
         check_stop()
-        self._require_unchanged()
-        if self._ranks is not None:
-            self._ranks.require_same_vector("v", v.double())
+        if self._ranks is None:
+            self._require_unchanged()
+        else:
+            self._ranks.require_same_vector(v.double(), self._require_unchanged)
         # Numbers of float64 that float32 would make 0: residuals of a solver become small.
         narrows = torch.promote_types(v.dtype, self.dtype) != self.dtype
         exponent = (exponent_of(v) or 0) if narrows else 0
@@ -256,7 +259,9 @@ class HessianOperator:
             return ValueError("v is not finite")
         with plain_computation(self.device):
             where = self._products.where_not_finite(narrow)
-        where = where if self._ranks is None else f"of rank {self._ranks.rank}: {where}"
+        if self._ranks is not None:
+            own = where.startswith("batch")  # what is finite here is not so on another rank
+            where = f"rank {self._ranks.rank}, {where}" if own else "on another rank"
         return ValueError(f"a product with the {self.matrix} is not finite: {where}")
 
     def _versions_of_data(self) -> list[int]:

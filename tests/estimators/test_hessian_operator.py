@@ -347,6 +347,20 @@ refused(lambda: gf.hessian_operator(torch.nn.parallel.DistributedDataParallel(mo
 refused(lambda: gf.hessian_operator(model, loss, own, process_group="world"))
 found = {"matrix": operator @ torch.eye(51), "gradient": operator.gradient(),
          "samples": operator.samples}
+own = [(x[:2].clone(), y[:2])] if rank == 0 else (x[2:], y[2:])
+another = gf.hessian_operator(model, loss, own, process_group=world)
+if rank == 0:
+    own[0][0][0, 0] += 1.0
+refused(lambda: another @ torch.ones(51))
+refused(another.gradient)
+
+def spoiled(model, batch):  # of rank 1 alone; its second derivative at 0 is infinite
+    return model(batch)[:, 0].abs().pow(1.5) + 0.0 * model(batch)[:, 0] ** 2
+
+torch.manual_seed(0)
+line = torch.nn.Linear(3, 1, bias=False)
+infinite = gf.hessian_operator(line, spoiled, torch.ones(4, 3) * (1 - rank), process_group=world)
+refused(lambda: infinite @ torch.ones(3))
 model[0].weight.data += rank
 refused(lambda: gf.hessian_operator(model, loss, own, process_group=world))
 torch.save({**found, "said": said}, f"{folder}/{rank}.pt")
@@ -375,7 +389,9 @@ def test_samples_shared_over_two_ranks(tmp_path):
         assert found["samples"] == 7
         torch.testing.assert_close(found["matrix"], matrix, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(found["gradient"], gradient)
-        vector, empty, wrapped, group, changed = found["said"]
+        vector, empty, wrapped, group, data, again, infinite, changed = found["said"]
+        assert "data have been changed in place" in data and "changed in place" in again
+        assert "product with the hessian is not finite" in infinite
         assert vector == "ValueError: v of rank 1 is another one than that of rank 0"
         assert "data holds no batch" in empty
         assert "give its own model, model.module, on every rank" in wrapped
@@ -383,6 +399,9 @@ def test_samples_shared_over_two_ranks(tmp_path):
         assert "rank 1 has another model" in changed
     assert torch.equal(both[0]["matrix"], both[1]["matrix"])
     assert both[0]["said"][1].startswith("RuntimeError: rank 1: ValueError")
+    assert both[1]["said"][4].startswith("RuntimeError: rank 0: ValueError: data have been")
+    assert both[0]["said"][6].endswith("on another rank")
+    assert both[1]["said"][6].endswith("rank 1, batch 0")
 
 
 def test_classification_with_a_ready_attention():

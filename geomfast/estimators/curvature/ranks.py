@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -54,12 +54,37 @@ class Ranks:
         Raises:
             RuntimeError: another rank has raised; with its number and message.
         """
-        error: BaseException | None = None
+        error: Exception | None = None
         try:
             yield
         except Exception as raised:
             error = raised
-        said = self.gathered(None if error is None else f"{type(error).__name__}: {error}")
+        self._raise(error, self.gathered(_said(error)))
+
+    def require_same_vector(self, v: Tensor, check: Callable[[], None]) -> None:
+        """Raises where a rank gives another vector, or fails a check of its own, on all ranks.
+
+        Args:
+            v: (P,) float64; told from others by the sum of its bits.
+            check: raises, without communicating.
+
+        Raises:
+            ValueError: another vector.
+            RuntimeError: another rank's check has raised; with its number and message.
+        """
+        error: Exception | None = None
+        try:
+            check()
+        except Exception as raised:
+            error = raised
+        bits = v.contiguous().view(torch.int64).sum(dtype=torch.int64).item()
+        every = self.gathered((bits, _said(error)))
+        self._raise(error, [said for _, said in every])
+        if others := [rank for rank, (one, _) in enumerate(every) if one != every[0][0]]:
+            raise ValueError(f"v of rank {others[0]} is another one than that of rank 0")
+
+    @staticmethod
+    def _raise(error: Exception | None, said: list[str | None]) -> None:
         if error is not None:
             raise error
         if failed := [f"rank {rank}: {text}" for rank, text in enumerate(said) if text is not None]:
@@ -86,12 +111,6 @@ class Ranks:
                 "or params and matrix) than rank 0"
             )
 
-    def require_same_vector(self, name: str, v: Tensor) -> None:
-        """Raises ValueError where ranks give other vectors, told by the sums of their bits."""
-        whole = {4: torch.int32, 8: torch.int64}[v.element_size()]
-        own = v.contiguous().view(whole).sum(dtype=torch.int64).reshape(1)
-        every = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(every, own, group=self.group)
-        values = torch.cat(every).tolist()
-        if others := [rank for rank, one in enumerate(values) if one != values[0]]:
-            raise ValueError(f"{name} of rank {others[0]} is another one than that of rank 0")
+
+def _said(error: Exception | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}"
