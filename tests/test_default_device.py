@@ -83,9 +83,7 @@ CALLS = {
     "operator": lambda: gf.hessian_operator(NET, loss_fn, NET_BATCH).gradient(),
     "diagonal": lambda: gf.hessian_diagonal(NET, loss_fn, NET_BATCH, probes=6).stderr,
     "exact diagonal": lambda: gf.hessian_diagonal(NET, loss_fn, NET_BATCH, exact=True).mean,
-    "inverse": lambda: (
-        gf.inverse_hessian_product(NET, loss_fn, NET_BATCH, GRADIENT, damping=9.0).x
-    ),
+    "inverse": lambda: gf.inverse_hessian_product(NET, loss_fn, NET_BATCH, GRADIENT, damping=9.0).x,
     "gradient norms": lambda: gf.gradient_norms(MODEL, next_token, TOKENS),
     "ntk": lambda: gf.ntk(NET, lambda m, b: m(b[0]), NET_BATCH),
     "chains as one": lambda: (
