@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 install()
 
 if TYPE_CHECKING:
+    from geomfast.estimators.gradient_norms import gradient_norms
     from geomfast.estimators.gradient_statistics import gradient_statistics, gradient_stiffness
     from geomfast.estimators.gradients import (
         fisher_effective_rank,
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
         gradient_gram,
     )
     from geomfast.estimators.hessian import hessian_density, hessian_top_eigenvalues, hessian_trace
+    from geomfast.estimators.hessian_diagonal import hessian_diagonal
+    from geomfast.estimators.hessian_inverse import inverse_hessian_product
+    from geomfast.estimators.hessian_operator import hessian_operator
     from geomfast.estimators.influence import influence, influence_from_losses
     from geomfast.estimators.intrinsic_dimension import two_nn
     from geomfast.estimators.llc import llc
     from geomfast.estimators.neural_collapse import neural_collapse
+    from geomfast.estimators.ntk import ntk
     from geomfast.estimators.probes import probe_accuracy
     from geomfast.estimators.sampling.automatic import calibrate_llc
     from geomfast.estimators.sampling.loss_files import load_losses
@@ -60,18 +65,23 @@ _HOME = {
     "fisher_effective_rank": "geomfast.estimators.gradients",
     "gradient_covariance_rank": "geomfast.estimators.gradients",
     "gradient_gram": "geomfast.estimators.gradients",
+    "gradient_norms": "geomfast.estimators.gradient_norms",
     "gradient_statistics": "geomfast.estimators.gradient_statistics",
     "gradient_stiffness": "geomfast.estimators.gradient_statistics",
     "hessian_density": "geomfast.estimators.hessian",
+    "hessian_diagonal": "geomfast.estimators.hessian_diagonal",
+    "hessian_operator": "geomfast.estimators.hessian_operator",
     "hessian_top_eigenvalues": "geomfast.estimators.hessian",
     "hessian_trace": "geomfast.estimators.hessian",
     "influence": "geomfast.estimators.influence",
     "influence_from_losses": "geomfast.estimators.influence",
+    "inverse_hessian_product": "geomfast.estimators.hessian_inverse",
     "llc": "geomfast.estimators.llc",
     "load_losses": "geomfast.estimators.sampling.loss_files",
     "load_records": "geomfast.records",
     "measure": "geomfast.measures.model.call",
     "neural_collapse": "geomfast.estimators.neural_collapse",
+    "ntk": "geomfast.estimators.ntk",
     "numerical_rank": "geomfast.estimators.spectrum_shape",
     "participation_ratio": "geomfast.estimators.spectrum_shape",
     "probe_accuracy": "geomfast.estimators.probes",
@@ -98,18 +108,23 @@ __all__ = [
     "fisher_effective_rank",
     "gradient_covariance_rank",
     "gradient_gram",
+    "gradient_norms",
     "gradient_statistics",
     "gradient_stiffness",
     "hessian_density",
+    "hessian_diagonal",
+    "hessian_operator",
     "hessian_top_eigenvalues",
     "hessian_trace",
     "influence",
     "influence_from_losses",
+    "inverse_hessian_product",
     "llc",
     "load_losses",
     "load_records",
     "measure",
     "neural_collapse",
+    "ntk",
     "numerical_rank",
     "participation_ratio",
     "probe_accuracy",

@@ -27,6 +27,8 @@ TOKENS = torch.randint(0, 24, (16, 12), generator=torch.Generator().manual_seed(
 X = torch.randn(40, 24, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(40) % 4
 MODEL = GPT(SCALES["nano"], 0)
+NET, NET_BATCH = net().eval(), batch()
+GRADIENT = gf.hessian_operator(NET, loss_fn, NET_BATCH).gradient()
 CHAINS = {"lr": 1e-6, "draws": 4, "burn_in": 1}
 
 
@@ -68,6 +70,22 @@ CALLS = {
     "density": lambda: (
         gf.hessian_density(MODEL, next_token, TOKENS, probes=2, iterations=6).density
     ),
+    "trace by layer": lambda: [
+        found.mean
+        for found in gf.hessian_trace(NET, loss_fn, NET_BATCH, probes=6, per_layer=True).values()
+    ],
+    "density by parameter": lambda: [
+        found.density
+        for found in gf.hessian_density(
+            NET, loss_fn, NET_BATCH, probes=2, iterations=4, per_parameter=True
+        ).values()
+    ],
+    "operator": lambda: gf.hessian_operator(NET, loss_fn, NET_BATCH).gradient(),
+    "diagonal": lambda: gf.hessian_diagonal(NET, loss_fn, NET_BATCH, probes=6).stderr,
+    "exact diagonal": lambda: gf.hessian_diagonal(NET, loss_fn, NET_BATCH, exact=True).mean,
+    "inverse": lambda: gf.inverse_hessian_product(NET, loss_fn, NET_BATCH, GRADIENT, damping=9.0).x,
+    "gradient norms": lambda: gf.gradient_norms(MODEL, next_token, TOKENS),
+    "ntk": lambda: gf.ntk(NET, lambda m, b: m(b[0]), NET_BATCH),
     "chains as one": lambda: (
         gf.llc(MODEL, next_token, TOKENS, chains=2, batch_size=8, **CHAINS).loss_trace
     ),

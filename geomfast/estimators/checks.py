@@ -255,8 +255,9 @@ def refuse_projected(model: nn.Module) -> None:
             )
 
 
-def require_finite(gram: Tensor, name: str) -> None:
-    bad = ~torch.isfinite(gram.diagonal())
+def require_finite(squares: Tensor, name: str) -> None:
+    """Raises where one of (N,) squared norms of a parameter's gradients is not finite."""
+    bad = ~torch.isfinite(squares)
     if bad.any():
         sample = int(bad.nonzero()[0])
         raise ValueError(f"the gradient of sample {sample} is not finite in parameter {name}")

@@ -92,7 +92,7 @@ def gradient_gram(
         def scaled(scale: float) -> dict[str, Tensor]:
             return attribute(model, loss_fn, batch, params, check, gram, scale)
 
-        return _finite(_in_range(scaled))
+        return finite_grams(in_range(scaled))
 
     grams = measure(False)
     if center:
@@ -206,7 +206,7 @@ def gradient_ranks(
             # Of the first entries under a name that no parameter can have.
             return found | {"": _sum(*(some for _, some in grams.values()))}
 
-        every = _finite(_in_range(scaled))
+        every = finite_grams(in_range(scaled))
         some = every.pop("")
         return _sum(*every.values()), some
 
@@ -300,8 +300,9 @@ def _sum(*grams: Tensor | None) -> Tensor:
     return torch.stack([gram for gram in grams if gram is not None]).sum(0)
 
 
-def _in_range(compute: Callable[[float], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Gram matrices of gradients of any size, whose products kernels form in their own type.
+def in_range(compute: Callable[[float], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Gram matrices, or squared norms, of gradients of any size, whose products kernels form in
+    their own type.
 
     Squares of gradients below 1e-19 are nothing in float32, those above 1e19 too large: gradients
     are then multiplied by a power of two, which changes no digit, and all is computed again.
@@ -314,7 +315,7 @@ def _in_range(compute: Callable[[float], dict[str, Tensor]]) -> dict[str, Tensor
     while True:
         check_stop()
         before, grams = grams, compute(2.0**exponent)
-        size = sum(float(gram.trace()) for gram in grams.values())
+        size = sum(float(_squares(gram).sum()) for gram in grams.values())
         if direction > 0 and not math.isfinite(size):
             # Larger factors overflow though their products are small, or 0: behind dead units, say.
             return {name: gram * 4.0 ** (direction - exponent) for name, gram in before.items()}
@@ -325,10 +326,16 @@ def _in_range(compute: Callable[[float], dict[str, Tensor]]) -> dict[str, Tensor
         exponent += turn
 
 
-def _finite(grams: dict[str, Tensor]) -> dict[str, Tensor]:
+def finite_grams(grams: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gram matrices, or squared norms, by parameter, that are finite."""
     for name, gram in grams.items():
-        require_finite(gram, name)
+        require_finite(_squares(gram), name)
     return grams
+
+
+def _squares(gram: Tensor) -> Tensor:
+    """(N,) the diagonal of a Gram matrix; squared norms as they are."""
+    return gram.diagonal() if gram.dim() == 2 else gram
 
 
 def _centred(gram: Tensor) -> Tensor:

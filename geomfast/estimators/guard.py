@@ -46,6 +46,24 @@ def left_alone(model: nn.Module) -> Iterator[State]:
         The state that calls start from.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with plain_computation(device) as draws:
+        state = State(model, draws)
+        try:
+            yield state
+        finally:
+            state.restore()
+
+
+@contextlib.contextmanager
+def plain_computation(device: torch.device) -> Iterator[Draws]:
+    """What `left_alone` does beside the model's own state: modes of torch, and random numbers.
+
+    Args:
+        device: whose generator is put back, beside those of the CPU.
+
+    Yields:
+        Where the generators were.
+    """
     on_gpu = device.type == "cuda"
     draws = _draws()
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -59,11 +77,9 @@ def left_alone(model: nn.Module) -> Iterator[State]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         # Nested tensors, which the fused encoder layers make of masks, have other shapes.
         torch.backends.mha.set_fastpath_enabled(False)
-        state = State(model, draws)
         try:
-            yield state
+            yield draws
         finally:
-            state.restore()
             torch.backends.mha.set_fastpath_enabled(fast)
             random.setstate(draws.python)
             np.random.set_state(draws.numpy)
@@ -74,6 +90,22 @@ def projected(model: nn.Module) -> Iterator[None]:
     """Inside, tables with a max_norm hold the rows that their forward pass would make of them.
 
     Those passes write into the table, which has gradients of its own to keep.
+    """
+    saved = project(model)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, most, table, before in saved:
+                module.max_norm = most
+                table.copy_(before)
+
+
+def project(model: nn.Module) -> list[tuple[Any, Any, nn.Parameter, Tensor]]:
+    """Cuts the rows of tables with a max_norm to it, once, and takes the max_norm off.
+
+    Returns:
+        The tables' modules, what their max_norm was, the tables, and what these held.
     """
     saved = []
     for module in model.modules():
@@ -86,13 +118,7 @@ def projected(model: nn.Module) -> Iterator[None]:
             rows = torch.arange(len(table), device=table.device)
             torch.embedding_renorm_(table, rows, most, module.norm_type)
             module.max_norm = None
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, most, table, before in saved:
-                module.max_norm = most
-                table.copy_(before)
+    return saved
 
 
 class State:

@@ -23,37 +23,28 @@ from geomfast.estimators.arguments import (
 )
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.curvature import lanczos
-from geomfast.estimators.curvature.basis import rounding_allowed
+from geomfast.estimators.curvature.basis import Product
 from geomfast.estimators.curvature.density import Density, spectral_density
 from geomfast.estimators.curvature.gauss_newton import GaussNewtonProducts
-from geomfast.estimators.curvature.lanczos import (
-    Asymmetric,
-    Eigenpairs,
-    eigenpairs,
-    near,
-    random_start,
-    random_vector,
-)
+from geomfast.estimators.curvature.lanczos import Eigenpairs, eigenpairs, near, random_start
 from geomfast.estimators.curvature.prepared import checked_products
 from geomfast.estimators.curvature.products import DataProducts, HessianProducts
+from geomfast.estimators.curvature.sound import LARGEST_ROUNDING, NotConverged, Rounded, finite
 from geomfast.estimators.curvature.trace import Trace, hutch_plus_plus
-from geomfast.estimators.curvature.verify import wrong_second_derivatives
+
+__all__ = [
+    "LARGEST_ROUNDING",
+    "Matrix",
+    "NotConverged",
+    "Rounded",
+    "hessian_density",
+    "hessian_top_eigenvalues",
+    "hessian_trace",
+]
 
 Matrix = Literal["hessian", "gauss-newton"]
-_BY_LAYER = {"hessian": HessianProducts, "gauss-newton": GaussNewtonProducts}
 _Found = TypeVar("_Found")
-
-
-#: Asymmetry of products from which rounding is told of: a value is no better than that.
-LARGEST_ROUNDING = 1e-2
-
-
-class NotConverged(UserWarning):
-    """A result is not as good as was asked for."""
-
-
-class Rounded(NotConverged):
-    """Products with the Hessian are mostly rounding, as where the loss is next to zero."""
+_BY_LAYER = {"hessian": HessianProducts, "gauss-newton": GaussNewtonProducts}
 
 
 def hessian_top_eigenvalues(
@@ -134,7 +125,10 @@ def hessian_top_eigenvalues(
             size = products.dimension
             if start is None and ends != "smallest":
                 start = _unless_zero(products.gradient())
-            return _top(products, products, size, k, tol, max_iterations, seed, ends, start)
+            found = _top(products, products, size, k, tol, max_iterations, seed, ends, start)
+            if ends == "largest":  # for `geomfast.estimators.subspace`
+                products.found["top", k, tol, max_iterations, seed] = found
+            return found
     with checked_products(model, loss_fn, data, params, matrix, _BY_LAYER) as products:
         assert isinstance(products, HessianProducts)
         return _by_layer(products, k, tol, max_iterations, seed, ends)
@@ -144,16 +138,11 @@ def _by_layer(
     products: HessianProducts, k: int, tol: float, max_iterations: int, seed: int, ends: str
 ) -> dict[str, Eigenpairs]:
     """Of every layer's diagonal block; one graph is used for all of them."""
-    layers: dict[str, list[str]] = {}
-    for name in products.parameters:
-        layers.setdefault(name.rpartition(".")[0], []).append(name)
     gradient = dict(
         zip(products.sizes, products.gradient().split(list(products.sizes.values())), strict=True)
     )
     found = {}
-    for layer, names in layers.items():
-        size = sum(products.sizes[name] for name in names)
-        block: Callable[[Tensor], Tensor] = lambda v, names=names: products.block(names, v)  # noqa: E731
+    for layer, (names, size, block) in _blocks(products, per_layer=True).items():
         near = None
         if ends != "smallest":
             near = _unless_zero(torch.cat([gradient[name] for name in names]))
@@ -161,6 +150,27 @@ def _by_layer(
             products, block, size, min(k, size), tol, max_iterations, seed, ends, near, layer
         )
     return found
+
+
+def _blocks(
+    products: HessianProducts, *, per_layer: bool
+) -> dict[str, tuple[list[str], int, Product]]:
+    """Diagonal blocks by name: of modules, or of single parameters.
+
+    Returns:
+        Names of the block's parameters, its side, and its product, of one graph for all of them.
+    """
+    members: dict[str, list[str]] = {}
+    for name in products.parameters:
+        members.setdefault(name.rpartition(".")[0] if per_layer else name, []).append(name)
+    return {
+        block: (
+            names,
+            sum(products.sizes[name] for name in names),
+            lambda v, names=names: products.block(names, v),
+        )
+        for block, names in members.items()
+    }
 
 
 def hessian_trace(
@@ -172,13 +182,19 @@ def hessian_trace(
     seed: int = 0,
     matrix: Matrix = "hessian",
     params: Iterable[str] | None = None,
-) -> Trace:
+    per_layer: bool = False,
+    per_parameter: bool = False,
+) -> Any:
     """Trace of the Hessian of the mean loss, by Hutch++ (Meyer et al. 2021, arXiv:2010.09649).
 
     Args:
         model, loss_fn, data, matrix, params: as in `hessian_top_eigenvalues`.
-        probes: number of products, 6 or more.
+        probes: number of products, 6 or more; of each block where there are several.
         seed: seed of the random signs.
+        per_layer: whether to return the trace of every layer's diagonal block instead, as a
+            dictionary of module name -> trace. A layer has the parameters of its module alone.
+            The traces of all blocks add up to that of the whole matrix.
+        per_parameter: the same of every parameter's diagonal block, by the parameter's name.
 
     Returns:
         `mean`, `stderr` (its standard error, for few probes widened until mean +- 2 stderr holds
@@ -187,14 +203,27 @@ def hessian_trace(
 
     Raises:
         TypeError, ValueError: as `hessian_top_eigenvalues`.
+
+    Examples:
+        >>> import geomfast as gf
+        >>> net, x = torch.nn.Linear(3, 1, bias=False), 2 * torch.eye(3)
+        >>> round(gf.hessian_trace(net, lambda m, b: m(b)[:, 0] ** 2, x).mean, 3)
+        8.0
     """
     check_whole(1, probes=probes)
     check_seed(seed)
     if probes < 6:
         raise ValueError(f"probes must be 6 or more, not {probes}")
+    if _check_blocks(per_layer, per_parameter):
+
+        def of_block(product: Product, products: DataProducts, size: int) -> Trace:
+            return hutch_plus_plus(product, products.like, size, probes, seed)
+
+        arguments = (model, loss_fn, data, params, matrix)
+        return _of_blocks(arguments, per_layer, probes, of_block)
     with checked_products(model, loss_fn, data, params, matrix) as products:
         products.replay.expected = min(probes, products.dimension)
-        return _finite(
+        return finite(
             products,
             lambda: hutch_plus_plus(products, products.like, products.dimension, probes, seed),
         )
@@ -211,7 +240,9 @@ def hessian_density(
     width: float | None = None,
     matrix: Matrix = "hessian",
     params: Iterable[str] | None = None,
-) -> Density:
+    per_layer: bool = False,
+    per_parameter: bool = False,
+) -> Any:
     """Density of the Hessian's eigenvalues, by stochastic Lanczos quadrature.
 
     Ubaru, Chen and Saad (2017); Ghorbani et al. (2019, arXiv:1901.10159) for networks.
@@ -222,7 +253,10 @@ def hessian_density(
         iterations: products of each start.
         seed: seed of the starts.
         width: standard deviation of the Gaussian that smooths, in units of eigenvalues; None for
-            a hundredth of their span.
+            a hundredth of their span (each block has its own, where there are several).
+        per_layer: whether to return the density of every layer's diagonal block instead, as a
+            dictionary of module name -> density. A layer has the parameters of its module alone.
+        per_parameter: the same of every parameter's diagonal block, by the parameter's name.
 
     Returns:
         `grid` and `density` (1024,) float64, which integrates to 1; `stderr` over probes; `nodes`
@@ -239,20 +273,60 @@ def hessian_density(
         raise ValueError(f"width must be positive, not {width}")
     if width == math.inf:
         raise ValueError("width must be finite, not inf")
-    with checked_products(model, loss_fn, data, params, matrix) as products:
-        products.replay.expected = probes * min(iterations, products.dimension)
-        return _finite(
-            products,
-            lambda: spectral_density(
-                products,
-                products.like,
-                products.dimension,
-                probes=probes,
-                iterations=iterations,
-                seed=seed,
-                width=width,
-            ),
+
+    def of_block(product: Product, products: DataProducts, size: int) -> Density:
+        return spectral_density(
+            product,
+            products.like,
+            size,
+            probes=probes,
+            iterations=iterations,
+            seed=seed,
+            width=width,
         )
+
+    if _check_blocks(per_layer, per_parameter):
+        arguments = (model, loss_fn, data, params, matrix)
+        return _of_blocks(arguments, per_layer, probes * iterations, of_block)
+    with checked_products(model, loss_fn, data, params, matrix) as products:
+        size = products.dimension
+        products.replay.expected = probes * min(iterations, size)
+        found = finite(products, lambda: of_block(products, products, size))
+        if width is None:
+            products.found["density", probes, iterations, seed] = found
+        return found
+
+
+def _check_blocks(per_layer: bool, per_parameter: bool) -> bool:
+    """Whether diagonal blocks are asked for."""
+    check_flag(per_layer=per_layer, per_parameter=per_parameter)
+    if per_layer and per_parameter:
+        raise ValueError("per_layer and per_parameter are both True: choose one")
+    return bool(per_layer or per_parameter)
+
+
+def _of_blocks(
+    arguments: tuple[Any, ...],
+    per_layer: bool,
+    expected: int,
+    compute: Callable[[Product, DataProducts, int], _Found],
+) -> dict[str, _Found]:
+    """Of every diagonal block what `compute` makes of (its product, all products, its side).
+
+    Args:
+        arguments: model, loss_fn, data, params and matrix.
+        per_layer: blocks of modules, rather than of parameters.
+        expected: products of each block.
+        compute: raises as `finite` knows.
+    """
+    model, loss_fn, data, params, matrix = arguments
+    with checked_products(model, loss_fn, data, params, matrix, _BY_LAYER) as products:
+        assert isinstance(products, HessianProducts)
+        products.replay.expected = expected
+        return {
+            name: finite(products, lambda b=block, n=size: compute(b, products, n), whole=False)
+            for name, (_, size, block) in _blocks(products, per_layer=per_layer).items()
+        }
 
 
 def _top(
@@ -274,7 +348,7 @@ def _top(
     first = random_start(products.like, dimension, seed)
     if start is not None:
         first = near(start, first)
-    found = _finite(
+    found = finite(
         products,
         lambda: eigenpairs(
             product, first, k=k, ends=ends, tol=tol, max_iterations=max_iterations, seed=seed
@@ -300,47 +374,3 @@ def _top(
 
 def _unless_zero(gradient: Tensor) -> Tensor | None:
     return gradient if gradient.any() and torch.isfinite(gradient).all() else None
-
-
-def _finite(products: DataProducts, compute: Callable[[], _Found], *, whole: bool = True) -> _Found:
-    """What is computed, with products that are finite and those of a symmetric matrix.
-
-    Args:
-        products: of the whole matrix.
-        compute: by products.
-        whole: whether by all of it, rather than by a block, which may have no curvature.
-    """
-    try:
-        return compute()
-    except FloatingPointError as error:
-        raise _not_finite(products) from error
-    except Asymmetric as error:
-        asymmetry = error.asymmetry
-        names = list(products.parameters)
-        wrong = wrong_second_derivatives(
-            products.model, products.loss_fn, products.batches[0], names
-        )
-        if wrong:
-            raise ValueError(
-                f"{error}: the second derivative of {', '.join(wrong)} is wrong; write it in plain "
-                "torch operations, or leave its parameters out of params"
-            ) from error
-    # Blocks without curvature, of the biases of keys say, are rounding and nothing else.
-    with rounding_allowed():
-        found = compute()
-    if whole and asymmetry > LARGEST_ROUNDING:
-        warnings.warn(
-            f"products with the Hessian are rounding to {asymmetry:.0%} of the largest, as where "
-            "the loss is next to zero or the parameters have no curvature, and so is what comes of "
-            "them; a model in float32 can be converted to float64: model.double()",
-            Rounded,
-            stacklevel=4,
-        )
-    return found
-
-
-def _not_finite(products: DataProducts) -> ValueError:
-    probe = random_vector(products.like, products.dimension, 0)
-    return ValueError(
-        f"a product with the Hessian is not finite: {products.where_not_finite(probe)}"
-    )

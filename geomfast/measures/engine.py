@@ -225,10 +225,13 @@ class _Taking:
         check_stop()
         begin = time.perf_counter()
         # Only a search for eigenvectors is quicker for those of an earlier checkpoint.
-        start = self.state.start(number) if self.state and spec.products is None else None
+        own = {"of": spec.vectors} if spec.vectors else {}
+        start = self.state.start(number, **own) if self.state and spec.products is None else None
+        if getattr(settings, "lr", math.nan) is None:
+            settings = replace(settings, lr=self.subject.learning_rate)
         values, vectors = self._products(spec, settings, samples, cut, start)
         if vectors is not None and self.state:
-            self.state.keep(number, vectors)
+            self.state.keep(number, vectors, **own)
         seconds = (time.perf_counter() - begin) / len(values)
         ran_on = spec.ran_on(next(self.subject.model.parameters()))
         yield from self._rows(samples, spec.name, values, seconds, ran_on)

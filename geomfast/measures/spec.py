@@ -38,7 +38,8 @@ class Need(StrEnum):
     - gradients: ``(exact, first, settings)``, two
       :class:`geomfast.estimators.gradients.GradientRanks` of one pass, to (column, value, stderr);
     - curvature: ``(model, loss_fn, data, settings, start)`` to a list of (column, value, stderr),
-      and vectors for the next checkpoint to start from, or None;
+      and vectors for the next checkpoint to start from, or None; a setting ``lr`` that is None is
+      the learning rate of the training, where that is known;
     - chains: ``(model, loss_fn, data, settings, **how)`` to (column, value, stderr).
 
     Values of activations and of spectra may also be a mapping from columns to values, or to values
@@ -98,6 +99,9 @@ class MeasureSpec:
         judged: (value, stderr, n) to a verdict, where the values themselves have none.
         ran_on: of activations, a parameter or a model: the backend that computes the values.
         products: of the Hessian that it takes with its settings, where that is known beforehand.
+        shares: the measure whose computation it takes, where both are taken with the same settings.
+        vectors: a name of its own for the vectors it has found, where the next checkpoint is to
+            have them beside those that all searches start from.
         order: in which measures are listed and taken.
         plugin: the distribution that it is from; empty for geomfast's own.
     """
@@ -121,6 +125,8 @@ class MeasureSpec:
     judged: Callable[[float, float, int], str] | None = None
     ran_on: Callable[[Any], str] = lambda x: "torch"
     products: Callable[[Any], int | None] | None = None
+    shares: str = ""
+    vectors: str = ""
     order: int = 1000
     plugin: str = ""
 

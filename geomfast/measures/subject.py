@@ -76,11 +76,13 @@ class Subject(ABC):
             measure of a loss is taken.
         sets: of samples.
         members: how many models it is.
+        learning_rate: of the training at this moment, where it is known.
     """
 
     model: Any
     sets: Sequence[Samples]
     members: int = 1
+    learning_rate: float | None = None
 
     @property
     def sampled(self) -> Sequence[Samples]:
@@ -107,10 +109,13 @@ class Earlier(Protocol):
 class State(Protocol):
     """State that a checkpoint passes to the next one, by the number of a set of samples."""
 
-    def start(self, number: int) -> Tensor | None:
-        """Vectors near the top eigenvectors of the set's Hessian, of an earlier checkpoint."""
+    def start(self, number: int, of: str = "") -> Tensor | None:
+        """Vectors near the top eigenvectors of the set's Hessian, of an earlier checkpoint.
 
-    def keep(self, number: int, vectors: Tensor) -> None:
+        Those of one measure alone, where it is named.
+        """
+
+    def keep(self, number: int, vectors: Tensor, of: str = "") -> None:
         """Notes those found."""
 
     def earlier(self, measure: str, number: int) -> Earlier:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from geomfast.files import UnsafeName, plain_name
-from geomfast.measures import Need, needing
+from geomfast.measures import Need, needing, spec_of
 from geomfast.measures.spec import BEHAVIOUR, OF_ACTIVATIONS, OF_ANSWERS
 from geomfast.runs.errors import PlanError, RunError
 
@@ -195,8 +195,13 @@ def in_order(names: Iterable[str], where: str) -> tuple[Checkpoint, ...]:
 
 
 def apart(measures: set[str]) -> list[set[str]]:
-    """Measures as groups: those that share a pass over the samples, then each of the others."""
+    """Measures as groups: those that share a pass over the samples, then each of the others.
+
+    One that takes the computation of another is in that one's group.
+    """
     seen = {BEHAVIOUR, *needing(measures, *OF_ACTIVATIONS, *OF_ANSWERS)} & measures
     ranks = set(needing(measures, Need.GRADIENTS))
-    rest = measures - seen - ranks
-    return [group for group in (seen, ranks) if group] + [{name} for name in sorted(rest)]
+    alike: dict[str, set[str]] = {}
+    for name in sorted(measures - seen - ranks):
+        alike.setdefault(spec_of(name).shares or name, set()).add(name)
+    return [group for group in (seen, ranks) if group] + [alike[name] for name in sorted(alike)]

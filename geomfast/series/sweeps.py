@@ -21,6 +21,7 @@ from geomfast.sweep.plan import (
     diagnostic_settings,
     measure_settings,
     mixture_settings,
+    rate_at,
 )
 from geomfast.sweep.samples import level_samples
 from geomfast.sweep.saved_model import load_model
@@ -90,11 +91,13 @@ class OpenedRun:
     """A run's model at a checkpoint.
 
     Eigenvalues are searched for from the gradient on, at every checkpoint: where an earlier one
-    ended, as in a sweep, would make them depend on which checkpoints there are.
+    ended, as in a sweep, would make them depend on which checkpoints there are. For the same reason
+    nothing is compared with an earlier one.
     """
 
     def __init__(self, series: SweepSeries, checkpoint: Checkpoint, folder: Path, device: str):
         self._series = series
+        self._rate = rate_at(checkpoint.step, series.settings, series.spec)
         kept = load_model(series.out, series.run, checkpoint.step)
         self.tokens: int | None = read_meta(folder)["tokens"] if checkpoint.step else 0
         self._model = kept.model.to(device)
@@ -109,7 +112,8 @@ class OpenedRun:
         self.described |= {fingerprint(told): told for told in of}
 
     def take(self, measures: set[str]) -> list[dict[str, Any]]:
-        return measure(self._model, self._samples, measures, self._series.settings)
+        settings = self._series.settings
+        return measure(self._model, self._samples, measures, settings, None, self._rate)
 
 
 def sweep_of(source: Path) -> tuple[Path, str | None] | None:

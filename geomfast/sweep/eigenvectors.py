@@ -12,6 +12,12 @@ from geomfast.sweep.retained import Retained
 from geomfast.sweep.tensor_files import LARGEST_FILE, read_tensors, write_tensors
 
 _NAME = re.compile(r"eigenvectors-([0-9]{8,19})\.safetensors")
+_OF = " of "
+
+
+def of_measure(name: str, measure: str) -> str:
+    """Name of a task-level's vectors, or of those that one measure keeps beside them."""
+    return f"{name}{_OF}{measure}" if measure else name
 
 
 class Eigenvectors:
@@ -41,17 +47,41 @@ class Eigenvectors:
         return read_tensors(self._path(earlier[-1])) if earlier else {}
 
     def keep(self, name: str, vectors: Tensor) -> None:
-        """Notes what was found of a task-level, unless all are too large to be written."""
+        """Notes what was found of a task-level, unless all are too large to be written.
+
+        What one measure keeps beside the others (`of_measure`) is left out alone.
+        """
+        if _OF in name:
+            self._add_beside(name, vectors)
+            return
         self._bytes += vectors.nbytes
         if self._bytes > LARGEST_FILE:
-            self.found.clear()
+            self.found = {kept: x for kept, x in self.found.items() if _OF in kept}
         else:
             self.found[name] = vectors.cpu()
 
+    def _add_beside(self, name: str, vectors: Tensor) -> None:
+        beside = sum(x.nbytes for kept, x in self.found.items() if _OF in kept)
+        if beside + vectors.nbytes <= LARGEST_FILE:
+            # Of its own memory: one search may be what two measures keep.
+            self.found[name] = vectors.cpu().clone()
+
     def save(self) -> None:
-        """Writes what was found at this step, if anything was and it is not too large."""
+        """Writes what was found at this step, if anything was and it is not too large.
+
+        With what was kept earlier and is not found anew, as measures may be taken at different
+        checkpoints.
+        """
         self.retained.save()
         if self.found:
+            searched = any(_OF not in name for name in self.found)
+            for name, vectors in self.before.items():
+                if name in self.found:
+                    continue
+                if _OF in name:
+                    self._add_beside(name, vectors)
+                elif not searched:
+                    self.found[name] = vectors
             write_tensors(self._path(self.step), self.found)
             for old in self._earlier()[:-1]:
                 self._path(old).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from geomfast.files import fingerprint
-from geomfast.measures import measures
+from geomfast.measures import catalog, measures
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.runs.cadence import merge_cadences
 from geomfast.runs.errors import PlanError
@@ -180,9 +180,13 @@ def _settled(
     """
     there = _defaults() | before["settings"]
     for measure, names in MEASURE_SETTINGS.items():
-        if measure not in before["grid"].get("measures", []):
+        alike = {
+            measure,
+            *(name for name, spec in catalog().specs.items() if spec.shares == measure),
+        }
+        if alike.isdisjoint(before["grid"].get("measures", [])):
             there |= {name: getattr(settings, name) for name in names}
-        elif measure not in measures:
+        elif alike.isdisjoint(measures):
             settings = replace(settings, **{name: there[name] for name in names})
     return settings, there
 

@@ -34,8 +34,13 @@ def eigenvector_bytes(job: Job) -> int:
 
 
 def searches(names: Iterable[str]) -> list[str]:
-    """The measures whose eigenvectors are kept for the next checkpoint."""
+    """The measures that look for eigenvectors, which are kept for the next checkpoint."""
     return [name for name in needing(names, Need.CURVATURE) if spec_of(name).products is None]
+
+
+def _kept_sets(names: Iterable[str]) -> int:
+    """How many eigenvectors are kept of a task-level: those of searches, those of one measure."""
+    return len({spec_of(name).vectors for name in searches(names)})
 
 
 def _drawn(job: Job, name: str) -> int:
@@ -75,7 +80,8 @@ def memory_bytes(job: Job, measured: Iterable[set[str]]) -> int:
         waiting = 0
         if not job.device.startswith("cuda"):
             held = weights * sum(_drawn(job, name) for name in searched)
-            waiting = 2 * eigenvector_bytes(job) + min(HELD_BYTES, held)
+            sets = max(1, _kept_sets(searched))
+            waiting = 2 * sets * eigenvector_bytes(job) + min(HELD_BYTES, held)
         peaks.append(4 * scale.layers * n * longest * twice + basis + waiting)
     for name in needing(names, Need.CHAINS):
         own = settings_of(job.settings, name)
@@ -121,7 +127,7 @@ def disk_bytes(job: Job, measured: Iterable[set[str]], states: int) -> int:
     by_layer = [name for name in measures() if spec_of(name).per_layer]
     values = {name: layers + (len(spec_of(name).columns) - 1) * levels for name in by_layer}
     rows = sum(values.get(name, 6 * levels) for names in parts for name in names)
-    searched = any(searches(names) for names in parts)
+    searched = _kept_sets(set().union(*parts))
     weights = state_bytes(job) // 3 * len(parts) if job.keep == "all" else 0
     # One more of each than are kept stands there while it is written.
     states_kept = min(KEPT_STATES + 1, states) * state_bytes(job)

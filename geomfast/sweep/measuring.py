@@ -15,7 +15,7 @@ from geomfast.measures import engine
 from geomfast.measures.catalog import spec_of
 from geomfast.measures.spec import BEHAVIOUR, OF_ANSWERS
 from geomfast.measures.subject import Policy, Samples, Seen, Subject, Value
-from geomfast.sweep.eigenvectors import Eigenvectors
+from geomfast.sweep.eigenvectors import Eigenvectors, of_measure
 from geomfast.sweep.plan import Settings, measure_settings, settings_of
 from geomfast.sweep.retained import OfLevel
 from geomfast.sweep.samples import LevelSamples, MixtureSamples, Row, mixture
@@ -29,10 +29,17 @@ class Run(Subject):
         model: as it is.
         probes: of every task-level.
         position: of the activations, see :func:`geomfast.estimators.activations.observe`.
+        learning_rate: of the next step, where it is known.
     """
 
-    def __init__(self, model: torch.nn.Module, probes: list[LevelSamples], position: str):
-        self.model, self.position = model, position
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        probes: list[LevelSamples],
+        position: str,
+        learning_rate: float | None = None,
+    ):
+        self.model, self.position, self.learning_rate = model, position, learning_rate
         self._probes = probes
         self.sets = [
             Samples(one.named, one.loss, one.batch, one.tokens[:, one.answer_start], one.inputs)
@@ -68,11 +75,11 @@ class _Earlier:
     def __init__(self, eigenvectors: Eigenvectors, probes: list[LevelSamples]):
         self._eigenvectors, self._names = eigenvectors, [probe.level.name for probe in probes]
 
-    def start(self, number: int) -> Tensor | None:
-        return self._eigenvectors.before.get(self._names[number])
+    def start(self, number: int, of: str = "") -> Tensor | None:
+        return self._eigenvectors.before.get(of_measure(self._names[number], of))
 
-    def keep(self, number: int, vectors: Tensor) -> None:
-        self._eigenvectors.keep(self._names[number], vectors)
+    def keep(self, number: int, vectors: Tensor, of: str = "") -> None:
+        self._eigenvectors.keep(of_measure(self._names[number], of), vectors)
 
     def earlier(self, measure: str, number: int) -> OfLevel:
         return self._eigenvectors.retained.of(measure, self._names[number])
@@ -84,6 +91,7 @@ def measure(
     measures: set[str],
     settings: Settings,
     eigenvectors: Eigenvectors | None = None,
+    learning_rate: float | None = None,
 ) -> list[Row]:
     """Take the named measures of a model; the caller adds what names the checkpoint.
 
@@ -94,6 +102,7 @@ def measure(
         settings: the sweep's.
         eigenvectors: what an earlier checkpoint's Hessians had; gets this one's. None to start
             searches at random, and keep nothing.
+        learning_rate: of the next step, where it is known.
 
     Returns:
         One row per value, with task, level, layer, measure, value, stderr, n, settings, data,
@@ -113,7 +122,7 @@ def measure(
     named = {name: fingerprint(measure_settings(settings, name)) for name in measures}
     device = str(samples[0].tokens.device)
     rows = engine.measure(
-        Run(model, samples, settings.position),
+        Run(model, samples, settings.position, learning_rate),
         wanted,
         Policy(check=False),  # the model is ours and its samples do not meet, which is tested
         _Earlier(eigenvectors, samples) if eigenvectors else None,

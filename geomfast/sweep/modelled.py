@@ -18,7 +18,14 @@ from geomfast.sweep.assumed import Assumed
 from geomfast.sweep.jobs import Job
 from geomfast.sweep.pace import BLOCK
 from geomfast.sweep.plan import settings_of
-from geomfast.sweep.workload import PRODUCT, batch_tokens, gram_operations, lengths, products
+from geomfast.sweep.workload import (
+    PRODUCT,
+    batch_tokens,
+    gram_operations,
+    lengths,
+    products,
+    takes_another,
+)
 from geomfast.testbed.models.scales import Scale
 
 # Kernels of a pass, beside those of its blocks and of each block; counted by hand but for those of
@@ -75,7 +82,9 @@ class Modelled:
         found |= {name: self._spectra() for name in needing(names, Need.CLASSES)}
         ranks = needing(names, Need.GRADIENTS)
         found |= {name: self._gradient_ranks().times(1 / len(ranks)) for name in ranks}
-        found |= {name: self._hessian(name) for name in needing(names, Need.CURVATURE)}
+        for name in needing(names, Need.CURVATURE):
+            taken = takes_another(self.job.settings, name, names)
+            found[name] = self._gradients() if taken else self._hessian(name)
         return found | {name: self._chains(name) for name in needing(names, Need.CHAINS)}
 
     def _operations(self, tokens: float) -> float:
@@ -147,6 +156,14 @@ class Modelled:
             total += self._work(operations, self.on.gram.value, 0.0, _GRAMS * self.scale.layers)
         spectra = 4 * self.on.spectrum.value * len(self.lengths)
         return total + Part(device=spectra, seconds=spectra)
+
+    def _gradients(self) -> Part:
+        total, rate = Part(), self.on.products("fp32")
+        for t in self.lengths:
+            tokens = self.samples * t
+            work = (self._operations(tokens), rate, self._moved(tokens))
+            total += self._work(*work, self._kernels(_GRADIENT))
+        return total
 
     def _hessian(self, name: str) -> Part:
         """A gradient, products with vectors made orthogonal to those before, and random numbers."""

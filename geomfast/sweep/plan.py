@@ -17,6 +17,7 @@ from geomfast.runs.settings_file import plain
 from geomfast.testbed.hyperparameters import USUAL, Hyperparameters
 from geomfast.testbed.models.scales import Scale, scale_facts, scale_for
 from geomfast.testbed.tasks import DIAGNOSTIC_STREAM, TaskLevel, task_levels
+from geomfast.testbed.training.schedule import learning_rate
 from geomfast.testbed.training.settings import TrainSettings, peak_rate
 
 MIXTURES = ("joint", "per-task")
@@ -28,7 +29,8 @@ ASKED = {
     "hessian_trace": {"probes": "trace_probes"},
     "hessian_density": {"probes": "density_probes", "iterations": "density_iterations"},
 }
-#: Settings that affect one measure only, and may change while it is not recorded.
+#: Settings that affect one measure, and those that share its computation, and may change while
+#: none of them is recorded.
 MEASURE_SETTINGS = {measure: tuple(names.values()) for measure, names in ASKED.items()}
 _LLC = spec_of("llc").settings()
 
@@ -130,7 +132,8 @@ def settings_of(settings: Settings, measure: str) -> Any:
         PlanError: no chain could be stable.
     """
     spec = spec_of(measure)
-    asked = {name: getattr(settings, field) for name, field in ASKED.get(measure, {}).items()}
+    fields = ASKED.get(measure) or ASKED.get(spec_of(measure).shares, {})
+    asked = {name: getattr(settings, field) for name, field in fields.items()}
     if measure == "rankme":
         asked = {"center": settings.center, "eps": settings.eps}
     own = spec.asked(**{name: value for name, value in asked.items() if value is not None})
@@ -199,6 +202,18 @@ def train_settings(settings: Settings, varied: Hyperparameters = USUAL) -> Train
     asked = {name: value for name, value in asdict(varied).items() if value is not None}
     usual = {"learning_rate": settings.learning_rate, "precision": settings.precision}
     return TrainSettings(settings.steps, settings.batch_size, **{**usual, **asked})
+
+
+def rate_at(step: int, settings: Settings, spec: RunSpec) -> float:
+    """Learning rate of the update that follows a step of a run."""
+    training = train_settings(settings, spec.varied)
+    return learning_rate(
+        step,
+        peak=peak_rate(training, spec.scale),
+        steps=training.steps,
+        warmup=training.warmup,
+        final=training.final_rate,
+    )
 
 
 def recipe(

@@ -18,7 +18,7 @@ from geomfast.runs.training import timed, train_to_checkpoints
 from geomfast.sweep.eigenvectors import Eigenvectors
 from geomfast.sweep.jobs import Job, StackedJob, SweepJob, missing, schedule
 from geomfast.sweep.measuring import measure
-from geomfast.sweep.plan import train_settings
+from geomfast.sweep.plan import rate_at, train_settings
 from geomfast.sweep.samples import LevelSamples, level_samples
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.training import checkpoints
@@ -208,7 +208,8 @@ def record(
     """
     begin = time.perf_counter()
     eigenvectors = Eigenvectors(job.checkpoints, step)
-    rows = measure(model, samples, names, job.settings, eigenvectors)
+    rate = rate_at(step, job.settings, job.spec)
+    rows = measure(model, samples, names, job.settings, eigenvectors, rate)
     measured = time.perf_counter()
     weights = checkpoints.weights_hash(model)
     if other := of_other_weights(job.records, step, weights):

@@ -7,7 +7,8 @@ touched.  What cannot be counted beforehand: how many products an eigenvalue tak
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from geomfast.measures import Need, needing, spec_of
 from geomfast.measures.spec import BEHAVIOUR, OF_ACTIVATIONS
@@ -63,7 +64,8 @@ class Workload:
         ranks = needing(names, Need.GRADIENTS)
         found |= {name: self._gradient_ranks() / len(ranks) for name in ranks}
         for name in needing(names, Need.CURVATURE):
-            found[name] = PRODUCT * products(self.job.settings, name) * passes
+            taken = takes_another(self.job.settings, name, names)
+            found[name] = passes if taken else PRODUCT * products(self.job.settings, name) * passes
         return found | {name: self._chains(name) for name in needing(names, Need.CHAINS)}
 
     def _gradient_ranks(self) -> float:
@@ -123,3 +125,18 @@ def products(settings: Settings, measure: str) -> int:
     """Products with a Hessian that a measure of it takes."""
     known = spec_of(measure).products
     return PRODUCTS if known is None else known(settings_of(settings, measure)) or PRODUCTS
+
+
+def takes_another(settings: Settings, measure: str, among: Iterable[str]) -> bool:
+    """Whether a measure takes the computation of another, and adds a gradient at most.
+
+    Args:
+        settings: of the sweep.
+        measure: one of the Hessian.
+        among: measures of the same checkpoint.
+    """
+    other = spec_of(measure).shares
+    if not other or other not in among:
+        return False
+    own = asdict(settings_of(settings, measure))
+    return asdict(settings_of(settings, other)).items() <= own.items()

@@ -130,6 +130,18 @@ def check_sets(sets: Mapping[str, Any], states: Any) -> None:
         )
 
 
+def check_optimizer(optimizer: Any) -> None:
+    """Raises TypeError for what has no groups of parameters with a learning rate."""
+    if optimizer is None:
+        return
+    groups = getattr(optimizer, "param_groups", None)
+    if not isinstance(groups, list) or not all("lr" in group for group in groups):
+        raise TypeError(
+            f"optimizer must be a torch.optim.Optimizer, not {type(optimizer).__name__}: its "
+            "param_groups tell the learning rate"
+        )
+
+
 def check_names(**names: str) -> None:
     """Raises ValueError for what cannot name a task or a folder."""
     for what, text in names.items():

@@ -99,6 +99,7 @@ class Tracker:
             :func:`geomfast.tracker.dashboards.dashboards`.
         device: where the copy is kept and measured; None for where the model is.
         raise_failures: raise at :meth:`close` what failed first.
+        optimizer: of the training; its learning rate, one for all groups, is read by hessian_edge.
         settings: of single measures, by name: ``llc={"lr": 1e-5}``; the others keep their defaults,
             which ``geomfast measures`` shows.
 
@@ -138,6 +139,7 @@ class Tracker:
         log_to: Any = None,
         device: torch.device | str | None = None,
         raise_failures: bool = False,
+        optimizer: torch.optim.Optimizer | None = None,
         **settings: Mapping[str, Any],
     ):
         arguments.check_model(model)
@@ -146,6 +148,7 @@ class Tracker:
         every = check_every(every)
         arguments.check_needs(names, loss_fn, data, states)
         arguments.check_names(name=name, run=run)
+        arguments.check_optimizer(optimizer)
         arguments.check_records(out, seed, scale, states, raise_failures)
         common = {"samples": samples, "batch_size": batch_size, "params": params}
         common |= {"position": position, "check": check}
@@ -176,15 +179,9 @@ class Tracker:
             with preserve_rng_state(self._copy.device), self._copy.measuring():
                 sets = sample_sets(data, name, how.samples, self._copy.device)
                 arguments.check_sets(sets, states)
+                told = self._notices.notice
                 self._evaluator = Evaluator(
-                    self._copy.module,
-                    names,
-                    loss_fn,
-                    sets,
-                    how,
-                    states,
-                    layers,
-                    self._notices.notice,
+                    self._copy.module, names, loss_fn, sets, how, states, layers, told, optimizer
                 )
                 self._evaluator.validate()
             self._named = {"scale": scale or type(inner).__name__, "seed": int(seed)}

@@ -37,6 +37,28 @@ StatesOf = Callable[[nn.Module], Mapping[str, Tensor]]
 Sampled = tuple[str, MeasuredValue]
 
 
+class _Kept:
+    """Vectors that single measures want to have again; every search starts anew."""
+
+    def __init__(self) -> None:
+        self._vectors: dict[str, Tensor] = {}
+
+    def start(self, number: int, of: str = "") -> Tensor | None:
+        return self._vectors.get(of)
+
+    def keep(self, number: int, vectors: Tensor, of: str = "") -> None:
+        if of:
+            self._vectors[of] = vectors.detach().cpu()
+
+
+def learning_rate_of(optimizer: Any) -> float | None:
+    """That of all groups of an optimiser's parameters; None where they differ, or without one."""
+    if optimizer is None:
+        return None
+    rates = {float(group["lr"]) for group in optimizer.param_groups}
+    return rates.pop() if len(rates) == 1 else None
+
+
 @dataclass
 class Evaluator:
     """The measures of a module on some sets of samples.
@@ -50,6 +72,7 @@ class Evaluator:
         layers: names of the modules that are the blocks, and the last of them the final state;
             None for what :func:`geomfast.measures.model.states.activations` finds.
         notice: told what had to be changed for want of memory.
+        optimizer: of the training, whose learning rate is read; None where it is not known.
     """
 
     module: nn.Module
@@ -60,6 +83,10 @@ class Evaluator:
     states: StatesOf | None
     layers: Sequence[str] | None
     notice: Notice
+    optimizer: Any = None
+
+    def __post_init__(self) -> None:
+        self._kept = {name: _Kept() for name in self.sets}
 
     def validate(self) -> None:
         """Run the model on two samples, so that what cannot work is known before training.
@@ -102,7 +129,10 @@ class Evaluator:
         """The measures in groups that share a pass, cheapest passes first."""
         names = [[LOSS]] if self.loss_fn is not None else []
         names += [needing(self.measures, *needs) for needs in (OF_ACTIVATIONS, (Need.GRADIENTS,))]
-        names += [[name] for name in needing(self.measures, Need.CURVATURE, Need.CHAINS)]
+        alike: dict[str, list[str]] = {}
+        for name in needing(self.measures, Need.CURVATURE, Need.CHAINS):
+            alike.setdefault(spec_of(name).shares or name, []).append(name)
+        names += alike.values()
         return [
             Group(tuple(one), any(spec_of(name).expensive for name in one if name != LOSS))
             for one in names
@@ -119,11 +149,15 @@ class Evaluator:
         return [
             (name, value)
             for name, batches in self.sets.items()
-            for value in self._guarded(group.names, batches, failed)
+            for value in self._guarded(group.names, batches, failed, self._kept[name])
         ]
 
     def _guarded(
-        self, names: Sequence[str], batches: Batches, failed: Callable[[str, Exception], None]
+        self,
+        names: Sequence[str],
+        batches: Batches,
+        failed: Callable[[str, Exception], None],
+        kept: _Kept,
     ) -> list[MeasuredValue]:
         try:
             if LOSS in names:
@@ -136,6 +170,8 @@ class Evaluator:
                 self.how,
                 states=lambda: self._activations(batches),
                 notice=self.notice,
+                state=kept,
+                learning_rate=learning_rate_of(self.optimizer),
             )
         except Exception as error:
             for name in names:

@@ -119,6 +119,69 @@ def test_layers_apart():
     torch.testing.assert_close(only.values, found["2"].values, rtol=1e-4, atol=1e-8)
 
 
+def blocks(per_parameter: bool) -> dict[str, slice]:
+    """Of made("mlp")."""
+    if not per_parameter:
+        return {"0": slice(0, 30), "2": slice(30, None)}
+    ends = {"0.weight": 24, "0.bias": 30, "2.weight": 48, "2.bias": 51}
+    return {
+        name: slice(start, end)
+        for (name, end), start in zip(ends.items(), [0, *ends.values()], strict=False)
+    }
+
+
+@pytest.mark.parametrize("matrix", ["hessian", "gauss-newton"])
+@pytest.mark.parametrize("per_parameter", [False, True])
+def test_traces_of_blocks(per_parameter, matrix):
+    model, batch, loss = made("mlp", torch.float64)
+    call = {"per_layer": not per_parameter, "per_parameter": per_parameter, "matrix": matrix}
+    exact = dense_hessian(model, loss, batch)
+    parts = blocks(per_parameter)
+    if matrix == "hessian":
+        every = gf.hessian_trace(model, loss, batch, probes=40, **call)  # blocks of 30: exact
+        assert list(every) == list(parts)
+        for name, part in parts.items():
+            expected = exact[part, part].trace().item()
+            assert every[name].mean == pytest.approx(expected, rel=1e-9), name
+    some = gf.hessian_trace(model, loss, batch, probes=12, **call)
+    for name, found in some.items():
+        only = [name] if per_parameter else [f"{name}.*"]
+        alone = gf.hessian_trace(model, loss, batch, params=only, matrix=matrix, probes=60).mean
+        assert abs(found.mean - alone) <= 3 * found.stderr + 1e-9, name
+    whole = gf.hessian_trace(model, loss, batch, probes=60, matrix=matrix).mean
+    exactly = gf.hessian_trace(model, loss, batch, probes=60, **call)
+    assert sum(found.mean for found in exactly.values()) == pytest.approx(whole, rel=1e-9)
+
+
+@pytest.mark.parametrize("per_parameter", [False, True])
+def test_densities_of_blocks(per_parameter):
+    model, batch, loss = made("mlp", torch.float64)
+    call = {"per_layer": not per_parameter, "per_parameter": per_parameter}
+    every = gf.hessian_density(model, loss, batch, probes=40, iterations=30, **call)
+    exact, parts = dense_hessian(model, loss, batch), blocks(per_parameter)
+    assert list(every) == list(parts)
+    for name, part in parts.items():
+        values, found = torch.linalg.eigvalsh(exact[part, part]), every[name]
+        assert torch.trapezoid(found.density, found.grid).item() == pytest.approx(1.0, abs=1e-6)
+        known = ~found.nodes.isnan()
+        weights = found.weights[known] / found.weights[known].sum()
+        mean = (weights @ found.nodes[known]).item()
+        span = (values[-1] - values[0]).item()
+        chance = span / (40 * len(values)) ** 0.5  # of 40 random starts
+        assert mean == pytest.approx(values.mean().item(), abs=0.03 * span + chance), name
+        distance = stats.wasserstein_distance(found.nodes[known], values, weights)
+        assert distance < 0.05 * span + chance, name
+
+
+def test_only_one_kind_of_blocks():
+    model, batch, loss = made("mlp")
+    for measure in (gf.hessian_trace, gf.hessian_density):
+        with pytest.raises(ValueError, match="per_layer and per_parameter are both True"):
+            measure(model, loss, batch, per_layer=True, per_parameter=True)
+        with pytest.raises(TypeError, match="per_layer must be True or False, not 'yes'"):
+            measure(model, loss, batch, per_layer="yes")
+
+
 def test_starting_near_saves_products_and_finds_the_same():
     model, batch, loss = made("gpt")
     call: dict[str, Any] = {"k": 1, "tol": 1e-3, "max_iterations": 300}

@@ -41,6 +41,16 @@ MEASURES: dict[str, Callable[[nn.Module], Any]] = {
     "density": lambda net: (
         geomfast.hessian_density(net, loss_fn, halves(), probes=2, iterations=4).density
     ),
+    "traces of layers": lambda net: torch.tensor(
+        [one.mean for one in geomfast.hessian_trace(net, loss_fn, DATA, per_layer=True).values()]
+    ),
+    "diagonal": lambda net: geomfast.hessian_diagonal(net, loss_fn, halves(), probes=6).mean,
+    "inverse": lambda net: (
+        geomfast.inverse_hessian_product(net, loss_fn, DATA, torch.ones(66), damping=1.0).x
+    ),
+    "operator": lambda net: geomfast.hessian_operator(net, loss_fn, halves()) @ torch.ones(66),
+    "norms": lambda net: geomfast.gradient_norms(net, loss_fn, DATA),
+    "kernel": lambda net: geomfast.ntk(net, lambda net, batch: net(batch[0]), DATA),
     "gram": lambda net: geomfast.gradient_gram(net, loss_fn, DATA),
     "ranks": lambda net: torch.tensor(
         gradient_ranks(net, loss_fn, DATA, first=20, at_once=4)[0].fisher

@@ -103,6 +103,23 @@ PARAMS: list[Any] = [2.5, "nonsense", [], [3], True, "!*", b"0.weight", object()
 WORDS: list[Any] = ["nonsense", None, 3, "", ["largest"], True, object()]
 
 
+def _outputs(model: nn.Module, batch: Any) -> Any:
+    return model(batch)
+
+
+OUTPUTS: list[Any] = [None, "f", 3, X, nn.CrossEntropyLoss, object()]
+OUTPUTS += [
+    lambda model, batch: model(batch)[:-1],
+    lambda model, batch: model(batch)[:, 0],
+    lambda model, batch: model(batch)[..., None],
+    lambda model, batch: model(batch).mean(0, True),
+    lambda model, batch: None,
+    lambda model, batch: model(batch).tolist(),
+    lambda model, batch: model(batch).argmax(1),
+    lambda model, batch: model(batch) * math.nan,
+]
+
+
 @dataclass(frozen=True)
 class Function:
     """A public function with arguments that are right, and wrong ones for each.
@@ -201,7 +218,56 @@ def functions(root: Path) -> dict[str, Function]:
             said,
         ),
         "hessian_trace": Function(
-            gf.hessian_trace, {**model, "data": X}, hessian | {"probes": COUNTS}, said
+            gf.hessian_trace,
+            {**model, "data": X},
+            hessian | {"probes": COUNTS, "per_layer": FLAGS, "per_parameter": FLAGS},
+            said,
+        ),
+        "hessian_operator": Function(
+            gf.hessian_operator,
+            {**model, "data": X},
+            {name: values for name, values in hessian.items() if name != "seed"}
+            | {"process_group": ["x", 3, object()]},
+            said,
+        ),
+        "hessian_diagonal": Function(
+            gf.hessian_diagonal,
+            {**model, "data": X},
+            hessian | {"probes": COUNTS, "exact": FLAGS},
+            said,
+        ),
+        "inverse_hessian_product": Function(
+            gf.inverse_hessian_product,
+            {**model, "data": X, "v": torch.ones(23), "damping": 9.0},
+            {name: values for name, values in hessian.items() if name != "seed"}
+            | {
+                "v": [
+                    None,
+                    "x",
+                    3,
+                    [1.0],
+                    torch.ones(3),
+                    torch.ones(23).long(),
+                    1j * torch.ones(23),
+                ]
+            }
+            | {"v ": [torch.full((23,), math.nan), torch.ones(23, 1), np.ones(23)]}
+            | {"damping": NUMBERS, "tol": without(NUMBERS, math.inf)}
+            | {"max_iterations": without(COUNTS, HUGE)},
+            said,
+        ),
+        "gradient_norms": Function(
+            gf.gradient_norms,
+            {**model, "batch": X},
+            {**models, "batch": DATA, "params": PARAMS, "per_layer": FLAGS, "check": FLAGS},
+            said,
+        ),
+        "ntk": Function(
+            gf.ntk,
+            {"model": net(), "output_fn": _outputs, "batch": X},
+            {"model": MODELS, "batch": DATA, "params": PARAMS, "check": FLAGS}
+            | {"aggregate": without(WORDS, None), "output_fn": OUTPUTS},
+            said | {"output_fn": ("output", "gradient of sample")},
         ),
         "hessian_density": Function(
             gf.hessian_density,

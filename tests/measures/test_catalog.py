@@ -17,7 +17,8 @@ from tests.measures.plugin import PARTICIPATION, install, lay_down
 
 NAMES = [
     *("rankme", "probe_accuracy", "fisher_rank", "gradient_covariance_rank"),
-    *("hessian_top", "hessian_trace", "hessian_density", "llc", "centered_rankme"),
+    *("hessian_top", "hessian_subspace", "hessian_edge", "hessian_trace", "hessian_density"),
+    *("hessian_negative", "llc", "centered_rankme"),
     *("alpha_req", "participation_ratio", "stable_rank", "numerical_rank"),
     *("first_component_share", "condition_number", "two_nn", "anisotropy", "cka"),
     *("neural_collapse", "gradient_noise_scale", "gradient_alignment", "gradient_norm"),

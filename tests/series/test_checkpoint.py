@@ -57,3 +57,5 @@ def test_measures_that_share_work_stay_together() -> None:
     assert apart(names) == [{"rankme", "probe_accuracy"}, {"fisher_rank"}, *alone]
     both = {"fisher_rank", "gradient_covariance_rank"}
     assert apart(both | {"behaviour"}) == [{"behaviour"}, both]
+    curvature = {"hessian_top", "hessian_edge", "hessian_subspace"}
+    assert apart(curvature | {"hessian_negative"}) == [{"hessian_negative"}, curvature]

@@ -134,3 +134,14 @@ def test_parts_add_up_to_the_estimate() -> None:
     # Of untrained weights there are no chains.
     assert again["llc"].seconds == pytest.approx((len(todo.measures) - 1) * each.seconds)
     assert found.parts["writing"].device == 0.0
+
+
+def test_a_measure_that_takes_anothers_search_adds_a_gradient() -> None:
+    work = Modelled(job(), H200)
+    alone = work.checkpoint({"hessian_subspace"})["hessian_subspace"]
+    together = work.checkpoint({"hessian_top", "hessian_subspace", "hessian_edge"})
+    assert together["hessian_top"] == alone
+    for name in ("hessian_subspace", "hessian_edge"):
+        assert 0 < together[name].operations < 0.1 * alone.operations
+    both = work.checkpoint({"hessian_density", "hessian_negative"})
+    assert both["hessian_negative"].operations < 0.01 * both["hessian_density"].operations

@@ -22,6 +22,7 @@ from geomfast.sweep.plan import (
     mixture_settings,
     run_identity,
     run_specs,
+    settings_of,
 )
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TaskLevel
@@ -160,6 +161,18 @@ def test_settings_of_a_measure_are_free_until_it_is_taken(tmp_path: Path) -> Non
     assert [spec.run for spec in runs] == ["joint-nano-seed0"]
     hashes = json.loads((tmp_path / "settings.json").read_text())["hashes"]
     assert fingerprint(measure_settings(found, "llc")) in hashes
+
+
+@pytest.mark.parametrize("taken", ["hessian_density", "hessian_negative"])
+def test_settings_that_two_measures_share_are_fixed_by_either(tmp_path: Path, taken: str) -> None:
+    call(tmp_path, "rankme")
+    call(tmp_path, "rankme", taken, density_probes=2)
+    for name in ("hessian_density", "hessian_negative"):
+        with pytest.raises(PlanError, match="density_probes: 2 there, 3 asked for"):
+            call(tmp_path, name, density_probes=3)
+    found, _ = read_folder(tmp_path)
+    both = [settings_of(found, name) for name in ("hessian_density", "hessian_negative")]
+    assert [(one.probes, one.iterations) for one in both] == [(2, 40)] * 2
 
 
 def test_a_folder_from_before_there_was_a_setting_goes_on(tmp_path: Path) -> None:

@@ -56,6 +56,9 @@ def test_training_comes_out_the_same_to_the_bit(tmp_path):
     # A family of measures has none where there are too few samples or dimensions.
     family = [name for name in MEASURES if not spec_of(name).core]
     unknown |= records["measure"].map(measure_of).isin(family)
+    # Nor without a learning rate, and of what the first checkpoint has nothing to compare with.
+    unknown |= records["measure"] == "hessian_edge"
+    unknown |= (records["measure"] == "hessian_subspace_overlap") & (records["step"] == 0)
     values = records.loc[~unknown, "value"]
     assert values.notna().all() and not (tmp_path / "failures").exists()
     # Another training does come out differently.

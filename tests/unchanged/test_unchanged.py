@@ -17,7 +17,7 @@ def test_every_value_is_what_it_was(tmp_path: Path) -> None:
     before = pd.read_parquet(KEPT)
     torch.set_num_threads(1)
     now = make(tmp_path)
-    # Measures that have come since are tested where they are, not here.
+    # Measures and columns that came later are tested where they are, not here.
     now = now[now["measure"].isin(before["measure"].unique())]
     now = now.sort_values(_NAMES, ignore_index=True)
     same_machine = (before.pop(MACHINE) == here()).all()

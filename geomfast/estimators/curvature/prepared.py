@@ -58,7 +58,7 @@ def checked_products(
 ) -> Iterator[DataProducts]:
     """Products that have been checked, of a model that is left as it was."""
     if _shared.open is None:
-        with _prepared(model, loss_fn, data, params, matrix, kinds) as products:
+        with fresh_products(model, loss_fn, data, params, matrix, kinds) as products:
             yield products
         return
     made_for = (model, loss_fn, data, params, matrix, kinds)
@@ -67,7 +67,7 @@ def checked_products(
     ):
         _shared.kept = None
         _shared.open.close()
-        _shared.kept = made_for, _shared.open.enter_context(_prepared(*made_for))
+        _shared.kept = made_for, _shared.open.enter_context(fresh_products(*made_for))
     try:
         yield _shared.kept[1]
     except BaseException:  # of memory that did not suffice, say: their graph is dropped
@@ -77,14 +77,15 @@ def checked_products(
 
 
 @contextlib.contextmanager
-def _prepared(
+def fresh_products(
     model: nn.Module,
     loss_fn: LossFunction,
     data: Any,
     params: Iterable[str] | None,
     matrix: str,
-    kinds: Mapping[str, Callable[..., DataProducts]],
+    kinds: Mapping[str, Callable[..., DataProducts]] = KINDS,
 ) -> Iterator[DataProducts]:
+    """As `checked_products`, prepared for nobody else."""
     check_model(model)
     check_loss(loss_fn)
     if not isinstance(matrix, str) or matrix not in KINDS:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,7 @@ class DataProducts(abc.ABC):
         sizes: their entries, in the order of a vector.
         dimension: P, the sum of the sizes.
         replay: what repeats products on a GPU.
+        found: results that functions called in turn share, by all that they depend on.
         like: a tensor of the vectors' type and device.
 
     Raises:
@@ -87,6 +88,7 @@ class DataProducts(abc.ABC):
         self.first_losses: Tensor | None = None
         #: Operations whose derivatives are not torch's own.
         self.custom: set[str] = set()
+        self.found: dict[Hashable, Any] = {}
         self.sizes = {name: p.numel() for name, p in self.parameters.items()}
         self.dimension = sum(self.sizes.values())
         if self.dimension == 0:

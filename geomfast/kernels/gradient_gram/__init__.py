@@ -7,6 +7,7 @@ from geomfast.kernels.gradient_gram.factors import (
     split_rows,
     whole,
 )
+from geomfast.kernels.gradient_gram.norms import squared_norms
 from geomfast.kernels.gradient_gram.op import (
     CHUNK_BYTES,
     OP,
@@ -23,5 +24,6 @@ __all__ = [
     "parameter_gram",
     "some_entries",
     "split_rows",
+    "squared_norms",
     "whole",
 ]

@@ -13,6 +13,8 @@ from geomfast.measures.spec import GREEN, Column, MeasureSpec, Need
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from geomfast.estimators.curvature.lanczos import Eigenpairs
+
 #: Shares of the eigenvalues below which those recorded of a density lie.
 QUANTILES = (0.01, 0.1, 0.5, 0.9, 0.99)
 #: Name, value, standard error (NaN where none is defined) of every value; and eigenvectors (k, P).
@@ -59,6 +61,11 @@ class HessianDensity:
         check(self, probes=at_least(1), iterations=at_least(2), seed=seed)
 
 
+@dataclass(frozen=True)
+class HessianNegative(HessianDensity):
+    """Settings of :func:`geomfast.hessian_density`."""
+
+
 def top(
     model: nn.Module, loss_fn: Any, data: Any, settings: HessianTop, start: Tensor | None = None
 ) -> Found:
@@ -66,21 +73,23 @@ def top(
 
     One that has not converged is recorded with the residual that it has.
     """
-    from geomfast.estimators.hessian import (
-        LARGEST_ROUNDING,
-        NotConverged,
-        hessian_top_eigenvalues,
-    )
+    from geomfast.estimators.hessian import NotConverged, hessian_top_eigenvalues
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotConverged)  # its residual is recorded
         found = hessian_top_eigenvalues(model, loss_fn, data, start=start, **asdict(settings))
     value, residual = found.values[0].item(), found.residuals[0].item()
-    verdict = "converged" if found.converged else f"not converged in {found.iterations} iterations"
-    if found.asymmetry > LARGEST_ROUNDING:
-        verdict = f"rounding: products are asymmetric by {found.asymmetry:.0%}; use float64"
     iterations = ("hessian_top_iterations", float(found.iterations), math.nan)
-    return [("hessian_top", value, residual, verdict), iterations], found.vectors
+    return [("hessian_top", value, residual, reliability(found)), iterations], found.vectors
+
+
+def reliability(found: Eigenpairs) -> str:
+    """Verdict on eigenpairs."""
+    from geomfast.estimators.hessian import LARGEST_ROUNDING
+
+    if found.asymmetry > LARGEST_ROUNDING:
+        return f"rounding: products are asymmetric by {found.asymmetry:.0%}; use float64"
+    return "converged" if found.converged else f"not converged in {found.iterations} iterations"
 
 
 def trace(
@@ -116,11 +125,43 @@ def density(
     return values, None
 
 
+def negative(
+    model: nn.Module,
+    loss_fn: Any,
+    data: Any,
+    settings: HessianNegative,
+    start: Tensor | None = None,
+) -> Found:
+    """The share of eigenvalues below zero.
+
+    The sign of what lies within the density's smoothing width of zero cannot be told: it is not
+    counted, and its share stands beside.
+    """
+    from geomfast.estimators.curvature.prepared import checked_products
+    from geomfast.estimators.hessian import hessian_density
+
+    own = asdict(settings)
+    with checked_products(model, loss_fn, data, None, "hessian") as products:
+        found = products.found.get(("density", *own.values()))
+        if found is None:
+            found = hessian_density(model, loss_fn, data, **own)
+    values = []
+    for name, within in (
+        ("hessian_negative", found.nodes < -found.width),
+        ("hessian_negative_near_zero", found.nodes.abs() <= found.width),
+    ):
+        each = (found.weights * within).sum(1)
+        stderr = each.std().item() / math.sqrt(len(each)) if len(each) > 1 else math.nan
+        values.append((name, each.mean().item(), stderr))
+    return values, None
+
+
 def _quantile(share: float) -> str:
     return f"hessian_density_q{round(100 * share):02d}"
 
 
 _SHARED: dict[str, Any] = {"unit": "loss", "need": Need.CURVATURE, "expensive": True}
+_OF_SHARES: dict[str, Any] = {**_SHARED, "unit": "share"}
 MEASURES = (
     MeasureSpec(
         name="hessian_top",
@@ -164,5 +205,23 @@ MEASURES = (
         products=lambda settings: settings.probes * settings.iterations,
         order=70,
         **_SHARED,
+    ),
+    MeasureSpec(
+        name="hessian_negative",
+        core=False,
+        summary="share of the Hessian's eigenvalues that are clearly below zero",
+        settings=HessianNegative,
+        columns=(
+            Column("hessian_negative", 0.0, 1.0),
+            Column("hessian_negative_near_zero", 0.0, 1.0),
+        ),
+        compute=negative,
+        meaning="the loss clearly curves downwards in a share of {value:.3g} of the directions",
+        label="Hessian, share of negative eigenvalues",
+        colour=GREEN,
+        products=lambda settings: settings.probes * settings.iterations,
+        shares="hessian_density",
+        order=72,
+        **_OF_SHARES,
     ),
 )

@@ -21,7 +21,7 @@ from geomfast.measures.model.evaluation import evaluating, unfolded
 from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.options import Options as Options
 from geomfast.measures.spec import OF_ACTIVATIONS
-from geomfast.measures.subject import Policy, Samples, Seen, Subject
+from geomfast.measures.subject import Policy, Samples, Seen, State, Subject
 
 #: Measures that need no answers of the samples, in the order they are taken.
 MEASURES = tuple(name for name in known_measures() if not spec_of(name).labelled)
@@ -89,6 +89,8 @@ def measure_model(
     states: States | None = None,
     notice: Notice = logger.warning,
     failed: Callable[[str, Exception], None] | None = None,
+    state: State | None = None,
+    learning_rate: float | None = None,
 ) -> list[MeasuredValue]:
     """Takes the named measures of a model as it is.
 
@@ -110,6 +112,8 @@ def measure_model(
         notice: told in a sentence what had to be changed for want of memory, and of parameters
             that no loss depends on.
         failed: called when a measure fails, whose value then is NaN; None to raise.
+        state: vectors that earlier calls kept; None for none.
+        learning_rate: of the training at this moment, where it is known.
 
     Returns:
         One value after the other, in the order of :data:`MEASURES`, rankme by layer.
@@ -140,19 +144,25 @@ def measure_model(
             batches = _first(batches_of(data), how.samples)
             _, few = next(parts(batches[0], 2))
             subject = Model(model, loss_fn, batches, None)
+            subject.learning_rate = learning_rate
             with (
                 unfolded(model, lambda: loss_fn(model, few)),
                 only(model, how.params, loss_fn, batches, notice),
             ):
-                found += _found(subject, rest, how, policy)
+                found += _found(subject, rest, how, policy, state)
     return found
 
 
 def _found(
-    subject: Subject, names: Sequence[str], how: ModelSettings, policy: Policy
+    subject: Subject,
+    names: Sequence[str],
+    how: ModelSettings,
+    policy: Policy,
+    state: State | None = None,
 ) -> Iterator[MeasuredValue]:
     settings = {name: how.of(name) for name in names}
-    for row in measure(subject, {name: how.settings_of(name) for name in names}, policy):
+    wanted = {name: how.settings_of(name) for name in names}
+    for row in measure(subject, wanted, policy, state):
         named = {name: row[name] for name in ("measure", "layer", "value", "stderr", "n")}
         backend = {name: row[name] for name in ("seconds", "backend")}
         yield MeasuredValue(

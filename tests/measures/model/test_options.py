@@ -20,8 +20,13 @@ WHOLE = {
     "hessian_density.iterations": 2, "llc.chains": 1, "llc.draws": 1, "llc.burn_in": 0,
     "llc.batch_size": 1, "llc.seed": 0, "hessian_top.seed": 0,
     "hessian_trace.seed": 0, "hessian_density.seed": 0, "alpha_req.first": 1,
+    "hessian_subspace.k": 1,
+    "hessian_subspace.max_iterations": 1, "hessian_subspace.seed": 0, "hessian_edge.k": 1,
+    "hessian_edge.max_iterations": 1, "hessian_edge.seed": 0, "hessian_negative.probes": 1,
+    "hessian_negative.iterations": 2, "hessian_negative.seed": 0,
 }  # fmt: skip
-POSITIVE = ("hessian_top.tol", "llc.lr", "llc.nbeta")
+POSITIVE = ("hessian_top.tol", "llc.lr", "llc.nbeta", "hessian_subspace.tol", "hessian_edge.tol")
+POSITIVE = (*POSITIVE, "hessian_edge.lr")
 NOT_NEGATIVE = ("rankme.eps", "centered_rankme.eps", "llc.localization", "llc.momentum")
 SPECTRA = ("alpha_req", "participation_ratio", "stable_rank", "numerical_rank")
 SPECTRA += ("first_component_share", "condition_number")
