@@ -23,9 +23,13 @@ def of_spectra(x: Tensor) -> dict[str, float]:
     shares = values / values.sum()
     eigenvalues = torch.linalg.svdvals(x).square()
     squares = torch.linalg.svdvals(x).square()
-    decay = np.polyfit(
-        np.log(np.arange(5, 51)), torch.linalg.svdvals(x)[4:50].square().log().numpy(), 1
-    )
+    tail = torch.linalg.svdvals(x)[:50].double().numpy()
+    number = np.arange(1, len(tail) + 1)
+    fitted = (number >= 5) & (tail > 1e-6 * tail[0])  # below that float32 is rounding
+    decay = [math.nan]
+    if fitted.sum() >= 5:
+        weights = 1 / np.sqrt(number[fitted])
+        decay = np.polyfit(np.log(number[fitted]), 2 * np.log(tail[fitted]), 1, w=weights)
     return {
         "rankme": torch.special.entr(shares).sum().exp().item(),
         "participation_ratio": (eigenvalues.sum().square() / eigenvalues.square().sum()).item(),
