@@ -46,8 +46,7 @@ def test_against_scikit_dimension():
     for d in (2, 6):
         x = cases.normal(1000, d, dtype=torch.float64)
         expected = skdim.id.TwoNN().fit(x.numpy()).dimension_
-        # It counts shares of samples below a ratio from 0, the paper from 1.
-        assert gf.two_nn(x).mean.item() == pytest.approx(expected, rel=5e-3)
+        assert gf.two_nn(x).mean.item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_scale_rotation_and_shift_do_not_matter():
