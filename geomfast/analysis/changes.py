@@ -97,7 +97,8 @@ def change_points(records: pd.DataFrame, measure: str, *, layer: str | None = No
 
     Args:
         records: the table of :func:`geomfast.records.load_records`.
-        measure: any measure; the logarithm of those in :data:`LOGARITHMIC` is fitted.
+        measure: any measure; the logarithm of those in :data:`LOGARITHMIC` is fitted. What is not
+            finite does not count.
         layer: layer label; all layers when None.
 
     Returns:
@@ -108,7 +109,7 @@ def change_points(records: pd.DataFrame, measure: str, *, layer: str | None = No
         where it was fitted) and ``checkpoints``.
     """
     rows = select(records, measure, layer)
-    rows = rows[rows["level"] > 0]
+    rows = rows[(rows["level"] > 0) & np.isfinite(rows["value"])]
     is_log = measure in LOGARITHMIC
     if is_log:
         rows = rows[rows["value"] > 0]

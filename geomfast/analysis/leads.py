@@ -24,6 +24,7 @@ from geomfast.analysis.intervals import share_over_seeds
 from geomfast.analysis.llc import beyond_doubt
 from geomfast.analysis.remember import once
 from geomfast.analysis.trajectories import TRAJECTORY, in_order, log_steps
+from geomfast.measures import catalog
 from geomfast.records import FINAL
 
 #: Measures set against emergence by their change point.  The log-probability is no geometry: it
@@ -61,8 +62,8 @@ def leads(
     Args:
         records: the table of :func:`geomfast.records.load_records`.
         chance: exact-match chance by task-level name; 0 if absent.
-        measures: any without layers, ``rankme`` (of the final state), or :data:`COLLAPSE`; those
-            that are not in the records have no rows. Of llc only coefficients beyond doubt count.
+        measures: any, of the final state where there are layers, or :data:`COLLAPSE`; those that
+            are not in the records have no rows. Of llc only coefficients beyond doubt count.
 
     Returns:
         One row per run, scale, seed, task, level and ``measure``: ``emerged`` and
@@ -95,7 +96,8 @@ def leads(
 
 
 def _changes(records: pd.DataFrame, measure: str) -> pd.DataFrame:
-    layer = FINAL if measure == "rankme" else ""
+    spec = catalog().specs.get(measure)
+    layer = FINAL if spec and spec.per_layer else ""
     if measure == "llc":
         records = beyond_doubt(records)
     return change_points(records, measure, layer=layer).rename(columns=_CHANGE)

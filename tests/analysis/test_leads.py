@@ -117,3 +117,14 @@ def test_rates_by_scale_and_level():
     assert rates.loc[("micro", 0), "rate"] == 0.0
     never = rates.loc[("", 3)]
     assert never["events"] == 0 and never["excluded"] == 3 and math.isnan(never["rate"])
+
+
+def test_measures_of_layers_count_by_their_final_state():
+    behaviour = shift("accuracy", EVENT, 0.0, 1.0)
+    final = shift("stable_rank", later(EVENT, -5), 1.0, 9.0).assign(layer="final")
+    block = shift("stable_rank", later(EVENT, 5), 1.0, 9.0).assign(layer="block 1")
+    assert outcome(join(behaviour, final, block), "stable_rank") == "lead"
+    # What is not finite does not count, as a condition number that is infinite at first.
+    number = shift("condition_number", later(EVENT, -5), 10.0, 900.0).assign(layer="final")
+    number.loc[number["step"] < STEPS[3], "value"] = math.inf
+    assert outcome(join(behaviour, number), "condition_number") == "lead"
