@@ -118,8 +118,8 @@ class State(Protocol):
     def keep(self, number: int, vectors: Tensor, of: str = "") -> None:
         """Notes those found."""
 
-    def earlier(self, measure: str, number: int) -> Earlier:
-        """What a measure of layers has kept."""
+    def earlier(self, measure: str, number: int) -> Earlier | None:
+        """What a measure of layers has kept; None where nothing is kept for it."""
         ...
 
 

@@ -50,6 +50,9 @@ class _Kept:
         if of:
             self._vectors[of] = vectors.detach().cpu()
 
+    def earlier(self, measure: str, number: int) -> None:
+        """Nothing: a tracker that is resumed would compare with other steps."""
+
 
 def learning_rate_of(optimizer: Any) -> float | None:
     """That of all groups of an optimiser's parameters; None where they differ, or without one."""
