@@ -51,8 +51,9 @@ class Stiffness:
     Attributes:
         classes: labels, ascending.
         matrix: (C, C) mean cosine between different samples of two classes; NaN on the diagonal
-            for a class of one sample.
-        within: mean cosine between different samples of one class; NaN where no class has two.
+            for a class of one sample, and for classes in which a sample has no gradient.
+        within: mean cosine between different samples of one class; NaN where no class has two, or
+            a sample has no gradient.
         between: the same for samples of different classes; NaN for a single class.
     """
 
@@ -165,10 +166,15 @@ def stiffness_of(gram: Tensor, labels: Tensor) -> Stiffness:
         raise ValueError(
             f"labels must have shape ({len(gram)},), one for each sample, not {tuple(labels.shape)}"
         )
-    names, own = labels.to(gram.device).unique(return_inverse=True)
+    names, own = labels.to(gram.device).long().unique(return_inverse=True)
     member = torch.nn.functional.one_hot(own, len(names)).to(gram.dtype)
     cosines = _cosines(gram)
-    sums = member.mT @ (cosines - cosines.diagonal().diag()) @ member
+    # In a product a NaN would be every class's: 0 times it is one.
+    directed = gram.diagonal() > 0
+    pairs_of = (cosines - cosines.diagonal().diag()).where(directed & directed[:, None], 0.0)
+    sums = member.mT @ pairs_of @ member
+    known = member[~directed].sum(0) == 0
+    sums = sums.where(known & known[:, None], torch.nan)
     counts = member.sum(0)
     pairs = counts[:, None] * counts - counts.diag()
     same = torch.eye(len(names), dtype=torch.bool, device=gram.device)

@@ -109,7 +109,7 @@ def test_a_value_that_there_is_not_is_nan_where_activations_are_finite():
         if row["measure"] not in ("rankme", "two_nn_samples"):
             assert math.isnan(row["value"]), row
     judged = spec_of("two_nn").judged
-    assert judged and judged(math.nan, math.nan, 12) == "no value: fewer than 20 distinct samples"
+    assert judged and judged(math.nan, math.nan, 12).startswith("no value: fewer than 20 distinct")
 
 
 def test_measures_of_a_spectrum_share_it(monkeypatch):
