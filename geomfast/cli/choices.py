@@ -152,7 +152,8 @@ class ListOf(Several):
         self.groups = {"all": self.existing, **(groups or {})}
 
     def parse(self, text: str) -> tuple[Any, ...]:
-        spelled = {name.lower(): (name,) for name in self.existing} | self.groups
+        spelled: dict[str, tuple[str, ...]] = {name.lower(): (name,) for name in self.existing}
+        spelled |= self.groups
         chosen: list[str] = []
         for part in text.split(","):
             names = spelled.get(part.strip().lower())

@@ -131,7 +131,8 @@ def measure(
 
 def _named(measures: str | Iterable[str]) -> list[str]:
     cheap = one_pass(MEASURES)
-    words = {"all": MEASURES, ONE_PASS: cheap, "cheap": [n for n in cheap if spec_of(n).core]}
+    usual = [name for name in cheap if spec_of(name).core]
+    words: dict[str, Iterable[str]] = {"all": MEASURES, ONE_PASS: cheap, "cheap": usual}
     names: Any = [measures] if isinstance(measures, str) else measures
     if isinstance(names, Iterable):
         names = [one for name in names for one in _meant(name, words)]
