@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geomfast.estimators.arguments import check_flag, kind
+from geomfast.estimators.batches import in_drawn_order
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.gradients import gradient_gram
 from geomfast.estimators.similarity import mean_of_pairs
@@ -119,8 +120,13 @@ def gradient_stiffness(
 
     Raises:
         As :func:`geomfast.gradient_gram`; TypeError: labels are not integers; ValueError: another
-        number of them.
+        number of them; a DataLoader that shuffles.
     """
+    if in_drawn_order(batch):
+        raise ValueError(
+            "batch is a DataLoader that shuffles, so that labels are not in the order of its "
+            "samples: give it shuffle=False"
+        )
     return stiffness_of(gradient_gram(model, loss_fn, batch, params=params), labels)
 
 

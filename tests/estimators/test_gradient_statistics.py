@@ -128,6 +128,9 @@ def test_a_sample_without_gradient_leaves_the_other_classes_their_stiffness():
 
 def test_bad_input():
     model, x = made()
+    shuffled = torch.utils.data.DataLoader(x, batch_size=8, shuffle=True)
+    with pytest.raises(ValueError, match="labels are not in the order of its samples"):
+        gf.gradient_stiffness(model, loss, shuffled, torch.arange(N) % 2)
     with pytest.raises(TypeError, match=r"labels must be a tensor of integers, not torch\.float32"):
         gf.gradient_stiffness(model, loss, x, torch.ones(N))
     with pytest.raises(ValueError, match=r"labels must have shape \(16,\), one for each sample"):
