@@ -132,7 +132,8 @@ class Several(click.ParamType):
 
 
 class ListOf(Several):
-    """Names separated by commas, each one of those that exist; ``all`` for all of them.
+    """Names separated by commas, each one of those that exist; ``all``, or the word of another
+    group, for those of the group.
 
     Args:
         what: singular noun for messages, for instance ``task``.
@@ -151,23 +152,22 @@ class ListOf(Several):
         self.groups = {"all": self.existing, **(groups or {})}
 
     def parse(self, text: str) -> tuple[Any, ...]:
-        if text.lower() in self.groups:
-            return self.groups[text.lower()]
-        spelled = {name.lower(): name for name in self.existing}
-        chosen = []
+        spelled: dict[str, tuple[str, ...]] = {name.lower(): (name,) for name in self.existing}
+        spelled |= self.groups
+        chosen: list[str] = []
         for part in text.split(","):
-            name = spelled.get(part.strip().lower())
-            if name is None:
-                there = ", ".join(self.existing)
+            names = spelled.get(part.strip().lower())
+            if names is None:
+                there = ", ".join([*self.existing, *self.groups])
                 raise ValueError(f"no {self.what} {part.strip()!r}; there are: {there}")
-            chosen.append(name)
+            chosen += names
         # In the tables' order and once each, so that spelling does not make another sweep.
         return tuple(name for name in self.existing if name in chosen)
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return completions([*self.existing, *[*self.groups] * ("," not in incomplete)], incomplete)
+        return completions([*self.existing, *self.groups], incomplete)
 
 
 class Levels(ListOf):

@@ -18,10 +18,22 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
+from torch.utils.data import (
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 
 class Batches(list):
     """Several batches; a plain list of tensors is a single one."""
+
+
+def in_drawn_order(data: Any) -> bool:
+    """Whether a DataLoader draws the order of its samples, which nothing else can follow."""
+    drawn = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+    return isinstance(data, DataLoader) and isinstance(data.sampler, drawn)
 
 
 def batches_of(data: Any) -> Batches:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geomfast.estimators.arguments import check_flag, kind
+from geomfast.estimators.batches import in_drawn_order
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.gradients import gradient_gram
 from geomfast.estimators.similarity import mean_of_pairs
@@ -51,8 +52,9 @@ class Stiffness:
     Attributes:
         classes: labels, ascending.
         matrix: (C, C) mean cosine between different samples of two classes; NaN on the diagonal
-            for a class of one sample.
-        within: mean cosine between different samples of one class; NaN where no class has two.
+            for a class of one sample, and for classes in which a sample has no gradient.
+        within: mean cosine between different samples of one class; NaN where no class has two, or
+            a sample has no gradient.
         between: the same for samples of different classes; NaN for a single class.
     """
 
@@ -118,8 +120,13 @@ def gradient_stiffness(
 
     Raises:
         As :func:`geomfast.gradient_gram`; TypeError: labels are not integers; ValueError: another
-        number of them.
+        number of them; a DataLoader that shuffles.
     """
+    if in_drawn_order(batch):
+        raise ValueError(
+            "batch is a DataLoader that shuffles, so that labels are not in the order of its "
+            "samples: give it shuffle=False"
+        )
     return stiffness_of(gradient_gram(model, loss_fn, batch, params=params), labels)
 
 
@@ -165,10 +172,15 @@ def stiffness_of(gram: Tensor, labels: Tensor) -> Stiffness:
         raise ValueError(
             f"labels must have shape ({len(gram)},), one for each sample, not {tuple(labels.shape)}"
         )
-    names, own = labels.to(gram.device).unique(return_inverse=True)
+    names, own = labels.to(gram.device).long().unique(return_inverse=True)
     member = torch.nn.functional.one_hot(own, len(names)).to(gram.dtype)
     cosines = _cosines(gram)
-    sums = member.mT @ (cosines - cosines.diagonal().diag()) @ member
+    # In a product a NaN would be every class's: 0 times it is one.
+    directed = gram.diagonal() > 0
+    pairs_of = (cosines - cosines.diagonal().diag()).where(directed & directed[:, None], 0.0)
+    sums = member.mT @ pairs_of @ member
+    known = member[~directed].sum(0) == 0
+    sums = sums.where(known & known[:, None], torch.nan)
     counts = member.sum(0)
     pairs = counts[:, None] * counts - counts.diag()
     same = torch.eye(len(names), dtype=torch.bool, device=gram.device)

@@ -99,7 +99,8 @@ def hessian_operator(
 
 def _copy_of(model: nn.Module) -> nn.Module:
     try:
-        own = copied(uncompiled(model))
+        with torch.inference_mode(False):
+            own = copied(uncompiled(model))
     except Exception as error:
         raise ValueError(
             f"the model cannot be copied, which an operator needs so that its matrix stays the "
@@ -192,6 +193,8 @@ class HessianOperator:
 
     def __matmul__(self, x: Any) -> Tensor:
         """`matvec` of (P,), `matmat` of (P, k)."""
+        if isinstance(x, np.ndarray):  # whose own answer would not say what is wrong
+            raise TypeError("v must be a real floating-point tensor, not ndarray; see to_scipy()")
         if not isinstance(x, Tensor):
             return NotImplemented
         return self.matvec(x) if x.dim() == 1 else self.matmat(x)

@@ -18,6 +18,8 @@ LEAST_SAMPLES = 20
 _SAME = {torch.float64: 1e-12, torch.float32: 1e-5}
 #: The same as a share of the norm of centered samples, by what squared distances resolve.
 _RESOLVED = 1e-7
+#: Largest share of samples whose nearest is not twice as far as what is one sample.
+_BLURRED = 0.05
 #: Groups of samples that are left out in turn for the standard error.
 _GROUPS = 20
 #: Bytes of distances at once.
@@ -28,7 +30,8 @@ class IntrinsicDimension(NamedTuple):
     """Estimates of an intrinsic dimension.
 
     Attributes:
-        mean: (...) float64; NaN where there are fewer than 20 distinct samples.
+        mean: (...) float64; NaN where there are fewer than 20 distinct samples, and where
+            distances between neighbours, or what tells them apart, are within rounding.
         stderr: (...) by leaving out a twentieth of the samples at a time, of which those that are
             each other's nearest go together.
         samples: (...) distinct samples.
@@ -85,7 +88,9 @@ def two_nn(x: Tensor, *, fraction: float = 0.9) -> IntrinsicDimension:
 
 def _of_chunk(x: Tensor, fraction: float) -> tuple[Tensor, Tensor, Tensor]:
     """Dimension, error and distinct samples, each (B,), of x (B, N, d)."""
-    ratios, kept, leader = _log_ratios(x.double(), _SAME.get(x.dtype, torch.finfo(x.dtype).eps))
+    ratios, kept, leader, noise = _log_ratios(
+        x.double(), _SAME.get(x.dtype, torch.finfo(x.dtype).eps)
+    )
     samples = kept.sum(-1).double()
     ratios, order = torch.where(kept, ratios, torch.inf).sort(-1)
     group = leader.gather(-1, order) % _GROUPS
@@ -95,12 +100,16 @@ def _of_chunk(x: Tensor, fraction: float) -> tuple[Tensor, Tensor, Tensor]:
     )
     around = (left_out - left_out.mean(0)).square().sum(0)
     stderr = ((_GROUPS - 1) / _GROUPS * around).sqrt()
-    enough = samples >= LEAST_SAMPLES
+    # Where many samples are hardly further apart than what is one sample, that is not all copies.
+    blurred = (kept & (noise > 0.5)).sum(-1) > _BLURRED * samples
+    varied = _largest(ratios, fraction) > torch.where(kept, noise, torch.nan).nanmean(-1)
+    enough = (samples >= LEAST_SAMPLES) & ~blurred & varied
     return torch.where(enough, found, torch.nan), torch.where(enough, stderr, torch.nan), samples
 
 
-def _log_ratios(x: Tensor, same: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of every sample (B, N): log(r2 / r1); whether it is the first of its copies; its leader.
+def _log_ratios(x: Tensor, same: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of every sample (B, N): log(r2 / r1); whether it is the first of its copies; its leader; the
+    distance within which two samples are one, over r1.
 
     Two samples that are each other's nearest have one leader, as their ratios share a distance.
     """
@@ -116,13 +125,14 @@ def _log_ratios(x: Tensor, same: float) -> tuple[Tensor, Tensor, Tensor]:
     kept = ~copies.tril(-1).any(-1)
     own = torch.arange(x.shape[-2], device=x.device).expand(kept.shape)
     if x.shape[-2] < 3:
-        return torch.full_like(squares, torch.nan), kept, own
+        return torch.full_like(squares, torch.nan), kept, own, torch.zeros_like(squares)
     apart = torch.where(copies | ~kept[..., None, :], torch.inf, distances)
     two, which = apart.topk(2, dim=-1, largest=False)
     first = which[..., 0]
     mutual = first.gather(-1, first) == own
     leader = torch.where(mutual, torch.minimum(own, first), own)
-    return (two[..., 1] / two[..., 0]).log().nan_to_num(torch.inf, torch.inf), kept, leader
+    ratios = (two[..., 1] / two[..., 0]).log().nan_to_num(torch.inf, torch.inf)
+    return ratios, kept, leader, nearest[..., None] / two[..., 0]
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -130,11 +140,22 @@ def _norm(x: Tensor) -> Tensor:
     return x.square().sum(-1).mean(-1).sqrt()
 
 
-def _slope(ratios: Tensor, used: Tensor, fraction: float) -> Tensor:
-    """Slope (B,) of -log(1 - F) against sorted log ratios (B, N), over those that are used."""
+def _below(used: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Which of sorted log ratios (B, N) the line is fitted to, and F."""
     number = used.cumsum(-1).double()
     total = used.sum(-1, keepdim=True).double()
-    below = used & (number <= (fraction * total).floor()) & (number < total)
+    return used & (number <= (fraction * total).floor()) & (number < total), number / total
+
+
+def _largest(ratios: Tensor, fraction: float) -> Tensor:
+    """Largest (B,) of the log ratios (B, N) that the line is fitted to."""
+    below, _ = _below(torch.isfinite(ratios), fraction)
+    return torch.where(below, ratios, 0.0).amax(-1)
+
+
+def _slope(ratios: Tensor, used: Tensor, fraction: float) -> Tensor:
+    """Slope (B,) of -log(1 - F) against sorted log ratios (B, N), over those that are used."""
+    below, share = _below(used, fraction)
     x = torch.where(below, ratios, 0.0)
-    y = torch.where(below, -torch.log1p(-number / total), 0.0)
+    y = torch.where(below, -torch.log1p(-share), 0.0)
     return (x * y).sum(-1) / (x * x).sum(-1)

@@ -69,7 +69,7 @@ def neural_collapse(
     _check_labels(labels, x)
     if not all_finite(x):
         raise not_finite_error(x)
-    labels = labels.detach().to(x.device)
+    labels = labels.detach().to(x.device).long()  # others index as a mask, or not at all
     names, own, counts = labels.unique(return_inverse=True, return_counts=True)
     several = counts >= 2
     classes = int(several.sum())
@@ -151,4 +151,5 @@ def _rows(classifier: Tensor, names: Tensor, x: Tensor) -> Tensor:
     rows = classifier.detach().to(x)[names]
     if not all_finite(rows):
         raise not_finite_error(classifier, "classifier")
-    return rows
+    scale = rows.abs().amax()
+    return rows / torch.where(scale > 0, scale, 1.0)

@@ -11,6 +11,9 @@ from geomfast.estimators.arguments import check_flag
 from geomfast.estimators.spectra import check_samples
 from geomfast.kernels.checks import all_finite, not_finite_error
 
+#: Samples that the unbiased estimator of HSIC takes at least.
+LEAST_DEBIASED = 4
+
 
 class MeanCosine(NamedTuple):
     """Mean cosine between different samples.
@@ -127,10 +130,10 @@ def kernel_matrix(x: Tensor, argument: str = "x", *, debiased: bool = True) -> T
     """
     x = _finite(x, argument)
     n = x.shape[-2]
-    if debiased and n < 4:
+    if debiased and n < LEAST_DEBIASED:
         raise ValueError(
             f"{argument} of shape {tuple(x.shape)} has N = {n} samples; "
-            "4 or more are needed for debiased=True"
+            f"{LEAST_DEBIASED} or more are needed for debiased=True"
         )
     size = x.square().sum((-2, -1))
     x = x - x.mean(-2, keepdim=True)

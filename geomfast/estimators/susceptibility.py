@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,7 +156,8 @@ def susceptibility_from_losses(
 
     Raises:
         TypeError: losses are none.
-        ValueError: data sets, or nbeta, differ; losses at the model's own weights are not known.
+        ValueError: data sets, nbeta or localization differ; losses at the model's own weights are
+            not known.
     """
     if not isinstance(components, Mapping) or not components:
         raise TypeError(f"components must map names to SampledLosses, not be {kind(components)}")
@@ -234,6 +236,9 @@ def _susceptibility(
             raise ValueError("losses of components must be of the same data sets")
         if losses.nbeta != first.nbeta:
             raise ValueError(f"nbeta must be the same, not {first.nbeta:g} and {losses.nbeta:g}")
+        known = [first.localization, losses.localization]
+        if not any(map(math.isnan, known)) and not math.isclose(*known):
+            raise ValueError(f"localization must be the same, not {known[0]:g} and {known[1]:g}")
     found: dict[str, dict[str, list[Tensor]]] = {
         what: {name: [] for name in first.names} for what in ("values", "stderr", "mean", "error")
     }

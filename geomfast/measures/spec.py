@@ -148,6 +148,11 @@ class MeasureSpec:
             )
 
     @property
+    def compares(self) -> bool:
+        """Whether values depend on what earlier checkpoints have left."""
+        return self.need is Need.LAYERS or bool(self.vectors)
+
+    @property
     def defaults(self) -> dict[str, Any]:
         """The measure's default settings."""
         return asdict(self.settings())

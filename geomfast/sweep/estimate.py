@@ -28,7 +28,7 @@ from geomfast.sweep.footprint import (
     searches,
     state_bytes,
 )
-from geomfast.sweep.jobs import Job, StackedJob, missing, schedule, wanted
+from geomfast.sweep.jobs import Job, StackedJob, missing, schedule, untrained, wanted
 from geomfast.sweep.modelled import Modelled, parts_of
 from geomfast.sweep.pace import Pace, measure_pace
 from geomfast.sweep.workload import Workload
@@ -69,8 +69,8 @@ def left(job: Job, states: Path | None = None) -> Left:
         PlanError: a file among the run's records is not one of its parts.
     """
     measures = missing(job)
-    kept = set(steps_kept(job.checkpoints))
-    trained = [step for step in measures if step not in kept]
+    at_once = set(untrained(measures, steps_kept(job.checkpoints)))
+    trained = [step for step in measures if step not in at_once]
     saved = steps_saved(states or job.checkpoints)
     if not trained:
         return Left(measures, 0, 0, len(saved))

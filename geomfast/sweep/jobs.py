@@ -184,6 +184,25 @@ def missing(job: Job) -> dict[int, set[str]]:
     return {step: names for step, names in lacking.items() if names}
 
 
+def untrained(lacking: Mapping[int, set[str]], kept: Iterable[int]) -> list[int]:
+    """Steps at which weights that were kept can be measured without training.
+
+    Not those that are to be compared with earlier ones which training has to come by first.
+
+    Args:
+        lacking: measures to take, by step.
+        kept: steps whose weights there are.
+    """
+    there, found = set(kept), []
+    to_come: set[str] = set()
+    for step, names in sorted(lacking.items()):
+        if step not in there:
+            to_come |= {name for name in names - {BEHAVIOUR} if spec_of(name).compares}
+        elif not names & to_come:
+            found.append(step)
+    return found
+
+
 def piece_of(work: Job | StackedJob) -> Piece:
     """The remaining work of a run or group, for an estimate of its time."""
     lacking: dict[int, set[str]] = {}

@@ -16,7 +16,7 @@ from geomfast.runs.failures import clear_failure, mark_failed
 from geomfast.runs.recorded import of_other_weights, refuse_gone
 from geomfast.runs.training import timed, train_to_checkpoints
 from geomfast.sweep.eigenvectors import Eigenvectors
-from geomfast.sweep.jobs import Job, StackedJob, SweepJob, missing, schedule
+from geomfast.sweep.jobs import Job, StackedJob, SweepJob, missing, schedule, untrained
 from geomfast.sweep.measuring import measure
 from geomfast.sweep.plan import rate_at, train_settings
 from geomfast.sweep.samples import LevelSamples, level_samples
@@ -135,13 +135,13 @@ class Attempt:
     def _measure_kept(self) -> None:
         """Measure weights that were kept, where something is lacking, without training."""
         for member in self.members:
-            for step in checkpoints.steps_kept(member.checkpoints):
-                if step in self.lacking[member.name]:
-                    folder = member.checkpoints / checkpoints.folder_name(step)
-                    meta = checkpoints.read_meta_of(folder, self.job.identity_of(member))
-                    checkpoints.require(meta, folder, "tokens")
-                    checkpoints.load_weights(self.model, folder)
-                    self._record(member, step, meta["tokens"])
+            kept = checkpoints.steps_kept(member.checkpoints)
+            for step in untrained(self.lacking[member.name], kept):
+                folder = member.checkpoints / checkpoints.folder_name(step)
+                meta = checkpoints.read_meta_of(folder, self.job.identity_of(member))
+                checkpoints.require(meta, folder, "tokens")
+                checkpoints.load_weights(self.model, folder)
+                self._record(member, step, meta["tokens"])
 
     def _measure(self, trainer: TrainerProtocol, failed: dict[int, int]) -> None:
         """Measure what is lacking at a checkpoint, one member after the other."""

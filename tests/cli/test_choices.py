@@ -49,3 +49,12 @@ def test_numbers_are_finite(text: str) -> None:
     assert rate.convert("2e-5", None, None) == 2e-5
     with pytest.raises(click.BadParameter):
         rate.convert(text, None, None)
+
+
+def test_words_for_several_stand_beside_names() -> None:
+    kind = ListOf("measure", ("rankme", "cka", "llc"), {"one-pass": ("rankme", "cka")})
+    assert kind.convert("one-pass", None, None) == ("rankme", "cka")
+    assert kind.convert("llc, One-Pass", None, None) == ("rankme", "cka", "llc")
+    assert kind.convert("cka,all", None, None) == ("rankme", "cka", "llc")
+    with pytest.raises(click.BadParameter, match="there are: rankme, cka, llc, all, one-pass"):
+        kind.convert("one-passes", None, None)

@@ -113,8 +113,24 @@ def test_stiffness_is_the_mean_cosine_by_class():
     )
 
 
+def test_a_sample_without_gradient_leaves_the_other_classes_their_stiffness():
+    g = cases.normal(8, 5, dtype=torch.float64)
+    labels = torch.arange(8) % 4
+    expected = stiffness_of(g @ g.mT, labels).matrix
+    g[2] = 0.0
+    found = stiffness_of(g @ g.mT, labels.to(torch.uint8))
+    assert found.classes == (0, 1, 2, 3)
+    others = torch.tensor([0, 1, 3])
+    assert torch.allclose(found.matrix[others][:, others], expected[others][:, others])
+    assert found.matrix[2].isnan().all() and found.matrix[:, 2].isnan().all()
+    assert math.isnan(found.within) and math.isnan(found.between)
+
+
 def test_bad_input():
     model, x = made()
+    shuffled = torch.utils.data.DataLoader(x, batch_size=8, shuffle=True)
+    with pytest.raises(ValueError, match="labels are not in the order of its samples"):
+        gf.gradient_stiffness(model, loss, shuffled, torch.arange(N) % 2)
     with pytest.raises(TypeError, match=r"labels must be a tensor of integers, not torch\.float32"):
         gf.gradient_stiffness(model, loss, x, torch.ones(N))
     with pytest.raises(ValueError, match=r"labels must have shape \(16,\), one for each sample"):

@@ -206,6 +206,7 @@ def test_nothing_changes_and_nothing_outside_matters():
         assert torch.equal(operator @ v, first)
     with torch.inference_mode():
         assert torch.equal(operator @ v, first)
+        assert torch.equal(gf.hessian_operator(model, loss, batch) @ v, first)
     torch.set_default_device("meta")
     try:
         assert torch.equal(operator @ v, first)
@@ -272,6 +273,8 @@ def test_bad_input():
         operator.matmat(torch.ones(51))
     with pytest.raises(TypeError, match="unsupported operand"):
         operator @ [1.0]
+    with pytest.raises(TypeError, match="v must be a real floating-point tensor, not ndarray"):
+        operator @ np.ones(51)
     assert (operator @ torch.ones(51, 0)).shape == (51, 0)
     with pytest.raises(ValueError, match="matrix must be one of hessian, gauss-newton, not 'x'"):
         gf.hessian_operator(model, loss, batch, matrix="x")

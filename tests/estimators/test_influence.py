@@ -167,3 +167,12 @@ def test_few_draws_have_no_error():
     found = gf.influence_from_losses(SampledLosses.of({"data": series(1, 3)}, nbeta=1.0))
     assert found.covariance_stderr.isnan().all() and found.covariance.isfinite().all()
     assert found.verdict == "too few draws: fewer than four of each chain"
+
+
+def test_a_loader_that_shuffles_is_told_of():
+    data = torch.utils.data.TensorDataset(*DATA)
+    shuffled = torch.utils.data.DataLoader(data, batch_size=5, shuffle=True)
+    with pytest.warns(UserWarning, match="queries: a DataLoader that shuffles"):
+        gf.influence(model(), squared, DATA, queries=(squared, shuffled), draws=4, **CHAINS)
+    with pytest.warns(UserWarning, match="data: a DataLoader that shuffles"):
+        gf.influence(model(), squared, shuffled, draws=4, **CHAINS)

@@ -82,6 +82,25 @@ def test_too_few_distinct_samples_have_no_dimension(n):
     assert gf.two_nn(torch.zeros(30, 4)).samples.item() == 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_samples_all_equally_far_have_no_dimension(dtype):
+    lattice = 0.1 * torch.cartesian_prod(*[torch.arange(10, dtype=torch.float64)] * 2)
+    for x in (lattice if dtype is not torch.bfloat16 else 10 * lattice, torch.eye(30)):
+        found = gf.two_nn(x.to(dtype))
+        assert math.isnan(found.mean.item()) and math.isnan(found.stderr.item())
+        assert found.samples.item() == len(x)
+
+
+def test_samples_no_further_apart_than_rounding_have_no_dimension():
+    x = cases.normal(200, 5)
+    beside = torch.cat([x, torch.full((200, 1), 1e5)], 1)  # one feature above all others
+    found = gf.two_nn(torch.stack([beside, torch.cat([x, torch.full((200, 1), 1e3)], 1)]))
+    assert found.samples[0] < 200 and math.isnan(found.mean[0].item())
+    assert found.mean[1].item() == pytest.approx(gf.two_nn(x).mean.item(), rel=1e-4)
+    expected = by_definition(beside.double().numpy(), 0.9)
+    assert gf.two_nn(beside.double()).mean.item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_bad_input():
     x = cases.normal(30, 3)
     with pytest.raises(ValueError, match="fraction must be above 0 and at most 1, not 0"):

@@ -70,6 +70,24 @@ def test_scale_rotation_and_shift_do_not_matter():
     assert math.isnan(expected.classifier.item())
 
 
+@pytest.mark.parametrize("kind", [torch.bool, torch.uint8, torch.int8, torch.uint16, torch.int32])
+def test_labels_of_any_integer_type(kind):
+    x, classifier, labels = cases.normal(60, 5), cases.normal(2, 5, seed=3), LABELS % 2
+    expected = gf.neural_collapse(x, labels, classifier=classifier)
+    assert gf.neural_collapse(x, labels.to(kind), classifier=classifier) == expected
+    rows = torch.cat([classifier[:1], classifier])  # a row of no label
+    found = gf.neural_collapse(x, labels.to(kind) * 2, classifier=rows)
+    assert found.classifier == expected.classifier
+
+
+def test_classifiers_of_any_scale():
+    x, classifier = cases.normal(60, 5), cases.normal(4, 5, seed=3, dtype=torch.float64)
+    expected = gf.neural_collapse(x, LABELS, classifier=classifier).classifier.item()
+    for scale in (1e-300, 1e300):
+        found = gf.neural_collapse(x, LABELS, classifier=scale * classifier)
+        assert found.classifier.item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_classes_of_one_sample_are_left_out():
     x = cases.normal(10, 4, dtype=torch.float64)
     labels = torch.tensor([5, 5, 2, 2, 2, 9, 7, 7, 7, 7])

@@ -199,6 +199,12 @@ def test_what_is_refused():
     twice = SampledLosses.of({n: kept(0).read(n) for n in ("data", "code")}, nbeta=40.0)
     with pytest.raises(ValueError, match="nbeta must be the same, not 20 and 40"):
         gf.susceptibility_from_losses({"a": kept(0)}, twice)
+    near, far = (
+        SampledLosses.of({"data": kept(0).read("data")}, nbeta=20.0, localization=value)
+        for value in (100.0, 500.0)
+    )
+    with pytest.raises(ValueError, match="localization must be the same, not 100 and 500"):
+        gf.susceptibility_from_losses({"a": near}, far)
 
 
 def test_losses_are_kept(tmp_path):

@@ -109,7 +109,7 @@ def test_a_value_that_there_is_not_is_nan_where_activations_are_finite():
         if row["measure"] not in ("rankme", "two_nn_samples"):
             assert math.isnan(row["value"]), row
     judged = spec_of("two_nn").judged
-    assert judged and judged(math.nan, math.nan, 12) == "no value: fewer than 20 distinct samples"
+    assert judged and judged(math.nan, math.nan, 12).startswith("no value: fewer than 20 distinct")
 
 
 def test_measures_of_a_spectrum_share_it(monkeypatch):
@@ -185,6 +185,23 @@ def test_measures_of_classes_and_stiffness():
     assert found["gradient_stiffness_within", ""] == pytest.approx(stiff.within, rel=1e-5)
     alone = gradient_statistics(subject.model, squares, data)
     assert found["gradient_noise_scale", ""] == pytest.approx(alone.noise_scale, rel=1e-5)
+
+
+def test_too_few_samples_have_no_value_and_no_error():
+    class Few(One):
+        def observe(self):
+            return [Seen([(LABELS, cases.normal(1, 2, 3, 5))], (), torch.ones(3))]
+
+    subject = Few()
+    subject.sets = [Samples({"task": "A"}, squares, cases.normal(3, 4), torch.arange(3))]
+    rows = list(engine.measure(subject, defaults("neural_collapse", "cka")))
+    found = {(row["measure"], row["layer"]): row["value"] for row in rows}
+    assert all(map(math.isnan, found.values()))
+    assert ("cka", "block 1") in found and ("neural_collapse", "final") in found
+    for name in ("neural_collapse", "cka"):
+        judged = spec_of(name).judged
+        assert judged and "fewer than" in judged(math.nan, math.nan, 3)
+        assert judged(0.5, math.nan, 3) == "ok"
 
 
 def test_values_of_another_shape_are_refused(monkeypatch):

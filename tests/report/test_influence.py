@@ -58,6 +58,8 @@ def test_many_samples_have_no_names():
 
 def test_bad_input():
     found = planted()
+    with pytest.raises(TypeError, match=r"what geomfast\.influence gives, not Tensor"):
+        influence_figure(found.correlation)
     with pytest.raises(ValueError, match="queries has 2 names for 9 of them"):
         influence_figure(found, queries=["a", "b"])
     tokens = replace(found, correlation=found.correlation[:, None])

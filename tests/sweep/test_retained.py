@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +12,8 @@ import geomfast as gf
 from geomfast.estimators.activations import observe
 from geomfast.records import load_records
 from geomfast.sweep import running
-from geomfast.sweep.jobs import Job, schedule
+from geomfast.sweep.estimate import left
+from geomfast.sweep.jobs import Job, schedule, untrained
 from geomfast.sweep.plan import run_specs
 from geomfast.sweep.retained import Retained, landmarks
 from geomfast.sweep.samples import level_samples
@@ -116,10 +116,20 @@ def test_what_is_kept_is_little_and_known_again(tmp_path):
         _ = Retained(one.checkpoints, 12).before
 
 
-def test_a_measure_added_later_starts_to_compare_there(tmp_path):
-    bare = dataclasses.replace(job(tmp_path), measures=())
-    bare.run()
-    job(tmp_path).run()
-    found = shown(tmp_path)
-    last = found[(found["step"] == 12) & (found["measure"] == "cka_first")]["value"]
-    assert len(last) == 6 and not any(map(math.isnan, last))
+@pytest.mark.parametrize("keep", ["last", "all"])
+def test_a_measure_added_later_compares_with_the_same(keep, tmp_path):
+    """Also where weights of later checkpoints were kept, and those of the first were not."""
+    straight = dataclasses.replace(job(tmp_path / "straight"), keep=keep)
+    later = dataclasses.replace(job(tmp_path / "later"), keep=keep)
+    straight.run()
+    dataclasses.replace(later, measures=()).run()
+    assert left(later).steps == 12  # they are trained anew to the end
+    later.run()
+    pd.testing.assert_frame_equal(shown(tmp_path / "straight"), shown(tmp_path / "later"))
+
+
+def test_kept_weights_are_measured_untrained_where_nothing_earlier_is_to_come():
+    lacking = {0: {"rankme"}, 4: {"cka"}, 8: {"cka", "llc"}, 12: {"llc", "behaviour"}}
+    assert untrained(lacking, [4, 8, 12]) == [4, 8, 12]
+    assert untrained(lacking, [8, 12]) == [12]
+    assert untrained(lacking, []) == []

@@ -37,12 +37,16 @@ def compute(
     """
     import torch
 
-    from geomfast.estimators.similarity import alignment, kernel_matrix
+    from geomfast.estimators.similarity import LEAST_DEBIASED, alignment, kernel_matrix
 
+    last = len(labels) - 1
+    if settings.debiased and len(states[0]) < LEAST_DEBIASED:
+        for i in range(max(last, 1)):
+            yield i, "cka", math.nan, math.nan
+        return
     # Float32, as they are kept: a value is one whether its checkpoint was resumed or not.
     kernels = torch.stack([kernel_matrix(x, debiased=settings.debiased).float() for x in states])
     among = alignment(kernels[:, None].double(), kernels.double()).tolist()
-    last = len(labels) - 1
     for i, row in enumerate(among):
         if i < last or last == 0:  # the final state is aligned with itself
             yield i, "cka", row[last], math.nan
@@ -81,7 +85,9 @@ MEASURES = (
         compute=compute,
         meaning="aligned with the final state to {value:.3g}",
         judged=lambda value, stderr, n: (
-            "no value: a layer does not vary over the samples" if math.isnan(value) else "ok"
+            "no value: a layer does not vary over the samples, or these are fewer than 4"
+            if math.isnan(value)
+            else "ok"
         ),
         label="CKA to the final state",
         colour=GREEN,

@@ -24,6 +24,11 @@ def compute(
     """NC1 and NC2 of every layer, and NC3 of the final state where its classifier is known."""
     from geomfast.estimators.neural_collapse import neural_collapse
 
+    if int((answers.unique(return_counts=True)[1] >= 2).sum()) < 2:
+        for layer in range(len(activations)):
+            for column in ("neural_collapse", "neural_collapse_norms", "neural_collapse_angles"):
+                yield layer, column, math.nan, math.nan
+        return
     found = neural_collapse(activations, answers)
     last = len(activations) - 1
     for layer in range(len(activations)):
@@ -51,6 +56,11 @@ MEASURES = (
         ),
         compute=compute,
         meaning="samples of one answer spread {value:.3g} times as far as answers lie apart",
+        judged=lambda value, stderr, n: (
+            "no value: fewer than 2 answers have 2 samples, or their means do not differ"
+            if math.isnan(value)
+            else "ok"
+        ),
         label="neural collapse",
         colour=PURPLE,
         logarithmic=True,

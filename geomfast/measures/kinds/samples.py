@@ -48,7 +48,7 @@ def cosine(x: Tensor, settings: Anisotropy) -> dict[str, Any]:
 
 def _distinct(value: float, stderr: float, n: int) -> str:
     if math.isnan(value):
-        return "no value: fewer than 20 distinct samples"
+        return "no value: fewer than 20 distinct samples, or distances within rounding"
     # The number of samples that the nearest neighbours need grows as a power of the dimension.
     return "ok" if value < math.log2(n) else f"too low: {n} samples cannot fill its dimensions"
 

@@ -54,7 +54,7 @@ def measure(
         data: one batch, or an iterable of batches.
         measures: names, see ``geomfast measures``; "cheap" for the usual ones that take a pass or
             two over the samples, "one-pass" for every measure that one forward and one backward
-            pass give, "all" for all.
+            pass give, "all" for all; these words may stand among names.
         samples: at most this many of the data, its first; None for all.
         batch_size: samples at once for activations and the Hessian; None for a batch as it comes.
             Halved, with a notice, where memory does not suffice.
@@ -130,13 +130,18 @@ def measure(
 
 
 def _named(measures: str | Iterable[str]) -> list[str]:
-    if measures == "all":
-        return list(MEASURES)
-    if measures == ONE_PASS:
-        return list(one_pass(MEASURES))
-    if measures == "cheap":
-        return [name for name in one_pass(MEASURES) if spec_of(name).core]
-    return check_measures([measures] if isinstance(measures, str) else measures)
+    cheap = one_pass(MEASURES)
+    usual = [name for name in cheap if spec_of(name).core]
+    words: dict[str, Iterable[str]] = {"all": MEASURES, ONE_PASS: cheap, "cheap": usual}
+    names: Any = [measures] if isinstance(measures, str) else measures
+    if isinstance(names, Iterable):
+        names = [one for name in names for one in _meant(name, words)]
+    return check_measures(names)
+
+
+def _meant(name: Any, words: Mapping[str, Iterable[str]]) -> Iterable[Any]:
+    """A word's measures; anything else as it is."""
+    return words.get(name, [name]) if isinstance(name, str) else [name]
 
 
 def _entry(found: MeasuredValue) -> Entry:

@@ -40,10 +40,13 @@ def influence_figure(
         A matplotlib figure.
 
     Raises:
+        TypeError: found is no result of it.
         ValueError: another number of names than rows or columns; correlations of tokens; none
             that is finite.
         MissingExtra: matplotlib is not installed.
     """
+    if not hasattr(found, "correlation_stderr"):
+        raise TypeError(f"found must be what geomfast.influence gives, not {type(found).__name__}")
     values = found.correlation.cpu().numpy()
     errors = found.correlation_stderr.cpu().numpy()
     if values.ndim != 2:

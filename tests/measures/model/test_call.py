@@ -176,3 +176,19 @@ def test_values_by_name(model):
     ):
         found["llc"]
     assert found[0].name == "rankme" and found[-1].name.startswith("gradient_covariance_rank")
+
+
+def test_words_for_several_stand_among_names():
+    model, x = torch.nn.Linear(8, 3), torch.randn(30, 8)
+
+    def taken(measures):
+        found = gf.measure(model, loss, (x, torch.arange(30) % 3), measures, layers=[""])
+        return {entry.measure for entry in found}
+
+    def loss(model, batch):
+        return torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    assert taken(["one-pass"]) == taken("one-pass")
+    assert taken(["two_nn", "cheap"]) == taken("cheap") | {"two_nn"}
+    with pytest.raises(ValueError, match="unknown measure 'one-passes'"):
+        taken(["one-passes"])
