@@ -167,7 +167,9 @@ class ListOf(Several):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return completions([*self.existing, *self.groups], incomplete)
+        # All of them has no place beside some.
+        groups = [word for word in self.groups if word != "all" or "," not in incomplete]
+        return completions([*self.existing, *groups], incomplete)
 
 
 class Levels(ListOf):

@@ -26,7 +26,10 @@ def offered(line: str) -> list[str]:
     [
         ("geomfast mea", ["measure", "measures"]),
         ("geomfast sweep out --preset ", list(PRESETS)),
-        ("geomfast sweep out --measures rankme,fi", ["rankme,fisher_rank"]),
+        (
+            "geomfast sweep out --measures rankme,fi",
+            ["rankme,fisher_rank", "rankme,first_component_share"],
+        ),
         ("geomfast sweep out --measures rankme,ra", []),
         ("geomfast sweep out --tasks co", ["COPY"]),
         ("geomfast sweep out --levels 1,2,", ["1,2,3"]),

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from geomfast.cli.main import main
 from geomfast.measures import measures
-from geomfast.measures.catalog import part_of
+from geomfast.measures.catalog import part_of, spec_of
 from geomfast.measures.spec import BEHAVIOUR
 from geomfast.records import load_records
 from geomfast.sweep.saved_model import load_model
@@ -317,6 +317,9 @@ def test_glance_takes_every_measure_of_a_sweep(tmp_path: Path) -> None:
     assert set(frame["measure"].map(part_of)) == {BEHAVIOUR, *measures()}
     # Of so short chains some diagnostics are not known.
     known = ~frame["measure"].isin(["llc_ess", "llc_localization_effect", "llc_degree"])
+    # Nor is everything of so few samples, at a first checkpoint.
+    family = [name for name in measures() if not spec_of(name).core]
+    known &= ~frame["measure"].map(part_of).isin(family)
     assert not frame.loc[known, "value"].isna().any()
     settings = json.loads((out / "settings.json").read_text())["hashes"].values()
     density = next(told for told in settings if told.get("measure") == "hessian_density")

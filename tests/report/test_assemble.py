@@ -70,7 +70,7 @@ def test_everything_is_written(small):
     of_run = {path.stem for path in (folder / "joint-nano-seed0").glob("*.svg")}
     assert of_run == {
         "collapse", "collapse-grid", "timeline", "layers", "top-down", "gradient-ranks", "hessian",
-        "llc", "probes",
+        "llc", "probes", "glance",
     }  # fmt: skip
     # Of one scale one seed is drawn.
     assert not (folder / "joint-nano-seed1").exists()
@@ -119,7 +119,7 @@ def test_every_figure_says_how_it_was_measured(small):
     out, _ = small
     html = (out / "report.html").read_text()
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", html, flags=re.S)
-    assert len(captions) == 17 and all(text[0].isupper() for text in captions)
+    assert len(captions) == 18 and all(text[0].isupper() for text in captions)
     # Where the time went is no measure.
     (unmeasured,) = [text for text in captions if "n = " not in text]
     assert "bar" in unmeasured and "how it was measured" not in unmeasured

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Hashable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class RestrictedProducts(HessianProducts):
         self.parameters, self.batches, self.counts = whole.parameters, whole.batches, whole.counts
         self.first_losses, self.custom = whole.first_losses, whole.custom
         self.replay, self.like = whole.replay, whole.like
+        # Of their own: what was found of all entries is not of some.
+        self.found: dict[Hashable, Any] = {}
         self.sizes = sizes_of(selection)
         self.dimension = sum(self.sizes.values())
         self._places: dict[str, Tensor] = {}

@@ -116,7 +116,7 @@ FIGURES = (
         "High accuracy left of the dashed line: a layer has the answer before the model gives it.",
     ),
     Picture(
-        "glance", "Geometry at a glance", glance, (),
+        "glance", "Geometry at a glance", glance, _EVENTS,
         "All panels share the axis of training steps: look for measures that turn where "
         "task-levels collapse (black marks) or emerge (red marks).",
     ),
