@@ -164,7 +164,7 @@ def test_the_error_of_the_full_chains_counts():
     assert (few.stderr["code"] > one.stderr["code"]).all()
 
 
-def test_what_is_refused():
+def test_what_is_refused(tmp_path):
     model = Parted(WHOLE.center.float(), 2)
 
     def call(**options):
@@ -188,7 +188,7 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match=r"localization must be a number, .* not None"):
         gf.susceptibility(model, squared, DATA, components={"a": "first"})
     with pytest.raises(FileError, match="component 'a/b' is not a plain name"):
-        call(components={"a/b": "first"}, keep_losses="out")
+        call(components={"a/b": "first"}, keep_losses=tmp_path / "losses")
     with pytest.raises(TypeError, match="keep_losses must be True, or a path, not"):
         call(keep_losses=3)
     with pytest.raises(ValueError, match="'data' at the model's own weights are not known"):
