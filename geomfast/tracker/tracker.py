@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from geomfast.estimators.checks import LossFunction
-from geomfast.measures.model.measuring import check_measures
+from geomfast.measures.model.measuring import named_measures
 from geomfast.measures.model.options import ModelSettings
 from geomfast.tracker import arguments, messages
 from geomfast.tracker.budget import Budget, Group
@@ -65,7 +65,7 @@ class Tracker:
             ``{"train": (x, y), "test": loader}``; each is measured, and recorded by its name. A
             mapping with a tensor among its values is one batch; :class:`geomfast.SampleSets` are
             always sets, and a list of one batch is always a batch.
-        measures: one or several; ``geomfast measures`` lists them: rankme (of activations, a value
+        measures: one or several, or "one-pass"; ``geomfast measures`` lists them: rankme (a value
             for every layer), fisher_rank and gradient_covariance_rank (of per-sample gradients;
             also over the first 50,000 parameters, recorded as ``..._first_50k``), hessian_top,
             hessian_trace and hessian_density, and llc, by far the most expensive. The mean loss of
@@ -144,7 +144,7 @@ class Tracker:
     ):
         arguments.check_model(model)
         arguments.check_loss(loss_fn)
-        names = check_measures([measures] if isinstance(measures, str) else measures)
+        names = named_measures(measures)
         every = check_every(every)
         arguments.check_needs(names, loss_fn, data, states)
         arguments.check_names(name=name, run=run)

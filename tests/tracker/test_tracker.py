@@ -517,3 +517,10 @@ def test_numbers_that_records_cannot_hold_cost_only_themselves(tmp_path, caplog)
 def test_names_longer_than_records_read_are_refused(named, tmp_path):
     with pytest.raises(ValueError, match="at most 1000 characters"):
         tracked(tmp_path, **named)
+
+
+def test_a_word_stands_for_the_measures_of_one_pass(tmp_path):
+    with tracked(tmp_path, measures="one-pass") as tracker:
+        tracker.step(0)
+    there = {measure_of(name) for name in gf.load_records(tmp_path)["measure"]} - {None}
+    assert there == {name for name in MEASURES if not spec_of(name).expensive}

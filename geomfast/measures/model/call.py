@@ -11,15 +11,14 @@ from torch import nn
 from geomfast.estimators.arguments import check_model
 from geomfast.estimators.batches import batches_of
 from geomfast.estimators.checks import LossFunction
-from geomfast.measures.catalog import ONE_PASS, measure_of, one_pass, spec_of
+from geomfast.measures.catalog import measure_of, spec_of
 from geomfast.measures.memory import logger
 from geomfast.measures.model.measurement import Entry, Measurement
 from geomfast.measures.model.measuring import (
-    MEASURES,
     MeasuredValue,
     States,
-    check_measures,
     measure_model,
+    named_measures,
 )
 from geomfast.measures.model.options import ModelSettings
 from geomfast.measures.model.states import activations
@@ -85,7 +84,7 @@ def measure(
         True
     """
     check_model(model)
-    names = _named(measures)
+    names = named_measures(measures)
     common = {"samples": samples, "batch_size": batch_size, "params": params}
     how = ModelSettings.asked(settings, **common, position=position, check=check)
     if unused := [name for name in settings if name not in names]:
@@ -127,21 +126,6 @@ def measure(
     if failures and all(one.verdict.startswith("failed") for one in found):
         raise failures[0]
     return Measurement(tuple(map(_entry, found)), tuple(notices))
-
-
-def _named(measures: str | Iterable[str]) -> list[str]:
-    cheap = one_pass(MEASURES)
-    usual = [name for name in cheap if spec_of(name).core]
-    words: dict[str, Iterable[str]] = {"all": MEASURES, ONE_PASS: cheap, "cheap": usual}
-    names: Any = [measures] if isinstance(measures, str) else measures
-    if isinstance(names, Iterable):
-        names = [one for name in names for one in _meant(name, words)]
-    return check_measures(names)
-
-
-def _meant(name: Any, words: Mapping[str, Iterable[str]]) -> Iterable[Any]:
-    """A word's measures; anything else as it is."""
-    return words.get(name, [name]) if isinstance(name, str) else [name]
 
 
 def _entry(found: MeasuredValue) -> Entry:

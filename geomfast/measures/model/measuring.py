@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from geomfast.estimators.batches import Batches, batches_of, count, index_batch, parts
 from geomfast.estimators.checks import LossFunction, select_parameters
 from geomfast.estimators.guard import left_alone, uncompiled
+from geomfast.measures.catalog import ONE_PASS, needing, one_pass, spec_of
 from geomfast.measures.catalog import measures as known_measures
-from geomfast.measures.catalog import needing, spec_of
 from geomfast.measures.engine import measure
 from geomfast.measures.memory import Notice, halving, logger
 from geomfast.measures.model.evaluation import evaluating, unfolded
@@ -77,6 +77,26 @@ def check_measures(measures: Iterable[str]) -> list[str]:
             why = f"{name} needs an answer of every sample, which any model's samples have not"
         raise ValueError(f"measures: {why}; there are: {', '.join(MEASURES)}")
     return [name for name in MEASURES if name in wanted]
+
+
+def named_measures(measures: str | Iterable[str]) -> list[str]:
+    """As :func:`check_measures`, of one name too, and of "cheap", "one-pass" and "all".
+
+    Raises:
+        TypeError, ValueError: as :func:`check_measures`.
+    """
+    cheap = one_pass(MEASURES)
+    usual = [name for name in cheap if spec_of(name).core]
+    words: dict[str, Iterable[str]] = {"all": MEASURES, ONE_PASS: cheap, "cheap": usual}
+    names: Any = [measures] if isinstance(measures, str) else measures
+    if isinstance(names, Iterable):
+        names = [one for name in names for one in _meant(name, words)]
+    return check_measures(names)
+
+
+def _meant(name: Any, words: Mapping[str, Iterable[str]]) -> Iterable[Any]:
+    """A word's measures; anything else as it is."""
+    return words.get(name, [name]) if isinstance(name, str) else [name]
 
 
 def measure_model(
