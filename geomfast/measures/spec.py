@@ -184,6 +184,11 @@ def enough_samples(value: float, stderr: float, n: int) -> str:
     return f"bounded by the {n} samples: more of them would raise it"
 
 
+def unless_missing(reason: str) -> Callable[[float, float, int], str]:
+    """Verdict on values that are there or, for one reason, not."""
+    return lambda value, stderr, n: f"no value: {reason}" if math.isnan(value) else "ok"
+
+
 def of_gradients(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a measure of gradients as records keep them."""
     some = {"first entries": settings["first_entries"]} if "first_entries" in settings else {}

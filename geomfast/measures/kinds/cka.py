@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from geomfast.measures.checks import check, truth
-from geomfast.measures.spec import GREEN, Column, MeasureSpec, Need
+from geomfast.measures.spec import GREEN, Column, MeasureSpec, Need, unless_missing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,11 +84,7 @@ MEASURES = (
         ),
         compute=compute,
         meaning="aligned with the final state to {value:.3g}",
-        judged=lambda value, stderr, n: (
-            "no value: a layer does not vary over the samples, or these are fewer than 4"
-            if math.isnan(value)
-            else "ok"
-        ),
+        judged=unless_missing("a layer does not vary over the samples, or these are fewer than 4"),
         label="CKA to the final state",
         colour=GREEN,
         per_layer=True,

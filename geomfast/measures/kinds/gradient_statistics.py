@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from geomfast.measures.kinds.gradient_ranks import ran_on
-from geomfast.measures.spec import GREEN, ORANGE, PURPLE, SKY, Column, MeasureSpec, Need
+from geomfast.measures.spec import (
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    Column,
+    MeasureSpec,
+    Need,
+    unless_missing,
+)
 
 if TYPE_CHECKING:
     from geomfast.estimators.gradients import GradientRanks
@@ -49,10 +58,6 @@ def stiffness(exact: GradientRanks, first: GradientRanks, settings: NoSettings) 
     found = stiffness_of(exact.gram, exact.answers)
     yield "gradient_stiffness", found.between, math.nan
     yield "gradient_stiffness_within", found.within, math.nan
-
-
-def _judged(reason: str) -> Callable[[float, float, int], str]:
-    return lambda value, stderr, n: f"no value: {reason}" if math.isnan(value) else "ok"
 
 
 def _noise(value: float, stderr: float, n: int) -> str:
@@ -102,7 +107,7 @@ MEASURES = (
         alignment,
         unit="cosine",
         columns=(Column("gradient_alignment", -1.0, 1.0),),
-        judged=_judged("a sample's gradient is zero"),
+        judged=unless_missing("a sample's gradient is zero"),
         colour=GREEN,
         order=210,
     ),
@@ -133,7 +138,7 @@ MEASURES = (
             Column("gradient_stiffness", -1.0, 1.0),
             Column("gradient_stiffness_within", -1.0, 1.0),
         ),
-        judged=_judged("one class, or a sample's gradient is zero"),
+        judged=unless_missing("one class, or a sample's gradient is zero"),
         colour=PURPLE,
         labelled=True,
         order=230,

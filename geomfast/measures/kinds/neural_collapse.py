@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from geomfast.measures.spec import PURPLE, Column, MeasureSpec, Need
+from geomfast.measures.spec import PURPLE, Column, MeasureSpec, Need, unless_missing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,15 +29,14 @@ def compute(
             for column in ("neural_collapse", "neural_collapse_norms", "neural_collapse_angles"):
                 yield layer, column, math.nan, math.nan
         return
-    found = neural_collapse(activations, answers)
+    found = neural_collapse(activations, answers, classifier=classifier)
     last = len(activations) - 1
     for layer in range(len(activations)):
         yield layer, "neural_collapse", float(found.within[layer]), math.nan
         yield layer, "neural_collapse_norms", float(found.norms[layer]), math.nan
         yield layer, "neural_collapse_angles", float(found.angles[layer]), math.nan
     if classifier is not None:
-        final = neural_collapse(activations[last], answers, classifier=classifier)
-        yield last, "neural_collapse_classifier", float(final.classifier), math.nan
+        yield last, "neural_collapse_classifier", float(found.classifier[last]), math.nan
 
 
 MEASURES = (
@@ -56,11 +55,7 @@ MEASURES = (
         ),
         compute=compute,
         meaning="samples of one answer spread {value:.3g} times as far as answers lie apart",
-        judged=lambda value, stderr, n: (
-            "no value: fewer than 2 answers have 2 samples, or their means do not differ"
-            if math.isnan(value)
-            else "ok"
-        ),
+        judged=unless_missing("fewer than 2 answers have 2 samples, or their means do not differ"),
         label="neural collapse",
         colour=PURPLE,
         logarithmic=True,

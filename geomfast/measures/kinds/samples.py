@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from geomfast.measures.checks import check, positive
-from geomfast.measures.spec import ORANGE, SKY, Column, MeasureSpec, Need
+from geomfast.measures.spec import ORANGE, SKY, Column, MeasureSpec, Need, unless_missing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,10 +53,6 @@ def _distinct(value: float, stderr: float, n: int) -> str:
     return "ok" if value < math.log2(n) else f"too low: {n} samples cannot fill its dimensions"
 
 
-def _directed(value: float, stderr: float, n: int) -> str:
-    return "no value: a sample's activations are zero" if math.isnan(value) else "ok"
-
-
 MEASURES = (
     MeasureSpec(
         name="two_nn",
@@ -85,7 +81,7 @@ MEASURES = (
         columns=(Column("anisotropy", -1.0, 1.0),),
         compute=cosine,
         meaning="two samples' activations have a cosine of {value:.3g} on average",
-        judged=_directed,
+        judged=unless_missing("a sample's activations are zero"),
         label="anisotropy",
         colour=ORANGE,
         per_layer=True,
