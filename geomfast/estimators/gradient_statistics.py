@@ -106,7 +106,7 @@ def gradient_stiffness(
     *,
     params: Iterable[str] | int | None = None,
 ) -> Stiffness:
-    r"""Stiffness: how far a step for samples of one class serves those of another.
+    r"""Stiffness: how far a step for samples of one class helps those of another.
 
     Mean cosine between gradients of different samples, by class (Fort et al. 2019,
     arXiv:1901.09491, equation 5).
