@@ -163,6 +163,17 @@ def test_only_rankme():
     assert only_rankme_leads(half).verdict == "partly"
 
 
+def test_measures_beside_the_papers_do_not_decide_and_are_named():
+    frame = sweep({"rankme": 4, **OTHERS, "two_nn": 4, "gradient_norm": -4})
+    frame.loc[frame["measure"] == "two_nn", "layer"] = "final"
+    claim = only_rankme_leads(frame)
+    assert claim.verdict == "holds"
+    assert "1 of 2 measures beside the paper's reach 75%: two_nn 24/24" in claim.reason
+    none = only_rankme_leads(sweep({"rankme": 4, **OTHERS, "gradient_norm": -4}))
+    assert none.reason.endswith("0 of 1 measures beside the paper's reach 75%")
+    assert "beside the paper" not in only_rankme_leads(sweep({"rankme": 4, **OTHERS})).reason
+
+
 def test_only_rankme_needs_others_that_can_be_placed():
     frame = sweep({"rankme": 4, "fisher_rank": -2})
     claim = only_rankme_leads(frame)

@@ -24,6 +24,7 @@ from geomfast.analysis.claims.wording import counted, listed, percent, sample, s
 from geomfast.analysis.intervals import Estimate, mean_over_seeds
 from geomfast.analysis.leads import COLLAPSE, EVENTS, LAG, LEAD, MEASURES, TIE, leads, precursors
 from geomfast.analysis.llc import DOUBTS, llc_values
+from geomfast.analysis.others import others, value_columns
 from geomfast.estimators.sampling.rules import BOUND
 
 #: Task-levels at this level are the hard ones.
@@ -48,11 +49,12 @@ GEOMETRY_LEADS = Claim(
 ONLY_RANKME = Claim(
     name="only_rankme_leads",
     title="Only RankMe reliably leads",
-    statement="RankMe changes before emergence reliably, and no other measure does.",
+    statement="RankMe changes before emergence reliably, and no other measure of the paper does.",
     criterion=(
         f"{RULE}Over all levels. Holds if RankMe's rate is at least {percent(RELIABLE)} and that "
-        "of every other measure recorded, of which there must be two, below; partly if RankMe's "
-        "is the highest. The value is RankMe's rate minus the highest other one, mean over runs. "
+        "of the paper's other measures, of which there must be two, below; partly if RankMe's is "
+        "the highest. Measures that the paper has not do not decide, and are named where they "
+        "reach it. The value is RankMe's rate minus the highest other one, mean over runs. "
         f"{TOO_COARSE} A measure of which that is true is left out."
     ),
     unit="difference of shares",
@@ -122,13 +124,13 @@ def only_rankme_leads(records: pd.DataFrame, *, chance: Mapping[str, float] | No
     found = {str(row["measure"]): row for row in overall.to_dict("records")}
     known = [name for name in ("rankme", *OTHERS) if name in found]
     unfit = {name: why for name in known if (why := insufficient_reason(found[name]))}
-    others = [name for name in OTHERS if name in found and name not in unfit]
+    against = [name for name in OTHERS if name in found and name not in unfit]
     without = [name for name in OTHERS if name not in found]
-    if "rankme" in unfit or len(others) < 2:
+    if "rankme" in unfit or len(against) < 2:
         needs = "" if "rankme" in unfit else "two measures beside RankMe are needed; "
         why = [f"{name}: {text}" for name, text in unfit.items()]
         return claim.undecided(needs + "; ".join(why + [f"no {name}" for name in without]))
-    best = max(others, key=lambda name: found[name]["rate"])
+    best = max(against, key=lambda name: found[name]["rate"])
     own, other = found["rankme"]["rate"], found[best]["rate"]
     verdict = PARTLY if own > other else DOES_NOT
     if own >= RELIABLE and other < RELIABLE:
@@ -139,8 +141,26 @@ def only_rankme_leads(records: pd.DataFrame, *, chance: Mapping[str, float] | No
     difference = _difference(table, best)
     n = counted(table) | {"events": found["rankme"]["events"]}
     reason = f"precursor rates: {shares}" + (f"; without {listed(missing)}" if missing else "")
+    reason += _beside_the_paper(records, chance)
     measured = f"{span(difference, '{:+.2f}'.format)} over {best}; {sample(n)}"
     return claim.judged(verdict, reason, difference, measured, n=n)
+
+
+def _beside_the_paper(records: pd.DataFrame, chance: Mapping[str, float] | None) -> str:
+    """Measures that the paper has not and that are as reliable; empty where none was taken."""
+    there = set(records["measure"].unique())
+    names = [name for spec in others() for name in value_columns(spec) if name in there]
+    if not names:
+        return ""
+    rates = precursors(leads(records, chance=chance, measures=names))
+    overall = rates[(rates["scale"] == "") & (rates["level"] == 0)].to_dict("records")
+    known = [row for row in overall if not insufficient_reason(row)]
+    reliable = sorted(
+        (row for row in known if row["rate"] >= RELIABLE), key=lambda row: -row["rate"]
+    )
+    shares = listed([f"{row['measure']} {_share(row)}" for row in reliable])
+    told = f"{len(reliable)} of {len(known)} measures beside the paper's reach {percent(RELIABLE)}"
+    return f"; {told}" + f": {shares}" * bool(reliable) if known else ""
 
 
 def llc_synchronous(records: pd.DataFrame, *, chance: Mapping[str, float] | None = None) -> Claim:
