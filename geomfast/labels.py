@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+
+#: A number of parameters in a model's name: 70m, 1.4b, 2.8B.
+_SIZE = re.compile(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)([kmbt])(?![a-z0-9])", re.IGNORECASE)
+_UNITS = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 FINAL = "final"
 #: Task and level of a value over all task-levels of a run.
@@ -21,6 +26,12 @@ def layer_depth(label: str) -> float:
     if label == FINAL:
         return math.inf
     return float(label.removeprefix("block "))
+
+
+def size_in(name: str) -> float:
+    """Number of parameters that a model's name tells, as 1.4e9 in ``pythia-1.4b``; NaN for none."""
+    found = _SIZE.search(name)
+    return float(found[1]) * _UNITS[found[2].lower()] if found else math.nan
 
 
 def layers(count: int) -> list[str]:

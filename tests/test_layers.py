@@ -22,6 +22,7 @@ ORDER = [
     {"lm"},
     {"sweep", "population", "tracker"},  # a population may have language models as its bases
     {"series"},  # of language models, and of what sweeps kept
+    {"harness"},  # whose models are named like those of series
     {"analysis"},
     {"report"},
     {"cli"},

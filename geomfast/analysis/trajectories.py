@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from geomfast.analysis.remember import once
+from geomfast.labels import size_in
 from geomfast.testbed.models.scales import SCALES
 from geomfast.testbed.tasks import TASK_NAMES
 from geomfast.testbed.tasks.names import task_level
@@ -144,12 +146,19 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.iloc[np.lexsort(keys[::-1])].reset_index(drop=True)
 
 
+def _size(value: object) -> float:
+    size = size_in(value) if isinstance(value, str) else math.nan
+    return math.inf if math.isnan(size) else size
+
+
 def _ranks(column: pd.Series, first: list[str]) -> np.ndarray:
-    """(rows,) whole numbers in the order of the values; those in ``first`` come first, as there."""
+    """(rows,) whole numbers in the order of the values: those in ``first`` first, as there, then
+    names that tell a size, the smallest first, then the others by the alphabet."""
     codes, found = pd.factorize(column, use_na_sentinel=False)
     place = {name: i for i, name in enumerate(first)}
     values = list(found)
-    order = sorted(range(len(values)), key=lambda i: (place.get(values[i], len(place)), values[i]))
+    keys = [(place.get(value, len(place)), _size(value), value) for value in values]
+    order = sorted(range(len(values)), key=keys.__getitem__)
     ranks = np.empty(len(values), dtype=np.int64)
     ranks[order] = np.arange(len(values))
     return ranks[codes]

@@ -30,6 +30,10 @@ COMMANDS = {
         "measure",
         "Measure existing checkpoints of any model; run again to resume.",
     ),
+    "behaviour": (
+        "behaviour",
+        "Read results of the lm-evaluation-harness, to join geometry or alone.",
+    ),
     "measures": ("measures", "List the measures: what each needs, costs, and its settings."),
     "report": ("report", "Make tables, figures and one HTML page from records."),
     "calibrate-llc": ("calibrate", "Find settings for the llc of a model, of any source."),

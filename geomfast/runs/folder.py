@@ -10,6 +10,9 @@ from geomfast.files import refuse_links
 from geomfast.runs.errors import PlanError
 from geomfast.runs.settings_file import NAME as _SETTINGS
 
+#: Files and folders that ``geomfast behaviour`` writes.
+BEHAVIOUR_OF_HARNESS = ("behaviour", "behaviour.json")
+
 
 def check_folder(out: Path, *, make: bool = True) -> None:
     """Check that OUT is, or can be, a sweep's folder.
@@ -33,7 +36,12 @@ def check_folder(out: Path, *, make: bool = True) -> None:
     if not os.access(out, os.W_OK | os.X_OK):
         raise PlanError(f"{out} is not writable")
     # Hidden files may be our lock, or the remains of a first write that was killed.
-    visible = [entry for entry in out.iterdir() if not entry.name.startswith(".")]
+    # What geomfast behaviour wrote joins what is measured here.
+    visible = [
+        entry
+        for entry in out.iterdir()
+        if not entry.name.startswith(".") and entry.name not in BEHAVIOUR_OF_HARNESS
+    ]
     if visible and not (out / _SETTINGS).exists():
         raise PlanError(f"{out} is not empty and has no {_SETTINGS}: not a sweep's folder")
     refuse_links(out)

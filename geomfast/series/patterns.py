@@ -66,6 +66,35 @@ def _values(inside: str, source: str) -> list[str]:
     return [str(number).zfill(width) for number in range(first, last + 1)]
 
 
+def compiled(
+    pattern: str, option: str, required: Sequence[str], optional: Sequence[str] = ()
+) -> re.Pattern[str]:
+    """A pattern of names as a regular expression with a group for each field.
+
+    Args:
+        pattern: fields in braces, of which ``{scale}`` stands for any text and others for digits;
+            all else is as it is.
+        option: that it is from, for messages.
+        required: fields that it must have.
+        optional: those that it may have.
+
+    Raises:
+        PlanError: a field is missing, is there twice, or is none of these.
+    """
+    parts = re.split(r"(\{[^{}]*\})", pattern)
+    fields = [part[1:-1] for part in parts[1::2]]
+    twice = len(set(fields)) < len(fields)
+    if twice or not set(required) <= set(fields) <= {*required, *optional}:
+        told = " and ".join(f"{{{name}}}" for name in required)
+        also = " and ".join(f"{{{name}}}" for name in optional)
+        may = f"perhaps {also}" if also else ""
+        raise PlanError(f"{option} {pattern!r}: {', '.join(filter(None, (told, may)))}, each once")
+    kinds = {name: rf"(?P<{name}>\d+)" for name in fields} | {"scale": r"(?P<scale>.+?)"}
+    return re.compile(
+        "".join(kinds[p[1:-1]] if i % 2 else re.escape(p) for i, p in enumerate(parts))
+    )
+
+
 def named(names: Sequence[str], pattern: str = USUAL_NAMES) -> list[Named]:
     """What models' names say.
 
@@ -77,11 +106,7 @@ def named(names: Sequence[str], pattern: str = USUAL_NAMES) -> list[Named]:
         PlanError: the pattern lacks one of them, a name is not like it, or two models have one
             scale and seed.
     """
-    parts = re.split(r"(\{scale\}|\{seed\})", pattern)
-    if parts.count("{scale}") != 1 or parts.count("{seed}") != 1:
-        raise PlanError(f"--names {pattern!r}: {{scale}} and {{seed}}, each once")
-    kinds = {"{scale}": r"(?P<scale>.+?)", "{seed}": r"(?P<seed>\d+)"}
-    wanted = re.compile("".join(kinds.get(part) or re.escape(part) for part in parts))
+    wanted = compiled(pattern, "--names", ("scale", "seed"))
     found: dict[Named, str] = {}
     for name in names:
         match = wanted.fullmatch(name)

@@ -1,0 +1,98 @@
+"""Order in which tasks rise, and whether it is another at another scale."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+#: A task that has not risen by the last checkpoint rises later than any that has.
+PAIR_COLUMNS = ["run", "other", "first", "second", "here", "there", "verdict"]
+SAME, SWAPPED, UNDECIDED = "same", "swapped", "undecided"
+BETWEEN_COLUMNS = [
+    "run",
+    "other",
+    "tasks",
+    "pairs",
+    "same",
+    "swapped",
+    "undecided",
+    "tau",
+    "p_value",
+]
+
+
+def pairs_between(table: pd.DataFrame) -> pd.DataFrame:
+    """Every pair of tasks in its order at two scales.
+
+    A rise is known to lie after one checkpoint and by the next, so that two tasks are in order
+    only if these intervals do not overlap.  One that never rises is later than every one that does;
+    two that never rise are in no order, and neither is one that is above chance at the end for too
+    few checkpoints.
+
+    Args:
+        table: rows of :func:`geomfast.analysis.evaluations.rises`.
+
+    Returns:
+        One row per pair of runs (``run`` before ``other`` in the order of the table) and pair of
+        tasks that both have: ``here`` and ``there`` (1 if ``first`` rises first, -1 if ``second``
+        does, 0 if undecided) and ``verdict``.
+    """
+    found: list[dict[str, Any]] = []
+    runs = {str(run): rows.set_index("task") for run, rows in table.groupby("run", sort=False)}
+    for (run, here), (other, there) in itertools.combinations(runs.items(), 2):
+        tasks = [task for task in here.index if task in there.index]
+        signs = [_signs(rows.loc[tasks]) for rows in (here, there)]
+        for a, b in itertools.combinations(range(len(tasks)), 2):
+            one, two = (int(sign[a, b]) for sign in signs)
+            verdict = UNDECIDED if 0 in (one, two) else SAME if one == two else SWAPPED
+            names = {"first": str(tasks[a]), "second": str(tasks[b])}
+            found.append({"run": run, "other": other, **names} | {
+                "here": one, "there": two, "verdict": verdict
+            })  # fmt: skip
+    return pd.DataFrame(found, columns=PAIR_COLUMNS)
+
+
+def order_between(table: pd.DataFrame) -> pd.DataFrame:
+    """Agreement of the order of rises between scales.
+
+    Args:
+        table: rows of :func:`geomfast.analysis.evaluations.rises`.
+
+    Returns:
+        One row per pair of runs: ``tasks`` (that rise in both), ``pairs`` (of all tasks that both
+        have), of these ``same``, ``swapped`` and ``undecided``; ``tau`` and ``p_value`` (Kendall's
+        tau-b of the steps over tasks that rise in both; NaN below three).
+    """
+    pairs = pairs_between(table)
+    steps = table.pivot_table(index="task", columns="run", values="step", aggfunc="first")
+    found = []
+    for (run, other), rows in pairs.groupby(["run", "other"], sort=False):
+        both = steps[[run, other]].dropna() if {run, other} <= set(steps) else steps.iloc[:0]
+        tau, p_value = math.nan, math.nan
+        if len(both) >= 3:
+            result = stats.kendalltau(both[run], both[other])
+            tau, p_value = float(result.statistic), float(result.pvalue)
+        counts = {name: int((rows["verdict"] == name).sum()) for name in (SAME, SWAPPED, UNDECIDED)}
+        found.append(
+            {"run": run, "other": other, "tasks": len(both), "pairs": len(rows), **counts}
+            | {"tau": tau, "p_value": p_value}
+        )
+    return pd.DataFrame(found, columns=BETWEEN_COLUMNS)
+
+
+def _signs(rows: pd.DataFrame) -> np.ndarray:
+    """(tasks, tasks): 1 where the row's task rises before the column's, -1 after, 0 undecided."""
+    step = rows["step"].fillna(math.inf).to_numpy()
+    after = rows["after"].fillna(-math.inf).to_numpy()
+    # What has not risen rises after any step that another rose at, and one pending has no place.
+    after = np.where(np.isinf(step), math.inf, after)
+    before = step[:, None] <= after[None, :]
+    before &= ~np.isinf(step)[:, None]
+    pending = rows["pending"].to_numpy(dtype=bool) | rows["chance"].isna().to_numpy()
+    before &= ~pending[:, None] & ~pending[None, :]
+    return before.astype(int) - before.T.astype(int)

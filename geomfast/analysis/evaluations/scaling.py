@@ -1,0 +1,74 @@
+"""Breakthroughness and linearity of curves over scale and over steps (BIG-bench)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from geomfast.analysis.population.curves import breakthroughness, improvement, linearity
+from geomfast.analysis.trajectories import in_order, select
+from geomfast.labels import size_in
+
+#: Fewest points of a curve; the median of two differences is their mean.
+LEAST_POINTS = 4
+#: Draws of curves within the errors of their points.
+DRAWS = 400
+
+COLUMNS = ["task", "axis", "run", "points", "improvement", "linearity", "linearity_low"]
+COLUMNS += ["linearity_high", "breakthroughness", "breakthroughness_low", "breakthroughness_high"]
+
+
+def scaling(records: pd.DataFrame, *, measure: str = "accuracy", seed: int = 0) -> pd.DataFrame:
+    """Linearity and breakthroughness of every task (Srivastava et al. 2022, arXiv:2206.04615).
+
+    Both divide the improvement of a curve by a mean of its differences, and both are large for
+    noise as well where there is no improvement: each stands with the 2.5% and 97.5% quantiles of
+    curves drawn within the standard errors of the points, which are those of independent samples.
+
+    Args:
+        records: behaviour, with the columns of :data:`geomfast.records.COLUMNS`.
+        measure: a share.
+        seed: of the draws.
+
+    Returns:
+        One row per task and curve with at least :data:`LEAST_POINTS` points: ``axis`` (``scale``:
+        the last step that all runs have, smallest model first; or ``step``, of one ``run``),
+        ``points``, ``improvement``, ``linearity``, ``breakthroughness`` and their quantiles.
+        A curve over scale needs one run at each; of several seeds it is their mean.
+    """
+    rows = select(records, measure)
+    generator = np.random.default_rng(seed)
+    found: list[dict[str, Any]] = []
+    for task, own in rows.groupby("task", sort=True):
+        last = own.groupby("run")["step"].agg(set)
+        shared = set.intersection(*last) if len(last) else set()
+        if shared:
+            at = in_order(own[own["step"] == max(shared)])
+            if at["scale"].map(size_in).notna().all() or at["scale"].nunique() == len(at):
+                curve = at.groupby("scale", sort=False)[["value", "stderr"]].agg(
+                    {"value": "mean", "stderr": lambda s: math.sqrt((s**2).sum()) / len(s)}
+                )
+                found += _of(str(task), "scale", "", curve, generator)
+        for run, curve in own.groupby("run", sort=False):
+            found += _of(str(task), "step", str(run), curve.sort_values("step"), generator)
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def _of(
+    task: str, axis: str, run: str, curve: pd.DataFrame, generator: np.random.Generator
+) -> list[dict[str, Any]]:
+    values, spread = curve["value"].to_numpy(dtype=float), curve["stderr"].to_numpy(dtype=float)
+    if len(values) < LEAST_POINTS:
+        return []
+    known = bool(np.isfinite(spread).all())
+    drawn = values + (spread if known else 0.0) * generator.standard_normal((DRAWS, len(values)))
+    told: dict[str, Any] = {"task": task, "axis": axis, "run": run, "points": len(values)}
+    told["improvement"] = float(improvement(values))
+    for name, function in (("linearity", linearity), ("breakthroughness", breakthroughness)):
+        low, high = np.quantile(function(drawn), [0.025, 0.975]) if known else (math.nan,) * 2
+        told |= {name: float(function(values)), f"{name}_low": float(low)}
+        told[f"{name}_high"] = float(high)
+    return [told]

@@ -1,0 +1,1 @@
+"""Behaviour of language models from results of the lm-evaluation-harness."""

@@ -1,0 +1,199 @@
+"""Results of many files as one table of tasks by checkpoint, without duplicates."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from geomfast.files import FileError, UnsafeName, plain_name
+from geomfast.harness.names import Checkpoint, Naming, Unnamed
+from geomfast.harness.results import Results, TaskResult, read_results
+from geomfast.harness.samples import Samples, key_of, read_samples, task_of
+from geomfast.harness.sources import Source
+from geomfast.runs.errors import PlanError
+
+#: How many of what is wrong a message lists.
+LISTED = 10
+
+
+class Entry(NamedTuple):
+    """A task of a checkpoint.
+
+    Attributes:
+        result: its scores.
+        source: the file they are from.
+        samples: of its questions; None where there is no sample file.
+    """
+
+    result: TaskResult
+    source: str
+    samples: Samples | None
+
+
+@dataclass
+class Collected:
+    """What files tell.
+
+    Attributes:
+        checkpoints: tasks by name, by checkpoint.
+        left_out: reasons by file.
+        tasks_left_out: reasons by task, of at least one file; the first where they differ.
+        groups: names of aggregates, which are computed from tasks that are here themselves.
+        files: how many were read.
+    """
+
+    checkpoints: dict[Checkpoint, dict[str, Entry]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    tasks_left_out: dict[str, str] = field(default_factory=dict)
+    groups: set[str] = field(default_factory=set)
+    files: int = 0
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of all tasks, sorted."""
+        return sorted({task for tasks in self.checkpoints.values() for task in tasks})
+
+    def of(self, task: str) -> list[Entry]:
+        """A task at every checkpoint that has it."""
+        return [tasks[task] for tasks in self.checkpoints.values() if task in tasks]
+
+
+def collect(
+    sources: Iterable[Source],
+    naming: Naming,
+    *,
+    shots: int | None = None,
+    runs: Collection[str] | None = None,
+) -> Collected:
+    """Read files, and put the tasks of one checkpoint together.
+
+    Args:
+        sources: results files and sample files, and others, which are left out by name.
+        naming: how files tell their checkpoint.
+        shots: examples in a prompt; tasks with another number are left out. None for any.
+        runs: names of those wanted; files of others are left out by name. None for all.
+
+    Raises:
+        PlanError: a task of a checkpoint is in several files, or with several numbers of shots;
+            or a run has two models. The message lists them.
+    """
+    found, twice = Collected(), []
+    samples: dict[tuple[str, str], dict[str, Samples]] = {}
+    read: list[tuple[Results, tuple[str, str] | None]] = []
+    for source in sources:
+        key = key_of(source.name)
+        if source.unread:
+            found.left_out[source.name] = source.unread
+            continue
+        try:
+            if (task := task_of(source.name)) is not None and key is not None:
+                if (told := read_samples(task, source.content)) is not None:
+                    samples.setdefault(key, {})[task] = told
+            elif source.name.endswith(".jsonl"):
+                found.left_out[source.name] = "no file of the harness"
+            else:
+                read.append((read_results(source.name, source.content), key))
+        except FileError as error:
+            found.left_out[source.name] = str(error)
+    for results, key in read:
+        try:
+            checkpoint = naming.of(results)
+            plain_name(checkpoint.run, "run")
+        except (Unnamed, UnsafeName) as error:
+            found.left_out[results.name] = str(error)
+            continue
+        if runs is not None and checkpoint.run not in runs:
+            there = ", ".join(sorted(runs)[:3])
+            found.left_out[results.name] = f"of {checkpoint.run}, and the folder is of {there}"
+            continue
+        found.files += 1
+        found.groups |= set(results.groups)
+        for task, why in results.left_out.items():
+            found.tasks_left_out.setdefault(task, why)
+        tasks = found.checkpoints.setdefault(checkpoint, {})
+        of_file = samples.get(key, {}) if key else {}
+        for task, result in results.tasks.items():
+            if shots is not None and result.shots != shots:
+                told = "an unknown number of" if result.shots is None else result.shots
+                found.tasks_left_out.setdefault(task, f"with {told} shots")
+                continue
+            entry = Entry(result, results.name, of_file.get(task))
+            if task in tasks:
+                twice.append(_twice(checkpoint, tasks[task], entry))
+            else:
+                tasks[task] = entry
+    found.checkpoints = {c: t for c, t in sorted(found.checkpoints.items()) if t}
+    _refuse(twice, "duplicate or contradictory results")
+    _refuse([*_models(found)], "one run, and several models")
+    _refuse([*_shots(found)], "one task, and several numbers of shots; choose by --shots")
+    return found
+
+
+def _refuse(wrong: list[str], what: str) -> None:
+    if wrong:
+        more = [f"and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
+        lines = "\n  ".join([*wrong[:LISTED], *more])
+        raise PlanError(f"{what}:\n  {lines}")
+
+
+def _twice(checkpoint: Checkpoint, first: Entry, second: Entry) -> str:
+    place = f"{checkpoint.run}, step {checkpoint.step}, {first.result.task}"
+    values = [
+        ", ".join(f"{score.metric} {score.value:.6g}" for score in entry.result.scores)
+        for entry in (first, second)
+    ]
+    same = values[0] == values[1] and first.result.shots == second.result.shots
+    told = f"twice {values[0]}" if same else f"{values[0]} and {values[1]}"
+    return f"{place}: {told} ({first.source} and {second.source})"
+
+
+def _models(found: Collected) -> Iterable[str]:
+    names: dict[str, set[tuple[str, str, int]]] = {}
+    for one in found.checkpoints:
+        names.setdefault(one.run, set()).add((one.model, one.scale, one.seed))
+    for run, several in names.items():
+        if len(several) > 1:
+            yield f"{run}: " + " and ".join(
+                f"{model} (scale {scale}, seed {seed})" for model, scale, seed in sorted(several)
+            )
+
+
+def _shots(found: Collected) -> Iterable[str]:
+    for task in found.tasks:
+        several = {entry.result.shots for entry in found.of(task)} - {None}
+        if len(several) > 1:
+            yield f"{task}: {' and '.join(str(shots) for shots in sorted(several))}"
+
+
+def size(entry: Entry, measure: str = "accuracy") -> int:
+    """Number of samples of a task; 0 where nothing tells it.
+
+    Files of the old format do not say it, but the standard error of a share p of n samples in them
+    is sqrt(p (1 - p) / (n - 1)), which does.
+    """
+    if entry.result.n:
+        return entry.result.n
+    if entry.samples is not None:
+        return entry.samples.n
+    for score in entry.result.scores:
+        if score.measure == measure and 0.0 < score.value < 1.0 and score.stderr > 0:
+            return round(score.value * (1.0 - score.value) / score.stderr**2 + 1.0)
+    return 0
+
+
+def sizes(found: Collected) -> Mapping[str, int]:
+    """Number of samples by task: the median over checkpoints of those that tell it, or 0."""
+    return {
+        task: round(statistics.median([n for n in map(size, found.of(task)) if n] or [0]))
+        for task in found.tasks
+    }
+
+
+def error(value: float, stderr: float, n: int) -> float:
+    """Standard error of a share: its own, or else that of n independent samples, or NaN."""
+    if not math.isnan(stderr):
+        return stderr
+    return math.sqrt(value * (1.0 - value) / n) if n else math.nan
