@@ -59,6 +59,7 @@ def cross_correlation(
     *,
     chance: Mapping[str, float] | None = None,
     measures: Sequence[str] = MEASURES,
+    events: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Lead of every measure over accuracy, by cross-correlation of changes.
@@ -68,6 +69,7 @@ def cross_correlation(
         chance: exact-match chance by task-level name; says which task-levels emerged, the others
             are left out.
         measures: any without layers, or ``rankme`` (of the final state).
+        events: emergence by another rule, as :func:`geomfast.analysis.leads.leads` takes it.
         seed: of drawn pairings and bootstrap samples.
 
     Returns:
@@ -81,7 +83,7 @@ def cross_correlation(
         ``task_levels`` and ``runs``; ``leads`` (tuple, by run) and ``curve`` (tuple of lag and
         correlation).
     """
-    emerged = emergence(records, chance=chance)
+    emerged = emergence(records, chance=chance) if events is None else events
     emerged = emerged.loc[emerged["step"].notna(), TRAJECTORY]
     accuracy = select(records, "accuracy").merge(emerged, on=TRAJECTORY)
     found = []

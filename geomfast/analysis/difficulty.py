@@ -29,13 +29,17 @@ CORRELATION_COLUMNS += ["task_levels", "censored"]
 
 @once
 def early_geometry(
-    records: pd.DataFrame, *, chance: Mapping[str, float] | None = None
+    records: pd.DataFrame,
+    *,
+    chance: Mapping[str, float] | None = None,
+    events: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """RankMe before anything has emerged, and when each task-level then did.
 
     Args:
         records: the table of :func:`geomfast.records.load_records`.
         chance: exact-match chance by task-level name; 0 if absent.
+        events: emergence by another rule, as :func:`geomfast.analysis.leads.leads` takes it.
 
     Returns:
         One row per run, scale, seed, task and level that has both: ``early_step`` (last
@@ -45,7 +49,7 @@ def early_geometry(
         with its like) and ``censored``.  Runs without any emergence, or without a checkpoint
         before it, are left out.
     """
-    emerged = emergence(records, chance=chance)
+    emerged = emergence(records, chance=chance) if events is None else events
     first = emerged.groupby("run", sort=False)["step"].min().rename("first")
     rank = select(records, "rankme", FINAL).merge(first, on="run")
     before = rank[rank["step"] < rank["first"]]

@@ -56,6 +56,7 @@ def leads(
     *,
     chance: Mapping[str, float] | None = None,
     measures: Sequence[str] = (*MEASURES, COLLAPSE),
+    events: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Change of every measure against emergence, task-level by task-level.
 
@@ -64,6 +65,8 @@ def leads(
         chance: exact-match chance by task-level name; 0 if absent.
         measures: any, of the final state where there are layers, or :data:`COLLAPSE`; those that
             are not in the records have no rows. Of llc only coefficients beyond doubt count.
+        events: emergence by another rule than :func:`geomfast.analysis.emergence`'s, with its
+            columns ``step``, ``after`` and ``pending``, such as the rises of benchmarks.
 
     Returns:
         One row per run, scale, seed, task, level and ``measure``: ``emerged`` and
@@ -73,7 +76,8 @@ def leads(
         ``width`` (of both intervals together, in doublings: leads shorter than about that are
         ties) and ``outcome``, one of :data:`OUTCOMES`.
     """
-    emerged = emergence(records, chance=chance).rename(columns=_EMERGED)
+    emerged = emergence(records, chance=chance) if events is None else events
+    emerged = emerged.rename(columns=_EMERGED)
     emerged = emerged[[*TRAJECTORY, *_EMERGED.values(), "pending"]]
     frames = []
     for measure in measures:

@@ -18,6 +18,7 @@ from geomfast.cli.refused import Refused
 from geomfast.files import FileError, printable
 from geomfast.machine import usable_cores
 from geomfast.records import RecordsError
+from geomfast.runs.errors import PlanError
 
 
 @click.command()
@@ -94,6 +95,10 @@ def report(
     models over seeds. The report is then written to a folder beside the file: with the name of the
     file, or followed by -report if that folder has other contents.
 
+    For a folder of geomfast behaviour the report shows when each benchmark leaves chance at each
+    size, in what order, and how suddenly; where geometry of the same checkpoints is in the folder,
+    this is a second page, behaviour.html, which tells what came first.
+
     Only files that geomfast report wrote are overwritten. Duplicate or contradictory records are
     refused and listed.
 
@@ -104,7 +109,7 @@ def report(
     if success is not None and not math.isfinite(success):
         raise click.BadParameter(f"{success} is not a score", param_hint="--success")
     # Only now, so that --help does not wait for the packages of the report.
-    from geomfast.report import MissingExtra, build, claims, population, rates, tables
+    from geomfast.report import MissingExtra, build, claims, evaluations, population, rates, tables
     from geomfast.report.data import TRACKER
 
     waiting = Console(stderr=True)
@@ -121,6 +126,21 @@ def report(
         return
     if success is not None:
         raise click.UsageError("--success is for populations, not for sweeps")
+    with_behaviour = evaluations.has_behaviour(out)
+    if with_behaviour and not (out / "records").is_dir():
+        if compare_with is not None or every_run or rate != "best":
+            raise click.UsageError(
+                "--compare, --every-run and --rate are for sweeps, not for benchmarks"
+            )
+        result = _behaviour(out, html, against)
+        if as_json:
+            click.echo(json.dumps(result, indent=2, allow_nan=False))
+            return
+        console = Console(file=sys.stdout, highlight=False)
+        claims.terminal({result["name"]: result["claims"]}, against, console, undecided=False)
+        evaluations.terminal(result, console)
+        _page(result)
+        return
     try:
         with waiting.status("building the report ..."):
             result = build(
@@ -136,8 +156,10 @@ def report(
         raise click.BadParameter(printable(str(error)), param_hint="OUT or --compare") from error
     except (MissingExtra, FileError, RecordsError, ValueError, OSError) as error:
         raise _failure(error) from error
+    beside = _behaviour(out, None, against) if with_behaviour else None
     if as_json:
-        click.echo(json.dumps(result, indent=2, allow_nan=False))
+        more = {} if beside is None else {"behaviour": beside}
+        click.echo(json.dumps(result | more, indent=2, allow_nan=False))
         return
     console = Console(file=sys.stdout, highlight=False)
     sweeps = {result["name"]: result["claims"]}
@@ -154,7 +176,22 @@ def report(
             rates.terminal(result["rates"], console)
         tables.terminal(result["cells"], result["lines"], console)
     click.echo()
+    if beside is not None:
+        claims.terminal({beside["name"]: beside["claims"]}, against, console, undecided=False)
+        evaluations.terminal(beside, console)
+        _page(beside)
     _page(result)
+
+
+def _behaviour(out: Path, html: Path | None, against: str) -> dict[str, Any]:
+    """The report on the benchmarks of a folder."""
+    from geomfast.report import MissingExtra, evaluations
+
+    try:
+        with Console(stderr=True).status("building the report on benchmarks ..."):
+            return evaluations.build(out, html, against=against)
+    except (MissingExtra, FileError, RecordsError, PlanError, ValueError, OSError) as error:
+        raise _failure(error) from error
 
 
 def _report_population(out: Path, html: Path | None, success: float | None, as_json: bool) -> None:

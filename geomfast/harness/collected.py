@@ -163,9 +163,10 @@ def _models(found: Collected) -> Iterable[str]:
 
 def _shots(found: Collected) -> Iterable[str]:
     for task in found.tasks:
-        several = {entry.result.shots for entry in found.of(task)} - {None}
+        told = (entry.result.shots for entry in found.of(task))
+        several = {shots for shots in told if shots is not None}
         if len(several) > 1:
-            yield f"{task}: {' and '.join(str(shots) for shots in sorted(several))}"
+            yield f"{task}: {' and '.join(map(str, sorted(several)))}"
 
 
 def size(entry: Entry, measure: str = "accuracy") -> int:

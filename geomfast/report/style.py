@@ -114,18 +114,21 @@ def legend(figure: Any, handles: Sequence[Any], **look: Any) -> None:
     figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, **look)
 
 
-def multiples(names: Sequence[str], last: float, label: str) -> tuple[Any, dict[str, Any]]:
-    """A figure with a panel per name, three or four in a row, with a common y axis.
+def multiples(
+    names: Sequence[str], last: float, label: str, *, common: bool = True
+) -> tuple[Any, dict[str, Any]]:
+    """A figure with a panel per name, three or four in a row.
 
     Args:
         names: headings of the panels.
         last: training step that the x axes end at.
         label: of the y axes.
+        common: whether all have one y axis.
 
     Returns:
         The figure, with room for a heading and a legend below, and the axes by name.
     """
-    figure, grid = small_panels(len(names))
+    figure, grid = small_panels(len(names), common=common)
     found = {}
     for name, axes, leftmost, lowest in panels_of(grid, names):
         found[name] = axes
@@ -138,14 +141,14 @@ def multiples(names: Sequence[str], last: float, label: str) -> tuple[Any, dict[
     return figure, found
 
 
-def small_panels(count: int) -> tuple[Any, Any]:
-    """A figure and its axes as a (rows, columns) array for so many panels with a common y axis,
-    three or four in a row, with room for a heading and a legend below."""
+def small_panels(count: int, *, common: bool = True) -> tuple[Any, Any]:
+    """A figure and its axes as a (rows, columns) array for so many panels, with a common y axis or
+    with one each, three or four in a row, with room for a heading and a legend below."""
     columns = columns_for(count)
     rows = math.ceil(count / columns)
     return canvas(
         max(3.1 * columns + 1.2, 9.0), 2.1 * rows + 1.9, rows, columns, left=0.75, right=0.3,
-        top=1.05, bottom=0.95, wspace=0.16, hspace=0.42, sharey=True,
+        top=1.05, bottom=0.95, wspace=0.16 if common else 0.24, hspace=0.42, sharey=common,
     )  # fmt: skip
 
 

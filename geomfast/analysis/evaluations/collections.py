@@ -51,7 +51,8 @@ def pooled(
 def pooled_chance(
     records: pd.DataFrame, collections: Mapping[str, str], chance: Mapping[str, float]
 ) -> dict[str, float]:
-    """Rate of blind guesses of every collection, weighted by questions; those known of all tasks."""
+    """Rate of blind guesses of every collection, weighted by questions; only where all tasks' are
+    known."""
     sizes = records.groupby("task")["n"].max()
     found = {}
     for name in sorted({name for name in collections.values() if name}):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 COLUMNS = ["run", "scale", "seed", "tasks", "ever_above", "ever_below", "last_above", "last_below"]
-COLUMNS += ["by_luck", "rise", "tenth", "pending", "median_step", "chance_unknown"]
+COLUMNS += ["by_luck", "rise", "kept", "tenth", "pending", "median_step", "chance_unknown"]
 
 
 def leaving_chance(leaves: pd.DataFrame, tenth: pd.DataFrame) -> pd.DataFrame:
@@ -25,6 +25,7 @@ def leaving_chance(leaves: pd.DataFrame, tenth: pd.DataFrame) -> pd.DataFrame:
         ``ever_below`` (above and below chance at any checkpoint), ``last_above`` and
         ``last_below`` (at the last: a value of its own), ``by_luck`` (expected above at one
         checkpoint if all were at chance), ``rise`` and ``tenth`` (rises by either threshold),
+        ``kept`` (rises that are still above at the last checkpoint),
         ``pending``, ``median_step`` (of the rises) and ``chance_unknown``.
     """
     found = []
@@ -42,6 +43,7 @@ def leaving_chance(leaves: pd.DataFrame, tenth: pd.DataFrame) -> pd.DataFrame:
                 "last_below": int((known["final"] + errors < known["chance"]).sum()),
                 "by_luck": float((known["expected"] / known["checkpoints"]).sum()),
                 "rise": int(known["step"].notna().sum()),
+                "kept": int(known["kept"].sum()),
                 "tenth": int(other["step"].notna().sum()),
                 "pending": int(known["pending"].sum()),
                 "median_step": float(known["step"].median()),

@@ -75,8 +75,7 @@ def order_between(table: pd.DataFrame) -> pd.DataFrame:
         both = steps[[run, other]].dropna() if {run, other} <= set(steps) else steps.iloc[:0]
         tau, p_value = math.nan, math.nan
         if len(both) >= 3:
-            result = stats.kendalltau(both[run], both[other])
-            tau, p_value = float(result.statistic), float(result.pvalue)
+            tau, p_value = map(float, stats.kendalltau(both[run], both[other]))
         counts = {name: int((rows["verdict"] == name).sum()) for name in (SAME, SWAPPED, UNDECIDED)}
         found.append(
             {"run": run, "other": other, "tasks": len(both), "pairs": len(rows), **counts}

@@ -26,7 +26,18 @@ PERSISTENCE = 3
 #: Shares of the way from chance to all answers right, of the two thresholds compared.
 LEAVES, TENTH = 0.0, 0.1
 
-COLUMNS = [*TRAJECTORY, "chance", "step", "after", "pending", "initial", "final", "best", "stderr"]
+COLUMNS = [
+    *TRAJECTORY,
+    "chance",
+    "step",
+    "after",
+    "pending",
+    "kept",
+    "initial",
+    "final",
+    "best",
+    "stderr",
+]
 COLUMNS += ["checkpoints", "above", "below", "expected"]
 
 
@@ -61,7 +72,8 @@ def rises(
     Returns:
         One row per run, scale, seed, task and level: ``chance``; ``step`` of the rise (NaN if there
         is none) and ``after`` (the checkpoint before it; NaN at the first); ``pending`` (above at
-        the end, but for too few checkpoints); ``initial``, ``final`` and ``best`` value, and
+        the end, but for too few checkpoints); ``kept`` (risen, and above at the last checkpoint);
+        ``initial``, ``final`` and ``best`` value, and
         ``stderr`` of the final one; ``checkpoints``; ``above`` and ``below`` (how many checkpoints
         are above, and below, chance by so many errors, persistent or not) and ``expected`` (how
         many of either there would be by guessing at every checkpoint).
@@ -96,6 +108,7 @@ def rises(
                 "step": math.nan if index is None else float(steps[index]),
                 "after": float(steps[index - 1]) if index else math.nan,
                 "pending": index is None and bool(held[-1]),
+                "kept": index is not None and bool(held[-1]),
                 "initial": float(values[0]),
                 "final": float(values[-1]),
                 "best": float(values.max()),
@@ -107,4 +120,4 @@ def rises(
             }
         )
     table = pd.DataFrame(found, columns=COLUMNS)
-    return in_order(table.astype({"step": float, "after": float, "pending": bool}))
+    return in_order(table.astype({"step": float, "after": float, "pending": bool, "kept": bool}))
