@@ -50,6 +50,7 @@ def early_geometry(
         before it, are left out.
     """
     emerged = emergence(records, chance=chance) if events is None else events
+    emerged = emerged[[*TRAJECTORY, "step"]]  # other rules have columns of their own
     first = emerged.groupby("run", sort=False)["step"].min().rename("first")
     rank = select(records, "rankme", FINAL).merge(first, on="run")
     before = rank[rank["step"] < rank["first"]]

@@ -18,6 +18,10 @@ _FLOORS: dict[str, Any] = {
     "task_specific_floors": "task-specific",
     "scale_invariant_floors": "scale-invariant over 210x",
 }
+_PYTHIA: dict[str, Any] = {
+    "pythia_global": "the global pattern replicates",
+    "pythia_tasks": "no precursor of single tasks",
+}
 
 REFERENCES: dict[str, dict[str, Any]] = {
     "v1": {
@@ -30,6 +34,7 @@ REFERENCES: dict[str, dict[str, Any]] = {
         "coarse_difficulty": "0.57-0.90",
         "within_class": "27%",
         "swaps": "26%",
+        **_PYTHIA,
     },
     "v3": {
         **_FLOORS,
@@ -40,6 +45,7 @@ REFERENCES: dict[str, dict[str, Any]] = {
         "hessian_lags": "lags",
         "within_class": "52% (easy) to 69% (hard)",
         "swaps": "26%",
+        **_PYTHIA,
     },
     "v4": {
         **_FLOORS,
@@ -47,6 +53,8 @@ REFERENCES: dict[str, dict[str, Any]] = {
         "top_down": '"top-down", no count',
         "geometry_leads": "only RankMe reliably precedes",
         "only_rankme_leads": "only RankMe reliably precedes",
+        **_PYTHIA,
+        "pythia_tasks": "one hard task (BBH logical deduction) shows a gap of about 49,000 steps",
         "probe_first": "hidden states contain the answer before the model can act on it",
     },
 }

@@ -44,8 +44,7 @@ def pooled(
         row |= {"value": float((weights * rows["value"]).sum()), "stderr": math.sqrt(sum(spread))}
         found.append(row)
     table = pd.DataFrame(found, columns=own.columns).drop(columns="collection")
-    kinds = {name: kind for name, kind in records.dtypes.items() if found}
-    return table.astype(kinds)[records.columns], counts
+    return table.astype(dict(records.dtypes))[records.columns], counts
 
 
 def pooled_chance(

@@ -68,7 +68,9 @@ def _of(
     told: dict[str, Any] = {"task": task, "axis": axis, "run": run, "points": len(values)}
     told["improvement"] = float(improvement(values))
     for name, function in (("linearity", linearity), ("breakthroughness", breakthroughness)):
-        low, high = np.quantile(function(drawn), [0.025, 0.975]) if known else (math.nan,) * 2
+        # Breakthroughness may be infinite, which cannot be interpolated.
+        ends = np.quantile(function(drawn), [0.025, 0.975], method="inverted_cdf")
+        low, high = ends if known else (math.nan, math.nan)
         told |= {name: float(function(values)), f"{name}_low": float(low)}
         told[f"{name}_high"] = float(high)
     return [told]

@@ -86,6 +86,11 @@ def _notes(found: Evaluations) -> list[str]:
         ways = found.beside["why"].value_counts()
         told = ", ".join(f"{n} by {why}" for why, n in ways.items())
         notes.append(f"geometry stands beside a task by the set of its name, or its kind: {told}")
+        if found.geometry["run"].nunique() < 2:
+            notes.append(
+                "tasks of one kind share their geometry, so that the rises of one model are no "
+                "independent evidence about it: intervals are too narrow"
+            )
     return notes
 
 

@@ -33,8 +33,8 @@ COUNTS += ("above, ever", "below, ever")
 #: What stands in these columns.
 LEGEND = (
     "rise: above chance and above the first value by two standard errors, for three checkpoints; "
-    "+: at the end, for fewer; kept: at the last too; by a tenth: a tenth of the way from chance to "
-    "all answers right. above, below: chance by two standard errors, at the last or at any "
+    "+: at the end, for fewer; kept: at the last too; by a tenth: a tenth of the way from chance "
+    "to all answers right. above, below: chance by two standard errors, at the last or at any "
     "checkpoint, persistent or not."
 )
 #: Most tasks of a table on the page.
@@ -105,13 +105,11 @@ def key_lines(found: Evaluations) -> list[tuple[str, str, str]]:
 def rise_rows(found: Evaluations) -> tuple[list[str], list[list[str]]]:
     """Headings, and a row per task that rises: its step by run, and its kind."""
     table = pd.concat([found.rises, found.pooled_rises])
-    steps = table.pivot_table(index="task", columns="run", values="step", aggfunc="first")
+    steps = {(row["task"], row["run"]): float(row["step"]) for row in table.to_dict("records")}
     rows = []
     for task in [*found.shown, *found.members][:MOST_ROWS]:
         kind = found.kinds.get(task, "")
-        there = task in steps.index
-        known = {run: float(step) for run, step in steps.loc[task].items()} if there else {}
-        texts = [short_step(known.get(run, math.nan)) for run in found.runs]
+        texts = [short_step(steps.get((task, run), math.nan)) for run in found.runs]
         rows.append([task_name(task, found.members), kind, *texts])
     return ["task", "kind", *(found.labels[run] for run in found.runs)], rows
 
