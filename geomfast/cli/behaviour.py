@@ -172,8 +172,9 @@ def _check_folder(out: Path) -> None:
 
 
 def _nothing(found: Collected) -> str:
-    reasons = [f"\n  {name}: {why}" for name, why in list(found.left_out.items())[:PRINTED]]
-    more = len(found.left_out) - len(reasons)
+    every = [*found.left_out.items(), *found.tasks_left_out.items()]
+    reasons = [f"\n  {name}: {why}" for name, why in every[:PRINTED]]
+    more = len(every) - len(reasons)
     return "no results in these files" + "".join(reasons) + f"\n  and {more} more" * (more > 0)
 
 

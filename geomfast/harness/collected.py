@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from geomfast.files import FileError, UnsafeName, plain_name
-from geomfast.harness.names import Checkpoint, Naming, Unnamed
-from geomfast.harness.results import Results, TaskResult, read_results
-from geomfast.harness.samples import Samples, key_of, read_samples, task_of
+from geomfast.harness.names import Checkpoint, Naming, Unnamed, owner_of
+from geomfast.harness.results import Results, TaskResult, measure_of, read_results
+from geomfast.harness.samples import Samples, date_of, read_samples, task_of
 from geomfast.harness.sources import Source
 from geomfast.runs.errors import PlanError
 
 #: How many of what is wrong a message lists.
 LISTED = 10
+#: Smallest standard error that tells a number of samples.
+LEAST_ERROR = 1e-6
 
 
 class Entry(NamedTuple):
@@ -42,6 +44,7 @@ class Collected:
         left_out: reasons by file.
         tasks_left_out: reasons by task, of at least one file; the first where they differ.
         groups: names of aggregates, which are computed from tasks that are here themselves.
+        models: names of the model with its owner on a hub, where there is one, by run.
         files: how many were read.
     """
 
@@ -49,6 +52,7 @@ class Collected:
     left_out: dict[str, str] = field(default_factory=dict)
     tasks_left_out: dict[str, str] = field(default_factory=dict)
     groups: set[str] = field(default_factory=set)
+    models: dict[str, set[str]] = field(default_factory=dict)
     files: int = 0
 
     @property
@@ -77,14 +81,15 @@ def collect(
         runs: names of those wanted; files of others are left out by name. None for all.
 
     Raises:
-        PlanError: a task of a checkpoint is in several files, or with several numbers of shots;
-            or a run has two models. The message lists them.
+        PlanError: a task of a checkpoint is in several files; a task has several numbers of shots,
+            versions or metrics for one record; or a run has two models. The message lists them.
     """
     found, twice = Collected(), []
     samples: dict[tuple[str, str], dict[str, Samples]] = {}
     read: list[tuple[Results, tuple[str, str] | None]] = []
     for source in sources:
-        key = key_of(source.name)
+        date = date_of(source.name)
+        key = (source.root, date) if date else None
         if source.unread:
             found.left_out[source.name] = source.unread
             continue
@@ -110,6 +115,8 @@ def collect(
             found.left_out[results.name] = f"of {checkpoint.run}, and the folder is of {there}"
             continue
         found.files += 1
+        if owner := owner_of(results):
+            found.models.setdefault(checkpoint.run, set()).add(f"{owner}/{checkpoint.model}")
         found.groups |= set(results.groups)
         for task, why in results.left_out.items():
             found.tasks_left_out.setdefault(task, why)
@@ -120,19 +127,33 @@ def collect(
                 told = "an unknown number of" if result.shots is None else result.shots
                 found.tasks_left_out.setdefault(task, f"with {told} shots")
                 continue
-            entry = Entry(result, results.name, of_file.get(task))
+            own = of_file.get(task)
+            if own is not None and result.n not in (0, own.n):
+                why = f"its sample file has {own.n:,} questions, and its results {result.n:,}"
+                found.left_out[f"{results.name}, samples of {task}"], own = why, None
+            entry = Entry(result, results.name, own)
             if task in tasks:
                 twice.append(_twice(checkpoint, tasks[task], entry))
             else:
                 tasks[task] = entry
     found.checkpoints = {c: t for c, t in sorted(found.checkpoints.items()) if t}
-    _refuse(twice, "duplicate or contradictory results")
-    _refuse([*_models(found)], "one run, and several models")
-    _refuse([*_shots(found)], "one task, and several numbers of shots; choose by --shots")
+    refuse(twice, "duplicate or contradictory results")
+    refuse([*_models(found)], "one run, and several models")
+    refuse([*_shots(found)], "one task, and several numbers of shots; choose by --shots")
+    refuse(
+        [*_unlike(found)],
+        "one task, and several versions or metrics, which are no one curve; read them into an OUT "
+        "of their own",
+    )
     return found
 
 
-def _refuse(wrong: list[str], what: str) -> None:
+def refuse(wrong: Sequence[str], what: str) -> None:
+    """Refuse what is wrong, if anything is.
+
+    Raises:
+        PlanError: lists the first of it.
+    """
     if wrong:
         more = [f"and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
         lines = "\n  ".join([*wrong[:LISTED], *more])
@@ -159,6 +180,9 @@ def _models(found: Collected) -> Iterable[str]:
             yield f"{run}: " + " and ".join(
                 f"{model} (scale {scale}, seed {seed})" for model, scale, seed in sorted(several)
             )
+    for run, owned in found.models.items():
+        if len(owned) > 1:
+            yield f"{run}: {' and '.join(sorted(owned))}"
 
 
 def _shots(found: Collected) -> Iterable[str]:
@@ -167,6 +191,26 @@ def _shots(found: Collected) -> Iterable[str]:
         several = {shots for shots in told if shots is not None}
         if len(several) > 1:
             yield f"{task}: {' and '.join(map(str, sorted(several)))}"
+
+
+def _unlike(found: Collected) -> Iterable[str]:
+    for task in found.tasks:
+        entries = found.of(task)
+        versions = {entry.result.version for entry in entries} - {""}
+        if len(versions) > 1:
+            yield f"{task}: versions {' and '.join(sorted(versions))}"
+        names = {score.metric for entry in entries for score in entry.result.scores}
+        yield from (f"{task}: {told}" for told in unlike_metrics(names))
+
+
+def unlike_metrics(names: Iterable[str]) -> Iterable[str]:
+    """Metrics of one task, by their names in the harness, that would share a record."""
+    by_measure: dict[str, set[str]] = {}
+    for name in names:
+        by_measure.setdefault(measure_of(name), set()).add(name.removesuffix(",none"))
+    for measure, several in by_measure.items():
+        if len(several) > 1:
+            yield f"{' and '.join(sorted(several))} as {measure}"
 
 
 def size(entry: Entry, measure: str = "accuracy") -> int:
@@ -180,7 +224,7 @@ def size(entry: Entry, measure: str = "accuracy") -> int:
     if entry.samples is not None:
         return entry.samples.n
     for score in entry.result.scores:
-        if score.measure == measure and 0.0 < score.value < 1.0 and score.stderr > 0:
+        if score.measure == measure and 0.0 < score.value < 1.0 and score.stderr > LEAST_ERROR:
             return round(score.value * (1.0 - score.value) / score.stderr**2 + 1.0)
     return 0
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from geomfast.files import fingerprint, read_sealed, write_sealed
-from geomfast.harness.collected import LISTED, Collected, Entry, error, sizes
+from geomfast.harness.collected import Collected, Entry, error, refuse, sizes, unlike_metrics
 from geomfast.harness.names import Checkpoint
 from geomfast.harness.results import SHARES
-from geomfast.harness.tasks import Known, known
+from geomfast.harness.tasks import Known, fitting, known
 from geomfast.records import part_files, read_part
 from geomfast.records.part import write_part
 from geomfast.records.schema import part_name
@@ -29,6 +29,8 @@ FORMAT = "geomfast behaviour 1"
 CHOICE_PROBABILITY = "choice_probability"
 #: What probe sets have, which know no difficulty.
 LEVEL = 1
+#: Where a rate of blind guesses is from, the most trusted first.
+_TRUST = ("given", "choices", "free answer", "table", "")
 _BACKEND = "lm-evaluation-harness"
 
 
@@ -86,17 +88,32 @@ def write(
         and ``content``: all of ``behaviour.json``.
 
     Raises:
-        PlanError: something else was recorded for a task of a checkpoint before; it lists them.
+        PlanError: something else was recorded for a task of a checkpoint before, or its other
+            checkpoints are of another model, version, metric or number of shots; it lists them.
+            Or a rate or kind is given for no task that is here.
         RecordsError: a part that is there is damaged.
     """
     before = read_behaviour(out)
     geometry = geometry_runs(out)
     counts = sizes(found)
     tasks = dict(before.get("tasks", {}))
+    models = {run: set(names) for run, names in before.get("models", {}).items()}
+    there = {*tasks, *found.tasks}
+    for option, values in (("--chance", chances or {}), ("--kind", kinds or {})):
+        if idle := [name for name in values if not fitting(name, there)]:
+            raise PlanError(f"{option} {idle[0]}: no task here has this name")
+    unlike: list[str] = []
     for task in found.tasks:
         entries = found.of(task)
         told = known(task, _rate(entries), entries[0].result.free, chances=chances, kinds=kinds)
-        tasks[task] = _described(told, entries, counts[task], tasks.get(task, {}))
+        earlier = tasks.get(task, {})
+        tasks[task] = _described(told, entries, counts[task], earlier)
+        unlike += [f"{task}: {why}" for why in _unlike(earlier, tasks[task])]
+    for run, names in found.models.items():
+        models.setdefault(run, set()).update(names)
+        if len(models[run]) > 1:
+            unlike.append(f"{run}: {' and '.join(sorted(models[run]))}")
+    refuse(unlike, f"{out} has other results, which are no one curve with these; give another OUT")
     written = {"checkpoints": 0, "values": 0, "known": 0}
     wrong: list[str] = []
     parts = []
@@ -122,21 +139,20 @@ def write(
             parts.append((path, old + new))
             written["checkpoints"] += 1
             written["values"] += len(new)
-    if wrong:
-        more = [f"and {len(wrong) - LISTED} more"] if len(wrong) > LISTED else []
-        lines = "\n  ".join([*wrong[:LISTED], *more])
-        raise PlanError(f"{out} has other values of these; give another OUT:\n  {lines}")
+    refuse(wrong, f"{out} has other values of these; give another OUT")
     content = {
         "format": FORMAT,
         "tasks": tasks,
         "groups": sorted({*before.get("groups", []), *found.groups}),
         "left_out": before.get("left_out", {}) | found.left_out,
         "tasks_left_out": before.get("tasks_left_out", {}) | found.tasks_left_out,
+        "models": {run: sorted(names) for run, names in sorted(models.items())},
         "calls": [*before.get("calls", []), dict(call)],
     }
+    # First what explains the records: the command that is killed here can be run again.
+    write_sealed(out / NAME, content)
     for path, rows in parts:
         write_part(path, rows)
-    write_sealed(out / NAME, content)
     return written | {"content": content}
 
 
@@ -161,6 +177,7 @@ def _described(
         "chance": chance,
         "chance_from": told.source,
         "kind": told.kind,
+        "kind_from": told.kind_source,
         "collection": told.collection,
         "n": n,
         "n_from": counted if n else "",
@@ -168,9 +185,23 @@ def _described(
         "version": result.version,
         "metrics": sorted({score.metric for entry in entries for score in entry.result.scores}),
     }
-    if before and chance is None:
-        found |= {"chance": before["chance"], "chance_from": before["chance_from"]}
+    if before:
+        if _TRUST.index(told.source) > _TRUST.index(before["chance_from"]):
+            found |= {"chance": before["chance"], "chance_from": before["chance_from"]}
+        if before.get("kind_from") == "given" and told.kind_source != "given":
+            found |= {"kind": before["kind"], "kind_from": "given"}
+        found["metrics"] = sorted({*before["metrics"], *found["metrics"]})
+        for name, unknown in (("shots", None), ("version", ""), ("n", 0)):
+            found[name] = before[name] if found[name] == unknown else found[name]
     return found
+
+
+def _unlike(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:
+    """What of a task is another than it was, so that its checkpoints cannot be compared."""
+    for name, what in (("shots", "shots"), ("version", "version")) if before else ():
+        if before[name] not in (None, "", now[name]):
+            yield f"{what} {before[name]} before, {now[name]} now"
+    yield from unlike_metrics(now["metrics"])
 
 
 def _rows(

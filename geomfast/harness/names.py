@@ -58,8 +58,9 @@ class Naming:
     def __post_init__(self) -> None:
         _, _ = self._models, self._files
         if self.runs is not None:
-            fields = set(re.findall(r"\{(.*?)\}", self.runs))
-            if not fields <= {"scale", "seed"} or "scale" not in fields:
+            fields = re.findall(r"\{(.*?)\}", self.runs)
+            other = re.sub(r"\{(.*?)\}", "", self.runs)
+            if not {"scale"} <= set(fields) <= {"scale", "seed"} or set(other) & set("{}"):
                 raise PlanError(f"--runs {self.runs!r}: {{scale}}, and perhaps {{seed}}")
 
     @property
@@ -117,13 +118,29 @@ class Naming:
 
 def _model_and_step(results: Results) -> tuple[str, int | None]:
     """Name of the model, and the step that its revision, adapter or folder tells."""
-    parts = [part for part in re.split(r"[/\\]+", results.model) if part]
+    parts = _parts(results.model)
     name = parts[-1] if parts else results.model
-    adapter = [part for part in re.split(r"[/\\]+", results.adapter) if part]
-    if (step := step_of(results.revision)) is not None:
+    if adapter := _parts(results.adapter):
+        # Weights of their own, whatever checkpoint they are put on.
+        step = step_of(adapter[-1])
+        if step is None:
+            return adapter[-1], None
+        return (adapter[-2] if len(adapter) > 1 else f"{name}-adapter"), step
+    of_folder = step_of(name) if len(parts) > 1 else None
+    step = step_of(results.revision)
+    if of_folder is None:
         return name, step
-    if adapter and (step := step_of(adapter[-1])) is not None:
-        return (adapter[-2] if len(adapter) > 1 else name), step
-    if (step := step_of(name)) is not None and len(parts) > 1:
-        return parts[-2], step
-    return name, None
+    if step not in (None, of_folder):
+        raise Unnamed(f"its revision tells step {step}, and its folder {of_folder}")
+    return parts[-2], of_folder
+
+
+def owner_of(results: Results) -> str:
+    """Whose model it is on a hub, as in *owner/name*; empty where that does not tell."""
+    parts = results.model.split("/")
+    hub = len(parts) == 2 and all(parts) and not results.model.startswith((".", "~"))
+    return parts[0] if hub and not results.adapter and step_of(parts[1]) is None else ""
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in re.split(r"[/\\]+", path) if part]

@@ -36,6 +36,10 @@ SHARES = ("accuracy", "accuracy_by_size")
 #: Filters whose answers count, the first that there is; of others the first by name.
 FILTERS = ("none", "strict-match", "get-answer", "flexible-extract")
 _LONGEST = 300
+#: Most characters of a model's name, which may be a path.
+_LONGEST_PATH = 4096
+#: Largest number of samples that is taken for one.
+_MOST = 1 << 53
 
 
 class NoResult(FileError):
@@ -105,6 +109,11 @@ class Results:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
+def measure_of(metric: str) -> str:
+    """The record of a metric by its name in the harness, with or without a filter."""
+    return METRICS[metric.partition(",")[0]]
+
+
 def read_results(name: str, content: bytes) -> Results:
     """Read one file.
 
@@ -158,7 +167,12 @@ def _model(value: Mapping[str, Any]) -> tuple[str, str, str]:
         raise NoResult("it names no model: neither config.model_args nor model_name does")
     adapter = next((arguments[k] for k in ("peft", "delta") if arguments.get(k)), "")
     revision = arguments.get("revision") or ""
-    return _text(model), _text(revision), _text(adapter)
+    names = (model, str(revision), str(adapter))
+    if wrong := next((name for name in names if printable(name) != name), None):
+        raise NoResult(f"the name {_text(wrong)} of its model holds control characters")
+    if max(map(len, names)) > _LONGEST_PATH:
+        raise NoResult(f"the name of its model has more than {_LONGEST_PATH:,} characters")
+    return names
 
 
 def _groups(value: Mapping[str, Any]) -> set[str]:
@@ -181,7 +195,11 @@ def _task(
     config = config if isinstance(config, dict) else {}
     counts = counts if isinstance(counts, dict) else {"effective": counts}
     n = next(
-        (n for n in (counts.get("effective"), told.get("sample_len")) if type(n) is int and n > 0),
+        (
+            n
+            for n in (counts.get("effective"), told.get("sample_len"))
+            if type(n) is int and 0 < n <= _MOST
+        ),
         0,
     )
     whole = value.get("config")
@@ -228,6 +246,8 @@ def _scores(told: Mapping[str, Any]) -> tuple[tuple[Score, ...], str]:
             wrong.append(f"{name} is {value:g}")
         else:
             error = error if math.isfinite(error) and error >= 0 else math.nan
+            if error == 0 and measure in SHARES and 0.0 < value < 1.0:
+                error = math.nan  # no share between has none
             found[measure] = Score(measure, name, value, error)
     return tuple(found.values()), "; ".join(wrong)
 

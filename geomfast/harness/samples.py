@@ -40,11 +40,11 @@ class Samples:
     stderr: float
 
 
-def key_of(name: str) -> tuple[str, str] | None:
-    """Folder and date of a results file or a sample file, which the two share; None of others."""
-    folder, _, last = name.rpartition("/")
+def date_of(name: str) -> str | None:
+    """The date of a results file or a sample file, which those of one folder share; None of others."""
+    last = name.rpartition("/")[2]
     found = _NAME.fullmatch(last) or _RESULTS.fullmatch(last)
-    return (folder, found["date"]) if found else None
+    return found["date"] if found else None
 
 
 def task_of(name: str) -> str | None:
@@ -64,7 +64,8 @@ def read_samples(task: str, content: bytes) -> Samples | None:
         None where its questions are not multiple choice.
 
     Raises:
-        FileError: a line is no sample.
+        FileError: a line is no sample, or its probabilities are of something else than its accuracy
+            is, such as sums over several right choices.
     """
     chances, shares = [], []
     seen: set[Any] = set()
@@ -83,8 +84,14 @@ def read_samples(task: str, content: bytes) -> Samples | None:
         seen.add(identity)
         logprobs = _logprobs(pairs)
         right = _index(target)
+        if logprobs is not None and "acc_mutual_info" in sample:
+            # The second half is of the choices without their question.
+            logprobs = logprobs[: len(logprobs) // 2]
         if logprobs is None or right is None or not 0 <= right < len(logprobs):
             return None
+        accuracy = sample.get("acc")
+        if accuracy is not None and accuracy != (logprobs.argmax() == right):
+            raise FileError(f"line {number}: the likeliest choice does not tell its accuracy")
         chances.append(1.0 / len(logprobs))
         odds = np.exp(logprobs - logprobs.max())
         shares.append(float(odds[right] / odds.sum()))

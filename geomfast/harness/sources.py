@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,9 @@ LARGEST = 256 << 20
 MOST_MEMBERS = 1_000_000
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".zip")
 _READ = (".json", ".jsonl")
+#: What reading a damaged archive, one with a password or of an unknown compression raises.
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
+_DAMAGE += (ValueError, RuntimeError)
 
 
 class Source(NamedTuple):
@@ -26,11 +31,13 @@ class Source(NamedTuple):
         name: its path from what was given, with ``/``.
         content: its bytes.
         unread: why there are none; empty otherwise.
+        root: folder or archive that it is in; files of one folder share it, however they are given.
     """
 
     name: str
     content: bytes
     unread: str = ""
+    root: str = ""
 
 
 def sources(paths: Sequence[Path]) -> Iterator[Source]:
@@ -50,7 +57,7 @@ def sources(paths: Sequence[Path]) -> Iterator[Source]:
         elif path.name.lower().endswith(_ARCHIVES):
             try:
                 yield from (_zip if path.suffix.lower() == ".zip" else _tar)(path)
-            except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+            except _DAMAGE as error:
                 raise PlanError(f"{path} cannot be read: {error}") from error
         else:
             yield _file(path, path.name)
@@ -66,12 +73,15 @@ def _folder(root: Path) -> Iterator[Source]:
 
 
 def _file(path: Path, name: str) -> Source:
+    root = str(path.parent.absolute())
     try:
+        if not path.is_file():  # a pipe or a device would never end
+            return Source(name, b"", "no file", root)
         if path.stat().st_size > LARGEST:
-            return Source(name, b"", _too_large(path.stat().st_size))
-        return Source(name, path.read_bytes())
+            return Source(name, b"", _too_large(path.stat().st_size), root)
+        return Source(name, path.read_bytes(), "", root)
     except OSError as error:
-        return Source(name, b"", error.strerror or str(error))
+        return Source(name, b"", error.strerror or str(error), root)
 
 
 def _tar(path: Path) -> Iterator[Source]:
@@ -81,10 +91,11 @@ def _tar(path: Path) -> Iterator[Source]:
                 raise PlanError(f"{path} has more than {MOST_MEMBERS:,} members")
             if not member.isfile() or not _is_read(member.name):
                 continue
+            root = _root(path, member.name)
             if member.size > LARGEST:
-                yield Source(member.name, b"", _too_large(member.size))
+                yield Source(member.name, b"", _too_large(member.size), root)
             elif (handle := archive.extractfile(member)) is not None:
-                yield Source(member.name, handle.read())
+                yield Source(member.name, handle.read(), "", root)
 
 
 def _zip(path: Path) -> Iterator[Source]:
@@ -95,15 +106,20 @@ def _zip(path: Path) -> Iterator[Source]:
         for member in members:
             if member.is_dir() or not _is_read(member.filename):
                 continue
+            root = _root(path, member.filename)
             if member.file_size > LARGEST:
-                yield Source(member.filename, b"", _too_large(member.file_size))
+                yield Source(member.filename, b"", _too_large(member.file_size), root)
             else:
-                yield Source(member.filename, archive.read(member))
+                yield Source(member.filename, archive.read(member), "", root)
 
 
 def _is_read(name: str) -> bool:
     last = name.rpartition("/")[2]
     return last.lower().endswith(_READ) and not last.startswith(".")
+
+
+def _root(archive: Path, member: str) -> str:
+    return f"{archive.absolute()}/{member.rpartition('/')[0]}"
 
 
 def _too_large(size: int) -> str:

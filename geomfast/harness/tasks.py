@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
 #: Kinds of tasks, which are the names of the built-in probe sets (:mod:`geomfast.lm.probe_sets`).
 KINDS = ("syntax", "semantics", "arithmetic", "in_context", "facts", "reasoning", "general")
 
 _T = TypeVar("_T")
-_MMLU = r"(hendrycksTest-|mmlu_|global_mmlu_\w+_)"
+#: Not those of ten choices, and not those whose name tells another way of asking.
+_MMLU = (
+    r"(hendrycksTest-|mmlu_(?!pro|redux|flan|continuation|generative|llama|cot)|global_mmlu_\w+_)"
+)
 #: Pattern of the name, rate of blind guesses (None where it differs between questions), and kind.
 #: The first that fits the whole name counts.
 _KNOWN: tuple[tuple[str, float | None, str], ...] = (
@@ -71,12 +74,14 @@ class Known(NamedTuple):
         source: where that is from: ``given``, ``choices``, ``free answer``, ``table`` or ``""``.
         kind: one of :data:`KINDS`; ``other`` where none is known.
         collection: that it belongs to; empty for none.
+        kind_source: where the kind is from: ``given``, ``table`` or ``""``.
     """
 
     chance: float
     source: str
     kind: str
     collection: str
+    kind_source: str = ""
 
 
 def known(
@@ -98,24 +103,30 @@ def known(
     """
     found = next((row for row in _PATTERNS if row[0].fullmatch(task)), None)
     collection = next((name for pattern, name in COLLECTIONS if pattern.fullmatch(task)), "")
-    kind = given(task, kinds or {}) or (found[2] if found else "other")
+    asked_kind = given(task, kinds or {})
+    kind = asked_kind or (found[2] if found else "other")
+    kind_source = "given" if asked_kind else "table" if found else ""
+    rate, source = math.nan, ""
     asked = given(task, chances or {})
     if asked is not None:
-        return Known(asked, "given", kind, collection)
-    if told is not None:
-        return Known(told, "choices", kind, collection)
-    if free:
-        return Known(0.0, "free answer", kind, collection)
-    if found and found[1] is not None:
-        return Known(found[1], "table", kind, collection)
-    return Known(math.nan, "", kind, collection)
+        rate, source = asked, "given"
+    elif told is not None:
+        rate, source = told, "choices"
+    elif free:
+        rate, source = 0.0, "free answer"
+    elif found and found[1] is not None:
+        rate, source = found[1], "table"
+    return Known(rate, source, kind, collection, kind_source)
 
 
 def given(task: str, values: Mapping[str, _T]) -> _T | None:
     """The value of a task by its name, or by the first pattern with ``*`` that fits it."""
     if task in values:
         return values[task]
-    for name, value in values.items():
-        if "*" in name and re.fullmatch(".*".join(map(re.escape, name.split("*"))), task):
-            return value
-    return None
+    return next((value for name, value in values.items() if fitting(name, [task])), None)
+
+
+def fitting(name: str, tasks: Iterable[str]) -> list[str]:
+    """The tasks of a name, in which ``*`` stands for any text."""
+    pattern = re.compile(".*".join(map(re.escape, name.split("*"))), re.DOTALL)
+    return [task for task in tasks if pattern.fullmatch(task)]
