@@ -19,6 +19,8 @@ from geomfast.runs.errors import PlanError
 LISTED = 10
 #: Smallest standard error that tells a number of samples.
 LEAST_ERROR = 1e-6
+#: How far the rates of blind guesses of a task's samples may be apart, of which a part may be there.
+LEAST_RATE = 0.05
 
 
 class Entry(NamedTuple):
@@ -33,6 +35,11 @@ class Entry(NamedTuple):
     result: TaskResult
     source: str
     samples: Samples | None
+
+    @property
+    def rate(self) -> float | None:
+        """Rate of blind guesses that its samples, or else its results, tell; None for unknown."""
+        return self.result.chance if self.samples is None else self.samples.chance
 
 
 @dataclass
@@ -199,6 +206,9 @@ def _unlike(found: Collected) -> Iterable[str]:
         versions = {entry.result.version for entry in entries} - {""}
         if len(versions) > 1:
             yield f"{task}: versions {' and '.join(sorted(versions))}"
+        rates = [rate for entry in entries if (rate := entry.rate) is not None]
+        if rates and max(rates) - min(rates) > LEAST_RATE:
+            yield f"{task}: chances {min(rates):.3g} and {max(rates):.3g}"
         names = {score.metric for entry in entries for score in entry.result.scores}
         yield from (f"{task}: {told}" for told in unlike_metrics(names))
 

@@ -157,13 +157,9 @@ def write(
 
 
 def _rate(entries: Iterable[Entry]) -> float | None:
-    """Rate of blind guesses that samples or results tell; None where neither does."""
-    for entry in entries:
-        if entry.samples is not None:
-            return entry.samples.chance
-        if entry.result.chance is not None:
-            return entry.result.chance
-    return None
+    """Rate of blind guesses that most samples or results tell; None where none does."""
+    told = [(entry.result.n, rate) for entry in entries if (rate := entry.rate) is not None]
+    return max(told)[1] if told else None
 
 
 def _described(

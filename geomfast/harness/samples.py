@@ -77,9 +77,10 @@ def read_samples(task: str, content: bytes) -> Samples | None:
             identity = sample["doc_id"]
             pairs = sample["filtered_resps"]
             target = sample["target"]
+            again = identity in seen
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise FileError(f"line {number} is no sample: {error}") from error
-        if identity in seen:  # once more through another filter
+        if again:  # once more through another filter
             continue
         seen.add(identity)
         logprobs = _logprobs(pairs)

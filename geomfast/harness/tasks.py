@@ -17,9 +17,8 @@ KINDS = ("syntax", "semantics", "arithmetic", "in_context", "facts", "reasoning"
 
 _T = TypeVar("_T")
 #: Not those of ten choices, and not those whose name tells another way of asking.
-_MMLU = (
-    r"(hendrycksTest-|mmlu_(?!pro|redux|flan|continuation|generative|llama|cot)|global_mmlu_\w+_)"
-)
+_OTHER = r"(?:pro|prox|redux|flan|cot|continuation|llama|(?:de|es|fr|hi|it|pt|th)_llama)(?:_|$)"
+_MMLU = rf"(hendrycksTest-|mmlu_(?!{_OTHER}|.*_generative$)|global_mmlu_\w+_)"
 #: Pattern of the name, rate of blind guesses (None where it differs between questions), and kind.
 #: The first that fits the whole name counts.
 _KNOWN: tuple[tuple[str, float | None, str], ...] = (
