@@ -19,7 +19,7 @@ from geomfast.runs.errors import PlanError
 LISTED = 10
 #: Smallest standard error that tells a number of samples.
 LEAST_ERROR = 1e-6
-#: How far the rates of blind guesses of a task's samples may be apart, of which a part may be there.
+#: How far apart rates of blind guesses of a task may be, of parts of its questions.
 LEAST_RATE = 0.05
 
 

@@ -41,7 +41,7 @@ class Samples:
 
 
 def date_of(name: str) -> str | None:
-    """The date of a results file or a sample file, which those of one folder share; None of others."""
+    """The date of a results file, which its sample files share; None of other files."""
     last = name.rpartition("/")[2]
     found = _NAME.fullmatch(last) or _RESULTS.fullmatch(last)
     return found["date"] if found else None

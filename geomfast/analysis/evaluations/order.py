@@ -32,7 +32,7 @@ def pairs_between(table: pd.DataFrame) -> pd.DataFrame:
     A rise is known to lie after one checkpoint and by the next, so that two tasks are in order
     only if these intervals do not overlap.  One that never rises is later than every one that does;
     two that never rise are in no order, and neither is one that is above chance at the end for too
-    few checkpoints.
+    few checkpoints, or that may have risen before the first.
 
     Args:
         table: rows of :func:`geomfast.analysis.evaluations.rises`.
@@ -92,6 +92,6 @@ def _signs(rows: pd.DataFrame) -> np.ndarray:
     after = np.where(np.isinf(step), math.inf, after)
     before = step[:, None] <= after[None, :]
     before &= ~np.isinf(step)[:, None]
-    pending = rows["pending"].to_numpy(dtype=bool) | rows["chance"].isna().to_numpy()
-    before &= ~pending[:, None] & ~pending[None, :]
+    unknown = (rows["pending"] | rows["early"] | rows["chance"].isna()).to_numpy(dtype=bool)
+    before &= ~unknown[:, None] & ~unknown[None, :]
     return before.astype(int) - before.T.astype(int)

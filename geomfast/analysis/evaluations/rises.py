@@ -38,7 +38,7 @@ COLUMNS = [
     "best",
     "stderr",
 ]
-COLUMNS += ["checkpoints", "above", "below", "expected"]
+COLUMNS += ["early", "checkpoints", "above", "below", "expected"]
 
 
 def rises(
@@ -73,10 +73,11 @@ def rises(
         One row per run, scale, seed, task and level: ``chance``; ``step`` of the rise (NaN if there
         is none) and ``after`` (the checkpoint before it; NaN at the first); ``pending`` (above at
         the end, but for too few checkpoints); ``kept`` (risen, and above at the last checkpoint);
-        ``initial``, ``final`` and ``best`` value, and
-        ``stderr`` of the final one; ``checkpoints``; ``above`` and ``below`` (how many checkpoints
-        are above, and below, chance by so many errors, persistent or not) and ``expected`` (how
-        many of either there would be by guessing at every checkpoint).
+        ``initial``, ``final`` and ``best`` value, and ``stderr`` of the final one; ``early`` (no
+        rise, but above from a first checkpoint that is not step 0: it may have risen before);
+        ``checkpoints``; ``above`` and ``below`` (how many checkpoints are above, and below, chance
+        by so many errors, persistent or not) and ``expected`` (how many of either there would be
+        by guessing at every checkpoint).
 
     Raises:
         ValueError: ``persistence`` below 1, or a share or number of errors out of range.
@@ -113,6 +114,7 @@ def rises(
                 "final": float(values[-1]),
                 "best": float(values.max()),
                 "stderr": float(spread[-1]),
+                "early": index is None and steps[0] > 0 and first_held(above, persistence) == 0,
                 "checkpoints": len(values),
                 "above": int((values - errors * spread > level).sum()),
                 "below": int((values + errors * spread < level).sum()),
@@ -120,4 +122,5 @@ def rises(
             }
         )
     table = pd.DataFrame(found, columns=COLUMNS)
-    return in_order(table.astype({"step": float, "after": float, "pending": bool, "kept": bool}))
+    flags = dict.fromkeys(("pending", "kept", "early"), bool)
+    return in_order(table.astype({"step": float, "after": float} | flags))

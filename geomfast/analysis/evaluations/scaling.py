@@ -11,6 +11,7 @@ import pandas as pd
 from geomfast.analysis.population.curves import breakthroughness, improvement, linearity
 from geomfast.analysis.trajectories import in_order, select
 from geomfast.labels import size_in
+from geomfast.testbed.models.scales import SCALES
 
 #: Fewest points of a curve; the median of two differences is their mean.
 LEAST_POINTS = 4
@@ -37,7 +38,7 @@ def scaling(records: pd.DataFrame, *, measure: str = "accuracy", seed: int = 0) 
         One row per task and curve with at least :data:`LEAST_POINTS` points: ``axis`` (``scale``:
         the last step that all runs have, smallest model first; or ``step``, of one ``run``),
         ``points``, ``improvement``, ``linearity``, ``breakthroughness`` and their quantiles.
-        A curve over scale needs one run at each; of several seeds it is their mean.
+        A curve over scale needs names that tell sizes; of several seeds it is their mean.
     """
     rows = select(records, measure)
     generator = np.random.default_rng(seed)
@@ -47,7 +48,7 @@ def scaling(records: pd.DataFrame, *, measure: str = "accuracy", seed: int = 0) 
         shared = set.intersection(*last) if len(last) else set()
         if shared:
             at = in_order(own[own["step"] == max(shared)])
-            if at["scale"].map(size_in).notna().all() or at["scale"].nunique() == len(at):
+            if at["scale"].map(lambda name: name in SCALES or not math.isnan(size_in(name))).all():
                 curve = at.groupby("scale", sort=False)[["value", "stderr"]].agg(
                     {"value": "mean", "stderr": lambda s: math.sqrt((s**2).sum()) / len(s)}
                 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from geomfast.harness.folder import NAME
+from geomfast.harness.folder import NAME, RECORDS
 from geomfast.report.drawing import Drawn, OnPage, finished, keep
 from geomfast.report.evaluations import page, tables
 from geomfast.report.evaluations.data import Evaluations, read
@@ -17,7 +17,7 @@ from geomfast.report.tables import json_bytes, plain
 
 def has_behaviour(out: Path) -> bool:
     """Whether results of the harness were read into a folder."""
-    return (out / NAME).is_file()
+    return (out / NAME).is_file() or (out / RECORDS).is_dir()
 
 
 def build(out: Path, html: Path | None = None, *, against: str = "v4") -> dict[str, Any]:
@@ -77,6 +77,12 @@ def _notes(found: Evaluations) -> list[str]:
         notes.append(
             f"{lost:,} accuracies have neither a standard error nor a number of samples; no rise "
             "is told from them"
+        )
+    if early := int(found.rises["early"].sum()):
+        notes.append(
+            f"{early:,} curves of tasks are above chance from their first checkpoint, which is not "
+            "step 0, and do not rise after it: they may have risen before, and have no place in "
+            "the order"
         )
     if len(found.shown) > MOST_ROWS:
         notes.append(f"figures show {MOST_ROWS} of {len(found.shown)} tasks; the tables have all")

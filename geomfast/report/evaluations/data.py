@@ -37,6 +37,9 @@ from geomfast.harness.folder import RECORDS, read_behaviour
 from geomfast.records import FINAL, RecordsError, load_records
 from geomfast.report.names import one_line, one_line_columns
 
+#: What geometry says of a run that results of the harness may not tell.
+_NAMED = ("scale", "seed")
+
 
 @dataclass(frozen=True)
 class Evaluations:
@@ -212,8 +215,7 @@ def read(out: Path) -> Evaluations:
 
     Raises:
         PlanError: ``behaviour.json`` is damaged.
-        RecordsError: the records cannot be read, are those of no benchmarks, or a run's scale or
-            seed is another in the geometry.
+        RecordsError: the records cannot be read, or are those of no benchmarks.
     """
     told = read_behaviour(out)
     if not told:
@@ -225,4 +227,13 @@ def read(out: Path) -> Evaluations:
     geometry = records.iloc[:0]
     if (out / "records").is_dir():
         geometry = one_line_columns(load_records(out / "records"), texts)
+        records = _as_there(records, geometry)
     return Evaluations(one_line(out.resolve().name), records, geometry, told)
+
+
+def _as_there(records: pd.DataFrame, geometry: pd.DataFrame) -> pd.DataFrame:
+    """Records with scale and seed of the geometry of their run, which may be measured later."""
+    own = geometry.drop_duplicates("run").set_index("run")
+    joins = records["run"].isin(own.index)
+    named = {name: records["run"].map(own[name]).where(joins, records[name]) for name in _NAMED}
+    return records.assign(**named).astype({name: records[name].dtype for name in _NAMED})

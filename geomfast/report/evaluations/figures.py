@@ -53,7 +53,7 @@ def emergence_map(found: Evaluations) -> Any:
                 continue
             row = rows.iloc[0]
             if math.isnan(row["step"]):
-                mark = "…" if row["pending"] else "·"
+                mark = "…" if row["pending"] else "‹" if row["early"] else "·"
                 axes.text(x, y, mark, ha="center", va="center", color=SOFT)
                 continue
             share = (math.log10(1 + row["step"]) - low) / (high - low or 1.0)
@@ -75,7 +75,7 @@ def emergence_map(found: Evaluations) -> Any:
     text = (
         f"{len(found.runs)} models; in the cells: first checkpoint of three above chance and above "
         "the first value by two standard errors; ↓ lost again by the end, · never, … too late to "
-        f"tell; {never} tasks that never leave chance are not shown"
+        f"tell, ‹ above from the first checkpoint; {never} tasks without a rise are not shown"
     )
     head(figure, "When each task leaves chance", text, 0.3)
     return figure
