@@ -13,8 +13,9 @@ from geomfast.analysis.trajectories import TRAJECTORY, in_order, log_steps, sele
 
 #: A rise whose middle half takes at most one doubling of the step is sudden, from two on gradual.
 SUDDEN, GRADUAL = 1.0, 2.0
-#: Fewest standard errors of the total rise.
-LEAST_ERRORS = 4.0
+#: Fewest standard errors of the total rise: by four, noise at the ends makes one step in eight look
+#: gradual, by six one in 25.
+LEAST_ERRORS = 6.0
 #: Measures with their sign, and whether their logarithm is taken.
 CONTINUOUS = {"choice_probability": (1.0, False), "perplexity": (-1.0, True)}
 
