@@ -253,4 +253,4 @@ def _scores(told: Mapping[str, Any]) -> tuple[tuple[Score, ...], str]:
 
 
 def _text(value: Any) -> str:
-    return printable(str(value))[:_LONGEST]
+    return printable(str(value)).replace("\n", "\\n").replace("\t", "\\t")[:_LONGEST]

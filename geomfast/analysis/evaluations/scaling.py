@@ -40,21 +40,21 @@ def scaling(records: pd.DataFrame, *, measure: str = "accuracy", seed: int = 0) 
         ``points``, ``improvement``, ``linearity``, ``breakthroughness`` and their quantiles.
         A curve over scale needs names that tell sizes; of several seeds it is their mean.
     """
-    rows = select(records, measure)
+    rows = in_order(select(records, measure))
     generator = np.random.default_rng(seed)
     found: list[dict[str, Any]] = []
     for task, own in rows.groupby("task", sort=True):
-        last = own.groupby("run")["step"].agg(set)
-        shared = set.intersection(*last) if len(last) else set()
-        if shared:
-            at = in_order(own[own["step"] == max(shared)])
-            if at["scale"].map(lambda name: name in SCALES or not math.isnan(size_in(name))).all():
+        curves = dict(iter(own.groupby("run", sort=False)[["scale", "step", "value", "stderr"]]))
+        shared = set.intersection(*(set(curve["step"]) for curve in curves.values()))
+        if shared and len(curves) >= LEAST_POINTS:
+            at = own[own["step"] == max(shared)]
+            if all(name in SCALES or not math.isnan(size_in(name)) for name in at["scale"]):
                 curve = at.groupby("scale", sort=False)[["value", "stderr"]].agg(
                     {"value": "mean", "stderr": lambda s: math.sqrt((s**2).sum()) / len(s)}
                 )
                 found += _of(str(task), "scale", "", curve, generator)
-        for run, curve in own.groupby("run", sort=False):
-            found += _of(str(task), "step", str(run), curve.sort_values("step"), generator)
+        for run, curve in curves.items():
+            found += _of(str(task), "step", str(run), curve, generator)
     return pd.DataFrame(found, columns=COLUMNS)
 
 

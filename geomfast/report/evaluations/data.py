@@ -75,13 +75,15 @@ class Evaluations:
 
     @property
     def collections(self) -> dict[str, str]:
-        """Collection by task; empty for none."""
-        return {task: str(one["collection"]) for task, one in self.tasks.items()}
+        """Collection by task; empty for none, and where a task has the name of the collection."""
+        names = {task: str(one["collection"]) for task, one in self.tasks.items()}
+        return {task: "" if name in names else name for task, name in names.items()}
 
     @cached_property
     def runs(self) -> list[str]:
-        """Names of the runs, smallest scale first."""
-        return list(dict.fromkeys(in_order(self.records)["run"]))
+        """Names of the runs with an accuracy, smallest scale first."""
+        rows = self.records[self.records["measure"] == "accuracy"]
+        return list(dict.fromkeys(in_order(rows)["run"]))
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -224,6 +226,8 @@ def read(out: Path) -> Evaluations:
     records = one_line_columns(load_records(out / RECORDS), texts)
     if unknown := sorted(set(records["task"]) - set(told["tasks"])):
         raise RecordsError(f"{out}: behaviour.json does not know the task {unknown[0]!r:.60}")
+    if not records["measure"].eq("accuracy").any():
+        raise RecordsError(f"{out} has no accuracy of any task: rises are told from nothing else")
     geometry = records.iloc[:0]
     if (out / "records").is_dir():
         geometry = one_line_columns(load_records(out / "records"), texts)
