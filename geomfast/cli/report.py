@@ -17,7 +17,7 @@ from geomfast.cli.options import json_option
 from geomfast.cli.refused import Refused
 from geomfast.files import FileError, printable
 from geomfast.machine import usable_cores
-from geomfast.records import RecordsError
+from geomfast.records import RecordsError, part_files
 from geomfast.runs.errors import PlanError
 
 
@@ -127,7 +127,8 @@ def report(
     if success is not None:
         raise click.UsageError("--success is for populations, not for sweeps")
     with_behaviour = evaluations.has_behaviour(out)
-    if with_behaviour and not (out / "records").is_dir():
+    # Where measures were asked for and none is there yet, benchmarks are all there is.
+    if with_behaviour and not part_files(out / "records"):
         if compare_with is not None or every_run or rate != "best":
             raise click.UsageError(
                 "--compare, --every-run and --rate are for sweeps, not for benchmarks"

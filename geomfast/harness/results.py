@@ -211,10 +211,12 @@ def _task(
     choices, kind = config.get("doc_to_choice"), config.get("output_type")
     rate = 1 / len(choices) if isinstance(choices, list) and len(choices) > 1 else None
     free = kind in ("generate_until", "loglikelihood", "loglikelihood_rolling")
-    version = of_task("versions")
-    return TaskResult(
-        _text(task), scores, n, shots, "" if version is None else _text(version), rate, free
-    )
+    return TaskResult(_text(task), scores, n, shots, _version(of_task("versions")), rate, free)
+
+
+def _version(value: Any) -> str:
+    """The version of a task; 1 and 1.0 are the same, and some files of 0.4.0 have *Yaml*."""
+    return "" if value in (None, "Yaml") else _text(value).removesuffix(".0")
 
 
 def _metrics(told: Mapping[str, Any]) -> dict[str, dict[str, float]]:

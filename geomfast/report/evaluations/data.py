@@ -34,7 +34,7 @@ from geomfast.analysis.leads import COLLAPSE, MEASURES, leads, precursors
 from geomfast.analysis.others import others, value_columns
 from geomfast.analysis.trajectories import in_order
 from geomfast.harness.folder import RECORDS, read_behaviour
-from geomfast.records import FINAL, RecordsError, load_records
+from geomfast.records import FINAL, RecordsError, load_records, part_files
 from geomfast.report.names import one_line, one_line_columns
 
 #: What geometry says of a run that results of the harness may not tell.
@@ -229,7 +229,7 @@ def read(out: Path) -> Evaluations:
     if not records["measure"].eq("accuracy").any():
         raise RecordsError(f"{out} has no accuracy of any task: rises are told from nothing else")
     geometry = records.iloc[:0]
-    if (out / "records").is_dir():
+    if part_files(out / "records"):
         geometry = one_line_columns(load_records(out / "records"), texts)
         records = _as_there(records, geometry)
     return Evaluations(one_line(out.resolve().name), records, geometry, told)
