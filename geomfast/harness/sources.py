@@ -19,6 +19,7 @@ LARGEST = 256 << 20
 MOST_MEMBERS = 1_000_000
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".zip")
 _READ = (".json", ".jsonl")
+_CHUNK = 1 << 20
 #: What reading a damaged archive, one with a password or of an unknown compression raises.
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 _DAMAGE += (ValueError, RuntimeError)
@@ -96,6 +97,9 @@ def _tar(path: Path) -> Iterator[Source]:
                 yield Source(member.name, b"", _too_large(member.size), root)
             elif (handle := archive.extractfile(member)) is not None:
                 yield Source(member.name, handle.read(), "", root)
+        # To the end, where a compressed one has its checksum.
+        while archive.fileobj is not None and archive.fileobj.read(_CHUNK):
+            pass
 
 
 def _zip(path: Path) -> Iterator[Source]:
