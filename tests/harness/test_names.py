@@ -8,13 +8,15 @@ from geomfast.harness.names import Naming, Unnamed, owner_of
 from geomfast.harness.results import Results
 from geomfast.runs.errors import PlanError
 
+NAMING = Naming()
+
 
 def file(model: str = "o/pythia-70m", revision: str = "step8", adapter: str = "", name: str = "x"):
     return Results(name, model, revision, adapter, {})
 
 
-def place(naming: Naming | None = None, **of: Any) -> tuple[str, str, int, int]:
-    found = (naming or Naming()).of(file(**of))
+def place(naming: Naming = NAMING, **of: Any) -> tuple[str, str, int, int]:
+    found = naming.of(file(**of))
     return found.run, found.scale, found.seed, found.step
 
 
@@ -32,7 +34,7 @@ def place(naming: Naming | None = None, **of: Any) -> tuple[str, str, int, int]:
     ],
 )
 def test_of_model_revision_folder_and_adapter(of: dict[str, str], run: str, step: int) -> None:
-    assert place(**of) == (run, run, 0, step)
+    assert place(NAMING, **of) == (run, run, 0, step)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_of_model_revision_folder_and_adapter(of: dict[str, str], run: str, step
 )
 def test_what_tells_no_step_or_two_is_refused(of: dict[str, str]) -> None:
     with pytest.raises(Unnamed):
-        place(**of)
+        place(NAMING, **of)
 
 
 def test_scale_and_seed_of_the_name() -> None:

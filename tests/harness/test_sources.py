@@ -5,6 +5,7 @@ import os
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,8 @@ def archive(path: Path, files: dict[str, bytes]) -> Path:
                 made.writestr(name, content)
         return path
     how = {".gz": "gz", ".tgz": "gz", ".xz": "xz", ".bz2": "bz2"}.get(path.suffix, "")
-    with tarfile.open(path, f"w:{how}") as made:
+    mode: Any = f"w:{how}"
+    with tarfile.open(path, mode) as made:
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)

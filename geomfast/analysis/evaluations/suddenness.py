@@ -13,9 +13,8 @@ from geomfast.analysis.trajectories import TRAJECTORY, in_order, log_steps, sele
 
 #: A rise whose middle half takes at most one doubling of the step is sudden, from two on gradual.
 SUDDEN, GRADUAL = 1.0, 2.0
-#: Fewest standard errors of the total rise: by four, noise at the ends makes one step in eight look
-#: gradual, by six one in 25.
-LEAST_ERRORS = 6.0
+#: Fewest standard errors of the total rise.
+LEAST_ERRORS = 4.0
 #: Measures with their sign, and whether their logarithm is taken.
 CONTINUOUS = {"choice_probability": (1.0, False), "perplexity": (-1.0, True)}
 
@@ -30,9 +29,11 @@ def suddenness(records: pd.DataFrame, *, measure: str = "accuracy") -> pd.DataFr
     The curve is made monotone (isotonic regression, weighed by the inverse of the squared standard
     errors), and the steps are found at which it has a quarter and three quarters of its whole rise.
     Between checkpoints it is a straight line over the logarithm of the step; but it may be any
-    curve that does not fall, so that the doublings between the two are known only between a least
-    and a most: the distance between the last checkpoint of the one and the first of the other, and
-    that between the first and the last.
+    curve that does not fall, and both levels depend on its first and its last value, which have
+    errors.  So the doublings between the two are known only between a least and a most: the levels
+    are moved by their standard error towards each other, and apart, and then the distance counts
+    between the last checkpoint of the one and the first of the other, or between the first and the
+    last.
 
     Args:
         records: behaviour, with the columns of :data:`geomfast.records.COLUMNS`.
@@ -76,12 +77,17 @@ def _rise(steps: np.ndarray, values: np.ndarray, spread: np.ndarray) -> dict[str
     if not rise > LEAST_ERRORS * error:
         return None
     axis = log_steps(steps)
-    crossed = [_crossing(axis, fit, fit[0] + part * rise) for part in (0.25, 0.75)]
-    (low, i), (high, j) = crossed
+    (low, i), (high, j) = (_crossing(axis, fit, fit[0] + part * rise) for part in (0.25, 0.75))
     gains = np.diff(fit)
     k = int(gains.argmax())
-    least = max(0.0, float(axis[j - 1] - axis[i]))
-    most = float(axis[j] - axis[i - 1])
+    # Without this, noise at the ends makes one in eight steps of 4.5 errors look gradual.
+    doubt = math.hypot(0.25 * spread[-1], 0.75 * spread[0]) / rise
+    (_, first), (_, late), (_, early), (_, last) = (
+        _crossing(axis, fit, fit[0] + part * rise)
+        for part in (0.25 - doubt, 0.25 + doubt, 0.75 - doubt, 0.75 + doubt)
+    )
+    least = max(0.0, float(axis[early - 1] - axis[late]))
+    most = float(axis[last] - axis[first - 1])
     if most <= SUDDEN:
         verdict = "sudden"
     elif least >= GRADUAL:
