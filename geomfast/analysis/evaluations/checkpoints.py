@@ -36,7 +36,8 @@ def checkpoints_needed(table: pd.DataFrame, *, resolution: float = RESOLUTION) -
     found = []
     risen = table[table["step"].notna() & table["after"].notna()]
     by = ["run", "scale", "after", "step"]
-    for (run, scale, after, step), rows in risen.groupby(by, sort=False):
+    for (run, scale, *_), rows in risen.groupby(by, sort=False):
+        after, step = rows["after"].iloc[0], rows["step"].iloc[0]
         width = float(np.diff(log_steps([after, step]))[0])
         further = min(math.ceil(width / resolution) - 1, int(step - after) - 1)
         found.append([run, scale, after, step, width, len(rows), max(further, 0)])

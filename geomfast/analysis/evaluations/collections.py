@@ -36,7 +36,7 @@ def pooled(
     found = []
     for (name, *_), rows in own.groupby(["collection", *_OF_RUN], sort=False):
         # Without the number of questions of every task there is no share of all of them.
-        if len(rows) != counts.get(name) or not (rows["n"] > 0).all():
+        if len(rows) != counts.get(str(name)) or not (rows["n"] > 0).all():
             continue
         weights = rows["n"] / rows["n"].sum()
         spread = (weights**2 * rows["stderr"] ** 2).to_list()
