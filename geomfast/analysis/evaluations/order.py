@@ -11,19 +11,10 @@ import pandas as pd
 from scipy import stats
 
 #: A task that has not risen by the last checkpoint rises later than any that has.
-PAIR_COLUMNS = ["run", "other", "first", "second", "here", "there", "verdict"]
+PAIR_COLUMNS = ["run", "other", "first", "second", "here", "there", "verdict", "risen"]
 SAME, SWAPPED, UNDECIDED = "same", "swapped", "undecided"
-BETWEEN_COLUMNS = [
-    "run",
-    "other",
-    "tasks",
-    "pairs",
-    "same",
-    "swapped",
-    "undecided",
-    "tau",
-    "p_value",
-]
+BETWEEN_COLUMNS = ["run", "other", "tasks", "pairs", "same", "swapped", "undecided"]
+BETWEEN_COLUMNS += ["same_risen", "swapped_risen", "tau", "p_value"]
 
 
 def pairs_between(table: pd.DataFrame) -> pd.DataFrame:
@@ -40,19 +31,21 @@ def pairs_between(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per pair of runs (``run`` before ``other`` in the order of the table) and pair of
         tasks that both have: ``here`` and ``there`` (1 if ``first`` rises first, -1 if ``second``
-        does, 0 if undecided) and ``verdict``.
+        does, 0 if undecided), ``verdict`` and ``risen`` (both tasks rise in both runs).
     """
     found: list[dict[str, Any]] = []
     runs = {str(run): rows.set_index("task") for run, rows in table.groupby("run", sort=False)}
     for (run, here), (other, there) in itertools.combinations(runs.items(), 2):
         tasks = [task for task in here.index if task in there.index]
         signs = [_signs(rows.loc[tasks]) for rows in (here, there)]
+        rise = (here.loc[tasks, "step"].notna() & there.loc[tasks, "step"].notna()).to_numpy()
         for a, b in itertools.combinations(range(len(tasks)), 2):
             one, two = (int(sign[a, b]) for sign in signs)
             verdict = UNDECIDED if 0 in (one, two) else SAME if one == two else SWAPPED
             names = {"first": str(tasks[a]), "second": str(tasks[b])}
             found.append({"run": run, "other": other, **names} | {
-                "here": one, "there": two, "verdict": verdict
+                "here": one, "there": two, "verdict": verdict,
+                "risen": bool(rise[a] and rise[b]),
             })  # fmt: skip
     return pd.DataFrame(found, columns=PAIR_COLUMNS)
 
@@ -65,8 +58,9 @@ def order_between(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per pair of runs: ``tasks`` (that rise in both), ``pairs`` (of all tasks that both
-        have), of these ``same``, ``swapped`` and ``undecided``; ``tau`` and ``p_value`` (Kendall's
-        tau-b of the steps over tasks that rise in both; NaN below three).
+        have), of these ``same``, ``swapped`` and ``undecided``; ``same_risen`` and
+        ``swapped_risen`` (of the pairs of tasks that rise in both); ``tau`` and ``p_value``
+        (Kendall's tau-b of the steps over tasks that rise in both; NaN below three).
     """
     pairs = pairs_between(table)
     steps = table.pivot_table(index="task", columns="run", values="step", aggfunc="first")
@@ -77,6 +71,10 @@ def order_between(table: pd.DataFrame) -> pd.DataFrame:
         if len(both) >= 3:
             tau, p_value = map(float, stats.kendalltau(both[run], both[other]))
         counts = {name: int((rows["verdict"] == name).sum()) for name in (SAME, SWAPPED, UNDECIDED)}
+        risen = rows[rows["risen"]]
+        counts |= {
+            f"{name}_risen": int((risen["verdict"] == name).sum()) for name in (SAME, SWAPPED)
+        }
         found.append(
             {"run": run, "other": other, "tasks": len(both), "pairs": len(rows), **counts}
             | {"tau": tau, "p_value": p_value}

@@ -78,12 +78,14 @@ def key_lines(found: Evaluations) -> list[tuple[str, str, str]]:
     )
     order = found.order
     swapped, decided = int(order["swapped"].sum()), int((order["swapped"] + order["same"]).sum())
+    risen = int((order["swapped_risen"] + order["same_risen"]).sum())
     if decided:
         lines.append(
             (
                 "Pairs of tasks that swap",
                 f"{swapped / decided:.1%}",
-                f"{swapped:,} of {decided:,} pairs of tasks and models with a known order",
+                f"{swapped:,} of {decided:,} pairs of tasks and models with a known order; of "
+                f"tasks that rise in both {order['swapped_risen'].sum():,} of {risen:,}",
             )
         )
     sudden = found.sudden[found.sudden["measure"] == "accuracy"]
