@@ -386,7 +386,7 @@ def test_curves_over_scale_follow_sizes() -> None:
     assert row["points"] == 5 and row["improvement"] == pytest.approx(rise)
     assert row["linearity"] == pytest.approx(rise / math.sqrt(np.mean(gains**2)))
     assert row["breakthroughness"] == pytest.approx(rise / math.sqrt(np.median(gains**2)))
-    assert row["linearity_low"] <= row["linearity"] <= row["linearity_high"]
+    assert row["linearity"] > row["linearity_noise"] > 0
 
 
 def test_names_without_sizes_make_no_curve_over_scale() -> None:
@@ -394,11 +394,13 @@ def test_names_without_sizes_make_no_curve_over_scale() -> None:
     assert "scale" not in set(scaling(scaled([0.3, 0.4, 0.5, 0.6, 0.7], names))["axis"])
 
 
-def test_linearity_of_noise_reaches_far() -> None:
-    found = scaling(guesses(20, 100))
-    assert (found["breakthroughness_high"] - found["breakthroughness_low"] > 1).all()
+def test_noise_is_what_flat_curves_stay_below() -> None:
+    found = scaling(guesses(300, 100, seed=7))
+    for name in ("linearity", "breakthroughness"):
+        beyond = (found[name] > found[f"{name}_noise"]).mean()
+        assert 0.005 < beyond < 0.06, name  # one in 40, of tasks with new questions
     unknown = scaling(table({"t": after(9)}, stderr=math.nan)).iloc[0]
-    assert math.isnan(unknown["linearity_low"]) and unknown["linearity"] > 0
+    assert math.isnan(unknown["linearity_noise"]) and unknown["linearity"] > 0
 
 
 def test_further_checkpoints_leave_no_wider_gap_and_one_fewer_would() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,23 @@ BETWEEN_COLUMNS = ["run", "other", "tasks", "pairs", "same", "swapped", "undecid
 BETWEEN_COLUMNS += ["same_risen", "swapped_risen", "tau", "p_value"]
 
 
-def pairs_between(table: pd.DataFrame) -> pd.DataFrame:
+class _Compared(NamedTuple):
+    """All pairs of tasks of two runs, as arrays: indices, signs here and there, verdicts."""
+
+    run: str
+    other: str
+    tasks: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    here: np.ndarray
+    there: np.ndarray
+    verdict: np.ndarray
+    risen: np.ndarray
+
+
+def pairs_between(
+    table: pd.DataFrame, *, verdicts: Sequence[str] = (SAME, SWAPPED, UNDECIDED)
+) -> pd.DataFrame:
     """Every pair of tasks in its order at two scales.
 
     A rise is known to lie after one checkpoint and by the next, so that two tasks are in order
@@ -27,27 +44,21 @@ def pairs_between(table: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         table: rows of :func:`geomfast.analysis.evaluations.rises`.
+        verdicts: those wanted; of thousands of tasks there are millions of pairs.
 
     Returns:
         One row per pair of runs (``run`` before ``other`` in the order of the table) and pair of
         tasks that both have: ``here`` and ``there`` (1 if ``first`` rises first, -1 if ``second``
         does, 0 if undecided), ``verdict`` and ``risen`` (both tasks rise in both runs).
     """
-    found: list[dict[str, Any]] = []
-    runs = {str(run): rows.set_index("task") for run, rows in table.groupby("run", sort=False)}
-    for (run, here), (other, there) in itertools.combinations(runs.items(), 2):
-        tasks = [task for task in here.index if task in there.index]
-        signs = [_signs(rows.loc[tasks]) for rows in (here, there)]
-        rise = (here.loc[tasks, "step"].notna() & there.loc[tasks, "step"].notna()).to_numpy()
-        for a, b in itertools.combinations(range(len(tasks)), 2):
-            one, two = (int(sign[a, b]) for sign in signs)
-            verdict = UNDECIDED if 0 in (one, two) else SAME if one == two else SWAPPED
-            names = {"first": str(tasks[a]), "second": str(tasks[b])}
-            found.append({"run": run, "other": other, **names} | {
-                "here": one, "there": two, "verdict": verdict,
-                "risen": bool(rise[a] and rise[b]),
-            })  # fmt: skip
-    return pd.DataFrame(found, columns=PAIR_COLUMNS)
+    frames = []
+    for both in _compared(table):
+        kept = np.isin(both.verdict, verdicts)
+        columns = {name: getattr(both, name)[kept] for name in PAIR_COLUMNS[2:]}
+        columns |= {name: both.tasks[columns[name]] for name in ("first", "second")}
+        frames.append(pd.DataFrame({"run": both.run, "other": both.other} | columns))
+    found = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return found.reindex(columns=PAIR_COLUMNS)
 
 
 def order_between(table: pd.DataFrame) -> pd.DataFrame:
@@ -62,24 +73,36 @@ def order_between(table: pd.DataFrame) -> pd.DataFrame:
         ``swapped_risen`` (of the pairs of tasks that rise in both); ``tau`` and ``p_value``
         (Kendall's tau-b of the steps over tasks that rise in both; NaN below three).
     """
-    pairs = pairs_between(table)
     steps = table.pivot_table(index="task", columns="run", values="step", aggfunc="first")
     found = []
-    for (run, other), rows in pairs.groupby(["run", "other"], sort=False):
+    for pairs in _compared(table):
+        run, other = pairs.run, pairs.other
         both = steps[[run, other]].dropna() if {run, other} <= set(steps) else steps.iloc[:0]
         tau, p_value = math.nan, math.nan
         if len(both) >= 3:
             tau, p_value = map(float, stats.kendalltau(both[run], both[other]))
-        counts = {name: int((rows["verdict"] == name).sum()) for name in (SAME, SWAPPED, UNDECIDED)}
-        risen = rows[rows["risen"]]
-        counts |= {
-            f"{name}_risen": int((risen["verdict"] == name).sum()) for name in (SAME, SWAPPED)
-        }
+        counts = {name: int((pairs.verdict == name).sum()) for name in (SAME, SWAPPED, UNDECIDED)}
+        risen = pairs.verdict[pairs.risen]
+        counts |= {f"{name}_risen": int((risen == name).sum()) for name in (SAME, SWAPPED)}
         found.append(
-            {"run": run, "other": other, "tasks": len(both), "pairs": len(rows), **counts}
+            {"run": run, "other": other, "tasks": len(both), "pairs": len(pairs.verdict), **counts}
             | {"tau": tau, "p_value": p_value}
         )
     return pd.DataFrame(found, columns=BETWEEN_COLUMNS)
+
+
+def _compared(table: pd.DataFrame) -> Iterator[_Compared]:
+    runs = {str(run): rows.set_index("task") for run, rows in table.groupby("run", sort=False)}
+    for (run, here), (other, there) in itertools.combinations(runs.items(), 2):
+        tasks = [task for task in here.index if task in there.index]
+        if len(tasks) < 2:
+            continue
+        a, b = np.triu_indices(len(tasks), 1)
+        one, two = (_signs(rows.loc[tasks])[a, b] for rows in (here, there))
+        rise = (here.loc[tasks, "step"].notna() & there.loc[tasks, "step"].notna()).to_numpy()
+        verdict = np.where(one * two == 0, UNDECIDED, np.where(one == two, SAME, SWAPPED))
+        names = np.array(tasks, dtype=object)
+        yield _Compared(run, other, names, a, b, one, two, verdict, rise[a] & rise[b])
 
 
 def _signs(rows: pd.DataFrame) -> np.ndarray:

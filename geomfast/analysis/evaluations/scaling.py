@@ -55,7 +55,7 @@ def scaling(records: pd.DataFrame, *, measure: str = "accuracy", seed: int = 0) 
                     {"value": "mean", "stderr": lambda s: math.sqrt((s**2).sum()) / len(s)}
                 )
                 found += _of(str(task), "scale", "", curve, generator)
-        for run, curve in curves.items():
+        for run, curve in sorted(curves.items()):
             found += _of(str(task), "step", str(run), curve, generator)
     return pd.DataFrame(found, columns=COLUMNS)
 

@@ -28,6 +28,7 @@ from geomfast.analysis.evaluations import (
 )
 from geomfast.analysis.evaluations.claims import pythia_global, pythia_tasks
 from geomfast.analysis.evaluations.joined import beside
+from geomfast.analysis.evaluations.order import SWAPPED
 from geomfast.analysis.evaluations.rises import TENTH
 from geomfast.analysis.evaluations.suddenness import CONTINUOUS
 from geomfast.analysis.leads import COLLAPSE, MEASURES, leads, precursors
@@ -131,9 +132,9 @@ class Evaluations:
         return order_between(self.rises)
 
     @cached_property
-    def pairs(self) -> pd.DataFrame:
-        """Every pair of tasks at every pair of runs."""
-        return pairs_between(self.rises)
+    def swapped(self) -> pd.DataFrame:
+        """Pairs of tasks whose order is another at another run."""
+        return pairs_between(self.rises, verdicts=(SWAPPED,))
 
     @cached_property
     def sudden(self) -> pd.DataFrame:

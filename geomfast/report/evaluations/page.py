@@ -27,7 +27,7 @@ def render(
     """
     judged = {found.name: claims.as_json(found.claims)}
     rises_head, rises = tables.rise_rows(found)
-    kinds = tables.kind_rows(found)
+    kinds, swaps = tables.kind_rows(found), tables.swap_rows(found)
     return template("evaluations.html.j2").render(
         title=f"geomfast: benchmarks over training, {found.name}",
         notes=notes,
@@ -44,7 +44,8 @@ def render(
         kinds=kinds[1:],
         rises_head=rises_head,
         rises=rises,
-        swaps=tables.swap_rows(found),
+        swaps=swaps[: tables.MOST_ROWS],
+        swap_count=len(swaps),
         precursors=tables.precursor_rows(found),
         figures=on_page(figures),
         claims=claim_rows(judged, version),

@@ -132,9 +132,9 @@ def swap_rows(found: Evaluations) -> list[list[str]]:
     """Pairs of tasks that swap between neighbouring scales."""
     rows = []
     for run, other in zip(found.runs, found.runs[1:], strict=False):
-        pairs = found.pairs
+        pairs = found.swapped
         own = pairs[(pairs["run"] == run) & (pairs["other"] == other)]
-        for row in own[own["verdict"] == "swapped"].to_dict("records"):
+        for row in own.to_dict("records"):
             ends = [task_name(str(row[name]), {}) for name in ("first", "second")]
             first, second = ends if row["here"] > 0 else ends[::-1]
             rows.append([found.labels[run], found.labels[other], first, second])
@@ -169,8 +169,7 @@ def write(folder: Path, found: Evaluations, put: Write) -> list[Path]:
         "correlations": found.correlations,
         "early_geometry": found.early,
     }
-    swapped = found.pairs[found.pairs["verdict"] == "swapped"]
-    kept["swapped"] = swapped
+    kept["swapped"] = found.swapped
     return [
         write_csv(folder / f"{name}.csv", table.drop(columns="curve", errors="ignore"), put)
         for name, table in kept.items()
