@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from geomfast.analysis import cross_correlation
+from geomfast.analysis import cross_correlation, emergence
 from tests.analysis.planted import NEVER, STEPS, cells, emerging, seeds, spread
 from tests.analysis.synthetic import join
 
@@ -100,3 +100,11 @@ def test_gaps_in_the_checkpoints():
     kept = np.random.default_rng(0).random(len(frame)) > 0.2
     row = lead_of(frame[kept])
     assert row["lead"] == pytest.approx(9 * CHECKPOINT, abs=0.3)
+
+
+def test_events_by_another_rule_say_what_counts():
+    records = emerging(WHEN, ahead={"rankme": 9})
+    events = emergence(records)
+    assert cross_correlation(records, events=events).equals(cross_correlation(records))
+    few = events.assign(step=events["step"].where(events["level"] == 1))
+    assert cross_correlation(records, measures=("rankme",), events=few)["task_levels"].max() == 6

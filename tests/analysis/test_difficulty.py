@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from geomfast.analysis import early_correlation, early_geometry
+from geomfast.analysis import early_correlation, early_geometry, emergence
 from tests.analysis.planted import NEVER, STEPS, cells, emerging, later, shift, spread
 from tests.analysis.synthetic import join
 
@@ -86,3 +86,12 @@ def test_runs_that_cannot_be_correlated_are_left_out():
     frame = emerging(WHEN)
     assert early_geometry(frame[frame["measure"] == "accuracy"]).empty
     assert early_correlation(early_geometry(frame.iloc[:0])).empty
+
+
+def test_events_by_another_rule_say_when():
+    records = ranked(range(18))
+    events = emergence(records)
+    assert early_geometry(records, events=events).equals(early_geometry(records))
+    turned = events.assign(step=events["step"].to_numpy()[::-1], other="x")
+    found = early_correlation(early_geometry(records, events=turned)).set_index("geometry")
+    assert found.at["early", "rho"] == pytest.approx(-1.0)

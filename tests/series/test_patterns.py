@@ -10,7 +10,7 @@ from geomfast.cli.main import main
 from geomfast.records import load_records
 from geomfast.runs.errors import PlanError
 from geomfast.series.hub import HubSeries
-from geomfast.series.patterns import Named, expanded, named
+from geomfast.series.patterns import Named, compiled, expanded, named
 from geomfast.series.plan import default_out, remove_partial_writes, series_of, shared_settings
 from tests.lm.language_models import WORDS, save
 
@@ -117,3 +117,18 @@ def test_seeds_of_language_models_are_a_population(models: Path, tmp_path: Path)
     scales = [(row["scale"], row["seeds"], row["parameters"]) for row in found["summary"]]
     sizes = told["tiny-small"], told["tiny-large"]
     assert scales == [("tiny-small", 2, sizes[0]), ("tiny-large", 1, sizes[1])]
+
+
+def test_fields_of_a_pattern_and_all_else_as_it_is() -> None:
+    wanted = compiled("a.{scale}_seed{seed}", "--names", ("scale",), ("seed",))
+    found = wanted.fullmatch("a.b_seed07")
+    assert found is not None and found.groupdict() == {"scale": "b", "seed": "07"}
+    assert wanted.fullmatch("axb_seed7") is None and wanted.fullmatch("a.b_seedx") is None
+    one = compiled("{scale}", "--names", ("scale",), ("seed",))
+    assert one.groupindex == {"scale": 1} and one.fullmatch("a-b/c") is not None
+
+
+@pytest.mark.parametrize("pattern", ["", "{seed}", "{scale}{scale}", "{scale}{step}", "{Scale}"])
+def test_a_field_that_is_missing_twice_or_unknown_is_refused(pattern: str) -> None:
+    with pytest.raises(PlanError, match="--names"):
+        compiled(pattern, "--names", ("scale",), ("seed",))
