@@ -19,6 +19,7 @@ from geomfast.lm.encoding import (
 )
 from geomfast.lm.hub import LoadError
 from geomfast.lm.reading import Reading
+from geomfast.lm.texts import EncodedTexts, through, token_losses
 from geomfast.lm.ways import PLAIN, ROWS, Way, fastest_way, prompt_states, run
 from geomfast.measures.catalog import needing
 from geomfast.measures.memory import Notice, halving, logger
@@ -150,7 +151,7 @@ def states(
 
 def measure_lm(
     lm: CausalLM,
-    probes: Iterable[EncodedProbes],
+    probes: Iterable[EncodedProbes | EncodedTexts],
     measures: Iterable[str],
     how: ModelSettings | None = None,
     *,
@@ -160,14 +161,16 @@ def measure_lm(
 
     Args:
         lm: of :func:`load`.
-        probes: of :func:`encode`.
+        probes: of :func:`encode`; and texts of :func:`geomfast.lm.texts.encode_texts`, whose
+            activations are those of their last token that is read.
         measures: names from :data:`MEASURES`.
         how: None for the defaults.
         notice: called with a message when memory is short and a computation is changed.
 
     Returns:
         Name of the probe set and value, set after set; ``behaviour`` is recorded as ``accuracy``,
-        ``accuracy_by_size`` and ``answer_logprob`` (see :class:`Behaviour`).
+        ``accuracy_by_size`` and ``answer_logprob`` (see :class:`Behaviour`), and of texts as
+        ``loss``, the mean over all tokens but each text's first, in nats.
 
     Raises:
         ValueError: an unknown measure, and what :func:`measure_model` raises.
@@ -180,21 +183,27 @@ def measure_lm(
     probes = list(probes)
     position, at_once = how.position if shown else None, how.batch_size
     way = PLAIN
-    if probes and (BEHAVIOUR in wanted or shown):
-        way = fastest_way(lm, probes, position, batch_size=at_once, notice=notice)
+    choices = [one for one in probes if isinstance(one, EncodedProbes)]
+    if choices and (BEHAVIOUR in wanted or shown):
+        way = fastest_way(lm, choices, position, batch_size=at_once, notice=notice)
+
+    def read(encoded: EncodedProbes | EncodedTexts) -> Reading:
+        if isinstance(encoded, EncodedTexts):
+            return through(lm, encoded, position, batch_size=at_once, notice=notice)
+        return _read(lm, encoded, way, position, at_once, notice)
+
     for encoded in probes:
         reading: Reading | None = None
         if BEHAVIOUR in wanted:
             begin = time.perf_counter()
-            reading = _read(lm, encoded, way, position, at_once, notice)
+            reading = read(encoded)
             for found in _behaviour(lm, encoded, reading, how, begin):
                 yield encoded.name, found
 
-        def take(encoded: EncodedProbes = encoded, reading: Reading | None = reading) -> Any:
-            if reading is None and way.shared:
-                reading = _read(lm, encoded, way, position, at_once, notice)
-            known = reading and reading.states
-            return known or states(lm, encoded, how, notice=notice)
+        def take(encoded: Any = encoded, reading: Reading | None = reading) -> Any:
+            if reading is None and not way.shared and isinstance(encoded, EncodedProbes):
+                return states(lm, encoded, how, notice=notice)  # without the choices
+            return (reading or read(encoded)).states
 
         batch = encoded.batch if lossy else None
         for found in measure_model(lm.model, loss_fn, batch, rest, how, states=take, notice=notice):
@@ -202,16 +211,25 @@ def measure_lm(
 
 
 def _behaviour(
-    lm: CausalLM, probes: EncodedProbes, reading: Reading, how: ModelSettings, begin: float
+    lm: CausalLM,
+    probes: EncodedProbes | EncodedTexts,
+    reading: Reading,
+    how: ModelSettings,
+    begin: float,
 ) -> Iterator[MeasuredValue]:
     """The rows of behaviour, whose seconds since `begin` are those of the pass with the states."""
-    seen = _judged(lm, probes, reading)
-    rows = {
-        "accuracy": seen.right,
-        "accuracy_by_size": seen.right_by_size,
-        "answer_logprob": seen.logprob,
-    }
-    settings = {"measure": BEHAVIOUR, "samples": how.samples, "decoding": "likeliest choice"}
+    settings: dict[str, Any] = {"measure": BEHAVIOUR, "samples": how.samples}
+    if isinstance(probes, EncodedTexts):
+        rows = {"loss": token_losses(probes, reading)}
+        settings["loss"] = "nats per token, mean"
+    else:
+        seen = _judged(lm, probes, reading)
+        rows = {
+            "accuracy": seen.right,
+            "accuracy_by_size": seen.right_by_size,
+            "answer_logprob": seen.logprob,
+        }
+        settings["decoding"] = "likeliest choice"
     seconds = (time.perf_counter() - begin) / len(rows)
     for name, values in rows.items():
         value, stderr = mean_and_stderr(values)

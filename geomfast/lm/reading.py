@@ -107,21 +107,28 @@ def _scores(lm: CausalLM, trees: list[Tree], numbers: int, *, narrow: bool) -> T
             logits = lm.model(input_ids=ids, **how).logits
         if logits.shape[:2] != (1, len(at)):
             raise ValueError(f"logits of {len(at)} tokens have the shape {tuple(logits.shape)}")
-        logits = logits[0]
+        at = torch.arange(len(at), device="cpu")
     else:
         logits = lm.model(input_ids=ids, **how).logits
-        logits = logits.flatten(0, 1)[at.to(logits.device)]
     place, token, number = torch.tensor(scored, device="cpu").unbind(1)
-    found = _log_probabilities(logits, place.to(logits.device), token.to(logits.device))
+    found = _log_probabilities(logits.flatten(0, 1), at, place, token)
     sums = torch.zeros(numbers, dtype=torch.float64, device="cpu")
     return sums.index_add_(0, number, found.cpu())
 
 
-def _log_probabilities(logits: Tensor, place: Tensor, token: Tensor) -> Tensor:
-    """float64 log-probabilities of tokens by (M, V) logits, of row `place` each."""
+def _log_probabilities(logits: Tensor, at: Tensor, place: Tensor, token: Tensor) -> Tensor:
+    """float64 log-probabilities of some tokens.
+
+    Args:
+        logits: (R, V).
+        at: (M,) rows that are read.
+        place: (S,) which of these each token is predicted by.
+        token: (S,).
+    """
+    at, place, token = (x.to(logits.device) for x in (at, place, token))
     step = max(1, _LOGITS // logits.shape[1])  # a copy of all in float64 may be of many gigabytes
-    norms = torch.cat([part.double().logsumexp(1) for part in logits.split(step)])
-    return logits[place, token].double() - norms[place]
+    norms = torch.cat([logits[part].double().logsumexp(1) for part in at.split(step)])
+    return logits[at[place], token].double() - norms[place]
 
 
 @contextmanager
