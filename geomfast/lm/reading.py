@@ -99,7 +99,8 @@ def _scores(lm: CausalLM, trees: list[Tree], numbers: int, *, narrow: bool) -> T
     if any(tree.branching for tree in trees):
         seen = ancestors(trees)
         dtype = type_of(lm)
-        mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+        mask = torch.zeros(seen.shape, dtype=dtype, device="cpu")
+        mask = mask.masked_fill(~seen, torch.finfo(dtype).min)
         how["attention_mask"] = mask[:, None].to(lm.device)
         how["position_ids"] = (seen.sum(2) - 1).to(lm.device)
     if narrow:
@@ -172,7 +173,8 @@ def _ids(lm: CausalLM, trees: list[Tree]) -> Tensor:
 
 def _shown(lm: CausalLM, trees: list[Tree]) -> Tensor:
     """(N, T) 1 at nodes whose states are asked for."""
-    mask = torch.zeros(len(trees), max(len(tree) for tree in trees), dtype=torch.int64)
+    width = max(len(tree) for tree in trees)
+    mask = torch.zeros(len(trees), width, dtype=torch.int64, device="cpu")
     for row, tree in enumerate(trees):
         mask[row, list(tree.shown)] = 1
     return mask.to(lm.device)

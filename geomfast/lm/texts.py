@@ -23,6 +23,8 @@ from geomfast.measures.model.options import ModelSettings
 
 #: Tokens of a text that are read, where nothing else is asked for.
 TOKENS = 512
+# Texts that are laid out at once: what is known of every token takes more memory than the token.
+_TREES = 1024
 
 
 @dataclass(frozen=True)
@@ -188,14 +190,17 @@ def through(
     """
     if position not in ("last", "mean", None):
         raise ValueError(f"position must be last or mean of texts, not {position!r}")
-    trees = [_tree(number, row) for number, row in enumerate(texts.rows)]
-    found = halving(
-        # All logits are read but the last ones.
-        lambda rows: read(lm, trees, rows, position, narrow=False),
-        batch_size or ROWS,
-        f"reading {texts.name}",
-        notice=notice,
-    )
+
+    def attempt(rows: int) -> Reading:
+        found = []
+        for first in range(0, len(texts), _TREES):
+            trees = [_tree(i, row) for i, row in enumerate(texts.rows[first : first + _TREES])]
+            # All logits are read but the last ones.
+            found.append(read(lm, trees, rows, position, narrow=False))
+        return _joined(found)
+
+    what = f"reading {texts.name}"
+    found = halving(attempt, batch_size or ROWS, what, notice=notice)
     if found.logprobs.isnan().any():
         raise ValueError(f"{lm.name} gives logits on {texts.name} that are not finite")
     return found
@@ -207,10 +212,19 @@ def token_losses(texts: EncodedTexts, reading: Reading) -> Tensor:
     A text counts by its tokens: the mean is a ratio of two sums, of which these are the linear
     terms.
     """
-    tokens = torch.tensor([len(row) - 1.0 for row in texts.rows], dtype=torch.float64)
+    counts = [len(row) - 1.0 for row in texts.rows]
+    tokens = torch.tensor(counts, dtype=torch.float64, device="cpu")
     losses = -reading.logprobs
     mean = losses.sum() / tokens.sum()
     return mean + (losses - mean * tokens) / tokens.mean()
+
+
+def _joined(parts: list[Reading]) -> Reading:
+    logprobs = torch.cat([part.logprobs for part in parts])
+    states = [part.states for part in parts if part.states is not None]
+    if not states:
+        return Reading(logprobs, None)
+    return Reading(logprobs, {name: torch.cat([x[name] for x in states]) for name in states[0]})
 
 
 def _tree(number: int, row: tuple[int, ...]) -> Tree:

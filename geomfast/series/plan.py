@@ -115,7 +115,7 @@ def _series_of(
             if any(given is not None for given in (probes, dtype, texts, text_tokens)):
                 raise PlanError(
                     f"{source} is of a sweep, which is measured on the samples of its own tasks in "
-                    "its own type: no --probes, no --texts and no --dtype"
+                    "its own type: no --probes and no --dtype, and no --texts"
                 )
             return [*of_sweep(*sweep, **changes)]
         parent, checkpoints = checkpoints_in(path)

@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("transformers")
 
 from geomfast.lm import hf
+from geomfast.lm import texts as module
 from geomfast.lm.probe_sets import ProbesError
 from geomfast.lm.texts import TextSet, encode_texts, read_texts, through, token_losses
 from geomfast.measures.model.options import ModelSettings
@@ -29,7 +30,7 @@ TEXTS = TextSet(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_texts_one_after_the_other(family):
+def test_texts_one_after_the_other(family, monkeypatch):
     """Losses of every token, and states of the last one, as of each text alone."""
     lm = language_model(family)
     texts = encode_texts(lm, TEXTS)
@@ -41,7 +42,8 @@ def test_texts_one_after_the_other(family):
         logs = out.logits[0, :-1].double().log_softmax(-1)
         losses.append(-logs.gather(1, torch.tensor(row[1:])[:, None])[:, 0])
         last.append([out.hidden_states[1][0, -1], out.hidden_states[2][0, -1]])
-    for rows in (1, 2, 64):
+    for rows, laid_out in ((1, 64), (2, 2), (64, 64)):
+        monkeypatch.setattr(module, "_TREES", laid_out)
         reading = through(lm, texts, "last", batch_size=rows)
         states = reading.states
         assert states is not None and list(states) == ["block 1", "block 2", "final"]
