@@ -96,7 +96,7 @@ def _scores(lm: CausalLM, trees: list[Tree], numbers: int, *, narrow: bool) -> T
     ]
     at = torch.tensor(list(places), device="cpu")
     how: dict[str, Any] = {}
-    if any(tree.branching for tree in trees):
+    if any(tree.gap for tree in trees):
         seen = ancestors(trees)
         dtype = type_of(lm)
         mask = torch.zeros(seen.shape, dtype=dtype, device="cpu")

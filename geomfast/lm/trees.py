@@ -41,9 +41,9 @@ class Tree:
         return len(self.tokens)
 
     @property
-    def branching(self) -> int:
-        """Nodes that do not follow the one before them."""
-        return sum(parent != i - 1 for i, parent in enumerate(self.parents))
+    def gap(self) -> int:
+        """Most nodes of other branches between a node and the one before it; 0 for one branch."""
+        return max(i - 1 - parent for i, parent in enumerate(self.parents))
 
 
 def grown(

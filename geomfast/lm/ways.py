@@ -9,8 +9,10 @@ Where the two do not agree, everything runs in the plain way.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +27,7 @@ from geomfast.measures.model.states import activations
 #: Rows that go through the model at once.
 ROWS = 64
 # How far ways may differ by the rounding of a type.
-_ROUNDING = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_ROUNDING = {torch.float64: 1e-8, torch.float32: 3e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,10 @@ def fastest_way(
     what = "comparing ways to run choices"
     size = batch_size or ROWS
     plain = halving(lambda rows: run(lm, few, PLAIN, position, rows), size, what, notice=notice)
-    why = ""
+    why = _cannot_share(lm, sets)
     for way in _FASTER:
+        if way.shared and why:
+            continue
         try:
             found = halving(
                 lambda rows, way=way: run(lm, few, way, position, rows), size, what, notice=notice
@@ -91,16 +95,39 @@ def fastest_way(
     return way
 
 
-def _telling(sets: Sequence[EncodedProbes]) -> EncodedProbes:
-    """The probes on which ways may differ most: the longest, the most branching, the shortest.
+def _cannot_share(lm: CausalLM, sets: Sequence[EncodedProbes]) -> str:
+    """Why a model cannot read choices behind one prompt; empty where nothing is known against it.
 
-    The longest is that of the longest choice: windows of attention are shorter than some.
+    Its values tell, too, but with weights of 16 bits, or before training, not as surely.
+    """
+    model: Any = lm.model
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return "it cannot be told at which positions tokens are"
+    if getattr(model, "_is_stateful", False):
+        return "its layers carry a state from token to token"
+    window = getattr(model.config, "sliding_window", None)
+    longest = max(len(c.tokens) for one in sets for choices in one.choices for c in choices)
+    if isinstance(window, int) and window < longest:
+        return f"its window of attention, {window}, is shorter than the longest row, {longest}"
+    return ""
+
+
+def _telling(sets: Sequence[EncodedProbes]) -> EncodedProbes:
+    """The probes on which ways differ most, if they do.
+
+    The longest choice is beyond a window of attention if any is. A model that goes by places in
+    the row, and not by positions, is furthest off where other branches stand between a node and
+    its prompt, and where a tree with branches is largest. The shortest one has the most padding.
     """
     every = [(one, i, _tree(one, i)) for one in sets for i in range(len(one))]
-    longest = max(every, key=lambda found: max(len(c.tokens) for c in found[0].choices[found[1]]))
-    branching = max(every, key=lambda found: (found[2].branching, len(found[2])))
-    shortest = min(every, key=lambda found: len(found[2]))
-    few = {id(one.choices[i]): (one, i) for one, i, _ in (longest, branching, shortest)}
+    found = [
+        max(every, key=lambda probe: max(len(c.tokens) for c in probe[0].choices[probe[1]])),
+        max(every, key=lambda probe: (probe[2].gap, len(probe[2]))),
+        max(every, key=lambda probe: (probe[2].gap > 0, len(probe[2]))),
+        min(every, key=lambda probe: len(probe[2])),
+    ]
+    few = {id(one.choices[i]): (one, i) for one, i, _ in found}
     return dataclasses.replace(
         sets[0],
         choices=tuple(one.choices[i] for one, i in few.values()),

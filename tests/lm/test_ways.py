@@ -193,26 +193,44 @@ def refused(lm: CausalLM, expected: Way, reason: str) -> None:
     assert found["answer_logprob"] == pytest.approx(value, rel=1e-6)
 
 
-def test_positions_that_a_mask_of_the_usual_kind_makes():
-    """ALiBi counts them in the mask, which is of no tree."""
+def test_a_model_that_takes_no_positions():
+    """ALiBi counts them in the mask."""
     bloom = {"n_layer": 2, "n_head": 2, "hidden_size": 16, "vocab_size": VOCABULARY}
-    refused(other("Bloom", **bloom), NARROW, "BloomForCausalLM")
+    refused(other("Bloom", **bloom), NARROW, "it cannot be told at which positions")
 
 
 def test_a_model_whose_state_goes_on_from_token_to_token():
     mamba = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": VOCABULARY, "state_size": 4}
-    refused(other("Mamba", **mamba), NARROW, "MambaForCausalLM")
+    refused(other("Mamba", **mamba), NARROW, "MambaForCausalLM: every choice")
+    jamba = {"attn_layer_offset": 1, "attn_layer_period": 2, "mamba_d_state": 4}
+    jamba |= {"num_experts": 2, "use_mamba_kernels": False}
+    refused(other("Jamba", **SMALL, **jamba), NARROW, "carry a state from token to token")
+
+
+def test_local_attention_by_another_name():
+    """Of which only the values tell, and only those of a probe whose branches are far apart."""
+    neo = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_layers": 2, "num_heads": 2}
+    neo |= {"attention_types": [[["global", "local"], 1]], "window_size": 4}
+    lm = other("GPTNeo", **neo, max_position_embeddings=CONTEXT)
+    near = encode(lm, BRANCHING)
+    assert fastest_way(lm, [near], "last", notice=pytest.fail) == SHARED
+    require_same(lm, near, SHARED)
+    far = ProbeItem("one", ("two three four five one two red", "red dog", "blue"), 1)
+    both = encode(lm, dataclasses.replace(BRANCHING, items=(*BRANCHING.items, far)))
+    notices: list[str] = []
+    assert fastest_way(lm, [both], "last", notice=notices.append) == NARROW
+    assert "differ by" in notices[0]
 
 
 def test_a_window_of_attention_that_is_shorter_than_the_longest_row():
     mistral = other("Mistral", **SMALL, sliding_window=4)
-    refused(mistral, NARROW, "differ by")
+    refused(mistral, NARROW, "its window of attention, 4, is shorter than the longest row, 14")
     wide = other("Mistral", **SMALL, sliding_window=CONTEXT)
     assert fastest_way(wide, [encode(wide, BRANCHING)], "last", notice=pytest.fail) == SHARED
 
 
 class Deaf(nn.Module):
-    """Takes masks and positions without a word, and leaves them aside."""
+    """Takes masks and positions, and leaves them aside."""
 
     def __init__(self):
         super().__init__()
@@ -225,7 +243,7 @@ class Deaf(nn.Module):
     def get_output_embeddings(self):
         return self.inner.get_output_embeddings()
 
-    def forward(self, input_ids, **others):
+    def forward(self, input_ids, attention_mask=None, position_ids=None):
         return self.inner(input_ids=input_ids)
 
 
@@ -236,7 +254,7 @@ def test_a_model_that_does_not_look_at_the_mask():
 class Turned(Deaf):
     """Does to its logits what depends on where they are."""
 
-    def forward(self, input_ids, **others):
+    def forward(self, input_ids, attention_mask=None, position_ids=None):
         out = super().forward(input_ids)
         out.logits = out.logits * torch.arange(1, out.logits.shape[1] + 1)[:, None]
         return out
@@ -283,7 +301,7 @@ def test_out_of_memory_is_not_taken_for_a_model_that_cannot(monkeypatch):
 def test_what_begins_alike_is_there_once():
     tree = grown([(0, (1, 2, 3, 4), 2), (1, (1, 2, 3, 5), 2), (2, (1, 2, 6, 3), 2)], (1, 2))
     assert tree.tokens == (1, 2, 3, 6) and tree.parents == (-1, 0, 1, 1)
-    assert tree.shown == (0, 1) and tree.branching == 1
+    assert tree.shown == (0, 1) and tree.gap == 1
     assert set(tree.scored) == {(1, 3, 0), (2, 4, 0), (1, 3, 1), (2, 5, 1), (1, 6, 2), (3, 3, 2)}
     seen = ancestors([tree, grown([(0, (1, 2, 3), 1)])])
     assert seen[0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 1]]
