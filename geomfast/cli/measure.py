@@ -73,13 +73,25 @@ _DTYPES = ("float32", "bfloat16", "float16")
     "--probes",
     type=Words("probe set", ("builtin", *BUILT_IN)),
     help=f"Probe sets for language models: {', '.join(BUILT_IN)}; builtin for all of these; or "
-    "JSONL files, in the format above.  [default: builtin]",
+    "JSONL files, in the format above.  [default: builtin, or none with --texts]",
+)
+@click.option(
+    "--texts",
+    type=Words("file"),
+    help="Texts of a corpus for language models, instead of choices or beside them: JSONL files "
+    'with a "text" on every line, or files of one text a line. States are those of the last token '
+    "that is read of a text; behaviour is the mean loss per token.",
+)
+@click.option(
+    "--text-tokens",
+    type=click.IntRange(2),
+    help="Tokens that are read of each text, its first ones.  [default: 512]",
 )
 @click.option(
     "--samples",
     type=click.IntRange(2),
-    help="Number of samples of each probe set or task-level, the first ones.  [default: all of a "
-    "probe set; for a sweep its own number]",
+    help="Number of samples of each probe set, file of texts or task-level, the first ones.  "
+    "[default: all; for a sweep its own number]",
 )
 @click.option(
     "--dtype",
@@ -165,6 +177,8 @@ def _measure(
             out,
             {name: options[name] for name in _CHANGES},
             probes=options["probes"],
+            texts=options["texts"],
+            text_tokens=options["text_tokens"],
             dtype=options["dtype"],
             keep_cache=options["keep_cache"],
             names=options["names"],

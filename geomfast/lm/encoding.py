@@ -102,16 +102,15 @@ def encode(lm: CausalLM, probe_set: ProbeSet, how: ModelSettings | None = None) 
             no embedding for.
     """
     most = (how or ModelSettings()).samples
-    rows: int = lm.model.get_input_embeddings().weight.shape[0]  # pyright: ignore
     kept: list[tuple[Choice, ...]] = []
     answers: list[int] = []
     skipped = 0
     for number, item in enumerate(probe_set.items):
         if len(kept) == most:
             break
-        of_prompt = _tokens(lm, item.prompt)
+        of_prompt = text_tokens(lm, item.prompt)
         texts = [item.continuation(i) for i in range(len(item.choices))]
-        every = [_tokens(lm, item.prompt + text) for text in texts]
+        every = [text_tokens(lm, item.prompt + text) for text in texts]
         # One start for all: where one choice's first token takes in the end of the prompt, the
         # others have that end among theirs, or it would count for the one alone.
         start = min(_shared(of_prompt, tokens) for tokens in every)
@@ -123,11 +122,8 @@ def encode(lm: CausalLM, probe_set: ProbeSet, how: ModelSettings | None = None) 
                     "tokens of their own"
                 )
             choices.append(Choice(tokens, start, len(text.strip().encode())))
-        if (largest := max(max(choice.tokens) for choice in choices)) >= rows:
-            raise ProbesError(
-                f"the tokenizer of {lm.name} has a token {largest}, the model embeddings of "
-                f"{rows} only"
-            )
+        for choice in choices:
+            refuse_unknown_tokens(lm, choice.tokens)
         if lm.context is not None and any(len(c.tokens) > lm.context for c in choices):
             skipped += 1
             continue
@@ -153,11 +149,33 @@ def encode(lm: CausalLM, probe_set: ProbeSet, how: ModelSettings | None = None) 
     )
 
 
-def _tokens(lm: CausalLM, text: str) -> tuple[int, ...]:
-    ids = list(lm.tokenizer(text)["input_ids"])
+def text_tokens(lm: CausalLM, text: str, most: int | None = None) -> tuple[int, ...]:
+    """The tokens of a text, without an end token that the tokenizer adds.
+
+    Args:
+        lm: whose tokenizer counts.
+        text: any.
+        most: of them at most, the first ones; None for all.
+    """
+    # One more than asked for, which may be the end token.
+    cut = {} if most is None else {"truncation": True, "max_length": most + 1}
+    ids = list(lm.tokenizer(text, **cut)["input_ids"])
     if ids and ids[-1] == lm.tokenizer.eos_token_id and len(ids) > 1:
         ids.pop()
-    return tuple(ids)
+    return tuple(ids[:most])
+
+
+def refuse_unknown_tokens(lm: CausalLM, tokens: tuple[int, ...]) -> None:
+    """Refuse tokens that the model has no embedding for.
+
+    Raises:
+        ProbesError: there is one among them.
+    """
+    rows: int = lm.model.get_input_embeddings().weight.shape[0]  # pyright: ignore
+    if (largest := max(tokens)) >= rows:
+        raise ProbesError(
+            f"the tokenizer of {lm.name} has a token {largest}, the model embeddings of {rows} only"
+        )
 
 
 def _shared(of_prompt: tuple[int, ...], tokens: tuple[int, ...]) -> int:

@@ -5,27 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from geomfast.estimators.behaviour import mean_and_stderr
-from geomfast.estimators.stopping import check_stop
 from geomfast.lm.causal_lm import DTYPES, CausalLM, load
 from geomfast.lm.encoding import (
     EncodedProbes,
     answer_loss,
     encode,
-    padded,
 )
 from geomfast.lm.hub import LoadError
+from geomfast.lm.reading import Reading
+from geomfast.lm.texts import EncodedTexts, through, token_losses
+from geomfast.lm.ways import PLAIN, ROWS, Way, fastest_way, prompt_states, run
 from geomfast.measures.catalog import needing
 from geomfast.measures.memory import Notice, halving, logger
-from geomfast.measures.model.evaluation import evaluating
 from geomfast.measures.model.measuring import MEASURES as ANY_MODEL
 from geomfast.measures.model.measuring import MeasuredValue, check_measures, measure_model
 from geomfast.measures.model.options import ModelSettings
-from geomfast.measures.model.states import activations
 from geomfast.measures.spec import BEHAVIOUR, OF_ACTIVATIONS
 
 __all__ = [
@@ -48,8 +48,6 @@ __all__ = [
 MEASURES = (BEHAVIOUR, *ANY_MODEL)
 #: `loss_fn(model, encoded.batch) -> (N,)`: nats per token of the right answers.
 loss_fn = answer_loss
-# Continuations, or samples, that go through the model at once.
-_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -88,34 +86,28 @@ def behaviour(
     Returns:
         float64 tensors on the CPU.
     """
-    choices = [choice for those in probes.choices for choice in those]
-    # What two continuations have in common but for their last tokens is run once.
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for number, choice in enumerate(choices):
-        groups.setdefault(choice.tokens[:-1], []).append(number)
-    order = sorted(groups, key=len)  # rows of like lengths together
+    way = fastest_way(lm, [probes], batch_size=batch_size, notice=notice)
+    return _judged(lm, probes, _read(lm, probes, way, None, batch_size, notice))
 
-    def run(size: int) -> Tensor:
-        logprobs = torch.zeros(len(choices), dtype=torch.float64, device="cpu")
-        for first in range(0, len(order), size):
-            check_stop()
-            rows = order[first : first + size]
-            # Which row, position and next token, and of which choice.
-            wanted = [
-                (row, at, choices[number].tokens[at + 1], number)
-                for row, tokens in enumerate(rows)
-                for number in groups[tokens]
-                for at in range(choices[number].start - 1, len(tokens))
-            ]
-            logits = lm.model(input_ids=padded(rows, probes.padding).to(probes.device)).logits
-            row, at, token, number = torch.tensor(wanted, device="cpu").to(logits.device).unbind(1)
-            found = logits[row, at].double().log_softmax(-1).gather(1, token[:, None])[:, 0]
-            logprobs.index_add_(0, number.cpu(), found.cpu())
-        return logprobs
 
-    with evaluating(lm.model), torch.no_grad():
-        size = batch_size or _AT_ONCE
-        logprobs = halving(run, size, f"behaviour on {probes.name}", notice=notice)
+def _read(
+    lm: CausalLM,
+    probes: EncodedProbes,
+    way: Way,
+    position: str | None,
+    batch_size: int | None,
+    notice: Notice,
+) -> Reading:
+    return halving(
+        lambda rows: run(lm, probes, way, position, rows, notice),
+        batch_size or ROWS,
+        f"behaviour on {probes.name}",
+        notice=notice,
+    )
+
+
+def _judged(lm: CausalLM, probes: EncodedProbes, reading: Reading) -> Behaviour:
+    logprobs = reading.logprobs
     if logprobs.isnan().any():
         raise ValueError(f"{lm.name} gives logits on {probes.name} that are not finite")
     right, by_size, nats = [], [], []
@@ -154,20 +146,12 @@ def states(
         geomfast.measures.model.states.NoStates: the model has no blocks that can be found.
     """
     how = how or ModelSettings()
-    # Without the mask, which says which tokens count: padded on the right, none else matters.
-    return activations(
-        lm.model,
-        probes.prompts,
-        position=how.position,
-        call=lambda model, batch: model(input_ids=batch["input_ids"]),
-        batch_size=how.batch_size or _AT_ONCE,
-        notice=notice,
-    )
+    return prompt_states(lm, probes, how.position, how.batch_size or ROWS, notice)
 
 
 def measure_lm(
     lm: CausalLM,
-    probes: Iterable[EncodedProbes],
+    probes: Iterable[EncodedProbes | EncodedTexts],
     measures: Iterable[str],
     how: ModelSettings | None = None,
     *,
@@ -177,14 +161,16 @@ def measure_lm(
 
     Args:
         lm: of :func:`load`.
-        probes: of :func:`encode`.
+        probes: of :func:`encode`; and texts of :func:`geomfast.lm.texts.encode_texts`, whose
+            activations are those of their last token that is read.
         measures: names from :data:`MEASURES`.
         how: None for the defaults.
         notice: called with a message when memory is short and a computation is changed.
 
     Returns:
         Name of the probe set and value, set after set; ``behaviour`` is recorded as ``accuracy``,
-        ``accuracy_by_size`` and ``answer_logprob`` (see :class:`Behaviour`).
+        ``accuracy_by_size`` and ``answer_logprob`` (see :class:`Behaviour`), and of texts as
+        ``loss``, the mean over all tokens but each text's first, in nats.
 
     Raises:
         ValueError: an unknown measure, and what :func:`measure_model` raises.
@@ -192,28 +178,58 @@ def measure_lm(
     how = how or ModelSettings()
     wanted = set(measures)
     rest = check_measures(wanted - {BEHAVIOUR})
-    lossy = set(rest) - set(needing(rest, *OF_ACTIVATIONS))
+    shown = needing(rest, *OF_ACTIVATIONS)
+    lossy = set(rest) - set(shown)
+    probes = list(probes)
+    position, at_once = how.position if shown else None, how.batch_size
+    way = PLAIN
+    choices = [one for one in probes if isinstance(one, EncodedProbes)]
+    if choices and (BEHAVIOUR in wanted or shown):
+        way = fastest_way(lm, choices, position, batch_size=at_once, notice=notice)
+
+    def read(encoded: EncodedProbes | EncodedTexts) -> Reading:
+        if isinstance(encoded, EncodedTexts):
+            return through(lm, encoded, position, batch_size=at_once, notice=notice)
+        return _read(lm, encoded, way, position, at_once, notice)
+
     for encoded in probes:
+        reading: Reading | None = None
         if BEHAVIOUR in wanted:
-            for found in _behaviour(lm, encoded, how, notice):
+            begin = time.perf_counter()
+            reading = read(encoded)
+            for found in _behaviour(lm, encoded, reading, how, begin):
                 yield encoded.name, found
-        take = lambda encoded=encoded: states(lm, encoded, how, notice=notice)  # noqa: E731
+
+        def take(encoded: Any = encoded, reading: Reading | None = reading) -> Any:
+            if reading is None and not way.shared and isinstance(encoded, EncodedProbes):
+                return states(lm, encoded, how, notice=notice)  # without the choices
+            return (reading or read(encoded)).states
+
         batch = encoded.batch if lossy else None
         for found in measure_model(lm.model, loss_fn, batch, rest, how, states=take, notice=notice):
             yield encoded.name, found
 
 
 def _behaviour(
-    lm: CausalLM, probes: EncodedProbes, how: ModelSettings, notice: Notice
+    lm: CausalLM,
+    probes: EncodedProbes | EncodedTexts,
+    reading: Reading,
+    how: ModelSettings,
+    begin: float,
 ) -> Iterator[MeasuredValue]:
-    begin = time.perf_counter()
-    seen = behaviour(lm, probes, batch_size=how.batch_size, notice=notice)
-    rows = {
-        "accuracy": seen.right,
-        "accuracy_by_size": seen.right_by_size,
-        "answer_logprob": seen.logprob,
-    }
-    settings = {"measure": BEHAVIOUR, "samples": how.samples, "decoding": "likeliest choice"}
+    """The rows of behaviour, whose seconds since `begin` are those of the pass with the states."""
+    settings: dict[str, Any] = {"measure": BEHAVIOUR, "samples": how.samples}
+    if isinstance(probes, EncodedTexts):
+        rows = {"loss": token_losses(probes, reading)}
+        settings["loss"] = "nats per token, mean"
+    else:
+        seen = _judged(lm, probes, reading)
+        rows = {
+            "accuracy": seen.right,
+            "accuracy_by_size": seen.right_by_size,
+            "answer_logprob": seen.logprob,
+        }
+        settings["decoding"] = "likeliest choice"
     seconds = (time.perf_counter() - begin) / len(rows)
     for name, values in rows.items():
         value, stderr = mean_and_stderr(values)

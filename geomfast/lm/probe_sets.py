@@ -10,7 +10,7 @@ import importlib
 import inspect
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -54,13 +54,13 @@ class ProbeItem:
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str) or not self.prompt.strip():
             raise ValueError(f"prompt must be a text, not {self.prompt!r:.200}")
-        _require_text(self.prompt, "prompt")
+        require_text(self.prompt, "prompt")
         if len(self.choices) < 2:
             raise ValueError(f"choices must be two or more, not {list(self.choices)}")
         for choice in self.choices:
             if not isinstance(choice, str) or not choice.strip():
                 raise ValueError(f"choices must be texts, not {choice!r:.200}")
-            _require_text(choice, "choices")
+            require_text(choice, "choices")
         if len(set(self.choices)) < len(self.choices):
             raise ValueError(f"choices must differ from each other: {list(self.choices)}")
         if type(self.answer) is not int or not 0 <= self.answer < len(self.choices):
@@ -89,7 +89,7 @@ class ProbeSet:
 
     def __post_init__(self) -> None:
         try:
-            _require_text(self.name, "name")
+            require_text(self.name, "name")
         except ValueError as error:
             raise ProbesError(f"a probe set: {error}; rename its file") from error
         if len(self.items) < 2:
@@ -191,19 +191,35 @@ def _item(row: Mapping[str, Any], prompt: str, choices: str, answer: str) -> Pro
 
 
 def _file(path: Path) -> ProbeSet:
+    return _parsed(path.stem, _content(path), str(path))
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and content of every line of a file that is not blank.
+
+    Raises:
+        ProbesError: it is not readable as UTF-8.
+    """
+    yield from _lines(_content(path))
+
+
+def _content(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ProbesError(f"{path}: not readable as UTF-8 text: {error}") from error
-    return _parsed(path.stem, text, str(path))
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    # Not `splitlines`: JSON's texts may hold what that takes for the end of a line.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line
 
 
 def _parsed(name: str, text: str, where: str) -> ProbeSet:
     items = []
-    # Not `splitlines`: JSON's texts may hold what that takes for the end of a line.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, line in _lines(text):
         try:
             row = json.loads(line)
             if not isinstance(row, dict):
@@ -216,7 +232,7 @@ def _parsed(name: str, text: str, where: str) -> ProbeSet:
     return ProbeSet(name, tuple(items))
 
 
-def _require_text(text: str, what: str) -> None:
+def require_text(text: str, what: str) -> None:
     """Refuse halves of character pairs, which neither files nor tokenizers can have."""
     try:
         text.encode()

@@ -14,6 +14,7 @@ from geomfast.lm import hf
 from geomfast.lm.hub import CorruptCheckpoint
 from geomfast.lm.own_code import read_object
 from geomfast.lm.probe_sets import ProbeItem, ProbesError, ProbeSet, read_probes
+from geomfast.lm.texts import TOKENS, EncodedTexts, TextSet, encode_texts, read_texts
 from geomfast.measures.model.measuring import MEASURES
 from geomfast.measures.model.options import ModelSettings
 from geomfast.runs.errors import PlanError
@@ -31,41 +32,56 @@ class Probing:
     """Settings for measuring language models.
 
     Attributes:
-        sets: the probe sets.
+        sets: the probe sets, and texts of corpora.
         dtype: to load weights in, from :data:`geomfast.lm.hf.DTYPES`; spectra are of
             float64 whatever it is.
         how: of the measures.
     """
 
-    sets: tuple[ProbeSet, ...]
+    sets: tuple[ProbeSet | TextSet, ...]
     dtype: str
     how: ModelSettings
 
     @classmethod
     def asked(
-        cls, probes: Sequence[str] | None, dtype: str | None, changes: Mapping[str, Any]
+        cls,
+        probes: Sequence[str] | None,
+        dtype: str | None,
+        changes: Mapping[str, Any],
+        texts: Sequence[str] | None = None,
+        text_tokens: int | None = None,
     ) -> Probing:
         """Settings from the options of a command.
 
         Args:
             probes: sources of :func:`~geomfast.lm.probe_sets.read_probes`; None for the
-                built-in sets.
+                built-in sets, or for none where there are texts.
             dtype: None for float32.
             changes: settings by the names that :meth:`ModelSettings.named` knows; what is
                 None stays as it is.
+            texts: files of :func:`~geomfast.lm.texts.read_texts`; None for none.
+            text_tokens: that are read of each text; None for the usual number.
 
         Raises:
             PlanError: there is no such set or file, or a set is there twice.
         """
-        sets: list[ProbeSet] = []
-        for source in probes or ("builtin",):
+        if text_tokens is not None and not texts:
+            raise PlanError("--text-tokens is of --texts, and there are none")
+        sets: list[ProbeSet | TextSet] = []
+        for source in probes or (() if texts else ("builtin",)):
             try:
                 sets += read_probes(source).values()
             except ProbesError as error:
                 raise PlanError(f"--probes: {error}") from error
+        for source in texts or ():
+            try:
+                sets.append(read_texts(source, text_tokens or TOKENS))
+            except ProbesError as error:
+                raise PlanError(f"--texts: {error}") from error
         names = [one.name for one in sets]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise PlanError(f"--probes: two sets are called {twice!r}")
+            option = "--texts" if texts else "--probes"
+            raise PlanError(f"{option}: two sets are called {twice!r}")
         try:
             how = ModelSettings.named(**{k: v for k, v in changes.items() if v is not None})
         except ValueError as error:
@@ -74,9 +90,15 @@ class Probing:
 
     @cached_property
     def data(self) -> dict[str, str]:
-        """Hash of the probes of every set that are measured on."""
-        items = {one.name: [asdict(item) for item in self._items(one)] for one in self.sets}
-        return {name: fingerprint(those) for name, those in items.items()}
+        """Hash of what every set asks: its probes that are measured on, or its texts."""
+        found: dict[str, str] = {}
+        for one in self.sets:
+            if isinstance(one, TextSet):
+                # All of them: how many are too short, only a tokenizer knows.
+                found[one.name] = fingerprint({"tokens": one.tokens, "texts": one.texts})
+            else:
+                found[one.name] = fingerprint([asdict(item) for item in self._items(one)])
+        return found
 
     @property
     def chance(self) -> dict[str, float]:
@@ -84,6 +106,7 @@ class Probing:
         return {
             task_level(one.name, LEVEL): fmean(1 / len(item.choices) for item in self._items(one))
             for one in self.sets
+            if isinstance(one, ProbeSet)
         }
 
     def _items(self, one: ProbeSet) -> tuple[ProbeItem, ...]:
@@ -129,7 +152,9 @@ class LanguageModelSeries:
 
     def shared(self) -> dict[str, Any]:
         probing = self.probing
-        return {"source": self.where, "dtype": probing.dtype, "probes": probing.data}
+        shared = {"source": self.where, "dtype": probing.dtype, "probes": probing.data}
+        lengths = {one.name: one.tokens for one in probing.sets if isinstance(one, TextSet)}
+        return shared | ({"text_tokens": lengths} if lengths else {})
 
     def of(self, measure: str) -> dict[str, Any]:
         return self.probing.how.of(measure)
@@ -146,10 +171,10 @@ class LanguageModelSeries:
 
 
 class OpenedModel:
-    """A language model at a checkpoint, and the probe sets as its tokens.
+    """A language model at a checkpoint, and the probe sets and texts as its tokens.
 
-    A set of which fewer than two probes fit into the model's context is left out, with a notice,
-    unless no other is left.
+    A set of which fewer than two probes, or texts, fit into the model's context is left out, with a
+    notice, unless no other is left.
     """
 
     def __init__(self, probing: Probing, folder: Path, device: str, tokenizer: Path | None):
@@ -176,11 +201,12 @@ class OpenedModel:
             rows.append(row | {"device": str(self.lm.device)})
         return rows
 
-    def _encode(self) -> list[hf.EncodedProbes]:
-        kept: list[hf.EncodedProbes] = []
+    def _encode(self) -> list[hf.EncodedProbes | EncodedTexts]:
+        kept: list[hf.EncodedProbes | EncodedTexts] = []
         for one in self._probing.sets:
+            encode: Any = encode_texts if isinstance(one, TextSet) else hf.encode
             try:
-                encoded = hf.encode(self.lm, one, self._probing.how)
+                encoded = encode(self.lm, one, self._probing.how)
             except ProbesError as error:
                 if one is self._probing.sets[-1] and not kept:
                     raise
@@ -188,7 +214,9 @@ class OpenedModel:
                 continue
             if encoded.notice:
                 self.notices.append(encoded.notice)
-            told = {"task": one.name, "level": LEVEL, "samples": len(encoded)}
+            told: dict[str, Any] = {"task": one.name, "level": LEVEL, "samples": len(encoded)}
+            if isinstance(one, TextSet):
+                told["tokens"] = one.tokens
             self.described[encoded.data] = told | {"skipped": encoded.skipped}
             kept.append(encoded)
         return kept

@@ -43,6 +43,8 @@ def series_of(
     changes: Mapping[str, Any],
     *,
     probes: Sequence[str] | None = None,
+    texts: Sequence[str] | None = None,
+    text_tokens: int | None = None,
     dtype: str | None = None,
     keep_cache: bool = False,
     names: str | None = None,
@@ -56,7 +58,8 @@ def series_of(
         out: folder of the results; what is downloaded passes through it.
         changes: settings of measures that are not to be the usual ones, which of a sweep's
             checkpoints are those of the sweep; what is None stays.
-        probes, dtype: of language models, see :meth:`Probing.asked`; None for the usual.
+        probes, texts, text_tokens, dtype: of language models, see :meth:`Probing.asked`; None for
+            the usual.
         keep_cache: whether downloads go to the hub's own cache, and stay.
         names: how scale and seed are read from the names of models, see
             :func:`geomfast.series.patterns.named`; None for the usual way where there are several,
@@ -69,7 +72,7 @@ def series_of(
     """
     # Not relative: a worker of a cluster has another working directory.
     downloads = None if keep_cache else out.resolve() / _DOWNLOADS
-    what = (changes, probes, dtype)
+    what = (changes, probes, dtype, texts, text_tokens)
     sources = [source] if Path(source).exists() else expanded(source)
     if len(sources) == 1 and names is None:
         return _series_of(source, revisions, downloads, *what)
@@ -95,6 +98,8 @@ def _series_of(
     changes: Mapping[str, Any],
     probes: Sequence[str] | None,
     dtype: str | None,
+    texts: Sequence[str] | None,
+    text_tokens: int | None,
 ) -> list[Series]:
     """The series of one folder, or of one model on the hub."""
     path = Path(source)
@@ -107,22 +112,23 @@ def _series_of(
         if not path.is_dir():
             raise PlanError(f"{source} is a file, not a folder of checkpoints")
         if sweep is not None:
-            if probes is not None or dtype is not None:
+            if any(given is not None for given in (probes, dtype, texts, text_tokens)):
                 raise PlanError(
                     f"{source} is of a sweep, which is measured on the samples of its own tasks in "
-                    "its own type: no --probes and no --dtype"
+                    "its own type: no --probes and no --dtype, and no --texts"
                 )
             return [*of_sweep(*sweep, **changes)]
         parent, checkpoints = checkpoints_in(path)
         alone = parent != path.resolve()
         name = path.resolve().name if alone and not checkpoints[0].step else parent.name
         plain_name(name, "the run, named like the folder,")
-        return [FolderSeries(name, checkpoints, Probing.asked(probes, dtype, changes), parent)]
+        probing = Probing.asked(probes, dtype, changes, texts, text_tokens)
+        return [FolderSeries(name, checkpoints, probing, parent)]
     if not _MODEL_ID.fullmatch(source):
         raise PlanError(f"no such folder: {source}")
     checkpoints = revisions_of(source, revisions)
     name = source.split("/")[-1]
-    probing = Probing.asked(probes, dtype, changes)
+    probing = Probing.asked(probes, dtype, changes, texts, text_tokens)
     return [HubSeries(name, checkpoints, probing, source, downloads)]
 
 

@@ -332,16 +332,16 @@ def test_probes_longer_than_the_context_are_skipped_with_a_notice(
 def test_out_of_memory_is_a_notice(
     series: Path, probes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from geomfast.lm import hf
+    from geomfast.lm import reading
 
-    padded = hf.padded
+    padded = reading.padded
 
     def only_few(rows: list[Any], padding: int) -> Any:
         if len(rows) > 2:
             raise MemoryError
         return padded(rows, padding)
 
-    monkeypatch.setattr(hf, "padded", only_few)
+    monkeypatch.setattr(reading, "padded", only_few)
     monkeypatch.setattr(gc, "collect", lambda: 0)  # of all those libraries, which takes a second
     outcome = told(series / "step0", "--out", tmp_path / "out", "--probes", probes)
     assert any("out of memory" in notice for notice in outcome["notices"])

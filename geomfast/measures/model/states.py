@@ -132,8 +132,7 @@ def activations(
     """
     if position not in POSITIONS:
         raise ValueError(f"position must be one of {', '.join(POSITIONS)}, not {position!r}")
-    names = list(layers) if layers is not None else find_blocks(model)
-    blocks = [_module(model, name) for name in names]
+    blocks = block_modules(model, layers)
     last = None if final is None else _module(model, final)
     batches = batches_of(data)
     found: list[dict[str, Tensor]] = []
@@ -143,11 +142,21 @@ def activations(
             def parts(step: int, batch: Any = batch) -> list[dict[str, Tensor]]:
                 samples = count(batch, least=1)
                 cut = (_part(batch, first, first + step) for first in range(0, samples, step))
-                return [_of_batch(model, part, position, blocks, last, call) for part in cut]
+                return [batch_states(model, part, position, blocks, last, call) for part in cut]
 
             most = min(batch_size or count(batch, least=1), count(batch, least=1))
             found += halving(parts, most, "taking activations", notice=notice)
     return {label: torch.cat([part[label] for part in found]) for label in found[0]}
+
+
+def block_modules(model: nn.Module, layers: Sequence[str] | None = None) -> list[nn.Module]:
+    """The modules that are block 1, block 2, ...; None for those of :func:`find_blocks`.
+
+    Raises:
+        NoStates: no blocks found.
+        UnknownModule: a name that the model does not know.
+    """
+    return [_module(model, name) for name in (find_blocks(model) if layers is None else layers)]
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
@@ -163,20 +172,33 @@ def _part(batch: Any, first: int, last: int) -> Any:
     return tree_map(lambda x: x[first:last] if isinstance(x, Tensor) else x, batch)
 
 
-def _of_batch(
+def batch_states(
     model: nn.Module,
     batch: Any,
     position: str,
     blocks: list[nn.Module],
-    final: nn.Module | None,
-    call: Call | None,
+    final: nn.Module | None = None,
+    call: Call | None = None,
 ) -> dict[str, Tensor]:
-    """Label -> (N, d) of one batch; inside `evaluating` and without gradients."""
+    """Activations of one batch, of a model in evaluation mode and without gradients.
+
+    Args:
+        model, position, call: as of :func:`activations`.
+        batch: as of :func:`activations`; it runs as a whole.
+        blocks: of :func:`block_modules`.
+        final: the module whose output is the final state; None as of :func:`activations`.
+
+    Returns:
+        Label -> (N, d).
+
+    Raises:
+        NoStates: outputs that are not (N, T, d) or (N, d), or blocks that do not run.
+    """
     check_stop()
     shape = _shape(batch)
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     found: dict[str, Tensor] = {}
-    head = _head(model) if final is None else None
+    head = output_head(model) if final is None else None
 
     def take(label: str, state: Any) -> None:
         if label in found and (label != FINAL or final is not None):
@@ -218,8 +240,8 @@ def _of_batch(
     return found
 
 
-def _head(model: nn.Module) -> nn.Module | None:
-    """The module that makes logits, of a model that tells."""
+def output_head(model: nn.Module) -> nn.Module | None:
+    """The module that makes logits of final states, of a model that says which it is."""
     tell = getattr(model, "get_output_embeddings", None)
     head = tell() if callable(tell) else None
     return head if isinstance(head, nn.Module) else None
