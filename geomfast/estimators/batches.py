@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
+import warnings
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -33,7 +34,26 @@ class Batches(list):
 def in_drawn_order(data: Any) -> bool:
     """Whether a DataLoader draws the order of its samples, which nothing else can follow."""
     drawn = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
-    return isinstance(data, DataLoader) and isinstance(data.sampler, drawn)
+    if not isinstance(data, DataLoader):
+        return False
+    samplers = (data.sampler, getattr(data.batch_sampler, "sampler", None))
+    return any(isinstance(sampler, drawn) for sampler in samplers)
+
+
+def warn_of_order(stacklevel: int = 3, **given: Any) -> None:
+    """Warn of results with a row for every sample where a loader draws their order.
+
+    Args:
+        stacklevel: of the caller's caller.
+        given: data by the name of the argument.
+    """
+    for name, data in given.items():
+        if in_drawn_order(data):
+            warnings.warn(
+                f"{name}: a DataLoader that shuffles: samples are in the order in which it gave "
+                "them, which is not that of its data set; shuffle=False keeps that",
+                stacklevel=stacklevel,
+            )
 
 
 def batches_of(data: Any) -> Batches:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from geomfast.estimators.arguments import check_flag, check_loss, check_model
-from geomfast.estimators.batches import batches_of, count, index_batch
+from geomfast.estimators.batches import batches_of, count, index_batch, warn_of_order
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.gradients import finite_grams, in_range
 from geomfast.estimators.per_sample.attribution import attribute
@@ -60,6 +60,7 @@ def gradient_norms(
     check_model(model)
     check_loss(loss_fn)
     check_flag(per_layer=per_layer, check=check)
+    warn_of_order(batch=batch)
     if isinstance(params, Iterator):
         params = list(params)  # read once for every batch
     parts = [_squares(model, loss_fn, one, params, check) for one in batches_of(batch)]

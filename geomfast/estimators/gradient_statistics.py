@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from geomfast.estimators.arguments import check_flag, kind
-from geomfast.estimators.batches import in_drawn_order
+from geomfast.estimators.batches import in_drawn_order, one_batch
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.gradients import gradient_gram
 from geomfast.estimators.similarity import mean_of_pairs
@@ -92,7 +92,8 @@ def gradient_statistics(
         (1.0, 0.0)
     """
     check_flag(per_layer=per_layer)
-    gram = gradient_gram(model, loss_fn, batch, params=params, per_layer=per_layer)
+    # No statistic depends on the order of the samples, of which a loader's would be warned.
+    gram = gradient_gram(model, loss_fn, one_batch(batch), params=params, per_layer=per_layer)
     if per_layer:
         return {name: statistics_of(one) for name, one in gram.items()}
     return statistics_of(gram)

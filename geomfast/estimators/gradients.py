@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from geomfast.estimators.arguments import check_flag, check_loss, check_model, check_whole
-from geomfast.estimators.batches import count, index_batch, one_batch
+from geomfast.estimators.batches import count, index_batch, one_batch, warn_of_order
 from geomfast.estimators.checks import LossFunction, require_finite
 from geomfast.estimators.per_sample.attribution import attribute
 from geomfast.estimators.stopping import check_stop
@@ -83,6 +83,7 @@ def gradient_gram(
     check_loss(loss_fn)
     check_flag(center=center, per_layer=per_layer, check=check)
     check_whole(0, most=2**63 - 1, max_memory=max_memory)
+    warn_of_order(batch=batch)
     batch = one_batch(batch)
 
     def measure(centered: bool) -> dict[str, Tensor]:
@@ -122,7 +123,7 @@ def fisher_effective_rank(
     Returns:
         Between 1 and N; 0.0 if all gradients are zero.
     """
-    return _rank(gradient_gram(model, loss_fn, batch, params=params))
+    return _rank(gradient_gram(model, loss_fn, one_batch(batch), params=params))
 
 
 def gradient_covariance_rank(
@@ -140,7 +141,7 @@ def gradient_covariance_rank(
     Returns:
         Between 1 and N - 1; 0.0 if all gradients agree.
     """
-    return _rank(gradient_gram(model, loss_fn, batch, params=params, center=True))
+    return _rank(gradient_gram(model, loss_fn, one_batch(batch), params=params, center=True))
 
 
 @dataclass(frozen=True)

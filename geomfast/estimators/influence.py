@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from geomfast.estimators.arguments import check_flag, kind
-from geomfast.estimators.batches import in_drawn_order
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.llc import LLC, llc
 from geomfast.estimators.sampling.covariance import batching, covariance, verdict
@@ -112,14 +110,6 @@ def influence(
     check_flag(tokens=tokens)
     if "observe" in sampling:
         raise TypeError("observe is no argument of influence: queries is what is observed")
-    given = {"data": data, "queries": queries}
-    for name, one in given.items():
-        if in_drawn_order(one[1] if isinstance(one, tuple) and len(one) == 2 else one):
-            warnings.warn(
-                f"{name}: a DataLoader that shuffles: samples are in the order in which it gave "
-                "them, which is not that of its data set; shuffle=False keeps that",
-                stacklevel=2,
-            )
     sampling["keep_losses"] = sampling.get("keep_losses") or True
     observe = None if queries is None else {QUERIES: queries}
     run = llc(model, loss_fn, data, observe=observe, **sampling)

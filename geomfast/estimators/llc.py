@@ -18,7 +18,7 @@ from geomfast.estimators.arguments import (
     check_whole,
     kind,
 )
-from geomfast.estimators.batches import batches_of, count
+from geomfast.estimators.batches import batches_of, count, warn_of_order
 from geomfast.estimators.calls import measurable, require_sound
 from geomfast.estimators.checks import (
     LossFunction,
@@ -179,6 +179,16 @@ def llc(
             "momentum allows for larger steps without a bias"
         )
     check_keeping(observe, keep_losses)
+    if keep_losses:
+        others = observe if isinstance(observe, Mapping) else {}
+        # An observed value may come with a loss function of its own.
+        warn_of_order(
+            data=data,
+            **{
+                str(name): one[1] if isinstance(one, tuple) and len(one) == 2 else one
+                for name, one in others.items()
+            },
+        )
     own = {
         "nbeta": nbeta, "chains": chains, "draws": draws, "burn_in": burn_in, "seed": seed,
         "batch_size": batch_size, "params": params, "common_batches": common_batches,

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from geomfast.estimators.arguments import check_flag, check_model
-from geomfast.estimators.batches import Batches, count, index_batch, one_batch, some_of
+from geomfast.estimators.batches import (
+    Batches,
+    count,
+    index_batch,
+    one_batch,
+    some_of,
+    warn_of_order,
+)
 from geomfast.estimators.calls import measurable
 from geomfast.estimators.gradients import gradient_gram
 
@@ -76,6 +83,7 @@ def ntk(
     if isinstance(params, int):
         raise TypeError(f"params must be names of parameters, with shell wildcards, not {params!r}")
     names = list(params) if isinstance(params, Iterator) else params  # read for every output
+    warn_of_order(batch=batch)
     batch = one_batch(batch)
     samples = count(batch)
     outputs = _outputs(model, output_fn, batch)

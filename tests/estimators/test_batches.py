@@ -1,13 +1,14 @@
 """Batches as loaders and tokenizers make them, for every measure."""
 
 import random
+import warnings
 from collections import UserDict, namedtuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import geomfast as gf
 from geomfast.estimators.batches import (
@@ -106,7 +107,8 @@ def test_a_loader_for_every_measure_and_its_generator_stays(workers):
         np.random.get_state()[1].tolist(),
     )
     m = model()
-    gram = gf.gradient_gram(m, loss, loader)
+    with pytest.warns(UserWarning, match="shuffles"):
+        gram = gf.gradient_gram(m, loss, loader)
     assert gram.shape == (12, 12)
     expected = gf.gradient_gram(m, loss, (X, Y))
     torch.testing.assert_close(
@@ -159,3 +161,36 @@ def test_tensors_made_in_inference_mode():
 
 
 model_outside = model()
+
+
+def test_rows_for_samples_of_a_loader_that_shuffles_are_told_of():
+    torch.manual_seed(0)
+    net, x = nn.Linear(3, 2), torch.randn(8, 3)
+    plain = DataLoader(x, batch_size=4)
+    drawn = BatchSampler(RandomSampler(range(8)), 4, drop_last=False)
+
+    def loss(model, batch):
+        return model(batch).square().sum(1)
+
+    rows = {
+        "gradient_norms": lambda data: gf.gradient_norms(net, loss, data),
+        "gradient_gram": lambda data: gf.gradient_gram(net, loss, data),
+        "ntk": lambda data: gf.ntk(net, lambda m, b: m(b), data),
+        "llc": lambda data: gf.llc(
+            net, loss, data, lr=1e-3, nbeta=4.0, localization=1.0, draws=4, keep_losses=True
+        ),
+    }
+    for shuffled in (DataLoader(x, batch_size=4, shuffle=True), DataLoader(x, batch_sampler=drawn)):
+        for name, call in rows.items():
+            with pytest.warns(UserWarning, match="a DataLoader that shuffles"):
+                call(shuffled)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)
+                if name != "llc":  # whose few draws are warned of
+                    call(plain)
+        # What no order changes is not warned of.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            gf.fisher_effective_rank(net, loss, shuffled)
+            gf.gradient_covariance_rank(net, loss, shuffled)
+            gf.gradient_statistics(net, loss, shuffled)
