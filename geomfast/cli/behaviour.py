@@ -196,6 +196,13 @@ def _summary(
             if score.measure == "accuracy" and math.isnan(score.stderr) and not here[task]["n"]
         }
     )
+    with_accuracy = {
+        task
+        for task in here
+        for entry in found.of(task)
+        for score in entry.result.scores
+        if score.measure == "accuracy"
+    }
     every = set(here)
     missing = {
         f"{one.run}, step {one.step}": sorted(every - set(results))
@@ -215,7 +222,8 @@ def _summary(
         "groups": sorted(found.groups),
         "left_out": found.left_out,
         "tasks_left_out": found.tasks_left_out,
-        "chance_unknown": [task for task, one in here.items() if one["chance"] is None],
+        "without_accuracy": sorted(every - with_accuracy),
+        "chance_unknown": [task for task in here if here[task]["chance"] is None],
         "error_unknown": no_error,
         "missing": missing,
     }
@@ -237,13 +245,15 @@ def _show(summary: Mapping[str, Any], console: Console) -> None:
         say(console, f"Left out, as they are means of tasks: {', '.join(summary['groups'])}")
     _reasons(summary["tasks_left_out"] | summary["left_out"], console)
     if summary["missing"]:
-        lacking = {tasks for names in summary["missing"].values() for tasks in names}
+        absent = {tasks for names in summary["missing"].values() for tasks in names}
         count = len(summary["missing"])
         say(
             console,
             f"Notice: {count} checkpoint{'s lack' if count > 1 else ' lacks'} tasks that others "
-            f"have ({len(lacking)} of them)",
+            f"have ({len(absent)} of them)",
         )
+    if lacking := summary["without_accuracy"]:
+        say(console, f"Notice: no accuracy of {_some(lacking)}, only other values")
     if unknown := summary["chance_unknown"]:
         say(
             console,

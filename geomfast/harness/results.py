@@ -141,7 +141,7 @@ def read_results(name: str, content: bytes) -> Results:
             left_out[_text(task)] = "its scores are no object"
             continue
         scores, why = _scores(told)
-        if not any(score.measure == "accuracy" for score in scores) and not why:
+        if not scores and not why:
             others = [name for name in sorted(_metrics(told)) if not name.endswith("_stderr")]
             why = f"no accuracy, only {', '.join(others) or 'texts'}"
         if why:

@@ -41,6 +41,15 @@ def rise(at: int, low: float, high: float) -> list[float]:
     return [low if i < at else high for i in range(len(STEPS))]
 
 
+def test_a_task_without_accuracy_is_recorded_and_named(tmp_path: Path) -> None:
+    scores = {"wikitext": {"perplexity,none": 30.0}, "piqa": 0.6}
+    put(tmp_path / "r" / "a.json", new(scores))
+    summary = told(tmp_path / "out", tmp_path / "r")
+    assert summary["without_accuracy"] == ["wikitext"] and summary["tasks_left_out"] == {}
+    frame = load_records(tmp_path / "out" / RECORDS)
+    assert frame.set_index("measure")["value"].to_dict() == {"accuracy": 0.6, "perplexity": 30.0}
+
+
 def test_files_of_the_harness_of_both_formats(tmp_path: Path) -> None:
     shutil.copytree(FIXTURES / "results_of_0_4_13", tmp_path / "r" / "new")
     shutil.copy(FIXTURES / "results_of_0_3.json", tmp_path / "r" / "old.json")
