@@ -30,7 +30,7 @@ CHOICE_PROBABILITY = "choice_probability"
 #: What probe sets have, which know no difficulty.
 LEVEL = 1
 #: Where a rate of blind guesses is from, the most trusted first.
-_TRUST = ("given", "choices", "free answer", "table", "")
+_TRUST = ("given", "choices", "table", "free answer", "")
 _BACKEND = "lm-evaluation-harness"
 
 

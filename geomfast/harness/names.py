@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from geomfast.harness.results import Results
 from geomfast.runs.errors import PlanError
-from geomfast.series.checkpoint import step_of
+from geomfast.series.checkpoint import step_of, tells_a_fraction
 from geomfast.series.patterns import compiled
 
 _LARGEST = 2**63 - 1
@@ -120,6 +120,9 @@ def _model_and_step(results: Results) -> tuple[str, int | None]:
     """Name of the model, and the step that its revision, adapter or folder tells."""
     parts = _parts(results.model)
     name = parts[-1] if parts else results.model
+    for told in (results.revision, *_parts(results.adapter)[-1:], *parts[1:][-1:]):
+        if tells_a_fraction(told):
+            raise Unnamed(f"{told} tells a step that is not whole")
     if adapter := _parts(results.adapter):
         # Weights of their own, whatever checkpoint they are put on.
         step = step_of(adapter[-1])

@@ -40,6 +40,7 @@ _KNOWN: tuple[tuple[str, float | None, str], ...] = (
     (r"pubmedqa", 1 / 3, "facts"),
     (r"triviaqa|nq_open|webqs|truthfulqa_gen|squad.*|drop|coqa", 0.0, "facts"),
     (r"truthfulqa_mc\d?", None, "facts"),
+    (r"(leaderboard_)?bbh_.+", None, "reasoning"),
     (r"piqa", 0.5, "reasoning"),
     (r"logiqa2?|race|hellaswag|swag|prost", 0.25, "reasoning"),
     (r"commonsense_qa", 0.2, "reasoning"),
@@ -70,7 +71,7 @@ class Known(NamedTuple):
 
     Attributes:
         chance: rate at which blind guesses are right; NaN where that is not known.
-        source: where that is from: ``given``, ``choices``, ``free answer``, ``table`` or ``""``.
+        source: where that is from: ``given``, ``choices``, ``table``, ``free answer`` or ``""``.
         kind: one of :data:`KINDS`; ``other`` where none is known.
         collection: that it belongs to; empty for none.
         kind_source: where the kind is from: ``given``, ``table`` or ``""``.
@@ -111,10 +112,12 @@ def known(
         rate, source = asked, "given"
     elif told is not None:
         rate, source = told, "choices"
+    elif found:
+        # Of a task with choices, answers that are written freely are still guesses among these.
+        rate = math.nan if found[1] is None else found[1]
+        source = "" if found[1] is None else "table"
     elif free:
         rate, source = 0.0, "free answer"
-    elif found and found[1] is not None:
-        rate, source = found[1], "table"
     return Known(rate, source, kind, collection, kind_source)
 
 

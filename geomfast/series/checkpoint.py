@@ -158,6 +158,11 @@ def step_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def tells_a_fraction(name: str) -> bool:
+    """Whether the step that a name tells is not whole, as in ``step1000.5``."""
+    return _FRACTION.search(name) is not None
+
+
 def in_order(names: Iterable[str], where: str) -> tuple[Checkpoint, ...]:
     """Checkpoints by step.
 
@@ -175,7 +180,7 @@ def in_order(names: Iterable[str], where: str) -> tuple[Checkpoint, ...]:
     for name in names:
         if (step_of(name) or 0) > _LARGEST_STEP:
             raise PlanError(f"{where}: {name[:80]!r} tells a step beyond 64 bits; rename it")
-        if _FRACTION.search(name):
+        if tells_a_fraction(name):
             raise PlanError(f"{where}: {name[:80]!r} tells a step that is not whole; rename it")
     if len(names) == 1:  # of one that stands alone nothing depends on the step
         return (Checkpoint(step_of(names[0]) or 0, names[0]),)

@@ -115,3 +115,20 @@ def test_names_are_taken_literally() -> None:
 )
 def test_owner_on_a_hub(model: str, owner: str) -> None:
     assert owner_of(file(model)) == owner
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        {"revision": "step1000.5"},
+        {"model": "/data/tiny/step4.5", "revision": ""},
+        {"adapter": "me/lora/checkpoint-50.5"},
+    ],
+)
+def test_a_step_that_is_not_whole_is_no_step(of: dict[str, str]) -> None:
+    with pytest.raises(Unnamed, match="tells a step that is not whole"):
+        place(NAMING, **of)
+
+
+def test_versions_in_names_are_no_steps() -> None:
+    assert place(NAMING, model="o/pythia-v1.1-1.4b")[0] == "pythia-v1.1-1.4b"
