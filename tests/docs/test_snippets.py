@@ -70,6 +70,9 @@ def known(words: list[str]) -> None:
     elif words[:2] == ["pip", "install"]:
         for extra in re.findall(r"\[([\w,]+)\]", words[-1]):
             assert set(extra.split(",")) <= set(EXTRAS), words
+    elif words[:2] == ["lm_eval", "run"]:
+        # Of another package: that it writes what the next command reads.
+        assert {"--output_path", "--model_args"} <= set(words), words
     elif words[:2] == ["python", "-m"]:
         assert importlib.util.find_spec(words[2]), words
     elif found := re.search(r"_GEOMFAST_COMPLETE=(\w+)_source geomfast\b", shlex.join(words)):
