@@ -40,11 +40,10 @@ def in_drawn_order(data: Any) -> bool:
     return any(isinstance(sampler, drawn) for sampler in samplers)
 
 
-def warn_of_order(stacklevel: int = 3, **given: Any) -> None:
+def warn_of_order(given: Mapping[str, Any]) -> None:
     """Warn of results with a row for every sample where a loader draws their order.
 
     Args:
-        stacklevel: of the caller's caller.
         given: data by the name of the argument.
     """
     for name, data in given.items():
@@ -52,7 +51,7 @@ def warn_of_order(stacklevel: int = 3, **given: Any) -> None:
             warnings.warn(
                 f"{name}: a DataLoader that shuffles: samples are in the order in which it gave "
                 "them, which is not that of its data set; shuffle=False keeps that",
-                stacklevel=stacklevel,
+                stacklevel=3,
             )
 
 

@@ -60,7 +60,7 @@ def gradient_norms(
     check_model(model)
     check_loss(loss_fn)
     check_flag(per_layer=per_layer, check=check)
-    warn_of_order(batch=batch)
+    warn_of_order({"batch": batch})
     if isinstance(params, Iterator):
         params = list(params)  # read once for every batch
     parts = [_squares(model, loss_fn, one, params, check) for one in batches_of(batch)]

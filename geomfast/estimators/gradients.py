@@ -83,7 +83,7 @@ def gradient_gram(
     check_loss(loss_fn)
     check_flag(center=center, per_layer=per_layer, check=check)
     check_whole(0, most=2**63 - 1, max_memory=max_memory)
-    warn_of_order(batch=batch)
+    warn_of_order({"batch": batch})
     batch = one_batch(batch)
 
     def measure(centered: bool) -> dict[str, Tensor]:

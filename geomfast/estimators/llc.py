@@ -180,15 +180,12 @@ def llc(
         )
     check_keeping(observe, keep_losses)
     if keep_losses:
-        others = observe if isinstance(observe, Mapping) else {}
-        # An observed value may come with a loss function of its own.
-        warn_of_order(
-            data=data,
-            **{
-                str(name): one[1] if isinstance(one, tuple) and len(one) == 2 else one
-                for name, one in others.items()
-            },
-        )
+        # What is observed may come with a loss function of its own.
+        seen = {
+            name: one[1] if isinstance(one, tuple) and len(one) == 2 else one
+            for name, one in (observe or {}).items()
+        }
+        warn_of_order({"data": data, **seen})
     own = {
         "nbeta": nbeta, "chains": chains, "draws": draws, "burn_in": burn_in, "seed": seed,
         "batch_size": batch_size, "params": params, "common_batches": common_batches,

@@ -83,7 +83,7 @@ def ntk(
     if isinstance(params, int):
         raise TypeError(f"params must be names of parameters, with shell wildcards, not {params!r}")
     names = list(params) if isinstance(params, Iterator) else params  # read for every output
-    warn_of_order(batch=batch)
+    warn_of_order({"batch": batch})
     batch = one_batch(batch)
     samples = count(batch)
     outputs = _outputs(model, output_fn, batch)
