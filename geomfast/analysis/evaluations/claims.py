@@ -36,7 +36,7 @@ GLOBAL = Claim(
     statement="RankMe of the final state falls early in training, and recovers later.",
     criterion=(
         f"A set of samples counts if its RankMe falls by {percent(LEAST_FALL)} of its first value "
-        "or more and regains half of the fall. Holds if at least "
+        "or more and recovers half of the fall. Holds if at least "
         f"{percent(RELIABLE)} of the sets do, and the lower end of the interval over models is "
         f"above {percent(HALF)}; partly if more than {percent(HALF)} do."
     ),

@@ -26,19 +26,8 @@ PERSISTENCE = 3
 #: Shares of the way from chance to all answers right, of the two thresholds compared.
 LEAVES, TENTH = 0.0, 0.1
 
-COLUMNS = [
-    *TRAJECTORY,
-    "chance",
-    "step",
-    "after",
-    "pending",
-    "kept",
-    "initial",
-    "final",
-    "best",
-    "stderr",
-]
-COLUMNS += ["early", "checkpoints", "above", "below", "expected"]
+COLUMNS = [*TRAJECTORY, "chance", "step", "after", "pending", "kept", "initial", "final"]
+COLUMNS += ["best", "stderr", "early", "checkpoints", "above", "below", "expected"]
 
 
 def rises(

@@ -19,17 +19,8 @@ from geomfast.report.names import in_terminal
 from geomfast.report.tables import Write, number, plain, step, write_csv
 
 #: Headings of the counts by model.
-COUNTS = (
-    "model",
-    "tasks",
-    "rise",
-    "kept",
-    "by a tenth",
-    "median step",
-    "above, last",
-    "below, last",
-)
-COUNTS += ("above, ever", "below, ever")
+COUNTS = ("model", "tasks", "rise", "kept", "by a tenth", "median step", "above, last")
+COUNTS += ("below, last", "above, ever", "below, ever")
 #: What stands in these columns.
 LEGEND = (
     "rise: above chance and above the first value by two standard errors, for three checkpoints; "
