@@ -138,9 +138,7 @@ def report(
             click.echo(json.dumps(result, indent=2, allow_nan=False))
             return
         console = Console(file=sys.stdout, highlight=False)
-        claims.terminal({result["name"]: result["claims"]}, against, console, undecided=False)
-        evaluations.terminal(result, console)
-        _page(result)
+        _show_behaviour(result, against, console)
         return
     try:
         with waiting.status("building the report ..."):
@@ -178,9 +176,7 @@ def report(
         tables.terminal(result["cells"], result["lines"], console)
     click.echo()
     if beside is not None:
-        claims.terminal({beside["name"]: beside["claims"]}, against, console, undecided=False)
-        evaluations.terminal(beside, console)
-        _page(beside)
+        _show_behaviour(beside, against, console)
     _page(result)
 
 
@@ -193,6 +189,15 @@ def _behaviour(out: Path, html: Path | None, against: str) -> dict[str, Any]:
             return evaluations.build(out, html, against=against)
     except (MissingExtra, FileError, RecordsError, PlanError, ValueError, OSError) as error:
         raise _failure(error) from error
+
+
+def _show_behaviour(result: dict[str, Any], against: str, console: Console) -> None:
+    """Print the report on benchmarks, and the path of its page."""
+    from geomfast.report import claims, evaluations
+
+    claims.terminal({result["name"]: result["claims"]}, against, console, undecided=False)
+    evaluations.terminal(result, console)
+    _page(result)
 
 
 def _report_population(out: Path, html: Path | None, success: float | None, as_json: bool) -> None:

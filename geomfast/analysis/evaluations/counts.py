@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from geomfast.analysis.evaluations.rises import ERRORS
+
 COLUMNS = ["run", "scale", "seed", "tasks", "ever_above", "ever_below", "last_above", "last_below"]
 COLUMNS += ["by_luck", "rise", "kept", "tenth", "pending", "median_step", "chance_unknown"]
 
@@ -32,7 +34,7 @@ def leaving_chance(leaves: pd.DataFrame, tenth: pd.DataFrame) -> pd.DataFrame:
     for key, rows in leaves.groupby(["run", "scale", "seed"], sort=False):
         known = rows[rows["chance"].notna()]
         other = tenth[(tenth["run"] == key[0]) & tenth["chance"].notna()]
-        errors = 2.0 * known["stderr"]
+        errors = ERRORS * known["stderr"]
         found.append(
             dict(zip(("run", "scale", "seed"), key, strict=True))
             | {

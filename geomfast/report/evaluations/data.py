@@ -97,14 +97,18 @@ class Evaluations:
         }
 
     @cached_property
+    def _pooled(self) -> tuple[pd.DataFrame, dict[str, int]]:
+        return pooled(self.records, self.collections)
+
+    @property
     def pooled(self) -> pd.DataFrame:
         """Records of collections."""
-        return pooled(self.records, self.collections)[0]
+        return self._pooled[0]
 
-    @cached_property
+    @property
     def members(self) -> dict[str, int]:
         """Number of tasks by collection."""
-        return pooled(self.records, self.collections)[1]
+        return self._pooled[1]
 
     @cached_property
     def rises(self) -> pd.DataFrame:

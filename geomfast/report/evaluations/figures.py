@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -65,12 +66,7 @@ def emergence_map(found: Evaluations) -> Any:
             axes.text(x, y, said, ha="center", va="center", **look)
     if found.members:
         axes.axhline(len(found.shown) - 0.5, color=LINE, linewidth=1)
-    axes.set_xlim(-0.6, len(found.runs) - 0.4)
-    row_axis(axes, labels)
-    axes.set_xticks(range(len(found.runs)), [found.labels[run] for run in found.runs], rotation=35)
-    axes.tick_params(axis="x", length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    _matrix_axes(axes, labels, [found.labels[run] for run in found.runs])
     never = found.rises["task"].nunique() - len(found.shown)
     text = (
         f"{len(found.runs)} models; in the cells: first checkpoint of three above chance and above "
@@ -79,6 +75,16 @@ def emergence_map(found: Evaluations) -> Any:
     )
     head(figure, "When each task leaves chance", text, 0.3)
     return figure
+
+
+def _matrix_axes(axes: Any, rows: Sequence[str], columns: Sequence[str]) -> None:
+    """Names beside and below squares, without lines."""
+    axes.set_xlim(-0.6, len(columns) - 0.4)
+    row_axis(axes, rows)
+    axes.set_xticks(range(len(columns)), columns, rotation=35)
+    axes.tick_params(axis="x", length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def _square(x: float, y: float, colour: Any) -> Any:
@@ -178,12 +184,7 @@ def agreement(found: Evaluations) -> Any:
         axes.add_patch(_square(x, y, ramp(min(1.0, 4 * share))))
         axes.text(x, y, f"{row['swapped']}/{decided}", ha="center", va="center", fontsize=8)
     names = [found.labels[run] for run in found.runs]
-    axes.set_xlim(-0.6, count - 0.4)
-    row_axis(axes, names)
-    axes.set_xticks(range(count), names, rotation=35)
-    axes.tick_params(axis="x", length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    _matrix_axes(axes, names, names)
     text = (
         "swapped pairs of tasks of all whose order is known in both models; a task that never "
         "leaves chance is later than one that does"
