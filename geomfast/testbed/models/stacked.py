@@ -44,11 +44,28 @@ class StackedGPT:
         self._shapes = [shapes[name] for name in self.names]
         self.matrices = sum(shape.numel() for shape in self._shapes if len(shape) >= 2)
         rows = [self._row(GPT(scale, seed)) for seed in seeds]
-        self.weights = torch.stack(rows).to(device)
+        size = sum(shape.numel() for shape in self._shapes)
+        self.weights = torch.stack(rows).to(device) if rows else torch.empty(0, size)
         self.parameters = {
             name: x.requires_grad_()
             for name, x in zip(self.names, self.views(self.weights), strict=True)
         }
+
+    @classmethod
+    def of_rows(cls, scale: Scale, weights: Tensor, names: Sequence[str]) -> StackedGPT:
+        """Members whose weights are rows of a buffer, in an order of the buffer's own.
+
+        Args:
+            scale: of every member.
+            weights: (C, P) float32, which may be written to by others.
+            names: of all parameters, in the order of a row.
+        """
+        made = cls(scale, ())
+        shapes = dict(zip(made.names, made._shapes, strict=True))
+        made.members, made.weights, made.names = len(weights), weights, list(names)
+        made._shapes = [shapes[name] for name in names]
+        made.parameters = dict(zip(names, made.views(weights), strict=True))
+        return made
 
     def _row(self, model: GPT) -> Tensor:
         own = dict(model.named_parameters())

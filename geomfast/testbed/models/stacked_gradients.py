@@ -40,6 +40,17 @@ class _Kept(NamedTuple):
     mlp_out: Tensor
 
 
+class _Pass(NamedTuple):
+    """Values of a whole forward pass that the backward pass needs."""
+
+    indices: list[Tensor]
+    rows: _Rows
+    read: Tensor
+    kept: list[_Kept]
+    final: Tensor
+    norm: MemberNorm
+
+
 class _Rows(NamedTuple):
     """What attention asks of a layout: where rows begin, and how queries and keys are turned."""
 
@@ -66,6 +77,7 @@ class StackedGradients:
         scale = model.scale
         self._slopes = alibi_slopes(scale.heads).float() if scale.positions == "alibi" else None
         self._layouts: dict[Hashable, tuple[Layout, _Rows]] = {}
+        self._pass: _Pass
 
     @torch.no_grad()
     def losses(
@@ -89,6 +101,31 @@ class StackedGradients:
         Returns:
             (C,) nats.
         """
+        logits = self.forward(buckets, lengths, starts, read)
+        logs = _log_softmax(logits, -1, False, out=self._buffer("logs", *logits.shape))
+        at = targets[..., None]
+        losses = -(logs.gather(-1, at)[..., 0] * weights).sum(1)
+        into = logs.exp_().scatter_add_(-1, at, torch.full_like(logs[..., :1], -1.0))
+        into *= weights[:, None]
+        self.backward(into)
+        return losses
+
+    @torch.no_grad()
+    def forward(
+        self,
+        buckets: list[Tensor],
+        lengths: list[tuple[int, ...]],
+        starts: list[Tensor] | None,
+        read: Tensor,
+    ) -> Tensor:
+        """The logits that are read, and all that :meth:`backward` needs of this pass.
+
+        Args:
+            buckets, lengths, starts, read: as of :meth:`losses`.
+
+        Returns:
+            (C, A, vocabulary), until the next pass.
+        """
         shapes = [(b.shape[1], b.shape[2]) for b in buckets]
         key = (tuple(shapes), tuple(lengths))
         if key not in self._layouts:
@@ -104,23 +141,29 @@ class StackedGradients:
             x, block = self._block(i, x, rows, read if i == last else None)
             kept.append(block)
         final, norm = self._norm("norm", x)
+        self._pass = _Pass(indices, rows, read, kept, final, norm)
         table = self._p["tokens.weight"]
-        shape = (*targets.shape, table.shape[1])
-        logits = torch.bmm(final, table.mT, out=self._buffer("logits", *shape))
-        logs = _log_softmax(logits, -1, False, out=self._buffer("logs", *shape))
-        at = targets[..., None]
-        losses = -(logs.gather(-1, at)[..., 0] * weights).sum(1)
-        # The gradient of the logits, then of everything before them in turn.
-        into = logs.exp_().scatter_add_(-1, at, torch.full_like(logs[..., :1], -1.0))
-        into *= weights[:, None]
+        shape = (*final.shape[:2], table.shape[1])
+        return torch.bmm(final, table.mT, out=self._buffer("logits", *shape))
+
+    @torch.no_grad()
+    def backward(self, into: Tensor) -> None:
+        """Writes the gradients of all weights, of the last pass.
+
+        Args:
+            into: (C, A, vocabulary) gradient of the logits that it gave.
+        """
+        indices, rows, read, kept, final, norm = self._pass
+        table = self._p["tokens.weight"]
+        # Of the logits, then of everything before them in turn.
         torch.bmm(into.mT, final, out=self._g["tokens.weight"])
         narrow = torch.bmm(into, table, out=self._buffer("narrow", *final.shape))
         into = self._buffer("into", *final.shape).zero_()
         self._norm_backward("norm", narrow, norm, into)
+        last = len(kept) - 1
         for i in reversed(range(last + 1)):
             into = self._block_backward(i, into, kept[i], rows, read if i == last else None)
         self._embed_backward(into, indices)
-        return losses
 
     def _rows(self, layout: Layout) -> _Rows:
         scale = self.model.scale

@@ -1,0 +1,157 @@
+"""Losses and gradients of geomfast's own GPT at chains' weights, by its hand-written passes.
+
+The loss is the user's: it is given logits, and is differentiated by them alone. What the model does
+between weights and logits is `geomfast.testbed.models.stacked_gradients`, as in training, which
+takes half of the time of autograd at the sizes that chains are run of on a CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geomfast.estimators.batches import mapped
+from geomfast.estimators.checks import LossFunction, checked_losses
+from geomfast.estimators.curvature.gpt_loss import NotPlain
+from geomfast.estimators.entries import entries_of
+from geomfast.testbed.models.gpt import GPT
+from geomfast.testbed.models.stacked import StackedGPT
+from geomfast.testbed.models.stacked_gradients import StackedGradients
+from geomfast.testbed.models.stacked_layout import Buffers
+
+
+class GptGradients:
+    """What `ChainGradients` does, for a GPT.
+
+    Logits that no loss has read so far are NaN: a loss that turns out to read one is NaN as well,
+    and all of them are computed from then on.
+
+    Args:
+        model, loss_fn, parameters, weights, gradients: as of `ChainGradients`.
+
+    Raises:
+        NotPlain: another model, device or type, or not all of its parameters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction,
+        parameters: Mapping[str, Tensor],
+        weights: Tensor,
+        gradients: Tensor,
+    ):
+        every = dict(model.named_parameters())
+        plain = type(model) is GPT and not _hooked(model)
+        if not plain or weights.device.type != "cpu" or weights.dtype != torch.float32:
+            raise NotPlain("not geomfast's GPT in float32 on the CPU")
+        if entries_of(parameters) or every.keys() != parameters.keys():
+            raise NotPlain("not all parameters")
+        self.model, self.loss_fn = model, loss_fn
+        self.chains, self.gradients = len(weights), gradients
+        buffers = Buffers()
+        members = StackedGPT.of_rows(model.scale, weights, list(parameters))
+        self._hand = StackedGradients(members, gradients, buffers)
+        self._members, self._buffers = members, buffers
+        self._scratch: StackedGradients | None = None
+        self._more = torch.empty(0)
+        # (T,) which positions losses read, by length; all where it is not known yet.
+        self._read: dict[int, Tensor] = {}
+
+    def add(self, batch: Any, samples: int, shared: bool, share: float, first: bool) -> Tensor:
+        """As `ChainGradients.add`."""
+        every = [batch if shared else mapped(lambda x, c=c: x[c], batch) for c in range(self.chains)]
+        tokens = torch.stack([self._tokens(one) for one in (every[:1] if shared else every)])
+        if shared:
+            tokens = tokens.expand(self.chains, -1, -1)
+        hand = self._hand if first else self._second()
+        n, t = tokens.shape[1:]
+        known = self._read.get(t)
+        losses, into, read = self._passed(hand, every, tokens, known, share / samples)
+        if known is not None and losses.isnan().any():
+            self._read[t] = torch.ones_like(known)
+            losses, into, read = self._passed(hand, every, tokens, self._read[t], share / samples)
+        elif known is None:
+            used = (into.view(self.chains, n, t, -1) != 0).any(-1).any(0).any(0)
+            self._read[t] = used
+        hand.backward(into)
+        if not first:
+            self.gradients += self._more
+        checked_losses(losses[0], samples, False)
+        return losses
+
+    def _second(self) -> StackedGradients:
+        """Passes whose gradients are added to others."""
+        if self._scratch is None:
+            self._more = torch.empty_like(self.gradients)
+            self._scratch = StackedGradients(self._members, self._more, self._buffers)
+        return self._scratch
+
+    def _passed(
+        self,
+        hand: StackedGradients,
+        every: list[Any],
+        tokens: Tensor,
+        known: Tensor | None,
+        share: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses (C, m), and the gradient (C, A, V) of their sum by the logits that are read."""
+        c, n, t = tokens.shape
+        used = torch.ones(t, dtype=torch.bool) if known is None else known
+        end = int(used.nonzero().max()) + 1 if used.any() else 1
+        at = used[:end].nonzero().flatten() if used.any() else torch.zeros(1, dtype=torch.int64)
+        read = (torch.arange(n)[:, None] * end + at).flatten()
+        logits = hand.forward([tokens[:, :, :end].contiguous()], [(end,) * n], None, read)
+        full = logits.new_full((c, n, t, logits.shape[-1]), torch.nan)
+        full[:, :, at] = logits.view(c, n, len(at), -1)
+        losses, into = [], []
+        for given, leaf in zip(every, full, strict=True):
+            leaf = leaf.requires_grad_()
+            with torch.enable_grad(), _giving(self.model, leaf):
+                found = self.loss_fn(self.model, given)
+                total = found.sum() * share
+            (gradient,) = torch.autograd.grad(total, leaf, materialize_grads=True)
+            losses.append(found.detach())
+            into.append(gradient[:, at].flatten(0, 1))
+        return torch.stack(losses), torch.stack(into), read
+
+    def _tokens(self, batch: Any) -> Tensor:
+        """(N, T) that the loss gives the model."""
+        calls: list[Tensor] = []
+
+        def forward(tokens: Tensor) -> Tensor:
+            calls.append(tokens)
+            return torch.zeros(*tokens.shape, self.model.scale.vocabulary)
+
+        with torch.no_grad(), _replaced(self.model, forward):
+            self.loss_fn(self.model, batch)
+        if len(calls) != 1 or calls[0].dim() != 2:
+            raise NotPlain("the loss does not call the model once with token ids (N, T)")
+        return calls[0]
+
+
+def _hooked(model: nn.Module) -> bool:
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        for module in model.modules()
+    )
+
+
+@contextmanager
+def _replaced(model: nn.Module, forward: Any) -> Iterator[None]:
+    model.forward = forward
+    try:
+        yield
+    finally:
+        del model.forward
+
+
+@contextmanager
+def _giving(model: nn.Module, logits: Tensor) -> Iterator[None]:
+    """Inside, the model's output is these logits."""
+    with _replaced(model, lambda tokens: logits.clone()):
+        yield
