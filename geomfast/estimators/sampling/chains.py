@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from geomfast.estimators.batches import count, index_batch, joined, parts
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.entries import selected, sizes_of
+from geomfast.estimators.sampling.gpt_gradients import GptGradients, agrees
 from geomfast.estimators.sampling.gradients import ChainGradients
 from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.estimators.stopping import check_stop
@@ -26,6 +27,8 @@ STACKED_BYTES = 8 << 30
 # CPU: what takes longer fills it alone. Measured with 16 chains of GPTs 16 to 128 wide: 1.3 to 4
 # times faster below, 0.7 to 0.97 above.
 _STACKED_ON_CPU = 1.5e8
+#: Samples on which hand-written gradients are compared with autograd's.
+_COMPARED = 4
 #: Number of the step whose noise chains with momentum begin with; no chain has as many.
 _BEFORE = 1 << 62
 
@@ -119,11 +122,19 @@ def group_size(sampling: Sampling, chains: int, stacked: bool | None) -> int:
     """
     first = next(iter(sampling.parameters.values()))
     if stacked is None:
-        stacked = chains > 1 and (first.is_cuda or _forward_work(sampling) <= _STACKED_ON_CPU)
+        stacked = chains > 1 and (
+            first.is_cuda or by_hand(sampling) or _forward_work(sampling) <= _STACKED_ON_CPU
+        )
     if not stacked:
         return 1
     size = sum(sizes_of(sampling.parameters).values())
     return max(1, min(chains, STACKED_BYTES // (3 * size * first.itemsize)))
+
+
+def by_hand(sampling: Sampling) -> bool:
+    """Whether gradients of the chains are those of hand-written passes: of geomfast's own GPT."""
+    _, few = next(parts(sampling.batches[0], _COMPARED))
+    return agrees(sampling.model, sampling.loss_fn, sampling.parameters, few)
 
 
 def _forward_work(sampling: Sampling) -> int:
@@ -176,9 +187,8 @@ class ChainGroup:
             velocity=self._velocity(weights) if moving else None,
             active=self.active, first_chain=first_chain,
         )  # fmt: skip
-        self.gradients = ChainGradients(
-            sampling.model, sampling.loss_fn, sampling.parameters, weights, gradients
-        )
+        given = sampling.model, sampling.loss_fn, sampling.parameters, weights, gradients
+        self.gradients = GptGradients(*given) if by_hand(sampling) else ChainGradients(*given)
         self.at = torch.zeros(1, dtype=torch.int64, device=device)
         self._sgld_step = OP[OP.backend_for(weights)].step
         self.samples = len(sampling.initial)

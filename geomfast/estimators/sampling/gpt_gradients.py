@@ -14,14 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geomfast.estimators.batches import mapped
+from geomfast.estimators.batches import count, mapped
 from geomfast.estimators.checks import LossFunction, checked_losses
 from geomfast.estimators.curvature.gpt_loss import NotPlain
 from geomfast.estimators.entries import entries_of
+from geomfast.estimators.sampling.gradients import ChainGradients
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.stacked import StackedGPT
 from geomfast.testbed.models.stacked_gradients import StackedGradients
 from geomfast.testbed.models.stacked_layout import Buffers
+
+#: How far two ways may differ by rounding.
+_ROUNDING = 1e-4
 
 
 class GptGradients:
@@ -59,25 +63,27 @@ class GptGradients:
         self._members, self._buffers = members, buffers
         self._scratch: StackedGradients | None = None
         self._more = torch.empty(0)
-        # (T,) which positions losses read, by length; all where it is not known yet.
+        # (T,) which positions losses have read so far, by length of the rows.
         self._read: dict[int, Tensor] = {}
 
     def add(self, batch: Any, samples: int, shared: bool, share: float, first: bool) -> Tensor:
         """As `ChainGradients.add`."""
-        every = [batch if shared else mapped(lambda x, c=c: x[c], batch) for c in range(self.chains)]
+        every = [
+            batch if shared else mapped(lambda x, c=c: x[c], batch) for c in range(self.chains)
+        ]
         tokens = torch.stack([self._tokens(one) for one in (every[:1] if shared else every)])
         if shared:
             tokens = tokens.expand(self.chains, -1, -1)
         hand = self._hand if first else self._second()
         n, t = tokens.shape[1:]
         known = self._read.get(t)
-        losses, into, read = self._passed(hand, every, tokens, known, share / samples)
-        if known is not None and losses.isnan().any():
-            self._read[t] = torch.ones_like(known)
-            losses, into, read = self._passed(hand, every, tokens, self._read[t], share / samples)
-        elif known is None:
+        if known is not None:
+            losses, into = self._passed(hand, every, tokens, known, share / samples)
+        if known is None or losses.isnan().any():
+            whole = torch.ones(t, dtype=torch.bool)
+            losses, into = self._passed(hand, every, tokens, whole, share / samples)
             used = (into.view(self.chains, n, t, -1) != 0).any(-1).any(0).any(0)
-            self._read[t] = used
+            self._read[t] = used if known is None else used | known
         hand.backward(into)
         if not first:
             self.gradients += self._more
@@ -96,12 +102,14 @@ class GptGradients:
         hand: StackedGradients,
         every: list[Any],
         tokens: Tensor,
-        known: Tensor | None,
+        used: Tensor,
         share: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses (C, m), and the gradient (C, A, V) of their sum by the logits that are read."""
+    ) -> tuple[Tensor, Tensor]:
+        """Losses (C, m), and the gradient (C, A, V) of their sum by the logits at some positions.
+
+        Those of others are NaN.
+        """
         c, n, t = tokens.shape
-        used = torch.ones(t, dtype=torch.bool) if known is None else known
         end = int(used.nonzero().max()) + 1 if used.any() else 1
         at = used[:end].nonzero().flatten() if used.any() else torch.zeros(1, dtype=torch.int64)
         read = (torch.arange(n)[:, None] * end + at).flatten()
@@ -117,7 +125,7 @@ class GptGradients:
             (gradient,) = torch.autograd.grad(total, leaf, materialize_grads=True)
             losses.append(found.detach())
             into.append(gradient[:, at].flatten(0, 1))
-        return torch.stack(losses), torch.stack(into), read
+        return torch.stack(losses), torch.stack(into)
 
     def _tokens(self, batch: Any) -> Tensor:
         """(N, T) that the loss gives the model."""
@@ -132,6 +140,34 @@ class GptGradients:
         if len(calls) != 1 or calls[0].dim() != 2:
             raise NotPlain("the loss does not call the model once with token ids (N, T)")
         return calls[0]
+
+
+def agrees(
+    model: nn.Module, loss_fn: LossFunction, parameters: Mapping[str, Tensor], few: Any
+) -> bool:
+    """Whether hand-written passes give the gradients of a model and a loss, by a few samples.
+
+    Args:
+        model, loss_fn, parameters: as of `ChainGradients`.
+        few: a batch.
+    """
+    if type(model) is not GPT:
+        return False
+    weights = torch.cat([x.detach().flatten() for x in parameters.values()])[None]
+    samples = count(few, least=1)
+    found = []
+    for make in (GptGradients, ChainGradients):
+        gradients = torch.empty_like(weights)
+        try:
+            losses = make(model, loss_fn, parameters, weights, gradients).add(
+                few, samples, True, 1.0, True
+            )
+        except NotPlain:
+            return False
+        found.append((losses, gradients))
+    (losses, gradients), (plain, expected) = found
+    close = (gradients - expected).norm() <= _ROUNDING * expected.norm()
+    return bool(close) and torch.allclose(losses, plain, rtol=_ROUNDING, atol=_ROUNDING)
 
 
 def _hooked(model: nn.Module) -> bool:
