@@ -18,6 +18,7 @@ from geomfast.estimators.batches import count, mapped
 from geomfast.estimators.checks import LossFunction, checked_losses
 from geomfast.estimators.curvature.gpt_loss import NotPlain
 from geomfast.estimators.entries import entries_of
+from geomfast.estimators.graph import nodes
 from geomfast.estimators.sampling.gradients import ChainGradients
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.stacked import StackedGPT
@@ -56,6 +57,7 @@ class GptGradients:
         if entries_of(parameters) or every.keys() != parameters.keys():
             raise NotPlain("not all parameters")
         self.model, self.loss_fn = model, loss_fn
+        self._own = {id(p) for p in every.values()}
         self.chains, self.gradients = len(weights), gradients
         buffers = Buffers()
         members = StackedGPT.of_rows(model.scale, weights, list(parameters))
@@ -77,13 +79,15 @@ class GptGradients:
         hand = self._hand if first else self._second()
         n, t = tokens.shape[1:]
         known = self._read.get(t)
+        passed = None
         if known is not None:
-            losses, into = self._passed(hand, every, tokens, known, share / samples)
-        if known is None or losses.isnan().any():
+            passed = self._of_read(hand, every, tokens, known, share / samples)
+        if passed is None:
             whole = torch.ones(t, dtype=torch.bool)
-            losses, into = self._passed(hand, every, tokens, whole, share / samples)
-            used = (into.view(self.chains, n, t, -1) != 0).any(-1).any(0).any(0)
+            passed = self._passed(hand, every, tokens, whole, share / samples)
+            used = (passed[1].view(self.chains, n, t, -1) != 0).any(-1).any(0).any(0)
             self._read[t] = used if known is None else used | known
+        losses, into = passed
         hand.backward(into)
         if not first:
             self.gradients += self._more
@@ -96,6 +100,21 @@ class GptGradients:
             self._more = torch.empty_like(self.gradients)
             self._scratch = StackedGradients(self._members, self._more, self._buffers)
         return self._scratch
+
+    def _of_read(
+        self,
+        hand: StackedGradients,
+        every: list[Any],
+        tokens: Tensor,
+        known: Tensor,
+        share: float,
+    ) -> tuple[Tensor, Tensor] | None:
+        """As `_passed`, of positions read before; None where the loss reads another one now."""
+        try:
+            found = self._passed(hand, every, tokens, known, share)
+        except Exception:  # of a loss that refuses NaN; what else it raises it raises again
+            return None
+        return None if found[0].isnan().any() else found
 
     def _passed(
         self,
@@ -122,6 +141,8 @@ class GptGradients:
             with torch.enable_grad(), _giving(self.model, leaf):
                 found = self.loss_fn(self.model, given)
                 total = found.sum() * share
+            if any(id(getattr(node, "variable", None)) in self._own for node in nodes(total)):
+                raise NotPlain("the loss takes parameters beside the logits")
             (gradient,) = torch.autograd.grad(total, leaf, materialize_grads=True)
             losses.append(found.detach())
             into.append(gradient[:, at].flatten(0, 1))

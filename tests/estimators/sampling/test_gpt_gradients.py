@@ -90,6 +90,27 @@ def test_a_loss_that_is_not_finite_is_said_of_its_chain_alone():
         assert losses[1].isnan().all() and losses[[0, 2]].isfinite().all()
 
 
+def test_a_loss_that_refuses_logits_that_are_not_finite():
+    model, parameters, weights = made()
+
+    def logits_of(model, batch):
+        logits = model(batch["tokens"])[:, batch["at"]]
+        if refuses and not torch.isfinite(logits).all():
+            raise ValueError("logits are not finite")
+        return logits.logsumexp(-1)[:, 0]
+
+    batches = [{"tokens": TOKENS, "at": torch.full((10,), at)[:1]} for at in (3, 3, 5)]
+    calls = [(batch, 10, True, 1.0, True) for batch in batches]
+    refuses = True
+    one = GptGradients(model, logits_of, parameters, weights, g := torch.empty_like(weights))
+    a = torch.cat([one.add(*call) for call in calls], 1)
+    refuses = False
+    two = ChainGradients(model, logits_of, parameters, weights, h := torch.empty_like(weights))
+    b = torch.cat([two.add(*call) for call in calls], 1)
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(g, h, rtol=1e-4, atol=1e-6)
+
+
 def test_what_is_no_plain_gpt_goes_by_autograd():
     model, parameters, weights = made()
     gradients = torch.empty_like(weights)
@@ -108,6 +129,8 @@ def test_what_is_no_plain_gpt_goes_by_autograd():
     assert agrees(model, answers, parameters, TOKENS[:4])
     assert not agrees(model, twice, parameters, TOKENS[:4])
     assert not agrees(model, decayed, parameters, TOKENS[:4])
+    slightly = lambda m, x: answers(m, x) + 1e-9 * m.norm.weight.square().sum()  # noqa: E731
+    assert not agrees(model, slightly, parameters, TOKENS[:4])
     handle = model.blocks[0].register_forward_hook(lambda *_: None)
     assert not agrees(model, answers, parameters, TOKENS[:4])
     handle.remove()
