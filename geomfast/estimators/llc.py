@@ -41,8 +41,14 @@ from geomfast.estimators.sampling.rules import (
     norm_localization,
     usual_nbeta,
 )
-from geomfast.estimators.sampling.run import AllChainsDiverged, Chains, estimate_of, run_chains
-from geomfast.estimators.sampling.sequential import goal_of
+from geomfast.estimators.sampling.run import (
+    AllChainsDiverged,
+    Chains,
+    Pilot,
+    estimate_of,
+    run_chains,
+)
+from geomfast.estimators.sampling.sequential import GOAL, goal_of
 from geomfast.kernels.sgld import Dynamics
 
 __all__ = ["LLC", "AllChainsDiverged", "llc"]
@@ -205,9 +211,33 @@ def llc(
 
         return automatic_llc(model, loss_fn, data, lr, localization, momentum, curvature, own)
     assert localization is not None
+    return run_llc(model, loss_fn, data, lr, localization, momentum, curvature, own)
+
+
+def run_llc(
+    model: nn.Module,
+    loss_fn: LossFunction,
+    data: Any,
+    lr: float,
+    localization: float | Literal["norm"],
+    momentum: float | None,
+    curvature: float | None,
+    own: Mapping[str, Any],
+    pilot: Pilot | None = None,
+) -> LLC:
+    """With a step size and a localization.
+
+    Args:
+        own: the other arguments of `llc`, by name; draws is a number.
+        pilot: see `sampling.run.Chains`; nothing is observed or kept with one.
+    """
+    nbeta, batch_size, at_once, params = (
+        own[name] for name in ("nbeta", "batch_size", "at_once", "params")
+    )
+    draws, seed, keep_losses = own["draws"], own["seed"], own["keep_losses"]
     _require_positive(lr=lr)
-    burn_in = BURN_IN if burn_in is None else burn_in
-    goal = goal_of(draws, stderr, relative_stderr, max_draws, max_seconds)
+    burn_in = BURN_IN if own["burn_in"] is None else own["burn_in"]
+    goal = goal_of(draws, *(own[name] for name in GOAL))
     check_whole(0, most=(1 << 64) - 1, seed=seed)
     if at_once is not None:
         check_whole(1, at_once=at_once)
@@ -245,7 +275,7 @@ def llc(
             batch_size,
             burn_in + draws,
             seed,
-            common_batches,
+            own["common_batches"],
             at_once,
             curvature,
             keep=keep_losses is not False,
@@ -254,9 +284,9 @@ def llc(
         with torch.no_grad():
             _, _, first = next(all_parts(batches, at_once or batch_size))
             require_sound(losses, model, first, losses(model, first))
-        run = Chains(sampling, chains, burn_in, goal, progress)
-        with Keeping(observe, keep_losses, losses, run) as keeping:
-            traces, group = run_chains(run, stacked)
+        run = Chains(sampling, own["chains"], burn_in, goal, own["progress"], pilot=pilot)
+        with Keeping(own["observe"], keep_losses, losses, run) as keeping:
+            traces, group = run_chains(run, own["stacked"])
             return keeping.added(estimate_of(run, traces, group))
 
 

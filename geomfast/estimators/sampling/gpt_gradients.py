@@ -51,8 +51,8 @@ class GptGradients:
         gradients: Tensor,
     ):
         every = dict(model.named_parameters())
-        plain = type(model) is GPT and not _hooked(model)
-        if not plain or weights.device.type != "cpu" or weights.dtype != torch.float32:
+        on_cpu = weights.device.type == "cpu" and weights.dtype == torch.float32
+        if type(model) is not GPT or _hooked(model) or not on_cpu:
             raise NotPlain("not geomfast's GPT in float32 on the CPU")
         if entries_of(parameters) or every.keys() != parameters.keys():
             raise NotPlain("not all parameters")

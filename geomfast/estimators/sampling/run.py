@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,21 @@ class AllChainsDiverged(ValueError):
     """No chain is left to estimate anything from."""
 
 
+@dataclass(frozen=True)
+class Pilot:
+    """The first draws of chains, by which these run on or are given up.
+
+    Attributes:
+        burn_in: steps before its first draw.
+        draws: of each chain.
+        accepts: whether chains run on, by the estimate of these draws.
+    """
+
+    burn_in: int
+    draws: int
+    accepts: Callable[[LLC], bool]
+
+
 @dataclass
 class Chains:
     """What chains are run of, and until when."""
@@ -33,6 +48,8 @@ class Chains:
     progress: Callable[[int], None]
     #: Of what else is evaluated at every kept draw.
     observer: Observer | None = None
+    #: Where it does not accept them, the chains end with it and have its burn_in.
+    pilot: Pilot | None = None
     #: How it ended, where there is a goal.
     ending: str = ""
 
@@ -56,33 +73,49 @@ def run_chains(run: Chains, stacked: bool | None) -> tuple[Traces, int]:
 
 def _traces(run: Chains, size: int) -> Traces:
     """Of all chains, `size` of them at a time."""
-    sampling, goal, observer = run.sampling, run.goal, run.observer
-    if observer is not None:
-        observer.begin()
+    sampling, goal, pilot = run.sampling, run.goal, run.pilot
+    if run.observer is not None:
+        run.observer.begin()
     firsts = range(0, run.chains, size)
-    made = (ChainGroup(sampling, first, min(size, run.chains - first)) for first in firsts)
-    if goal is None:  # one after the other, so that only one takes memory
-        return Traces.joined([group.run(sampling.steps, run.progress, observer) for group in made])
-    groups, begin = list(made), time.monotonic()
-    steps = sampling.steps
-    traces: Traces | None = None
-    while steps:
-        more = Traces.joined([group.run(steps, run.progress, observer) for group in groups])
-        traces = more if traces is None else traces.continued(more)
+
+    def made() -> Iterator[ChainGroup]:
+        return (ChainGroup(sampling, first, min(size, run.chains - first)) for first in firsts)
+
+    def further(groups: Iterable[ChainGroup], steps: int) -> Traces:
+        return Traces.joined([group.run(steps, run.progress, run.observer) for group in groups])
+
+    # One after the other where none is run on, so that only one takes memory.
+    alone = goal is None and (pilot is None or len(firsts) > 1)
+    groups, begin = made() if alone else list(made()), time.monotonic()
+    if pilot is None:
+        traces = further(groups, sampling.steps)
+    else:
+        traces = further(groups, pilot.burn_in + pilot.draws)
+        if not pilot.accepts(estimate_of(run, traces, size, pilot.burn_in)):
+            run.burn_in = pilot.burn_in
+            return traces
+        if alone:
+            return further(made(), sampling.steps)
+        if (left := sampling.steps - traces.losses.shape[1]) > 0:
+            traces = traces.continued(further(groups, left))
+    while goal is not None:
         good = ~traces.diverged
         energies = sampling.dynamics.nbeta * traces.excess[good, run.burn_in :]
         steps, run.ending = goal.further(energies, traces.losses.shape[1], time.monotonic() - begin)
-    assert traces is not None
+        if not steps:
+            break
+        traces = traces.continued(further(groups, steps))
     return traces
 
 
-def estimate_of(run: Chains, traces: Traces, stacked: int) -> LLC:
+def estimate_of(run: Chains, traces: Traces, stacked: int, burn_in: int | None = None) -> LLC:
     """The estimate of chains that have been run.
 
     Args:
         run: that gave the traces.
         traces: of all chains.
         stacked: chains that ran as one program.
+        burn_in: None for that of the run.
 
     Raises:
         AllChainsDiverged: no chain stayed.
@@ -98,4 +131,5 @@ def estimate_of(run: Chains, traces: Traces, stacked: int) -> LLC:
             f"all {len(traces.diverged)} chains have diverged, the last after {last} steps: lower "
             f"lr = {dynamics.lr:g}, or raise localization = {dynamics.localization:g}"
         )
-    return estimate(sampling, traces, run.burn_in, stacked, run.ending)
+    burn_in = run.burn_in if burn_in is None else burn_in
+    return estimate(sampling, traces, burn_in, stacked, run.ending)

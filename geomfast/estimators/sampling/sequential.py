@@ -81,6 +81,10 @@ class Goal:
         return int(min(more, fitting)), ""
 
 
+#: Arguments of `geomfast.llc` that ask for one, in the order of `goal_of`.
+GOAL = ("stderr", "relative_stderr", "max_draws", "max_seconds")
+
+
 def goal_of(
     draws: int,
     stderr: float | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from geomfast.estimators.batches import Batches, count, index_batch, parts, shuf
 from geomfast.estimators.checks import LossFunction
 from geomfast.estimators.entries import select_entries
 from geomfast.estimators.hessian import NotConverged, hessian_top_eigenvalues
-from geomfast.estimators.llc import LLC, AllChainsDiverged, llc
+from geomfast.estimators.llc import LLC, AllChainsDiverged, run_llc
 from geomfast.estimators.sampling.chains import size_and_norm
 from geomfast.estimators.sampling.rules import (
     BURN_IN,
@@ -27,6 +27,7 @@ from geomfast.estimators.sampling.rules import (
     norm_localization,
     usual_nbeta,
 )
+from geomfast.estimators.sampling.run import Pilot
 
 #: Samples of which the curvature at the weights is taken.
 CURVATURE_SAMPLES = 256
@@ -99,53 +100,67 @@ def stepped(
 ) -> LLC:
     """The coefficient, with a smaller step where chains diverge or finite steps add too much.
 
-    Short chains look for the step; those that count are as long as is asked for.
+    A step is judged by the first draws of its chains, which run on where it is good.
     """
-    draws, localization = own["draws"], steps.localization
-    given = {**own, "nbeta": steps.nbeta, "localization": localization}
-    given["curvature"] = steps.curvature
+    draws, localization, curvature = own["draws"], steps.localization, steps.curvature
+    given = {**own, "nbeta": steps.nbeta}
     goal = own["stderr"] is not None or own["relative_stderr"] is not None
+    # Those that look for a step observe nothing, so that those that count are others.
+    watched = own["observe"] is not None or own["keep_losses"] is not False
+    pilots = goal or draws > 2 * PILOT_DRAWS or watched
 
-    def sampled(lr: float, pilot: bool) -> LLC:
+    def sampled(lr: float, accepts: Callable[[LLC], bool] | None, **more: Any) -> LLC:
         # An hundredth of what localization holds is forgotten in more steps than any chain has.
         slowest = burn_in_steps(max(lr * localization, 1e-6), 1.0, least=5)
         burn_in = max(own["burn_in"] or 0, min(slowest, max(draws, BURN_IN)))
-        length: dict[str, Any] = {"burn_in": burn_in}
-        if pilot:
-            length = {"burn_in": min(burn_in, 2 * PILOT_DRAWS), "draws": PILOT_DRAWS}
-            length |= {"max_draws": PILOT_DRAWS if goal else None, "max_seconds": None}
-            length |= {"observe": None, "keep_losses": False}
+        pilot = accepts and Pilot(min(burn_in, 2 * PILOT_DRAWS), PILOT_DRAWS, accepts)
         c = _damping(lr, localization, momentum)
-        return llc(model, loss_fn, batches, lr=lr, momentum=c, **given | length)
+        options = given | {"burn_in": burn_in} | more
+        return run_llc(model, loss_fn, batches, lr, localization, c, curvature, options, pilot)
 
-    # Those that look for a step observe nothing, so that those that count are others.
-    watched = own["observe"] is not None or own["keep_losses"] is not False
-    lr, pilots = steps.lr, goal or draws > 2 * PILOT_DRAWS or watched
-    for _ in range(STEP_TRIES - 1):
-        try:
-            found = sampled(lr, pilots)
-        except AllChainsDiverged:
-            lr *= _OF_DIVERGED
-            continue
-        if found.diverged.any():
-            lr *= _OF_DIVERGED
-            continue
+    def allowed(found: LLC) -> float:
+        """What finite steps may add."""
         if goal:  # an error that is asked for is that of the step as well
             asked = own["relative_stderr"] or 0.0
-            allowed = max(own["stderr"] or 0.0, asked * abs(found.mean))
-        else:
-            # As of all draws: few have a larger error, which would excuse more.
-            error = found.stderr * math.sqrt(min(PILOT_DRAWS / draws, 1.0) if pilots else 1.0)
-            allowed = max(LARGEST_STEP_BIAS * abs(found.mean), error)
-        fits = not found.step_bias > (_KNOWN if pilots else 1.0) * allowed
-        if fits or _still_training(found):
-            # Which may be all that was asked for.
-            met = " was met after" in found.verdict and draws <= PILOT_DRAWS
-            enough = not pilots or (met and not watched)
-            return found if enough else sampled(lr, False)
-        share = min(max(_SAFE * allowed / found.step_bias, _LEAST_SHARE), _MOST_SHARE)
+            return max(own["stderr"] or 0.0, asked * abs(found.mean))
+        # As of all draws: few have a larger error, which would excuse more.
+        error = found.stderr * math.sqrt(min(PILOT_DRAWS / draws, 1.0) if pilots else 1.0)
+        return max(LARGEST_STEP_BIAS * abs(found.mean), error)
+
+    def fits(found: LLC) -> bool:
+        most = (_KNOWN if pilots else 1.0) * allowed(found)
+        small = not found.step_bias > most or _still_training(found)
+        return small and not bool(found.diverged.any())
+
+    lr = steps.lr
+    for _ in range(STEP_TRIES - 1):
+        tried: list[LLC] = []
+
+        def runs_on(found: LLC, tried: list[LLC] = tried) -> bool:
+            tried.append(found)
+            return fits(found) and not watched
+
+        try:
+            if not pilots:
+                found = sampled(lr, None)
+            elif watched:
+                found = sampled(lr, runs_on, observe=None, keep_losses=False)
+            else:
+                found = sampled(lr, runs_on)
+        except AllChainsDiverged:
+            if tried and fits(tried[-1]):
+                raise
+            lr *= _OF_DIVERGED
+            continue
+        first = tried[-1] if pilots else found
+        if fits(first):
+            return sampled(lr, None) if watched else found
+        if first.diverged.any():
+            lr *= _OF_DIVERGED
+            continue
+        share = min(max(_SAFE * allowed(first) / first.step_bias, _LEAST_SHARE), _MOST_SHARE)
         lr = _cooler(lr, localization, momentum, share)
-    return sampled(lr, False)
+    return sampled(lr, None)
 
 
 def _still_training(found: LLC) -> bool:

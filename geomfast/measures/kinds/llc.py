@@ -83,10 +83,10 @@ class LLC:
 
     @property
     def steps(self) -> int:
-        """Of each chain, as a rule: with two tries of a step where short chains look for it."""
+        """Of each chain, as a rule: with a step that its first draws refuse, where one is sought."""
         looked_for = self.lr == "auto" and self.draws > 2 * PILOT_DRAWS
-        tries = 2 * (PILOT_DRAWS + self.burn_in) if looked_for else 0
-        return self.draws + self.burn_in + tries
+        refused = PILOT_DRAWS + self.burn_in if looked_for else 0
+        return self.draws + self.burn_in + refused
 
 
 def compute(
