@@ -89,7 +89,7 @@ TELLING = (
          ("nano", 64), 15, 20, "the stored product, where vmap(grad) is strongest"),
     Case("gradient gram micro, T=8", "bench_gradient_gram", "bench_gradient_gram", 2,
          ("micro", 8), 18, 25, "6 times the parameters; no svdvals of N x P"),
-    Case("hessian nano", "bench_hessian", "bench_hessian", 0, ("nano", 16), 28, 40,
+    Case("hessian nano", "bench_hessian", "bench_hessian", 0, ("geomfast's GPT", "nano", 16), 28, 40,
          "launch-bound: 3 ms a product, at most 400 of them a search, a few searches"),
     Case("llc 64 nano chains", "bench_llc", "bench_llc", 0, ("nano", 64), 25, 35,
          "100 steps of 64 chains; one after the other on 4 chains, 4 ms a step, and scaled"),
