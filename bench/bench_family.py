@@ -11,11 +11,9 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch.func import functional_call, grad, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import family_peers as peers
+from bench.checkpoint_peers import by_vmap
 from bench.interleave import interleave
 from geomfast.estimators.activations import observe
 from geomfast.measures import measures
@@ -36,9 +34,10 @@ BUDGET = 30.0  # seconds of one contender; what takes longer runs once
 STEPS = 300
 
 
-def trained(settings: Settings, steps: int) -> tuple[GPT, list[LevelSamples]]:
-    (spec,) = run_specs(settings, ("nano",), (0,))
-    trainer = Trainer("nano", 0, spec.trained, TrainSettings(steps, 168))
+def trained(settings: Settings, steps: int, scale: str = "nano") -> tuple[GPT, list[LevelSamples]]:
+    """A model after so many steps of the mixture, and its task-levels."""
+    (spec,) = run_specs(settings, (scale,), (0,))
+    trainer = Trainer(scale, 0, spec.trained, TrainSettings(steps, 168))
     trainer.advance(steps)
     return trainer.model, level_samples(spec, settings, torch.device("cpu"))
 
@@ -78,18 +77,6 @@ def by_peers(
         values |= peers.of_gradients(gradients, answers, shared=shared)
         found |= {(name, one.level.name): value for name, value in values.items()}
     return found
-
-
-def by_vmap(model: GPT, one: LevelSamples) -> list[torch.Tensor]:
-    """(N, ...) gradients of every parameter of the loss of a task-level."""
-    parameters = {name: p.detach() for name, p in model.named_parameters()}
-
-    def loss(parameters: dict[str, torch.Tensor], row: torch.Tensor) -> torch.Tensor:
-        logits = functional_call(model, parameters, (row[None, :-1],))[0, one.answer_start - 1 :]
-        return F.cross_entropy(logits, row[one.answer_start :])
-
-    with sdpa_kernel(SDPBackend.MATH):
-        return list(vmap(grad(loss), in_dims=(None, 0))(parameters, one.tokens).values())
 
 
 def difference(ours: list[Row], theirs: dict[tuple[str, str], float]) -> dict[str, float]:

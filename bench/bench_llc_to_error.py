@@ -22,14 +22,11 @@ loss is of the tokens that the two before determine. One thread.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import itertools
 import math
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,18 +36,25 @@ from torch import Tensor
 
 from bench.bench_llc import SMALL
 from bench.interleave import interleave, scaled
-from bench.llc_peers import quiet
+from bench.llc_error import (
+    CHAINS,
+    Problem,
+    Trial,
+    best_of,
+    burn_in_of,
+    devinterp_of,
+    fits,
+    trial_of,
+)
 from geomfast.estimators.hessian import hessian_top_eigenvalues
-from geomfast.estimators.llc import LLC, llc
+from geomfast.estimators.llc import LLC
 from geomfast.estimators.sampling.chains import size_and_norm
-from geomfast.estimators.sampling.diagnostics import Mixing, mixing
 from geomfast.estimators.sampling.rules import BURN_IN, usual_nbeta
-from geomfast.estimators.sampling.sequential import LEAST_ESS
 from geomfast.estimators.sampling.streams import Shuffled
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import SCALES
 
-P, T, SAMPLES, CHAINS = 31, 16, 256, 4
+P, T, SAMPLES = 31, 16, 256
 GOAL = 0.02
 #: Share of |w0| within which localization keeps chains; further off the loss is as of any weights.
 WITHIN = 0.1
@@ -96,23 +100,6 @@ def sample_losses(model: Any, tokens: Tensor) -> Tensor:
     return token_losses(model, tokens).mean(1)
 
 
-@dataclasses.dataclass
-class Problem:
-    """What both are given."""
-
-    model: GPT
-    tokens: Tensor
-    nbeta: float
-    localization: float
-    stiff: float  # largest curvature of the chains' energy
-
-    def ours(self, **options: Any) -> LLC:
-        return llc(
-            self.model, sample_losses, self.tokens, nbeta=self.nbeta, chains=CHAINS,
-            localization=self.localization, **options,
-        )  # fmt: skip
-
-
 def prepared(size: Size) -> Problem:
     scale = dataclasses.replace((SCALES | SMALL)[size.scale], context=T, vocabulary=P)
     starts = torch.cartesian_prod(torch.arange(P), torch.arange(P))
@@ -131,112 +118,8 @@ def prepared(size: Size) -> Problem:
     parameters, norm = size_and_norm(dict(model.named_parameters()))
     localization = parameters / (WITHIN * norm) ** 2
     top = hessian_top_eigenvalues(model, sample_losses, tokens, tol=0.05).values[0].item()
-    return Problem(model, tokens, nbeta, localization, nbeta * top + localization)
-
-
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """What a run tells of the work to a standard error of `GOAL`.
-
-    Attributes:
-        mixed: mean, error and effective draws of what was kept.
-        kept: draws of each chain.
-        burn_in: steps before them.
-        step_seconds: of one gradient.
-    """
-
-    mixed: Mixing
-    kept: int
-    burn_in: int
-    step_seconds: float
-
-    @property
-    def draws(self) -> int:
-        """Of each chain, for the goal and for as many effective draws as ours asks for."""
-        for_error = (self.mixed.stderr / (GOAL * abs(self.mixed.mean))) ** 2
-        return math.ceil(self.kept * max(for_error, LEAST_ESS / self.mixed.ess))
-
-    @property
-    def gradients(self) -> int:
-        return CHAINS * (self.burn_in + self.draws)
-
-    @property
-    def seconds(self) -> float:
-        return self.gradients * self.step_seconds
-
-    def __str__(self) -> str:
-        return (
-            f"{self.mixed.mean:.3f} +- {self.mixed.stderr:.2g}, {self.mixed.ess:.0f} effective of "
-            f"{CHAINS * self.kept}; to 2%: {self.gradients:,} gradients of "
-            f"{1e3 * self.step_seconds:.1f} ms, {self.seconds:.1f} s"
-        )
-
-
-def burn_in_of(step: float) -> int:
-    """Steps in which the start is forgotten, at a step size in units of the largest curvature."""
-    return max(BURN_IN, math.ceil(15.0 / step))
-
-
-def devinterp_of(problem: Problem) -> Callable[[float, int, int], Tensor] | None:
-    """(step, batch size, draws) -> (C, draws) nbeta times losses less the initial one.
-
-    It is given an initial loss of all samples, each seen once, and minibatches of its own for
-    every chain.
-    """
-    with quiet():
-        try:
-            library = importlib.import_module("devinterp.slt.llc")
-            datasets = importlib.import_module("datasets")
-        except ImportError:
-            return None
-    tokens = problem.tokens.tolist()
-    data = datasets.Dataset.from_dict({"input_ids": tokens}).with_format("torch")
-
-    def run(step: float, batch_size: int, draws: int) -> Tensor:
-        with quiet(), torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
-            found = library.llc(
-                problem.model,
-                data,
-                observables={},
-                lr=step / problem.stiff,
-                n_beta=problem.nbeta,
-                localization=problem.localization,
-                num_chains=CHAINS,
-                num_draws=draws,
-                batch_size=batch_size,
-                num_init_loss_batches=SAMPLES // batch_size,
-                match_sampling_input_ids_across_chains=False,
-                device="cpu",
-                output_path=Path(folder) / "samples.zarr",
-                loss_fn=token_losses,
-            )
-            trace = torch.from_numpy(found.loss_trace.values.copy()).double()
-            return problem.nbeta * (trace - float(found.init_loss))
-
-    return run
-
-
-def trial_of(run: Callable[[], Tensor], burn_in: int) -> Trial:
-    """Of (C, burn_in + draws) energies."""
-    begin = time.perf_counter()
-    energies = run()
-    seconds = (time.perf_counter() - begin) / energies.numel()
-    kept = energies[:, burn_in:]
-    return Trial(mixing(kept), kept.shape[1], burn_in, seconds)
-
-
-def fits(trial: Trial, reference: LLC) -> bool:
-    joint = math.hypot(trial.mixed.stderr, reference.stderr)
-    allowed = max(3.0 * joint, GOAL * reference.mean)
-    return abs(trial.mixed.mean - reference.mean) <= allowed
-
-
-def best_of(trials: dict[Any, Trial], reference: LLC) -> Any:
-    """Of those that have the right value, or, where there is none, the nearest."""
-    fitting = {key: trial for key, trial in trials.items() if fits(trial, reference)}
-    if fitting:
-        return min(fitting, key=lambda key: fitting[key].seconds)
-    return min(trials, key=lambda key: abs(trials[key].mixed.mean - reference.mean))
+    stiff = nbeta * top + localization
+    return Problem(model, tokens, token_losses, nbeta, localization, stiff, GOAL)
 
 
 def energies_of(found: LLC, *, raw: bool = False) -> Tensor:
@@ -269,7 +152,7 @@ def ingredients(
         def run(options: dict[str, Any] = options, raw: bool = raw) -> Tensor:
             return energies_of(problem.ours(**options, draws=size.trial), raw=raw)
 
-        found[name] = trial_of(run, skip)
+        found[name] = trial_of(run, skip, GOAL)
     return found
 
 
@@ -311,7 +194,7 @@ def bench_llc_to_error(benchmark, results, full, restore_threads, index):
         for step, batch_size in itertools.product(STEPS if full else STEPS[-1:], BATCHES):
             burn_in = burn_in_of(step) if full else 4
             run = partial(peer, step, batch_size, burn_in + size.trial)
-            trials[step, batch_size] = trial_of(run, burn_in)
+            trials[step, batch_size] = trial_of(run, burn_in, GOAL)
             fit = "" if fits(trials[step, batch_size], reference) else "; not the reference's value"
             notes[f"devinterp, lr a = {step:g}, minibatches of {batch_size}"] = (
                 f"{trials[step, batch_size]}{fit}"

@@ -6,7 +6,7 @@ import copy
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,8 +115,17 @@ def loosest(peer: Peer, tried: list[tuple[float, int]]) -> tuple[float, int, Fou
     return *last, peer.top(*last)
 
 
-def hessian_peers(model: nn.Module, tokens: Tensor, loss: NextToken) -> dict[str, Peer]:
-    """Name -> library, on a copy of the model; those not installed are left out."""
+def hessian_peers(
+    model: nn.Module, tokens: Tensor, loss: NextToken, names: Collection[str] | None = None
+) -> dict[str, Peer]:
+    """Name -> library, on a copy of the model; those not installed are left out.
+
+    Args:
+        model: logits (N, T, V) of tokens.
+        tokens: (N, T).
+        loss: of both.
+        names: of those wanted; None for all.
+    """
     makers = {
         "pyhessian": ("pyhessian", _pyhessian),
         "hessian-eigenthings": ("hessian_eigenthings", _eigenthings),
@@ -124,11 +133,12 @@ def hessian_peers(model: nn.Module, tokens: Tensor, loss: NextToken) -> dict[str
     }
     found = {}
     for name, (module, make) in makers.items():
-        if importlib.util.find_spec(module):
+        if (names is None or name in names) and importlib.util.find_spec(module):
             copied = Plain(copy.deepcopy(model))
             found[name] = make(importlib.import_module(module), copied, tokens, loss)
     for name, make in {STAND_IN: _stand_in, PLAIN: _plain}.items():
-        if name == PLAIN or "pyhessian" not in found:
+        wanted = name in names if names else name == PLAIN or "pyhessian" not in found
+        if wanted:
             found[name] = make(_Kept(Plain(copy.deepcopy(model)), tokens, loss))
     return found
 
