@@ -4,9 +4,9 @@ A model after 500 steps of the smoke preset's training, its 24 task-levels with 
 Ours is what sweeps measure with. The glue takes, per task-level: torch's svdvals layer by layer;
 per-sample gradients by vmap (Opacus has no rule for a tied head), their Gram matrix and its
 eigenvalues; the fastest of PyHessian, hessian-eigenthings, curvlinops and the plain recipe that
-reaches a residual of 1e-3, at a setting found beforehand on the first task-level; and devinterp (its
-steps by ours where it is not installed) at its best step size. Values have to agree: RankMe to 1e-4,
-gradient ranks to 1e-3, the eigenvalue to 1e-3, the coefficient within three joint errors.
+reaches a residual of 1e-3, at a setting found beforehand on the first task-level; and devinterp
+(its steps by ours where it is not installed) at its best step size. Values have to agree: RankMe to
+1e-4, gradient ranks to 1e-3, the eigenvalue to 1e-3, the coefficient within three joint errors.
 
 Both draw the coefficient to a standard error of 5%; of one task-level in three, and the seconds are
 three times those. Longer runs of devinterp than a budget are timed in part and scaled.

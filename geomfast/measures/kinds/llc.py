@@ -83,7 +83,7 @@ class LLC:
 
     @property
     def steps(self) -> int:
-        """Of each chain, as a rule: with a step that its first draws refuse, where one is sought."""
+        """Of each chain, as a rule: with a step that is refused first, where one is sought."""
         looked_for = self.lr == "auto" and self.draws > 2 * PILOT_DRAWS
         refused = PILOT_DRAWS + self.burn_in if looked_for else 0
         return self.draws + self.burn_in + refused

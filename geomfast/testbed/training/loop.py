@@ -13,7 +13,7 @@ from torch import Tensor
 from geomfast.testbed.models.gpt import GPT
 from geomfast.testbed.models.scales import scale_for
 from geomfast.testbed.tasks import TaskLevel
-from geomfast.testbed.training import checkpoints
+from geomfast.testbed.training import by_hand, checkpoints
 from geomfast.testbed.training.checkpoints import CheckpointError
 from geomfast.testbed.training.mixture import IGNORE, Bucket, Mixture
 from geomfast.testbed.training.precision import tf32
@@ -29,7 +29,8 @@ class TrainingDiverged(Exception):
 class Trainer:
     """One run in progress: a group of one, see :mod:`geomfast.testbed.training.protocol`.
 
-    On a GPU steps are replayed CUDA graphs, see :mod:`geomfast.testbed.training.step_graphs`.
+    On a GPU steps are replayed CUDA graphs, see :mod:`geomfast.testbed.training.step_graphs`; small
+    models on a CPU take hand-written passes, see :mod:`geomfast.testbed.training.by_hand`.
 
     Args:
         scale: name of the model scale.
@@ -64,6 +65,8 @@ class Trainer:
         self.seconds = {"train": 0.0, "measure": 0.0, "write": 0.0}
         self.loss = torch.zeros((), device=self.device)
         self._graphs = StepGraphs(self.device, self._step)
+        fits = by_hand.fits(self.model, self.device, settings.precision)
+        self._by_hand = by_hand.HandGradients(self.model) if fits else None
 
     def _optimizer(self) -> torch.optim.AdamW:
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
@@ -176,6 +179,12 @@ class Trainer:
 
     def _step(self, buckets: list[Bucket]) -> None:
         """The part of a step on the device, the same at every step except for its data and rate."""
+        loss = self._by_hand.loss(buckets) if self._by_hand else self._by_autograd(buckets)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.loss.copy_(loss.detach())
+
+    def _by_autograd(self, buckets: list[Bucket]) -> Tensor:
         bf16 = self.settings.precision == "bf16"
         self.optimizer.zero_grad(set_to_none=True)
         with tf32(self.settings.precision == "tf32"):
@@ -183,9 +192,7 @@ class Trainer:
                 logits = self.model.forward_buckets([bucket.inputs for bucket in buckets])
             loss = answer_loss(logits, [bucket.targets for bucket in buckets]).mean()
             loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
-        self.optimizer.step()
-        self.loss.copy_(loss.detach())
+        return loss
 
     def _set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:

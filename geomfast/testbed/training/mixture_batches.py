@@ -7,6 +7,7 @@ Which task-levels a step holds, and so the shape of its batch, does not depend o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -14,7 +15,26 @@ from torch import Tensor
 
 from geomfast.testbed.tasks import TaskLevel
 from geomfast.testbed.training.batches import StackedBatch
-from geomfast.testbed.training.mixture import IGNORE, Mixture
+from geomfast.testbed.training.mixture import IGNORE, Bucket, Mixture
+
+
+def stacked(members: Sequence[list[Bucket]]) -> StackedBatch:
+    """The batches of members, of the same shapes, as one, on the CPU.
+
+    Args:
+        members: the buckets of each.
+    """
+    buckets = [torch.stack([bucket.inputs for bucket in of]) for of in zip(*members, strict=True)]
+    flat = torch.stack([torch.cat([b.targets.flatten() for b in own]) for own in members])
+    counted = [bucket.targets != IGNORE for bucket in members[0]]
+    read = torch.cat([c.flatten() for c in counted]).nonzero().flatten()
+    answers = torch.cat([c.sum(1, keepdim=True).expand_as(c).flatten() for c in counted])
+    weights = 1.0 / (answers[read] * sum(len(c) for c in counted))
+    # The last token of a row predicts the end of its answer.
+    lengths = [
+        tuple((c * torch.arange(1, c.shape[1] + 1, device="cpu")).amax(1).tolist()) for c in counted
+    ]
+    return StackedBatch(buckets, lengths, None, flat[:, read], read, weights)
 
 
 class MixtureBatches:
@@ -56,22 +76,10 @@ class MixtureBatches:
             step: (1,) int64, from 0.
         """
         members = [self._mixture(seed).batch(int(step)) for seed in seeds.tolist()]
-        buckets = [
-            torch.stack([bucket.inputs for bucket in of])
-            for of in zip(*(batch.buckets for batch in members), strict=True)
-        ]
-        flat = torch.stack([torch.cat([b.targets.flatten() for b in m.buckets]) for m in members])
-        counted = [bucket.targets != IGNORE for bucket in members[0].buckets]
-        read = torch.cat([c.flatten() for c in counted]).nonzero().flatten()
-        answers = torch.cat([c.sum(1, keepdim=True).expand_as(c).flatten() for c in counted])
-        weights = 1.0 / (answers[read] * self.batch_size)
-        # The last token of a row predicts the end of its answer.
-        lengths = [
-            tuple((c * torch.arange(1, c.shape[1] + 1, device="cpu")).amax(1).tolist())
-            for c in counted
-        ]
-        there = [x.to(self.device) for x in (flat[:, read], read, weights)]
-        return StackedBatch([b.to(self.device) for b in buckets], lengths, None, *there)
+        batch = stacked([one.buckets for one in members])
+        there = [x.to(self.device) for x in (batch.targets, batch.read, batch.weights)]
+        buckets = [x.to(self.device) for x in batch.buckets]
+        return StackedBatch(buckets, batch.lengths, None, *there)
 
     def _mixture(self, seed: int) -> Mixture:
         if seed not in self._mixtures:
