@@ -82,7 +82,8 @@ def custom_functions(output: Tensor) -> list[str]:
     for node in nodes(output):
         function = getattr(type(node), "_forward_cls", None)
         if function is not None:
-            found.add(function.__name__)
+            if not getattr(function, "exact_second_derivative", False):  # geomfast's own
+                found.add(function.__name__)
         elif "CppNode" in node.name():  # torch::autograd::Function of an extension
             found.add(node.name())
     return sorted(found)

@@ -29,18 +29,29 @@ class GaussNewtonProducts(HessianProducts):
             output does not contain.
     """
 
-    def _prepared(self, i: int) -> Any:
-        caught: list[Tensor] = []
-        hook = self.model.register_forward_hook(lambda *call: caught.append(_output(call[-1])))
+    def losses_of(self, i: int, *, differentiable: bool = True) -> Tensor:
+        self._outputs: list[Tensor] = []  # of this call of the loss
+        return super().losses_of(i, differentiable=differentiable)
+
+    def _caught(self, output: Any) -> None:
+        z = _output(output)
+        if self.making is not None:
+            self.making.chains.forget(z)  # what is made of it is made of nothing before it
+        self._outputs.append(z)
+
+    def _prepared(self, i: int, *, kept: bool = True) -> Any:
+        hook = self.model.register_forward_hook(lambda *call: self._caught(call[-1]))
         try:
-            loss = self.loss_of(i)
+            loss = self.loss_of(i, kept=kept)
         finally:
             hook.remove()
-        if len(caught) != 1:
+        if len(self._outputs) != 1:
             raise ValueError(
-                f"gauss-newton needs a loss that calls the model once, not {len(caught)} times"
+                "gauss-newton needs a loss that calls the model once, not "
+                f"{len(self._outputs)} times"
             )
-        (z,) = caught
+        (z,) = self._outputs
+        self._outputs = []
         ours = {id(p): name for name, p in self.parameters.items()}
         for node in nodes(loss, beyond=z):
             name = ours.get(id(getattr(node, "variable", None)))

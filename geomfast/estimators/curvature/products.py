@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from geomfast.estimators.checks import (
     select_parameters,
     unused_error,
 )
+from geomfast.estimators.curvature.twice.mode import CheapSecondDerivatives
 from geomfast.estimators.graph import (
     custom_functions,
     once_differentiable_functions,
@@ -88,6 +89,8 @@ class DataProducts(abc.ABC):
         self.first_losses: Tensor | None = None
         #: Operations whose derivatives are not torch's own.
         self.custom: set[str] = set()
+        #: What makes a graph for many products, while it does.
+        self.making: CheapSecondDerivatives | None = None
         self.found: dict[Hashable, Any] = {}
         self.sizes = {name: p.numel() for name, p in self.parameters.items()}
         self.dimension = sum(self.sizes.values())
@@ -116,11 +119,28 @@ class DataProducts(abc.ABC):
     def where_not_finite(self, v: Tensor) -> str:
         """Which batch's product with v is not finite, for a message."""
 
-    def loss_of(self, i: int, *, differentiable: bool = True) -> Tensor:
-        """Batch i's share of the mean loss."""
+    def loss_of(self, i: int, *, differentiable: bool = True, kept: bool = False) -> Tensor:
+        """Batch i's share of the mean loss; kept says that its graph serves many products."""
         check_stop()
         with twice_differentiable() if differentiable else torch.no_grad():
-            return self.losses_of(i, differentiable=differentiable).sum() / sum(self.counts)
+            if kept and differentiable:
+                with self._cheap() as made:
+                    loss = self._share(i, differentiable)
+                if not made.followed:
+                    return loss
+            return self._share(i, differentiable)
+
+    @contextlib.contextmanager
+    def _cheap(self) -> Iterator[CheapSecondDerivatives]:
+        self.making = CheapSecondDerivatives()
+        try:
+            with self.making as made:
+                yield made
+        finally:
+            self.making = None
+
+    def _share(self, i: int, differentiable: bool) -> Tensor:
+        return self.losses_of(i, differentiable=differentiable).sum() / sum(self.counts)
 
     def losses_of(self, i: int, *, differentiable: bool = True) -> Tensor:
         """(N,) losses of batch i, each of them finite."""
@@ -193,7 +213,7 @@ class HessianProducts(DataProducts):
         for prepared in self._kept:
             total += self._product(prepared, names, v)
         for i in self._again:
-            total += self._product(self._prepared(i), names, v)
+            total += self._product(self._prepared(i, kept=False), names, v)
         return total
 
     def gradient(self) -> Tensor:
@@ -210,14 +230,14 @@ class HessianProducts(DataProducts):
     def where_not_finite(self, v: Tensor) -> str:
         """Which batch's product with v is not finite, for a message."""
         for i in range(len(self.batches)):
-            product = self._product(self._prepared(i), list(self.parameters), v)
+            product = self._product(self._prepared(i, kept=False), list(self.parameters), v)
             if not torch.isfinite(product).all():
                 return f"batch {i}"
         return "the sum over batches"
 
-    def _prepared(self, i: int) -> Any:
+    def _prepared(self, i: int, *, kept: bool = True) -> Any:
         """What products with batch i's share start from: its gradient, with the graph of it."""
-        loss = self.loss_of(i)
+        loss = self.loss_of(i, kept=kept)
         require_second_derivative(loss)
         self.custom.update(custom_functions(loss))
         with torch.enable_grad(), second_derivatives():
