@@ -154,13 +154,13 @@ def _attention(
         return None
     if key.shape[-1] != e or key.shape[-2] != value.shape[-2]:
         return None
-    scale = e**-0.5 if scale is None else float(scale)
+    factor = e**-0.5 if scale is None else float(scale)
     q, k, v = (x.reshape(-1, *x.shape[-2:]) for x in (query, key, value))
     with torch.no_grad():
-        p = _probabilities(q, k, lead, attn_mask, is_causal, scale)
+        p = _probabilities(q, k, lead, attn_mask, is_causal, factor)
     if p is None:
         return None
-    return attentions.attention(q, k, v, p, scale).view(*lead, t, value.shape[-1])
+    return attentions.attention(q, k, v, p, factor).view(*lead, t, value.shape[-1])
 
 
 def _probabilities(

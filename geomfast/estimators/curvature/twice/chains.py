@@ -48,7 +48,7 @@ Fact = Jet | MeanSquare | NormedRows
 
 
 class Chains:
-    """What is known of tensors, as long as neither they nor what they were made of are written to."""
+    """What is known of tensors that were not written to, nor what they were made of."""
 
     def __init__(self) -> None:
         self._facts = WeakTensorKeyDictionary()
@@ -194,7 +194,8 @@ class Chains:
         a, b = args
         both = self._of_one_root(a, b)
         if both is None:
-            return None
+            alike = self._follows(a) and self._follows(b) and plain(a, b) and a.shape == b.shape
+            return elementwise.gated(a, b) if alike else None
         with torch.no_grad():
             jet = elementwise.product(*both, a.detach(), b.detach())
         jet.square = a is b and a is jet.root

@@ -33,7 +33,7 @@ class Jet:
 
     @property
     def linear(self) -> bool:
-        return isinstance(self.slope, float) and self.curve == 0.0
+        return isinstance(self.slope, float) and isinstance(self.curve, float)
 
     def finite(self) -> bool:
         """Whether no derivative has overflown, which autograd might do without."""
@@ -90,6 +90,54 @@ class _ElementwiseBackward(torch.autograd.Function):
         slope, curve = ctx.saved_tensors
         y_dot = x_dot * slope if ctx.needs_input_grad[0] else None
         return y_dot, x_dot * curve, None, None
+
+
+def gated(a: Tensor, b: Tensor) -> Tensor:
+    """a b entry by entry, of one shape, both of which require gradients."""
+    return _Gated.apply(a, b)[0]
+
+
+class _Gated(Exact):
+    @staticmethod
+    def forward(ctx, a, b):  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.set_materialize_grads(False)
+        tokens = token(a.shape, a), token(b.shape, b)
+        ctx.save_for_backward(a, b, *tokens)
+        return a * b, *tokens
+
+    @staticmethod
+    def backward(ctx, y_bar, to_a, to_b):  # pyright: ignore[reportIncompatibleMethodOverride]
+        a, b, *tokens = ctx.saved_tensors
+        a, b = a.detach(), b.detach()
+        if torch.is_grad_enabled():
+            if to_a is not None or to_b is not None:
+                refuse_third()
+            return (None, None) if y_bar is None else _GatedBackward.apply(y_bar, *tokens, a, b)
+        if y_bar is None:
+            return to_a, to_b
+        a_bar = y_bar * b if to_a is None else to_a.addcmul_(y_bar, b)
+        return a_bar, y_bar * a if to_b is None else to_b.addcmul_(y_bar, a)
+
+
+class _GatedBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, y_bar, with_a, with_b, a, b):  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(y_bar, a, b)
+        return y_bar * b, y_bar * a
+
+    @staticmethod
+    def backward(ctx, a_dot, b_dot):  # pyright: ignore[reportIncompatibleMethodOverride]
+        refuse_third()
+        y_bar, a, b = ctx.saved_tensors
+        to_a = None if b_dot is None else y_bar * b_dot
+        to_b = None if a_dot is None else y_bar * a_dot
+        y_dot = None
+        if ctx.needs_input_grad[0]:
+            y_dot = None if a_dot is None else a_dot * b
+            if b_dot is not None:
+                y_dot = a * b_dot if y_dot is None else y_dot.addcmul_(a, b_dot)
+        return y_dot, to_a, to_b, None, None
 
 
 def chained(inner: Jet, slope: Entries, curve: Entries) -> Jet:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
-from geomfast.estimators.curvature.twice.calls import CALLS, CALLING, body
+from geomfast.estimators.curvature.twice.calls import CALLING, CALLS, body
 from geomfast.estimators.curvature.twice.chains import CHAINED, Chains
 
 
@@ -58,10 +58,10 @@ class CheapSecondDerivatives(TorchFunctionMode):
         return (
             torch.is_grad_enabled()
             and not torch.is_inference_mode_enabled()
-            and torch._C._functorch.peek_interpreter_stack() is None
+            and torch._C._functorch.peek_interpreter_stack() is None  # pyright: ignore[reportAttributeAccessIssue]
             and forward_ad._current_level < 0
             and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing()
+            and not torch._C._is_tracing()
             and not any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda"))
             # Checkpoints compute again, outside, what was computed here, and compare.
             and _saving_hooks() is self._hooks
@@ -69,7 +69,7 @@ class CheapSecondDerivatives(TorchFunctionMode):
 
 
 def _saving_hooks() -> Any:
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
     return None if hooks is None else hooks[0]
 
 
@@ -79,7 +79,7 @@ _FOLLOWING = {
     Tensor.backward,
     Tensor.register_hook,
     Tensor.retain_grad,
-    Tensor.grad_fn.__get__,  # pyright: ignore[reportAttributeAccessIssue]
+    Tensor.grad_fn.__get__,  # pyright: ignore
 }
 
 

@@ -1,8 +1,8 @@
 """Norms of rows: y = n w + b, where n is a row over its root mean square, centred or not.
 
-With r = 1 / the root mean square and <.> a row's mean, the Jacobian of n, J u = r (u - <u> - n <n u>)
-of a centred row and r (u - n <n u>) of another one, is symmetric. For the adjoint a of n and c = J a,
-the derivative of c along a tangent x. of the row, a held, is
+With r = 1 / the root mean square and <.> a row's mean, the Jacobian of n is symmetric:
+J u = r (u - <u> - n <n u>) of a centred row, and r (u - n <n u>) of another one. For the adjoint a
+of n and c = J a, the derivative of c along a tangent x. of the row, a held, is
 
     - r (<n x.> c + <n a> n. + <c x.> n),    n. = J x.
 """
