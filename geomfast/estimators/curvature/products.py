@@ -17,14 +17,16 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from geomfast.estimators.batches import batches_of, count
+from geomfast.estimators.batches import Batches, batches_of, count, some_of
 from geomfast.estimators.checks import (
+    FEW,
     LossFunction,
     check_sample_independence,
     checked_losses,
     select_parameters,
     unused_error,
 )
+from geomfast.estimators.curvature.lanczos import random_vector
 from geomfast.estimators.curvature.twice.mode import CheapSecondDerivatives
 from geomfast.estimators.graph import (
     custom_functions,
@@ -37,6 +39,8 @@ from geomfast.replay import Replay
 
 #: Bytes of graphs that are kept between products; what exceeds it is computed again each time.
 KEPT_BYTES = 4 << 30
+#: Relative differences of a few samples' products that are rounding.
+_AGREE = {torch.float32: 1e-3, torch.float64: 1e-6}
 
 
 @contextlib.contextmanager
@@ -91,6 +95,8 @@ class DataProducts(abc.ABC):
         self.custom: set[str] = set()
         #: What makes a graph for many products, while it does.
         self.making: CheapSecondDerivatives | None = None
+        #: Whether such graphs are made, rather than torch's own.
+        self.cheap = True
         self.found: dict[Hashable, Any] = {}
         self.sizes = {name: p.numel() for name, p in self.parameters.items()}
         self.dimension = sum(self.sizes.values())
@@ -123,7 +129,7 @@ class DataProducts(abc.ABC):
         """Batch i's share of the mean loss; kept says that its graph serves many products."""
         check_stop()
         with twice_differentiable() if differentiable else torch.no_grad():
-            if kept and differentiable:
+            if kept and differentiable and self.cheap:
                 with self._cheap() as made:
                     loss = self._share(i, differentiable)
                 if not made.followed:
@@ -179,6 +185,7 @@ class HessianProducts(DataProducts):
             self.parameters = {name: leaves[name] for name in self.parameters}
             self._leaves = {f"model.{name}": leaf for name, leaf in leaves.items()}
         with self.replay.on_stream():
+            self.cheap = self._agree()
             fitting = self._fitting(kept_bytes)
             self._kept = [self._prepared(i) for i in range(fitting)]
         self._again = range(fitting, len(self.batches))
@@ -190,6 +197,23 @@ class HessianProducts(DataProducts):
                 unused -= {name for name, number in uses.items() if number}
         if unused:
             raise unused_error(name for name in self.parameters if name in unused)
+
+    def _agree(self) -> bool:
+        """Whether cheap graphs give torch's own product with a random vector, of a few samples."""
+        batches, counts = self.batches, self.counts
+        try:
+            _, few = some_of(batches[0], FEW)
+            self.batches, self.counts = Batches([few]), [count(few, least=1)]
+            v = random_vector(self.like, self.dimension, 0)
+            own, plain = (
+                self._product(self._prepared(0, kept=kept), list(self.parameters), v)
+                for kept in (True, False)
+            )
+        except Exception:
+            return False  # what is wrong is said of the whole data, with torch's graph
+        finally:
+            self.batches, self.counts, self.first_losses = batches, counts, None
+        return bool((own - plain).norm() <= _AGREE[v.dtype] * plain.norm())
 
     def __call__(self, v: Tensor) -> Tensor:
         """(P,) -> (P,) of the type of `like`."""

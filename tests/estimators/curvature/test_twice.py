@@ -735,3 +735,22 @@ def test_padded_batch_of_next_tokens():
     found, plain = HessianProducts(model, next_token, batch), Plain(model, next_token, batch)
     v = random_vector(found.like, found.dimension, 0)
     torch.testing.assert_close(found(v), plain(v))
+
+
+def test_a_graph_that_does_not_agree_with_torch_is_not_used(monkeypatch):
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 1))
+    loss = lambda m, x: m(x)[:, 0].square()  # noqa: E731
+    good = HessianProducts(model, loss, x)
+    assert good.cheap
+
+    def wrong(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        return found * 1.01 if func is torch.nn.functional.gelu else found
+
+    monkeypatch.setattr(CheapSecondDerivatives, "__torch_function__", wrong)
+    bad = HessianProducts(model, loss, x)
+    assert not bad.cheap
+    v = torch.randn(good.dimension, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(bad(v), good(v), rtol=1e-5, atol=1e-6)
