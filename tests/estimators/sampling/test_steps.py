@@ -1,4 +1,4 @@
-"""Steps that chains find for themselves: judged by their first draws, which count where it is good."""
+"""Steps that chains find for themselves: judged by first draws, which count where it is good."""
 
 import pytest
 import torch
