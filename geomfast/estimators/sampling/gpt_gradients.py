@@ -64,7 +64,7 @@ class GptGradients:
         self._hand = StackedGradients(members, gradients, buffers)
         self._members, self._buffers = members, buffers
         self._scratch: StackedGradients | None = None
-        self._more = torch.empty(0)
+        self._more = torch.empty(0, device="cpu")
         # (T,) which positions losses have read so far, by length of the rows.
         self._read: dict[int, Tensor] = {}
 
@@ -83,7 +83,7 @@ class GptGradients:
         if known is not None:
             passed = self._of_read(hand, every, tokens, known, share / samples)
         if passed is None:
-            whole = torch.ones(t, dtype=torch.bool)
+            whole = torch.ones(t, dtype=torch.bool, device="cpu")
             passed = self._passed(hand, every, tokens, whole, share / samples)
             used = (passed[1].view(self.chains, n, t, -1) != 0).any(-1).any(0).any(0)
             self._read[t] = used if known is None else used | known
@@ -130,8 +130,12 @@ class GptGradients:
         """
         c, n, t = tokens.shape
         end = int(used.nonzero().max()) + 1 if used.any() else 1
-        at = used[:end].nonzero().flatten() if used.any() else torch.zeros(1, dtype=torch.int64)
-        read = (torch.arange(n)[:, None] * end + at).flatten()
+        at = (
+            used[:end].nonzero().flatten()
+            if used.any()
+            else torch.zeros(1, dtype=torch.int64, device="cpu")
+        )
+        read = (torch.arange(n, device="cpu")[:, None] * end + at).flatten()
         logits = hand.forward([tokens[:, :, :end].contiguous()], [(end,) * n], None, read)
         full = logits.new_full((c, n, t, logits.shape[-1]), torch.nan)
         full[:, :, at] = logits.view(c, n, len(at), -1)
@@ -154,7 +158,7 @@ class GptGradients:
 
         def forward(tokens: Tensor) -> Tensor:
             calls.append(tokens)
-            return torch.zeros(*tokens.shape, self.model.scale.vocabulary)
+            return torch.zeros(*tokens.shape, self.model.scale.vocabulary, device="cpu")
 
         with torch.no_grad(), _replaced(self.model, forward):
             self.loss_fn(self.model, batch)

@@ -45,7 +45,7 @@ class StackedGPT:
         self.matrices = sum(shape.numel() for shape in self._shapes if len(shape) >= 2)
         rows = [self._row(GPT(scale, seed)) for seed in seeds]
         size = sum(shape.numel() for shape in self._shapes)
-        self.weights = torch.stack(rows).to(device) if rows else torch.empty(0, size)
+        self.weights = torch.stack(rows).to(device) if rows else torch.empty(0, size, device=device)
         self.parameters = {
             name: x.requires_grad_()
             for name, x in zip(self.names, self.views(self.weights), strict=True)

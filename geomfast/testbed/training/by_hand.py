@@ -36,7 +36,7 @@ class HandGradients:
     def __init__(self, model: GPT) -> None:
         named = dict(model.named_parameters())
         self._parameters = list(named.values())
-        self._weights = torch.empty(1, sum(p.numel() for p in self._parameters))
+        self._weights = torch.empty(1, sum(p.numel() for p in self._parameters), device="cpu")
         self._gradients = torch.zeros_like(self._weights)
         members = StackedGPT.of_rows(model.scale, self._weights, list(named))
         self._own = [view[0] for view in members.views(self._weights)]
