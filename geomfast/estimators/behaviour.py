@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import abc
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,38 +33,70 @@ def judge(logits: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
     return exact, chosen.mean(dim=-1)
 
 
-def answer_loss(model: torch.nn.Module, tokens: Tensor, answer_start: int) -> Tensor:
-    """What training minimises, sample by sample.
+class AnswerLoss(abc.ABC):
+    """What training minimises, sample by sample: (model, batch) -> (N,) nats per answer token.
 
-    Args:
-        model: `model(tokens) -> (N, T, V)` logits.
-        tokens: (N, T) ids of whole examples.
+    It says which logits it reads, so that others need not be computed.
+    """
+
+    def __call__(self, model: torch.nn.Module, batch: Any) -> Tensor:
+        return self.of_logits(model(self.inputs(batch)), batch)
+
+    @abc.abstractmethod
+    def inputs(self, batch: Any) -> Tensor:
+        """(N, T) ids that the model is given."""
+
+    @abc.abstractmethod
+    def read(self, batch: Any) -> Tensor:
+        """(T,) bool: places whose logits a sample's loss depends on."""
+
+    @abc.abstractmethod
+    def of_logits(self, logits: Tensor, batch: Any) -> Tensor:
+        """(N, T, V) logits -> (N,), differentiable; at places not read any finite number does."""
+
+
+@dataclass(frozen=True)
+class AnswersFrom(AnswerLoss):
+    """Of a batch (N, T + 1) of ids of whole examples.
+
+    Attributes:
         answer_start: index of the first answer token.
-
-    Returns:
-        (N,) mean cross-entropy over the answer's tokens, nats per token; differentiable.
     """
-    logits = model(tokens[:, :-1])[:, answer_start - 1 :]
-    answers = tokens[:, answer_start:]
-    return F.cross_entropy(logits.transpose(1, 2), answers, reduction="none").mean(1)
+
+    answer_start: int
+
+    def inputs(self, batch: Tensor) -> Tensor:
+        return batch[:, :-1]
+
+    def read(self, batch: Tensor) -> Tensor:
+        places = torch.arange(batch.shape[1] - 1, device=batch.device)
+        return places >= self.answer_start - 1
+
+    def of_logits(self, logits: Tensor, batch: Tensor) -> Tensor:
+        said = logits[:, self.answer_start - 1 :].transpose(1, 2)
+        return F.cross_entropy(said, batch[:, self.answer_start :], reduction="none").mean(1)
 
 
-def padded_answer_loss(model: torch.nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The same of examples of several lengths, padded on the right to one.
+@dataclass(frozen=True)
+class PaddedAnswers(AnswerLoss):
+    """Of examples of several lengths, padded on the right to one.
 
-    Args:
-        model: `model(inputs) -> (N, T, V)` logits.
-        inputs: (N, T) ids.
-        targets: (N, T) ids of the next tokens,
-            :data:`~geomfast.testbed.training.mixture.IGNORE` where they are no part of an answer;
-            every row has at least one.
-
-    Returns:
-        (N,), as :func:`answer_loss` of each example alone.
+    A batch has ``inputs`` (N, T), ids, and ``targets`` (N, T), ids of the next tokens,
+    :data:`~geomfast.testbed.training.mixture.IGNORE` where they are no part of an answer; every row
+    has at least one.
     """
-    logits = model(inputs).transpose(1, 2)
-    nats = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="none")
-    return nats.sum(1) / (targets != IGNORE).sum(1)
+
+    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch["inputs"]
+
+    def read(self, batch: dict[str, Tensor]) -> Tensor:
+        return (batch["targets"] != IGNORE).any(0)
+
+    def of_logits(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        targets = batch["targets"]
+        said = logits.transpose(1, 2)
+        nats = F.cross_entropy(said, targets, ignore_index=IGNORE, reduction="none")
+        return nats.sum(1) / (targets != IGNORE).sum(1)
 
 
 def mean_and_stderr(values: Tensor) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geomfast.estimators.behaviour import answer_loss, padded_answer_loss
+from geomfast.estimators.behaviour import AnswersFrom, PaddedAnswers
 from geomfast.records import MIXTURE
 from geomfast.sweep.plan import RunSpec, Settings, diagnostic_settings, mixture_settings
 from geomfast.testbed.tasks import DIAGNOSTIC_STREAM, TaskLevel
@@ -52,9 +52,10 @@ class LevelSamples:
             "data": self.data,
         }
 
-    def loss(self, model: torch.nn.Module, tokens: Tensor) -> Tensor:
-        """The training loss of every sample: (N,)."""
-        return answer_loss(model, tokens, self.answer_start)
+    @property
+    def loss(self) -> AnswersFrom:
+        """The training loss of every sample: (model, batch) -> (N,)."""
+        return AnswersFrom(self.answer_start)
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,10 @@ class MixtureSamples:
         samples = self.batch["inputs"].shape[0]
         return {"task": task, "level": level, "n": samples, "data": self.data}
 
-    def loss(self, model: torch.nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        """The training loss of every sample: (N,)."""
-        return padded_answer_loss(model, batch["inputs"], batch["targets"])
+    @property
+    def loss(self) -> PaddedAnswers:
+        """The training loss of every sample: (model, batch) -> (N,)."""
+        return PaddedAnswers()
 
 
 def level_samples(spec: RunSpec, settings: Settings, device: torch.device) -> list[LevelSamples]:

@@ -29,12 +29,14 @@ class Pilot:
     Attributes:
         burn_in: steps before its first draw.
         draws: of each chain.
-        accepts: whether chains run on, by the estimate of these draws.
+        accepts: whether chains are worth it, by the estimate of these draws.
+        runs_on: whether these are the first of those that count; else chains begin again.
     """
 
     burn_in: int
     draws: int
     accepts: Callable[[LLC], bool]
+    runs_on: bool = True
 
 
 @dataclass
@@ -86,6 +88,7 @@ def _traces(run: Chains, size: int) -> Traces:
 
     # One after the other where none is run on, so that only one takes memory.
     alone = goal is None and (pilot is None or len(firsts) > 1)
+    again = pilot is not None and (alone or not pilot.runs_on)
     groups, begin = made() if alone else list(made()), time.monotonic()
     if pilot is None:
         traces = further(groups, sampling.steps)
@@ -94,9 +97,10 @@ def _traces(run: Chains, size: int) -> Traces:
         if not pilot.accepts(estimate_of(run, traces, size, pilot.burn_in)):
             run.burn_in = pilot.burn_in
             return traces
-        if alone:
-            return further(made(), sampling.steps)
-        if (left := sampling.steps - traces.losses.shape[1]) > 0:
+        if again:
+            groups = made() if alone else list(made())
+            traces = further(groups, sampling.steps)
+        elif (left := sampling.steps - traces.losses.shape[1]) > 0:
             traces = traces.continued(further(groups, left))
     while goal is not None:
         good = ~traces.diverged

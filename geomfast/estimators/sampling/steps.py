@@ -108,12 +108,14 @@ def stepped(
     # Those that look for a step observe nothing, so that those that count are others.
     watched = own["observe"] is not None or own["keep_losses"] is not False
     pilots = goal or draws > 2 * PILOT_DRAWS or watched
+    # Chains that have more draws than are asked for do not count.
+    runs_on = draws >= PILOT_DRAWS and not watched
 
     def sampled(lr: float, accepts: Callable[[LLC], bool] | None, **more: Any) -> LLC:
         # An hundredth of what localization holds is forgotten in more steps than any chain has.
         slowest = burn_in_steps(max(lr * localization, 1e-6), 1.0, least=5)
         burn_in = max(own["burn_in"] or 0, min(slowest, max(draws, BURN_IN)))
-        pilot = accepts and Pilot(min(burn_in, 2 * PILOT_DRAWS), PILOT_DRAWS, accepts)
+        pilot = accepts and Pilot(min(burn_in, 2 * PILOT_DRAWS), PILOT_DRAWS, accepts, runs_on)
         c = _damping(lr, localization, momentum)
         options = given | {"burn_in": burn_in} | more
         return run_llc(model, loss_fn, batches, lr, localization, c, curvature, options, pilot)
@@ -136,7 +138,7 @@ def stepped(
     for _ in range(STEP_TRIES - 1):
         tried: list[LLC] = []
 
-        def runs_on(found: LLC, tried: list[LLC] = tried) -> bool:
+        def accepts(found: LLC, tried: list[LLC] = tried) -> bool:
             tried.append(found)
             return fits(found) and not watched
 
@@ -144,9 +146,9 @@ def stepped(
             if not pilots:
                 found = sampled(lr, None)
             elif watched:
-                found = sampled(lr, runs_on, observe=None, keep_losses=False)
+                found = sampled(lr, accepts, observe=None, keep_losses=False)
             else:
-                found = sampled(lr, runs_on)
+                found = sampled(lr, accepts)
         except AllChainsDiverged:
             if tried and fits(tried[-1]):
                 raise

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from geomfast.estimators.behaviour import answer_loss
+from geomfast.estimators.behaviour import AnswersFrom
 from geomfast.estimators.curvature.gpt import GptProducts, NotPlain
 from geomfast.kernels.backends import interpreting_triton
 from geomfast.losses import next_token
@@ -42,8 +42,8 @@ def weighted(model, batch):
 
 
 LOSSES = {
-    "answers": lambda model, batch: answer_loss(model, batch, 7),
-    "one answer token": lambda model, batch: answer_loss(model, batch, batch.shape[1] - 1),
+    "answers": AnswersFrom(7),
+    "one answer token": lambda model, batch: AnswersFrom(batch.shape[1] - 1)(model, batch),
     "next token": next_token,
     "weighted": weighted,
     "first logits": lambda model, batch: model(batch)[:, 0].logsumexp(-1),

@@ -66,3 +66,13 @@ def test_all_chains_of_a_trial_that_diverge_are_tried_with_a_smaller_step(monkey
     one, _ = found(silence(NARROW), draws=100, stacked=True)
     assert not one.diverged.any()
     assert one.mean == pytest.approx(50.0 * 1000 / 1050, rel=0.2)
+
+
+def test_fewer_draws_than_a_trial_are_not_exceeded():
+    one, _ = found(silence(NARROW), draws=4, max_draws=9, relative_stderr=1e-6, stacked=True)
+    assert one.loss_trace.shape[1] <= 9 + BURN_IN
+    plain, _ = found(
+        silence(NARROW), draws=4, max_draws=9, relative_stderr=1e-6, stacked=True,
+        lr=one.lr, momentum=one.momentum, burn_in=one.loss_trace.shape[1] - 9,
+    )  # fmt: skip
+    assert torch.equal(one.loss_trace, plain.loss_trace)
