@@ -131,6 +131,8 @@ def _plain(model: GPT) -> bool:
     usual = table.padding_idx is None and table.max_norm is None and not table.scale_grad_by_freq
     # Fewer where some are shared, others where a parametrization makes them.
     own = sum(p.numel() for p in model.parameters()) == model.scale.parameters
+    norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
+    own = own and all(norm.eps == 1e-5 for norm in norms)
     return (
         usual
         and own
